@@ -1,0 +1,60 @@
+"""Every error a user can meet: one root, one subclass per broken contract.
+
+A message says what is wrong, what was found, what is allowed, and what to do.
+"""
+
+
+class Gate2StaticError(Exception):
+    """Root of all errors raised on purpose; the command line prints it as one line and exits with `exit_status`."""
+
+    exit_status = 2
+
+
+class RecipeError(Gate2StaticError):
+    """A recipe that is missing, not YAML, or has an unknown key, a wrong type or an impossible value."""
+
+
+class DataError(Gate2StaticError):
+    """A data set that is missing, half unpacked, or holds values its tasks do not allow."""
+
+
+class TraceError(Gate2StaticError):
+    """A backbone that cannot be lifted: untraceable code, unsupported inputs or outputs."""
+
+
+class GateError(Gate2StaticError):
+    """Arguments of `gate`, the hinge or the gate setters that do not fit the model: tasks, heads, targets, shapes."""
+
+
+class CheckpointError(Gate2StaticError):
+    """A checkpoint that is missing, truncated, not ours, unsafe, from a newer format, or for another model."""
+
+
+class TrainingError(Gate2StaticError):
+    """Training that cannot go on, such as a loss that is not finite."""
+
+
+class PruneError(Gate2StaticError):
+    """A gated model that cannot become a static one."""
+
+
+class ArtefactError(Gate2StaticError):
+    """A static-model folder that is missing, incomplete, altered, unsafe or from a newer format."""
+
+
+class VerificationError(Gate2StaticError):
+    """Two networks that should compute the same function and do not."""
+
+    exit_status = 1
+
+
+class ExportError(Gate2StaticError):
+    """An export or engine build that failed or was asked for something the format cannot hold."""
+
+
+class MissingDependencyError(Gate2StaticError):
+    """A library or device that this machine lacks; the message says how to get it."""
+
+
+class BenchError(Gate2StaticError):
+    """A latency measurement that cannot be made: unknown backend, unreadable model, no device."""
