@@ -1,0 +1,39 @@
+# `make demo` and `make test` need nothing but python3.11: the first of them makes the virtual environment.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test check lint types layers clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+
+# torch first: it decides which CUDA libraries everything after it has to agree with.
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch torchvision
+	$(BIN)/python -m pip install --quiet --editable ".[dev,trt-rtx]"
+	touch $@
+
+demo: $(STAMP)  ## train, prune, verify, export and time on real digits; writes demo-run/report.html
+	$(BIN)/gate2static demo
+
+# Two processes with one thread each beat one process with two: most tests are many small operators.
+test: $(STAMP)  ## all tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: lint types layers  ## what must hold before a commit, besides the tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+types: $(STAMP)
+	$(BIN)/mypy
+
+layers: $(STAMP)
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf $(VENV) demo-run build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
