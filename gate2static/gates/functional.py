@@ -1,0 +1,96 @@
+"""Makes a traced graph free of in-place writes, and functional dropout a layer.
+
+Streams share values and pruning shares channels, so a node must never change what another node reads. Every in-place
+operation becomes its out-of-place form, and whoever read the written tensor later reads the result instead.
+"""
+
+import operator
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from gate2static.errors import TraceError
+
+_IN_PLACE_OPERATORS = {
+    operator.iadd: operator.add,
+    operator.isub: operator.sub,
+    operator.imul: operator.mul,
+    operator.itruediv: operator.truediv,
+}
+_DROPOUTS: dict[Any, type[nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+}
+
+
+def functionalise(root: nn.Module, graph: fx.Graph) -> None:
+    """Rewrite `graph` in place so that no node writes into its inputs; `root`'s layers are switched accordingly.
+
+    Raises:
+        TraceError: an in-place method that has no out-of-place form.
+    """
+    for node in list(graph.nodes):
+        if node.op == "call_function" and node.target in _DROPOUTS:
+            _make_dropout_layer(root, node)
+        if _make_out_of_place(root, node):
+            written = node.args[0] if node.args else next(iter(node.kwargs.values()))
+            written.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
+    for module in root.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
+
+
+def set_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
+    """`tensor[index] = value` on a copy."""
+    out = tensor.clone()
+    out[index] = value
+    return out
+
+
+def _make_out_of_place(root: nn.Module, node: fx.Node) -> bool:
+    """Replace an in-place operation by its out-of-place form; tell whether the node was one."""
+    if node.op == "call_module":
+        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
+    if node.op == "call_method":
+        name = str(node.target)
+        if not name.endswith("_") or name.endswith("__"):
+            return False
+        if not hasattr(Tensor, name[:-1]):
+            raise TraceError(f"the method {name} writes in place and has no out-of-place form; rewrite that line.")
+        node.target = name[:-1]
+        return True
+    if node.op != "call_function":
+        return False
+    if node.target is operator.setitem:
+        node.target = set_item
+        return True
+    if node.target in _IN_PLACE_OPERATORS:
+        node.target = _IN_PLACE_OPERATORS[node.target]
+        return True
+    name = getattr(node.target, "__name__", "")
+    if name.endswith("_") and not name.endswith("__") and getattr(torch, name, None) is node.target:
+        node.target = getattr(torch, name[:-1])
+        return True
+    return _clear_inplace_flag(node)
+
+
+def _clear_inplace_flag(node: fx.Node) -> bool:
+    normalised = node.normalized_arguments(nn.Module(), normalize_to_only_use_kwargs=True)
+    if normalised is None or normalised.kwargs.get("inplace") is not True:
+        return False
+    node.args, node.kwargs = (), {**normalised.kwargs, "inplace": False}
+    first = next(iter(node.kwargs))
+    node.args, node.kwargs = (node.kwargs[first],), {k: v for k, v in node.kwargs.items() if k != first}
+    return True
+
+
+def _make_dropout_layer(root: nn.Module, node: fx.Node) -> None:
+    p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
+    name = f"{node.name}_layer"
+    root.add_module(name, _DROPOUTS[node.target](p))
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (node.args[0],), {}

@@ -1,0 +1,79 @@
+"""The lift: a program's backbone -> the graph of T+1 streams that trains.
+
+Every value becomes T+1 streams. Nodes that own parameters run once per stream, on that stream's copy; all others run
+once per distinct input, so that streams that are still one value cost one computation.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from gate2static.gates.program import Program, gated_unit
+
+_Streams = list[fx.Node]
+
+
+def lift(program: Program, branches: Mapping[str, nn.Module], gates: Mapping[str, nn.Module]) -> fx.GraphModule:
+    """Build the lifted network.
+
+    Args:
+        program: what to compute.
+        branches: stream name -> copy of the backbone; the shared stream last.
+        gates: unit name -> its gate.
+
+    Returns:
+        A module with `branches.<stream>` and `gates.<unit>` below it; inputs are the backbone's, the output is a tuple
+        over tasks of the backbone's output structure. Only modules and parameters that the graph uses are kept.
+    """
+    root = nn.Module()
+    root.branches, root.gates = nn.ModuleDict(branches), nn.ModuleDict(gates)
+    names = list(branches)
+    graph = fx.Graph()
+    env: dict[fx.Node, _Streams] = {}
+    for node in program.backbone():
+        if node.target is gated_unit:
+            value, unit = node.args
+            outputs = graph.call_module(f"gates.{unit}", tuple(env[value]))  # type: ignore[index]
+            env[node] = [graph.call_function(_getitem, (outputs, i)) for i in range(len(names))]
+        else:
+            env[node] = _lift_node(graph, node, env, branches)
+    features = [fx.map_arg(program.features, lambda leaf, t=t: env[leaf][t]) for t in range(len(names) - 1)]
+    graph.output(tuple(features))
+    graph.lint()
+    return fx.GraphModule(root, graph, "Lifted")
+
+
+def _getitem(values: Any, index: int) -> Any:
+    return values[index]
+
+
+def _lift_node(
+    graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, _Streams], branches: Mapping[str, nn.Module]
+) -> _Streams:
+    made: dict[Any, fx.Node] = {}
+    streams = []
+    for index, (name, branch) in enumerate(branches.items()):
+        owner = index if owns_state(branch, node) else 0
+        inputs = tuple(env[n][index] for n in node.all_input_nodes)
+        if (owner, inputs) not in made:
+            copy = graph.node_copy(node, lambda n, index=index: env[n][index])
+            if node.op in ("call_module", "get_attr"):
+                copy.target = f"branches.{name}.{node.target}"
+            made[owner, inputs] = copy
+        streams.append(made[owner, inputs])
+    return streams
+
+
+def owns_state(root: nn.Module, node: fx.Node) -> bool:
+    """Whether a node reads floating-point parameters or buffers of its own, so that each stream has its copy."""
+    if node.op == "get_attr":
+        value: Any = root
+        for atom in str(node.target).split("."):
+            value = getattr(value, atom)
+        return isinstance(value, torch.Tensor) and value.is_floating_point()
+    if node.op == "call_module":
+        module = root.get_submodule(str(node.target))
+        return any(t.is_floating_point() for t in (*module.parameters(), *module.buffers()))
+    return False

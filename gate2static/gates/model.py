@@ -1,0 +1,182 @@
+"""`GatedModel`: a backbone lifted to T+1 streams, with one head a task."""
+
+import copy
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from gate2static.errors import GateError, TraceError
+from gate2static.gates.gate import Gate
+from gate2static.gates.lift import lift
+from gate2static.gates.program import Program, build_program
+
+SHARED = "shared"
+"""Name of the shared stream; not allowed as a task."""
+
+
+class GatedModel(nn.Module):
+    """T task streams and a shared one through copies of one backbone; made by `gate`.
+
+    Attributes:
+        tasks: names, in the order of the streams.
+        program: what is computed, for which streams, and where the gates are.
+        encoder: the lifted network: `branches` (one a stream), `gates` (one a unit), and the code.
+        heads: one a task, called on the features of its stream.
+    """
+
+    def __init__(self, *, tasks: tuple[str, ...], program: Program, encoder: fx.GraphModule, heads: nn.ModuleDict) -> None:
+        super().__init__()
+        self.tasks, self.program = tasks, program
+        self.encoder, self.heads = encoder, heads
+
+    @property
+    def gates(self) -> dict[str, Gate]:
+        """Unit name -> gate, in data-flow order."""
+        return {u.name: self.encoder.gates.get_submodule(u.name) for u in self.program.units}  # type: ignore[union-attr,misc]
+
+    @property
+    def branches(self) -> dict[str, nn.Module]:
+        """Stream name -> its copy of the backbone, the shared stream last."""
+        return {s: self.encoder.branches.get_submodule(s) for s in (*self.tasks, SHARED)}  # type: ignore[union-attr]
+
+    def forward(self, *inputs: Any) -> dict[str, Tensor]:
+        """The backbone's inputs -> task -> the output of its head."""
+        features = self.encoder(*inputs)
+        return {task: self.heads[task](f) for task, f in zip(self.tasks, features, strict=True)}
+
+
+def gate(
+    backbone: nn.Module,
+    *,
+    tasks: Sequence[str],
+    example_inputs: tuple[Any, ...],
+    heads: Mapping[str, nn.Module],
+    group_size: int = 1,
+    gate_init: float = 0.05,
+    shared_state: Mapping[str, Tensor] | None = None,
+    task_states: Mapping[str, Mapping[str, Tensor]] | None = None,
+) -> GatedModel:
+    """Lift a backbone to T+1 gated streams (GatedMTL, section 3.1).
+
+    Args:
+        backbone: any module that torch.fx can trace; returns a tensor or a tuple, list or dict of tensors. Copied,
+            not changed.
+        tasks: T names.
+        example_inputs: positional arguments of the backbone, batch first.
+        heads: task -> module called on the backbone's output, returns one tensor. Copied, not changed.
+        group_size: neighbouring channels that share one gate.
+        gate_init: initial gate logit; positive starts every task on its own features.
+        shared_state: the backbone's `state_dict` to start the shared branch from; the backbone's own when absent.
+        task_states: task -> the backbone's `state_dict` to start its branch from; the backbone's own when absent.
+
+    Returns:
+        A module called like the backbone that returns task -> head output.
+
+    Raises:
+        GateError: tasks, heads, states or group size that do not fit together.
+        TraceError: a backbone that cannot be traced or does not run on the example inputs.
+    """
+    _check_arguments(tasks, heads, group_size, task_states or {})
+    ordered = {task: copy.deepcopy(heads[task]) for task in tasks}
+    evaluated = {task: copy.deepcopy(head).eval() for task, head in ordered.items()}
+    root, program = build_program(backbone, evaluated, example_inputs)
+    states = {**{t: (task_states or {}).get(t) for t in tasks}, SHARED: shared_state}
+    branches = {stream: _load_branch(root, state, stream) for stream, state in states.items()}
+    gates = {
+        u.name: Gate(tasks=len(tasks), channels=u.channels, dim=u.dim, group_size=group_size, gate_init=gate_init)
+        for u in program.units
+    }
+    encoder = lift(program, branches, gates)
+    if shared_state is None and not task_states:
+        _check_lift(backbone, encoder, example_inputs)
+    gated = GatedModel(tasks=tuple(tasks), program=program, encoder=encoder, heads=nn.ModuleDict(ordered))
+    return gated.train(backbone.training)
+
+
+def weight_parameters(gated: GatedModel) -> list[nn.Parameter]:
+    """All parameters but the gates': branches and heads."""
+    gates = {id(p) for p in gate_parameters(gated)}
+    return [p for p in gated.parameters() if id(p) not in gates]
+
+
+def gate_parameters(gated: GatedModel) -> list[nn.Parameter]:
+    """α and β of every unit."""
+    return [p for gate in gated.gates.values() for p in gate.parameters()]
+
+
+def gate_decisions(gated: GatedModel) -> dict[str, Tensor]:
+    """Unit -> (T, C) bool, True where the task takes its own channel."""
+    return {name: gate.decisions() for name, gate in gated.gates.items()}
+
+
+def set_gates(gated: GatedModel, decisions: bool | Mapping[str, Tensor]) -> None:
+    """Force gates by setting their logits to ±1.
+
+    Args:
+        gated: changed in place.
+        decisions: True for all task-specific (T separate backbones), False for all shared (one backbone), or unit ->
+            (T, groups) bool; units not named keep their gates.
+
+    Raises:
+        GateError: an unknown unit or a wrong shape.
+    """
+    gates = gated.gates
+    if isinstance(decisions, bool):
+        decisions = {name: torch.full_like(g.alpha, float(decisions)) > 0.5 for name, g in gates.items()}
+    for name, decision in decisions.items():
+        if name not in gates:
+            raise GateError(f"there is no unit {name!r}; the units are {', '.join(gates)}.")
+        if decision.shape != gates[name].alpha.shape:
+            raise GateError(
+                f"decisions for unit {name!r} have shape {tuple(decision.shape)}; "
+                f"(tasks, gates) here is {tuple(gates[name].alpha.shape)}."
+            )
+        with torch.no_grad():
+            gates[name].alpha.copy_(torch.where(decision, 1.0, -1.0))
+
+
+def _check_arguments(
+    tasks: Sequence[str], heads: Mapping[str, nn.Module], group_size: int, task_states: Mapping[str, Any]
+) -> None:
+    if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
+        raise GateError(f"tasks are {tasks!r}; allowed is a list of at least one name, all different.")
+    if bad := [t for t in tasks if not re.fullmatch(r"[A-Za-z_]\w*", t) or t == SHARED or hasattr(nn.ModuleDict, t)]:
+        raise GateError(
+            f"task names {bad} are not allowed: use letters, digits and underscores, not starting with a digit, and "
+            f"neither {SHARED!r} nor the name of a method of torch.nn.ModuleDict."
+        )
+    if missing := [t for t in tasks if t not in heads]:
+        raise GateError(f"no head for task {', '.join(missing)}; heads are given for {sorted(heads)}. Add one to each.")
+    if unknown := sorted({*heads, *task_states} - set(tasks)):
+        raise GateError(f"heads or states are given for {unknown}, which are not among the tasks {list(tasks)}.")
+    if group_size < 1:
+        raise GateError(f"group_size is {group_size}; it counts channels and must be at least 1.")
+
+
+def _load_branch(root: nn.Module, state: Mapping[str, Tensor] | None, stream: str) -> nn.Module:
+    branch = copy.deepcopy(root)
+    if state is not None:
+        try:
+            branch.load_state_dict(state)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise GateError(f"the state for stream {stream!r} does not fit the backbone: {reason[:300]}") from error
+    return branch
+
+
+def _check_lift(backbone: nn.Module, encoder: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
+    """All branches are still equal, so each stream must give what the backbone gives."""
+    plain = copy.deepcopy(backbone).eval()
+    encoder.eval()
+    with torch.no_grad():
+        expected, found = pytree.tree_leaves(plain(*inputs)), pytree.tree_leaves(encoder(*inputs)[0])
+    for a, b in zip(expected, found, strict=True):
+        if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max())):
+            raise TraceError(
+                "the traced backbone does not compute what the backbone computes; its forward probably depends on "
+                "values that torch.fx fixes while tracing, or is not deterministic in eval mode."
+            )

@@ -1,0 +1,202 @@
+"""The program: one graph that says what is computed, for which streams, and where the gates are.
+
+It is the backbone's graph with a gate node after each gated unit, followed by each task's head. Backbone nodes exist
+for all T+1 streams, head nodes for their task alone. Lifting turns it into the network that trains; pruning reads it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+
+from gate2static.errors import GateError, TraceError
+from gate2static.gates.shapes import Info, annotate, fake_inputs, info, measure_macs
+from gate2static.gates.trace import trace
+
+_WEIGHT_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+_NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+
+
+def gated_unit(value: Tensor, unit: str) -> Tensor:
+    """Marks the gate of a unit in a program; never called."""
+    raise AssertionError(unit)
+
+
+def take_stream(value: Tensor, stream: int) -> Tensor:
+    """Marks where a head picks up its task's stream in a program; never called."""
+    raise AssertionError(stream)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """A gated unit: a weight layer with the norm that follows it, or a norm that alone stands before the heads.
+
+    Attributes:
+        name: the layer's node, such as `layer1_0_conv1`.
+        channels: C of its output.
+        dim: the channel dimension of its output.
+    """
+
+    name: str
+    channels: int
+    dim: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """What `build_program` makes.
+
+    Attributes:
+        graph: placeholders, backbone with gate nodes, heads; its output is a dict task -> node. Modules are named
+            relative to a branch in the backbone and relative to the gated model (`heads.<task>.…`) in the heads.
+        features: the backbone's output structure, with nodes for leaves.
+        units: the gated units, in data-flow order.
+    """
+
+    graph: fx.Graph
+    features: Any
+    units: tuple[Unit, ...]
+
+    def backbone(self) -> Iterator[fx.Node]:
+        """The nodes before the heads."""
+        for node in self.graph.nodes:
+            if node.target is take_stream or node.op == "output" or len(info(node).streams) == 1:
+                return
+            yield node
+
+
+def build_program(
+    backbone: nn.Module, heads: Mapping[str, nn.Module], examples: tuple[Any, ...]
+) -> tuple[nn.Module, Program]:
+    """Trace backbone and heads and put the gates in.
+
+    Returns:
+        The traced copy of the backbone whose modules the program names, and the program.
+
+    Raises:
+        TraceError: the backbone cannot be traced, does not run on the examples, or does not return tensors.
+        GateError: no gated unit, or a head that does not run on the backbone's output or does not return a tensor.
+    """
+    root, graph = trace(backbone, examples, "the backbone")
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    streams = tuple(range(len(heads) + 1))
+    outputs = annotate(root, graph, fake_inputs(mode, examples), streams, "the backbone")
+    output = next(iter(graph.find_nodes(op="output")))
+    features = output.args[0]
+    if not all(isinstance(leaf, fx.Node) and info(leaf).shape for leaf in pytree.tree_leaves(features)):
+        raise TraceError(
+            f"the backbone returns {features}; allowed is a tensor, or a tuple, list or dict of tensors with the "
+            "batch first."
+        )
+    units = _insert_gates(root, graph)
+    features = output.args[0]
+    graph.erase_node(output)
+    if not units:
+        raise GateError("the backbone has no convolution or linear layer, so there is nothing to gate.")
+    results = {
+        task: _append_head(graph, features, outputs, task, index, head, mode)
+        for index, (task, head) in enumerate(heads.items())
+    }
+    graph.output(results).meta["info"] = Info(streams=streams)
+    return root, Program(graph=graph, features=features, units=units)
+
+
+def _insert_gates(root: nn.Module, graph: fx.Graph) -> tuple[Unit, ...]:
+    ends: list[tuple[fx.Node, fx.Node]] = []
+    for node in graph.nodes:
+        if isinstance(_module(root, node), _WEIGHT_LAYERS):
+            users = list(node.users)
+            norm = users[0] if len(users) == 1 and isinstance(_module(root, users[0]), _NORMS) else None
+            ends.append((node, norm or node))
+    inner = {end for _, end in ends}
+    ends += [(node, node) for node in _ungated_norms(root, graph, inner)]
+    order = {node: position for position, node in enumerate(graph.nodes)}
+    ends.sort(key=lambda pair: order[pair[1]])
+    return tuple(_insert_gate(root, graph, layer, end) for layer, end in ends)
+
+
+def _insert_gate(root: nn.Module, graph: fx.Graph, layer: fx.Node, end: fx.Node) -> Unit:
+    with graph.inserting_after(end):
+        gate = graph.call_function(gated_unit, (end, layer.name))
+    end.replace_all_uses_with(gate, delete_user_cb=lambda user: user is not gate)
+    gate.meta["info"] = replace(info(end), macs=0)
+    shape = info(end).shape or ()
+    dim = len(shape) - 1 if isinstance(_module(root, end if end is layer else layer), nn.Linear | nn.LayerNorm | nn.RMSNorm) else 1
+    return Unit(name=layer.name, channels=shape[dim], dim=dim)
+
+
+def _ungated_norms(root: nn.Module, graph: fx.Graph, ends: set[fx.Node]) -> list[fx.Node]:
+    """Norms of their own whose output reaches the heads past every gate.
+
+    Without a gate there each task would keep a private copy whatever the other gates say, and a network whose gates
+    are all shared would not be exactly one backbone.
+    """
+    found = []
+    reached = set(next(iter(graph.find_nodes(op="output"))).all_input_nodes)
+    for node in reversed(graph.nodes):
+        if node not in reached or node in ends:
+            continue
+        if isinstance(_module(root, node), _NORMS):
+            found.append(node)
+        else:
+            reached.update(node.all_input_nodes)
+    return found
+
+
+def _append_head(
+    graph: fx.Graph, features: Any, outputs: Any, task: str, index: int, head: nn.Module, mode: FakeTensorMode
+) -> fx.Node:
+    what = f"the head of task {task!r}"
+    taken = pytree.tree_map(lambda leaf: _take(graph, leaf, index), features)
+    try:
+        _, head_graph = trace(head, (outputs(2),), what)
+    except TraceError:
+        return _append_whole_head(graph, taken, outputs, task, index, head, mode)
+    annotate(head, head_graph, lambda batch: (outputs(batch),), (index,), what)
+    copied = dict(zip(head_graph.find_nodes(op="placeholder"), pytree.tree_leaves(taken), strict=True))
+    for node in head_graph.nodes:
+        if node.op == "output":
+            return _checked(copied.get(node.args[0]) if isinstance(node.args[0], fx.Node) else None, what)
+        if node.op == "placeholder":
+            continue
+        copied[node] = graph.node_copy(node, copied.__getitem__)
+        if node.op in ("call_module", "get_attr"):
+            copied[node].target = f"heads.{task}.{node.target}"
+    raise AssertionError("a graph without output")
+
+
+def _append_whole_head(
+    graph: fx.Graph, taken: Any, outputs: Any, task: str, index: int, head: nn.Module, mode: FakeTensorMode
+) -> fx.Node:
+    """A head that fx cannot trace is one opaque call."""
+    with mode:
+        result, macs = measure_macs(lambda: head(outputs(2)))
+    node = graph.call_module(f"heads.{task}", (taken,))
+    shape = tuple(result.shape) if isinstance(result, Tensor) else None
+    node.meta["info"] = Info(streams=(index,), shape=shape, batch_multiple=1, macs=macs // 2)
+    return _checked(node, f"the head of task {task!r}")
+
+
+def _take(graph: fx.Graph, leaf: fx.Node, index: int) -> fx.Node:
+    node = graph.call_function(take_stream, (leaf, index))
+    node.meta["info"] = replace(info(leaf), streams=(index,), macs=0)
+    return node
+
+
+def _checked(result: fx.Node | None, what: str) -> fx.Node:
+    if result is None or info(result).shape is None:
+        raise GateError(f"{what} does not return one tensor; allowed is a single tensor with the batch first.")
+    return result
+
+
+def _module(root: nn.Module, node: fx.Node) -> nn.Module | None:
+    return root.get_submodule(str(node.target)) if node.op == "call_module" else None

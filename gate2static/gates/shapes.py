@@ -1,0 +1,139 @@
+"""Shapes and MACs of every node of a traced graph, without computing anything.
+
+The graph runs twice on fake tensors, at two batch sizes, so that the dimensions that follow the batch are known and
+reads of a tensor's size can be told apart from constants. MACs are those of torch's own FLOP counter.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils import _pytree as pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from gate2static.errors import TraceError
+
+_BATCHES = (2, 3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Info:
+    """What is known about a node's value.
+
+    Attributes:
+        streams: the streams that the node exists for; tasks are 0 … T-1, the shared stream is T.
+        shape: of a tensor at batch size 2; None for anything else.
+        batch_multiple: k where the first dimension is k · batch; 0 where it does not follow the batch.
+        constant: the value of a node that is not a tensor and does not depend on the batch size.
+        macs: multiply-accumulates per sample of the node itself, for one stream.
+    """
+
+    streams: tuple[int, ...]
+    shape: tuple[int, ...] | None = None
+    batch_multiple: int = 0
+    constant: Any = None
+    macs: int = 0
+
+
+def info(node: fx.Node) -> Info:
+    """The `Info` of an annotated node."""
+    found: Info = node.meta["info"]
+    return found
+
+
+def annotate(
+    root: nn.Module, graph: fx.Graph, inputs: Callable[[int], tuple[Any, ...]], streams: tuple[int, ...], what: str
+) -> Callable[[int], Any]:
+    """Set `node.meta["info"]` on every node.
+
+    Args:
+        root: owner of the modules that `graph` calls.
+        graph: what to annotate.
+        inputs: batch size -> the graph's inputs, as fake tensors.
+        streams: recorded in every `Info`.
+        what: how to name the graph in an error.
+
+    Returns:
+        Batch size -> the graph's output, as fake tensors.
+
+    Raises:
+        TraceError: the graph does not run on these inputs.
+    """
+    runs = {batch: _run(root, graph, inputs(batch), what) for batch in _BATCHES}
+    small, large = (runs[batch] for batch in _BATCHES)
+    for node in graph.nodes:
+        node.meta["info"] = _compare(small[node], large[node], streams)
+    output = next(iter(graph.find_nodes(op="output")))
+    results = {batch: run[output][0] for batch, run in runs.items()}
+    return results.__getitem__
+
+
+def fake_inputs(mode: FakeTensorMode, examples: tuple[Any, ...]) -> Callable[[int], tuple[Any, ...]]:
+    """Batch size -> fake tensors shaped like the examples."""
+
+    def at(batch: int) -> tuple[Any, ...]:
+        def fake(x: Any) -> Any:
+            if not isinstance(x, Tensor):
+                return x
+            with mode:
+                return torch.empty((batch, *x.shape[1:]), dtype=x.dtype, device=x.device)
+
+        return tuple(pytree.tree_map(fake, x) for x in examples)
+
+    return at
+
+
+def measure_macs(call: Callable[[], Any]) -> tuple[Any, int]:
+    """The result of `call` and the MACs it took."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        result = call()
+    return result, counter.get_total_flops() // 2
+
+
+class _Recorder(fx.Interpreter):
+    """Remembers each node's value and MACs."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module, garbage_collect_values=False)
+        self.values: dict[fx.Node, tuple[Any, int]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        self.values[n] = measure_macs(lambda: super(_Recorder, self).run_node(n))
+        return self.values[n][0]
+
+
+def _run(root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], what: str) -> dict[fx.Node, tuple[Any, int]]:
+    leaves = pytree.tree_leaves(inputs)
+    mode = next((x.fake_mode for x in leaves if hasattr(x, "fake_mode")), None)
+    recorder = _Recorder(fx.GraphModule(root, graph))
+    # fx.GraphModule copies the graph's nodes one to one, in order.
+    try:
+        with mode if mode is not None else FakeTensorMode(allow_non_fake_inputs=True):
+            recorder.run(*leaves)
+    except Exception as error:
+        shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else repr(x) for x in leaves)
+        where = next((n for n in graph.nodes if n.name not in {m.name for m in recorder.values}), None)
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise TraceError(
+            f"{what} does not run on inputs of shape {shapes}: at {where.name if where else 'its output'}: {reason}. "
+            "Pass example_inputs as its forward takes them, with the batch first; any batch size must work."
+        ) from error
+    by_name = {n.name: value for n, value in recorder.values.items()}
+    return {n: by_name[n.name] for n in graph.nodes}
+
+
+def _compare(small: tuple[Any, int], large: tuple[Any, int], streams: tuple[int, ...]) -> Info:
+    (a, macs), (b, _) = small, large
+    if isinstance(a, Tensor):
+        follows = a.dim() > 0 and a.shape[0] != b.shape[0]
+        return Info(
+            streams=streams,
+            shape=tuple(a.shape),
+            batch_multiple=a.shape[0] // _BATCHES[0] if follows else 0,
+            macs=macs // _BATCHES[0],
+        )
+    plain = not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(a)) and a == b
+    return Info(streams=streams, constant=a if plain else None, macs=macs // _BATCHES[0])

@@ -1,0 +1,102 @@
+"""`nn.Module` -> `fx.Graph` whose nodes know their shapes and MACs.
+
+The trace is taken in eval mode, since the graph is what will be deployed. What trains differently from how it is
+deployed stays a module, so it still follows `train()` and `eval()`: norms and dropout layers, childless modules whose
+`forward` reads `self.training` (stochastic depth), and functional dropout, which becomes a layer here.
+"""
+
+import copy
+import inspect
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from gate2static.errors import TraceError
+from gate2static.gates.functional import functionalise
+
+_OWN_CODE = Path(torch.__file__).parent
+
+
+class _Tracer(fx.Tracer):
+    """Keeps torch's layers and childless modules that behave differently in training whole."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if super().is_leaf_module(m, module_qualified_name):
+            return True
+        childless = next(m.children(), None) is None and next(m.parameters(recurse=False), None) is None
+        return childless and "training" in type(m).forward.__code__.co_names
+
+
+def trace(module: nn.Module, inputs: tuple[Any, ...], what: str) -> tuple[nn.Module, fx.Graph]:
+    """Trace `module` called on `inputs`.
+
+    Args:
+        module: what to trace; not changed.
+        inputs: positional arguments; a tuple, list or dict of tensors counts as one argument and is traced leaf by
+            leaf. Only their structure is used.
+        what: how to name the module in an error, such as "the backbone".
+
+    Returns:
+        A copy of the module in which functional dropouts have become layers and nothing works in place, and its
+        graph: a placeholder for each tensor leaf of `inputs`.
+
+    Raises:
+        TraceError: `torch.fx` cannot follow the code; the message names the line.
+    """
+    root = copy.deepcopy(module).eval()
+    names = [p.name for p in inspect.signature(root.forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(root.forward).parameters.items()
+        if name in names[len(inputs) :] and parameter.default is not parameter.empty
+    }
+    structured = {
+        name: pytree.tree_map(lambda leaf: fx.PH if isinstance(leaf, Tensor) else leaf, value)
+        for name, value in zip(names, inputs, strict=False)
+        if not isinstance(value, Tensor)
+    }
+    tracer = _Tracer()
+    try:
+        graph = tracer.trace(root, concrete_args={**defaults, **structured})
+    except Exception as error:
+        raise TraceError(_explain(error, what)) from error
+    _restore_output_structure(graph)
+    _drop_unused_inputs(graph, set(defaults))
+    functionalise(root, graph)
+    graph.lint()
+    return root, graph
+
+
+def _restore_output_structure(graph: fx.Graph) -> None:
+    """Structured inputs make fx flatten the output too; put it back together."""
+    codegen = graph._codegen
+    if isinstance(codegen, fx.graph._PyTreeCodeGen) and codegen.pytree_info.out_spec is not None:
+        output = next(iter(graph.find_nodes(op="output")))
+        leaves = list(output.args[0])  # type: ignore[arg-type]
+        output.args = (pytree.tree_unflatten(leaves, codegen.pytree_info.out_spec),)
+    graph.set_codegen(fx.graph.CodeGen())
+
+
+def _drop_unused_inputs(graph: fx.Graph, defaults: set[str]) -> None:
+    """Remove placeholders (and fx's checks on them) of arguments that keep their default value."""
+    for node in reversed(list(graph.find_nodes(op="placeholder"))):
+        if node.target.removesuffix("_1") in defaults and all(u.target is torch._assert for u in node.users):
+            for user in list(node.users):
+                graph.erase_node(user)
+            graph.erase_node(node)
+
+
+def _explain(error: Exception, what: str) -> str:
+    frames = traceback.extract_tb(error.__traceback__)
+    theirs = [f for f in frames if not Path(f.filename).is_relative_to(_OWN_CODE) and f.filename != __file__]
+    place = f"{theirs[-1].filename}:{theirs[-1].lineno}: `{theirs[-1].line}`" if theirs else "its forward"
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"torch.fx cannot trace {what}: {reason} (at {place}). Allowed is code whose control flow does not depend on "
+        "tensor values. Rewrite that line, or move it into a function marked with torch.fx.wrap."
+    )
