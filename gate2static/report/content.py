@@ -1,0 +1,93 @@
+"""What a report shows, as plain values; the pictures, the table and the page are made from this and nothing else."""
+
+from dataclasses import dataclass
+
+from gate2static.report.gate_figure import GatePattern
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskColumn:
+    """One task's column of the result table.
+
+    Attributes:
+        task: the task's name.
+        metric: what is measured, as a reader knows it.
+        higher_is_better: the direction in which the metric improves.
+    """
+
+    task: str
+    metric: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One comparison that verification made for one task.
+
+    Attributes:
+        comparison: which two networks, in which dtype.
+        task: whose output.
+        max_abs: largest absolute difference.
+        max_rel: largest difference relative to the output's scale.
+        cosine: cosine similarity of the two outputs.
+        tolerance: what `max_rel` may be at most.
+        passed: whether the comparison held.
+    """
+
+    comparison: str
+    task: str
+    max_abs: float
+    max_rel: float
+    cosine: float
+    tolerance: float
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One network of the run; None stands for what has not been made or measured yet.
+
+    Attributes:
+        name: folder of the row: `separate`, `shared` or `gated-<λ>`.
+        kind: `separate`, `shared` or `gated`.
+        metrics: per task.
+        delta_mtl_percent: Δ_MTL (eq. 6) in per cent.
+        macs: multiply-accumulates for one sample, heads included.
+        parameters: number of parameters.
+        latency_ms: median time of one forward pass.
+        pattern: gates per unit.
+        checks: what verification compared.
+    """
+
+    name: str
+    kind: str
+    metrics: dict[str, float] | None = None
+    delta_mtl_percent: float | None = None
+    macs: int | None = None
+    parameters: int | None = None
+    latency_ms: float | None = None
+    pattern: GatePattern | None = None
+    checks: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Content:
+    """A run, ready to be shown.
+
+    Attributes:
+        title: name of the run.
+        columns: one a task.
+        rows: separate, shared, then gated by falling cost.
+        latency_setting: device, backend, batch size and protocol of the latencies; empty if none was measured.
+        missing: sentences on what the page cannot show, each with the command that makes it.
+    """
+
+    title: str
+    columns: tuple[TaskColumn, ...]
+    rows: tuple[Row, ...]
+    latency_setting: str = ""
+    missing: tuple[str, ...] = ()
+
+    def row(self, name: str) -> Row | None:
+        """Returns the row called `name`, or None."""
+        return next((row for row in self.rows if row.name == name), None)

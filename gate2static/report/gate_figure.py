@@ -1,0 +1,80 @@
+"""Figure 3 of GatedMTL: where each task keeps features of its own, and whose features the shared stream is made of."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gate2static.report import style
+
+_MAX_LABELS = 56
+"""Beyond this many layers, names would touch; every n-th is written instead."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatePattern:
+    """One network's gates, summarised per layer.
+
+    Attributes:
+        tasks: T task names.
+        units: L gated units, input first.
+        specific_share: (L, T), share of the unit's channels that the task takes from its own branch, in [0, 1].
+        contribution: (L, T), share of the channels in which the task has the largest mixing weight, in [0, 1].
+    """
+
+    tasks: tuple[str, ...]
+    units: tuple[str, ...]
+    specific_share: np.ndarray
+    contribution: np.ndarray
+
+
+def gate_figure(pattern: GatePattern, title: str) -> Figure:
+    """Draws the share of task-specific channels above the contribution to the shared stream, layer by layer."""
+    layers = len(pattern.units)
+    width_inch = min(16.0, max(7.0, 0.16 * layers * len(pattern.tasks)))
+    figure = style.new_figure(width_inch, 6.4)
+    with mpl.rc_context(style.RC):
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        _grouped_bars(top, pattern)
+        _stacked_bars(bottom, pattern)
+        top.set_title("Channels a task takes from its own branch", loc="left", fontsize=10)
+        top.set_ylabel("share of channels (%)")
+        bottom.set_title("Whose feature weighs most in the shared stream", loc="left", fontsize=10)
+        bottom.set_ylabel("share of channels (%)")
+        bottom.set_xlabel("gated unit, input to output")
+        step = -(-layers // _MAX_LABELS)
+        shown = range(0, layers, step)
+        bottom.set_xticks(list(shown), [pattern.units[i] for i in shown], rotation=90, fontsize=8)
+        bottom.set_xlim(-0.6, layers - 0.4)
+        handles, labels = top.get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=int(width_inch // 1.6))
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return figure
+
+
+def _grouped_bars(axes: Axes, pattern: GatePattern) -> None:
+    tasks = len(pattern.tasks)
+    bar = 0.8 / tasks
+    x = np.arange(len(pattern.units))
+    for t, task in enumerate(pattern.tasks):
+        offset = (t - (tasks - 1) / 2) * bar
+        axes.bar(x + offset, 100 * pattern.specific_share[:, t], bar, label=task, **_look(t))
+    axes.set_ylim(0, 100)
+
+
+def _stacked_bars(axes: Axes, pattern: GatePattern) -> None:
+    x = np.arange(len(pattern.units))
+    bottom = np.zeros(len(pattern.units))
+    for t in range(len(pattern.tasks)):
+        height = 100 * pattern.contribution[:, t]
+        axes.bar(x, height, 0.8, bottom=bottom, **_look(t))
+        bottom = bottom + height
+    axes.set_ylim(0, 100)
+
+
+def _look(task: int) -> dict[str, Any]:
+    colours, hatches = style.TASK_COLOURS, style.TASK_HATCHES
+    return {"color": colours[task % len(colours)], "hatch": hatches[task % len(hatches)]}

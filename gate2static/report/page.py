@@ -1,0 +1,80 @@
+"""One HTML file that needs nothing but itself, and the same pictures as PNG beside it."""
+
+import base64
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+import gate2static
+from gate2static.report import style
+from gate2static.report.content import Content
+from gate2static.report.gate_figure import gate_figure
+from gate2static.report.table import cells, header
+from gate2static.report.tradeoff_figure import TradeOffPoint, tradeoff_figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    """A rendered figure.
+
+    Attributes:
+        name: file name without its ending.
+        alt: what it shows, for a reader who cannot see it.
+        png: the picture.
+    """
+
+    name: str
+    alt: str
+    png: bytes
+
+    @property
+    def data_uri(self) -> str:
+        """The picture as an address that holds it."""
+        return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
+
+
+def trade_off_pictures(content: Content) -> Iterator[Picture]:
+    """Draws Δ_MTL against MACs and against latency, each only if two networks have both figures."""
+    axes = (
+        ("macs", "Accuracy against arithmetic", "multiply-accumulates (millions per sample)", 1e-6),
+        ("latency_ms", "Accuracy against time", "median latency (ms)", 1.0),
+    )
+    for attribute, title, label, scale in axes:
+        points = [
+            TradeOffPoint(
+                name=row.name.replace("gated-", "λ = "),
+                kind=row.kind,
+                cost=getattr(row, attribute) * scale,
+                delta_mtl_percent=row.delta_mtl_percent,
+            )
+            for row in content.rows
+            if row.delta_mtl_percent is not None and getattr(row, attribute) is not None
+        ]
+        if len(points) >= 2:
+            png = style.png_bytes(tradeoff_figure(points, label, title))
+            yield Picture(name=f"tradeoff-{attribute.split('_')[0]}", alt=f"Δ_MTL against {label}", png=png)
+
+
+def pattern_pictures(content: Content) -> Iterator[Picture]:
+    """Draws the gate pattern of every gated network."""
+    for row in content.rows:
+        if row.kind == "gated" and row.pattern is not None:
+            png = style.png_bytes(gate_figure(row.pattern, row.name))
+            yield Picture(name=f"gates-{row.name}", alt=f"Gate pattern of {row.name}, layer by layer", png=png)
+
+
+def render_page(content: Content, trade_offs: list[Picture], patterns: list[Picture]) -> str:
+    """Returns the page; every value that came from a file is escaped."""
+    environment = Environment(
+        loader=PackageLoader("gate2static.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template("page.html.j2").render(
+        content=content,
+        version=gate2static.__version__,
+        header=header(content),
+        lines=[cells(content, row) for row in content.rows],
+        trade_offs=trade_offs,
+        patterns=patterns,
+        checked=[row for row in content.rows if row.checks],
+    )

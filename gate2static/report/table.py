@@ -1,0 +1,66 @@
+"""The result table as text cells, for the page, for the terminal and for a README."""
+
+from collections.abc import Callable
+
+from rich.table import Table
+
+from gate2static.report.content import Content, Row
+
+_ABSENT = "–"
+
+
+def header(content: Content) -> tuple[str, ...]:
+    """Returns the column titles, with units and, for a metric, the direction that is better."""
+    metrics = (f"{c.task}: {c.metric} {'↑' if c.higher_is_better else '↓'}" for c in content.columns)
+    return (
+        "network",
+        *metrics,
+        "Δ_MTL (%) ↑",
+        "MACs (M)",
+        "parameters (k)",
+        "latency (ms)",
+        "latency / shared",
+        "latency / separate",
+    )
+
+
+def cells(content: Content, row: Row) -> tuple[str, ...]:
+    """Returns one row's cells in the order of `header`; what was not measured is a dash."""
+    metrics = row.metrics or {}
+    return (
+        row.name,
+        *(_number(metrics.get(column.task), lambda value: f"{value:#.4g}") for column in content.columns),
+        _number(row.delta_mtl_percent, lambda value: f"{value:+.2f}"),
+        _number(row.macs, lambda value: f"{value / 1e6:.2f}"),
+        _number(row.parameters, lambda value: f"{value / 1e3:.1f}"),
+        _number(row.latency_ms, lambda value: f"{value:.3f}"),
+        _number(_ratio(row, content.row("shared")), lambda value: f"{value:.2f}×"),
+        _number(_ratio(row, content.row("separate")), lambda value: f"{value:.2f}×"),
+    )
+
+
+def rich_table(content: Content) -> Table:
+    """Returns the table for a terminal."""
+    table = Table(title=content.title, caption=content.latency_setting or None)
+    for index, title in enumerate(header(content)):
+        table.add_column(title, justify="left" if index == 0 else "right")
+    for row in content.rows:
+        table.add_row(*cells(content, row))
+    return table
+
+
+def markdown_table(content: Content) -> str:
+    """Returns the table as GitHub-flavoured Markdown, with a line end."""
+    titles = header(content)
+    lines = [titles, ("---", *("---:" for _ in titles[1:])), *(cells(content, row) for row in content.rows)]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _ratio(row: Row, reference: Row | None) -> float | None:
+    if row.latency_ms is None or reference is None or not reference.latency_ms:
+        return None
+    return row.latency_ms / reference.latency_ms
+
+
+def _number(value: float | None, write: Callable[[float], str]) -> str:
+    return _ABSENT if value is None else write(value)

@@ -1,0 +1,101 @@
+"""Figure 2 of GatedMTL: what the tasks gain against what the network costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
+
+from gate2static.report import style
+
+_LOOKS: dict[str, dict[str, Any]] = {
+    "separate": {"marker": "s", "color": style.TASK_COLOURS[5], "label": "separate networks (STL)"},
+    "shared": {"marker": "D", "color": style.TASK_COLOURS[2], "label": "one shared network (MTL)"},
+    "gated": {"marker": "o", "color": style.TASK_COLOURS[0], "label": "gated, pruned to static"},
+}
+_OFFSETS_POINTS = ((0, 12), (0, -19), (14, 8), (14, -14), (-14, 8), (-14, -14), (0, 26), (0, -33), (0, 40), (0, -47))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TradeOffPoint:
+    """One network in the trade-off.
+
+    Attributes:
+        name: what to write beside the point.
+        kind: `separate`, `shared` or `gated`.
+        cost: in the unit of the horizontal axis.
+        delta_mtl_percent: Δ_MTL (eq. 6), in per cent; higher is better.
+    """
+
+    name: str
+    kind: str
+    cost: float
+    delta_mtl_percent: float
+
+
+def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str) -> Figure:
+    """Draws Δ_MTL against cost: better is up and to the left; the gated networks are joined in the order of cost."""
+    figure = style.new_figure(6.2, 4.4)
+    with mpl.rc_context({**style.RC, "axes.grid.axis": "both"}):
+        axes = figure.subplots()
+        for kind, look in _LOOKS.items():
+            mine = sorted((p for p in points if p.kind == kind), key=lambda p: p.cost)
+            if mine:
+                costs, gains = [p.cost for p in mine], [p.delta_mtl_percent for p in mine]
+                axes.plot(costs, gains, linestyle="-" if kind == "gated" else "none", markersize=8, **look)
+        axes.axhline(0.0, color="#666666", linewidth=0.8, linestyle="--", zorder=0)
+        axes.margins(0.14)
+        axes.set_xlim(left=0)
+        axes.set_xlabel(cost_label)
+        axes.set_ylabel(r"$\Delta_\mathrm{MTL}$ against separate networks (%)")
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+        figure.legend(loc="outside lower center", ncols=len({p.kind for p in points}), fontsize=9)
+        _name_points(axes, [p for p in points if p.kind == "gated"], points)
+    return figure
+
+
+def _name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[TradeOffPoint]) -> None:
+    """Writes each name at the first of a few places around its point where it covers no point and no other name."""
+    figure = axes.figure
+    canvas = FigureCanvasAgg(figure.get_figure(root=True))
+    canvas.draw()
+    marks = [axes.transData.transform((p.cost, p.delta_mtl_percent)) for p in points]
+    taken = [Bbox.from_extents(x - 9, y - 9, x + 9, y + 9) for x, y in marks]
+    for point in sorted(named, key=lambda p: p.cost):
+        label = axes.annotate(
+            point.name,
+            (point.cost, point.delta_mtl_percent),
+            xytext=_OFFSETS_POINTS[0],
+            textcoords="offset points",
+            fontsize=8,
+            arrowprops={"arrowstyle": "-", "color": "#666666", "linewidth": 0.7, "shrinkA": 0},
+        )
+        taken.append(_place(label, taken, axes.bbox, canvas))
+
+
+def _place(label: Annotation, taken: Sequence[Bbox], inside: Bbox, canvas: FigureCanvasAgg) -> Bbox:
+    best: tuple[int, Bbox, tuple[int, int]] | None = None
+    for offset in _OFFSETS_POINTS:
+        box = _moved(label, offset, canvas)
+        overlaps = sum(box.overlaps(other) for other in taken) + (not _within(box, inside))
+        if best is None or overlaps < best[0]:
+            best = (overlaps, box, offset)
+    assert best is not None
+    return _moved(label, best[2], canvas)
+
+
+def _moved(label: Annotation, offset: tuple[int, int], canvas: FigureCanvasAgg) -> Bbox:
+    side: Literal["left", "center", "right"] = "center" if offset[0] == 0 else "left" if offset[0] > 0 else "right"
+    label.set_horizontalalignment(side)
+    label.xyann = offset
+    label.update_positions(canvas.get_renderer())
+    return Text.get_window_extent(label, canvas.get_renderer())
+
+
+def _within(box: Bbox, inside: Bbox) -> bool:
+    return bool(box.x0 >= inside.x0 and box.x1 <= inside.x1 and box.y0 >= inside.y0 and box.y1 <= inside.y1)

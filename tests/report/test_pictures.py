@@ -1,0 +1,54 @@
+from io import BytesIO
+
+import numpy as np
+import pytest
+from matplotlib.image import imread
+from matplotlib.text import Text
+
+from gate2static.report.gate_figure import GatePattern, gate_figure
+from gate2static.report.style import png_bytes
+from gate2static.report.tradeoff_figure import TradeOffPoint, tradeoff_figure
+
+
+def _pattern(units, tasks):
+    share = np.linspace(0, 1, units * tasks).reshape(units, tasks)
+    return GatePattern(
+        tasks=tuple(f"task{t}" for t in range(tasks)),
+        units=tuple(f"unit{i}" for i in range(units)),
+        specific_share=share,
+        contribution=np.full((units, tasks), 1 / tasks),
+    )
+
+
+@pytest.mark.parametrize(("units", "tasks"), [(1, 1), (3, 2), (19, 3), (120, 9)])
+def test_gate_figure_draws_a_bar_per_unit_and_task(units, tasks):
+    figure = gate_figure(_pattern(units, tasks), "title")
+    top, bottom = figure.axes
+    heights = np.array([bar.get_height() for bar in top.patches]).reshape(tasks, units).T
+    np.testing.assert_allclose(heights, 100 * _pattern(units, tasks).specific_share)
+    assert len(bottom.patches) == units * tasks
+    tops = [bar.get_y() + bar.get_height() for bar in bottom.patches[-units:]]
+    np.testing.assert_allclose(tops, 100)
+
+
+def test_long_networks_do_not_write_names_over_each_other():
+    _, bottom = gate_figure(_pattern(120, 2), "title").axes
+    assert len(bottom.get_xticklabels()) <= 60
+
+
+def test_trade_off_names_do_not_cover_each_other_when_points_are_close():
+    points = [
+        TradeOffPoint(name=f"λ = {i}", kind="gated", cost=50 + 0.01 * i, delta_mtl_percent=0.5) for i in range(4)
+    ]
+    points.append(TradeOffPoint(name="separate", kind="separate", cost=120, delta_mtl_percent=0))
+    figure = tradeoff_figure(points, "cost", "title")
+    texts = figure.axes[0].texts
+    boxes = [Text.get_window_extent(text) for text in texts]
+    assert len(boxes) == 4
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    first, second = (png_bytes(gate_figure(_pattern(5, 3), "title")) for _ in range(2))
+    assert first == second
+    assert imread(BytesIO(first)).std() > 0.1, "not a blank picture"

@@ -1,0 +1,23 @@
+from gate2static.report.table import cells, header, markdown_table, rich_table
+
+
+def test_latency_ratios_are_to_the_shared_and_to_the_separate_networks(content):
+    gated = dict(zip(header(content), cells(content, content.rows[2]), strict=True))
+    assert gated["latency / shared"] == "1.50×"
+    assert gated["latency / separate"] == "0.75×"
+    assert gated["MACs (M)"] == "62.00"
+    assert gated["Δ_MTL (%) ↑"] == "+0.40"
+
+
+def test_what_was_not_measured_is_a_dash(content):
+    assert set(cells(content, content.rows[3])[1:]) == {"–"}
+
+
+def test_markdown_has_one_line_a_row_and_equal_columns(content):
+    lines = markdown_table(content).splitlines()
+    assert len(lines) == 2 + len(content.rows)
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_terminal_table_holds_every_row(content):
+    assert rich_table(content).row_count == len(content.rows)
