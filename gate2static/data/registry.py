@@ -1,0 +1,39 @@
+"""Data sets by the name a recipe gives."""
+
+from gate2static.data import digits
+from gate2static.data.contract import DataSource, DataSpec, Splits
+from gate2static.errors import RecipeError
+from gate2static.recipe import DataRecipe, Strict, parse
+from gate2static.recipe.parsing import suggest
+
+DATA_SETS: dict[str, DataSource] = {
+    "digits": DataSource(options=digits.DigitsOptions, describe=digits.describe, load=digits.load),
+}
+
+
+def describe_data(recipe: DataRecipe) -> DataSpec:
+    """Says what images and targets a data set yields, without reading it.
+
+    Raises:
+        RecipeError: Unknown data set, or an option that it does not take.
+    """
+    source, options = _resolve(recipe)
+    return source.describe(options)
+
+
+def load_data(recipe: DataRecipe) -> Splits:
+    """Reads a data set.
+
+    Raises:
+        RecipeError: Unknown data set, or an option that it does not take.
+        DataError: The data set's files are missing or hold values that its tasks do not allow.
+    """
+    source, options = _resolve(recipe)
+    return source.load(options)
+
+
+def _resolve(recipe: DataRecipe) -> tuple[DataSource, Strict]:
+    if recipe.name not in DATA_SETS:
+        raise RecipeError(f"data.name: found {recipe.name}; {suggest(recipe.name, DATA_SETS)}")
+    source = DATA_SETS[recipe.name]
+    return source, parse(source.options, recipe.options, where="data.options")

@@ -1,0 +1,49 @@
+"""Task heads. Both read the feature maps that every backbone here returns, finest first."""
+
+from collections.abc import Sequence
+
+from torch import Size, Tensor, nn
+from torch.nn import functional as F
+
+
+class LinearHead(nn.Module):
+    """The paper's classifier: the global average of the coarsest features, one linear layer to (N, classes)."""
+
+    def __init__(self, shapes: Sequence[Size], classes: int) -> None:
+        """Takes the feature maps' shapes (N, C, H, W), finest first, and the number of classes."""
+        super().__init__()
+        self.linear = nn.Linear(shapes[-1][1], classes)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Maps the feature maps to logits (N, classes)."""
+        return self.linear(features[-1].mean(dim=(2, 3)))  # type: ignore[no-any-return]
+
+
+class DenseHead(nn.Module):
+    """A light decoder: a 1×1 convolution a scale, the sum brought up scale by scale, a map (N, outputs, H, W).
+
+    The sizes are numbers from the start, not read from the features, so that the exported graph has no shape
+    arithmetic.
+    """
+
+    def __init__(self, shapes: Sequence[Size], outputs: int, image_size: tuple[int, int], width: int = 8) -> None:
+        """Takes the feature maps' shapes (N, C, H, W), the map's channels and size, and the channels of the sum."""
+        super().__init__()
+        self.lateral = nn.ModuleList(nn.Conv2d(shape[1], width, 1) for shape in shapes)
+        self.out = nn.Conv2d(width, outputs, 3, padding=1)
+        self.sizes = [(shape[2], shape[3]) for shape in shapes]
+        self.image_size = image_size
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Maps the feature maps to a map (N, outputs, H, W)."""
+        summed = self.lateral[-1](features[-1])
+        for index in range(len(self.sizes) - 2, -1, -1):
+            summed = _resize(summed, self.sizes[index + 1], self.sizes[index])
+            summed = summed + self.lateral[index](features[index])
+        return _resize(self.out(F.relu(summed)), self.sizes[0], self.image_size)
+
+
+def _resize(x: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
+    if size == to:
+        return x
+    return F.interpolate(x, size=to, mode="bilinear", align_corners=False)

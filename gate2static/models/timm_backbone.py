@@ -1,0 +1,40 @@
+"""A timm network as a backbone: the feature maps that timm itself names, finest first."""
+
+import timm
+import torch
+from torch import nn
+
+from gate2static.errors import RecipeError
+from gate2static.recipe.parsing import suggest
+
+
+def timm_backbone(name: str, image_shape: tuple[int, int, int], *, pretrained: bool) -> nn.Module:
+    """Builds `timm/<name>` up to its feature maps.
+
+    Args:
+        name: An architecture that timm's own registry lists; names that point at a hub are refused.
+        image_shape: (C, H, W); timm adapts the first layer to C.
+        pretrained: Whether to start from timm's default weights, which downloads them once.
+
+    Raises:
+        RecipeError: Unknown name, or a network without feature maps (N, C, H, W).
+    """
+    known = timm.list_models()
+    if name not in known:
+        near = suggest(name, known).partition("allowed:")[0]
+        raise RecipeError(f"model.name: found timm/{name}; {near}allowed: what timm.list_models() names")
+    try:
+        model: nn.Module = timm.create_model(
+            name, pretrained=pretrained, features_only=True, in_chans=image_shape[0], exportable=True
+        )
+        with torch.no_grad():
+            maps = model.eval()(torch.zeros(1, *image_shape))
+    except (RuntimeError, AssertionError, AttributeError, TypeError, ValueError) as error:
+        raise RecipeError(
+            f"model.name: timm/{name} gives no feature maps for images of {image_shape}: {error}; "
+            "use a convolutional network, or another image size"
+        ) from error
+    expected = model.feature_info.channels()  # type: ignore[union-attr, operator]
+    if [tuple(m.shape[1:2]) for m in maps] != [(count,) for count in expected] or any(m.dim() != 4 for m in maps):
+        raise RecipeError(f"model.name: timm/{name} has its channels last, heads here want (N, C, H, W); use another")
+    return model.train()

@@ -1,0 +1,68 @@
+"""A torchvision classifier as a backbone: its last feature map at every resolution, finest first."""
+
+import torch
+import torchvision
+from torch import fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+
+from gate2static.errors import RecipeError
+from gate2static.recipe.parsing import suggest
+
+# Their feature maps are tokens or have the channels last.
+NOT_CONVOLUTIONAL = ("maxvit", "swin_", "vit_")
+
+
+def torchvision_backbone(name: str, image_shape: tuple[int, int, int], *, pretrained: bool) -> nn.Module:
+    """Builds `torchvision/<name>` up to its feature maps, as a traced module.
+
+    It is traced in evaluation mode, so what torchvision switches by mode within a function (stochastic depth) is off.
+
+    Args:
+        name: A convolutional network that torchvision's own registry lists; nothing else is imported.
+        image_shape: (C, H, W); torchvision's networks take three channels.
+        pretrained: Whether to start from torchvision's default weights, which downloads them once.
+
+    Raises:
+        RecipeError: Unknown name, or images that are not RGB.
+    """
+    models = torchvision.models
+    known = [n for n in models.list_models(module=models) if not n.startswith(NOT_CONVOLUTIONAL)]
+    if name not in known:
+        raise RecipeError(f"model.name: found torchvision/{name}; {suggest(name, known)}")
+    if image_shape[0] != 3:
+        raise RecipeError(
+            f"model.name: torchvision/{name} takes images of 3 channels, the data set's have {image_shape[0]}; "
+            "timm/<name> adapts to any number"
+        )
+    model = models.get_model(name, weights="DEFAULT" if pretrained else None)
+    traced = fx.symbolic_trace(model.eval())
+    images = torch.zeros(1, *image_shape)
+    with torch.no_grad():
+        try:
+            traced(images)
+        except RuntimeError as error:
+            raise RecipeError(
+                f"model.name: torchvision/{name} cannot take images of {image_shape}: {error}; use larger images"
+            ) from error
+        ShapeProp(traced).propagate(images)
+    return _cut(traced).train()
+
+
+def _cut(traced: fx.GraphModule) -> fx.GraphModule:
+    """Ends a traced classifier, in place, at its last feature map of every resolution."""
+    maps: dict[torch.Size, fx.Node] = {}
+    smallest = float("inf")
+    for node in traced.graph.nodes:
+        size: torch.Size = getattr(node.meta.get("tensor_meta"), "shape", torch.Size())[2:]
+        # Squeezed 1×1 maps and pools that enlarge a map again are no resolutions of their own.
+        if node.op in ("placeholder", "output") or len(size) != 2 or min(size) == 1:
+            continue
+        if size.numel() <= smallest or size in maps:
+            maps[size] = node
+            smallest = min(smallest, size.numel())
+    traced.graph.erase_node(next(iter(reversed(traced.graph.nodes))))
+    traced.graph.output(tuple(maps.values()))
+    traced.graph.eliminate_dead_code()
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+    return traced

@@ -1,0 +1,35 @@
+"""YAML to `Recipe`: everything a run is made of, checked before anything runs."""
+
+from gate2static.recipe.loading import load_recipe
+from gate2static.recipe.parsing import parse
+from gate2static.recipe.schema import (
+    DataRecipe,
+    GatedStageRecipe,
+    GateOptimiserRecipe,
+    GatingRecipe,
+    ModelRecipe,
+    Recipe,
+    ScheduleRecipe,
+    StageRecipe,
+    Strict,
+    TaskRecipe,
+    TrainingRecipe,
+    WeightOptimiserRecipe,
+)
+
+__all__ = [
+    "DataRecipe",
+    "GateOptimiserRecipe",
+    "GatedStageRecipe",
+    "GatingRecipe",
+    "ModelRecipe",
+    "Recipe",
+    "ScheduleRecipe",
+    "StageRecipe",
+    "Strict",
+    "TaskRecipe",
+    "TrainingRecipe",
+    "WeightOptimiserRecipe",
+    "load_recipe",
+    "parse",
+]

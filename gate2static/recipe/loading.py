@@ -1,0 +1,80 @@
+"""A recipe file and `key.sub=value` overrides to a `Recipe`."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gate2static.errors import RecipeError
+from gate2static.recipe.parsing import parse
+from gate2static.recipe.schema import Recipe
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-3 is a number: PyYAML's own rule wants 1.0e-3 and makes it a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Reads and checks a recipe.
+
+    Args:
+        path: A YAML file.
+        overrides: `key.sub=value` each; the value is read as YAML, list items are named by number (`tasks.0.weight=2`).
+
+    Raises:
+        RecipeError: One line: the file is missing or no YAML, a key is unknown, or a value is of the wrong type.
+    """
+    path = Path(path)
+    try:
+        raw = _yaml(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: no such recipe; give the path of a YAML file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read as a recipe: {error}") from None
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise RecipeError(f"{path}: a recipe is a mapping of keys to values, found {type(raw).__name__}")
+    for override in overrides:
+        _override(raw, override)
+    return parse(Recipe, raw, where=str(path))
+
+
+def _override(raw: dict[str, Any], text: str) -> None:
+    """Sets one `key.sub=value` in place; whether the key exists at all is the schema's business."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise RecipeError(f"--set {text}: expected key.sub=value, such as training.gated.epochs=5")
+    *parents, last = key.split(".")
+    here: Any = raw
+    for depth, part in enumerate(parents):
+        here = _step(here, part, text) if isinstance(here, list) else here.setdefault(part, {})
+        if not isinstance(here, dict | list):
+            path = ".".join(parents[: depth + 1])
+            raise RecipeError(f"--set {text}: {path} is {here!r}, which has no keys below it")
+    try:
+        parsed = _yaml(value)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {text}: the value is not YAML: {' '.join(str(error).split())}") from None
+    if isinstance(here, list):
+        _step(here, last, text)
+        here[int(last)] = parsed
+    else:
+        here[last] = parsed
+
+
+def _yaml(text: str) -> Any:
+    return yaml.load(text, Loader=_Loader)  # noqa: S506 -- a SafeLoader with one more number format
+
+
+def _step(items: list[Any], part: str, text: str) -> Any:
+    if not part.isdigit() or int(part) >= len(items):
+        raise RecipeError(f"--set {text}: found item {part}, allowed: 0 to {len(items) - 1}")
+    return items[int(part)]

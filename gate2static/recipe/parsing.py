@@ -1,0 +1,71 @@
+"""Plain values to a checked model, with one line for whatever is wrong."""
+
+import difflib
+import json
+import typing
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from gate2static.errors import RecipeError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def parse(model: type[M], raw: Mapping[str, Any], *, where: str) -> M:
+    """Checks plain values against a model.
+
+    Args:
+        model: What the values must be.
+        raw: Plain values, as YAML gives them.
+        where: What the message starts with, such as the recipe's path.
+
+    Raises:
+        RecipeError: One line that names the first wrong key, what was found there and what is allowed.
+    """
+    try:
+        # Through JSON, where strict parsing still takes a list for a tuple and 1 for 1.0, but never `true` for 1.
+        return model.model_validate_json(json.dumps(raw, default=str))
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    raise RecipeError(f"{where}: {_line(model, first)}{more}")
+
+
+def suggest(found: str, allowed: typing.Iterable[str]) -> str:
+    """Says what is allowed instead of `found`: the nearest name if one is near, and the whole list."""
+    names = sorted(allowed)
+    near = difflib.get_close_matches(found, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return f"{hint}allowed: {', '.join(names) or 'none'}"
+
+
+def _line(model: type[BaseModel], problem: Any) -> str:
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        *parents, key = problem["loc"]
+        return f"unknown key {path}; {suggest(str(key), _fields(model, parents))}"
+    if problem["type"] == "missing":
+        return f"missing key {path}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if not path:
+        return str(message)
+    return f"{path}: found {_short(problem['input'])}; {message[0].lower()}{message[1:]}"
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _fields(model: type[BaseModel], parents: list[int | str]) -> set[str]:
+    """The field names of the model that sits at a path below `model`."""
+    here: Any = model
+    for part in parents:
+        if isinstance(part, str):
+            here = here.model_fields[part].annotation
+        while not (isinstance(here, type) and issubclass(here, BaseModel)):
+            here = typing.get_args(here)[0]
+    return set(here.model_fields)

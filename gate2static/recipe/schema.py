@@ -1,0 +1,150 @@
+"""What a recipe may say, with the paper's hyper-parameters as defaults where the paper gives them."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+Option = bool | int | float | str | None | tuple[bool | int | float | str, ...]
+"""A data set's or a model's own option; its owner checks it (`gate2static.recipe.parse`)."""
+
+# Names become folders, module names and ONNX output names, so only what is safe in all three.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+
+
+class Strict(BaseModel):
+    """A frozen model that rejects unknown keys, NaN and silent conversions such as `true` to 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataRecipe(Strict):
+    """Which data set, and its own options."""
+
+    name: str
+    options: dict[str, Option] = {}
+
+
+class TaskRecipe(Strict):
+    """One task: a target of the data set, its kind, weight ω_t (eq. 1) and hinge target τ_t (eq. 4).
+
+    The paper gives no τ values (papers/README reading 6). Our default 0 lets the hinge always push towards sharing,
+    so that λ_s alone sets the trade-off.
+    """
+
+    name: TaskName
+    kind: str
+    weight: Positive = 1.0
+    target: Fraction = 0.0
+
+
+class ModelRecipe(Strict):
+    """Which backbone, and its own options such as `width`."""
+
+    name: str
+    options: dict[str, Option] = {}
+
+
+class GatingRecipe(Strict):
+    """How the backbone is gated.
+
+    The paper does not give α's first value (papers/README reading 6). Ours lies slightly on the task-specific side, so
+    that the gated network starts as the single-task networks it is initialised from.
+    """
+
+    group_size: Count = 1
+    """Neighbouring channels that share one gate."""
+    gate_init: float = 0.05
+    """First α; the gate is task-specific while α > 0."""
+    shared_init: Literal["shared", "initial"] = "shared"
+    """The shared branch starts from the trained shared network, or from the backbone's first weights as in the paper,
+    where those are ImageNet's."""
+
+
+class ScheduleRecipe(Strict):
+    """How a learning rate falls: section A.1 (`step`) and A.2 (`poly`) of the paper."""
+
+    kind: Literal["constant", "step", "poly"] = "constant"
+    step_epochs: Count = 20
+    """`step`: epochs between two falls."""
+    factor: Positive = 1 / 3
+    """`step`: what each fall multiplies by."""
+    power: Positive = 0.9
+    """`poly`: the rate is (1 - progress) ** power."""
+
+
+class WeightOptimiserRecipe(Strict):
+    """Adam for the weights; the paper's CelebA values."""
+
+    lr: Positive = 1e-3
+    weight_decay: NotNegative = 1e-4
+    schedule: ScheduleRecipe = ScheduleRecipe(kind="step")
+
+
+class GateOptimiserRecipe(Strict):
+    """SGD for α and β. The paper says 0.1 and leaves momentum, decay and schedule open (papers/README reading 6)."""
+
+    lr: Positive = 0.1
+    momentum: Fraction = 0.0
+    weight_decay: NotNegative = 0.0
+    schedule: ScheduleRecipe = ScheduleRecipe()
+
+
+class StageRecipe(Strict):
+    """How one kind of network is trained."""
+
+    epochs: Count = 60
+    batch_size: Count = 128
+    weights: WeightOptimiserRecipe = WeightOptimiserRecipe()
+
+
+class GatedStageRecipe(StageRecipe):
+    """How the gated network is trained: the weights as everywhere, the gates on an optimiser of their own."""
+
+    gates: GateOptimiserRecipe = GateOptimiserRecipe()
+
+
+class TrainingRecipe(Strict):
+    """The three kinds of training, and how often a long epoch is saved."""
+
+    single: StageRecipe = StageRecipe()
+    shared: StageRecipe = StageRecipe()
+    gated: GatedStageRecipe = GatedStageRecipe()
+    checkpoint_steps: Count | None = None
+    """Also save every so many steps within an epoch; the end of an epoch always saves."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class Recipe(Strict):
+    """A whole run: data, tasks, network, gating, training, and the sparsity weights to try."""
+
+    name: Name
+    seed: int = 0
+    data: DataRecipe
+    tasks: Annotated[tuple[TaskRecipe, ...], Field(min_length=1)]
+    model: ModelRecipe
+    gating: GatingRecipe = GatingRecipe()
+    training: TrainingRecipe = TrainingRecipe()
+    sparsity_weight: NotNegative = 0.05
+    """λ_s of eq. 5 for `train`."""
+    sweep: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.01, 0.03, 0.05, 0.07, 0.1)
+    """λ_s values for `sweep`: the paper's."""
+    runs_dir: str = "runs"
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "Recipe":
+        names = [task.name for task in self.tasks]
+        if len(set(names)) < len(names):
+            raise ValueError(f"tasks must have different names, found {', '.join(names)}")
+        if len(set(self.sweep)) < len(self.sweep):
+            raise ValueError(f"sweep must hold different values, found {', '.join(f'{v:g}' for v in self.sweep)}")
+        return self
+
+    @property
+    def targets(self) -> dict[str, float]:
+        """The hinge targets τ_t of eq. 4 by task."""
+        return {task.name: task.target for task in self.tasks}

@@ -1,0 +1,50 @@
+"""How one set of task metrics compares with another."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
+from gate2static.errors import TrainingError
+from gate2static.tasks.task import Task
+
+
+def delta_mtl(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks: Sequence[Task]) -> float:
+    """Δ_MTL of eq. 6: the mean relative gain over the single-task networks; 0.01 is one per cent better.
+
+    Args:
+        metrics: The model's metric by task.
+        baseline: The single-task networks' metric by task.
+        tasks: The tasks to average over, which know whether lower or higher is better.
+
+    Raises:
+        TrainingError: A task's metric is missing, or the baseline's is 0, which no gain can be relative to.
+    """
+    gains = []
+    for task in tasks:
+        if task.name not in metrics or task.name not in baseline:
+            raise TrainingError(f"delta_mtl: no metric for {task.name}; both sets of metrics need every task")
+        if baseline[task.name] == 0:
+            raise TrainingError(
+                f"delta_mtl: the single-task {task.kind.metric_name} of {task.name} is 0, so no gain can be relative "
+                "to it; train the single-task networks longer"
+            )
+        gain = (metrics[task.name] - baseline[task.name]) / baseline[task.name]
+        gains.append(gain if task.kind.higher_is_better else -gain)
+    return mean(gains)
+
+
+def mean_rank(rows: Mapping[str, Mapping[str, float]], tasks: Sequence[Task]) -> dict[str, float]:
+    """The mean over the tasks of each row's rank among the rows; 1 is best, equal metrics share the mean rank.
+
+    Args:
+        rows: Metrics by task, by row name.
+        tasks: The tasks to rank by.
+    """
+    ranks: dict[str, list[float]] = {name: [] for name in rows}
+    for task in tasks:
+        sign = 1 if task.kind.higher_is_better else -1
+        scores = {name: sign * metrics[task.name] for name, metrics in rows.items()}
+        for name, score in scores.items():
+            better = sum(other > score for other in scores.values())
+            equal = sum(other == score for other in scores.values())
+            ranks[name].append(better + (equal + 1) / 2)
+    return {name: mean(values) for name, values in ranks.items()}

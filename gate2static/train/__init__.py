@@ -1,0 +1,1 @@
+"""A recipe to trained networks: the loop, the checkpoints and what came out."""

@@ -1,0 +1,46 @@
+"""The two optimisers and their learning rates, which are functions of the position and so need no saved state."""
+
+from torch import nn
+from torch.optim import SGD, Adam, Optimizer
+
+from gate2static.gates import GatedModel, gate_parameters, weight_parameters
+from gate2static.recipe import GatedStageRecipe, ScheduleRecipe, StageRecipe
+
+
+def build_optimisers(model: nn.Module, settings: StageRecipe) -> dict[str, Optimizer]:
+    """Adam for the weights and, for a gated model, SGD for α and β (section 4.1 of the paper)."""
+    weights = weight_parameters(model) if isinstance(model, GatedModel) else list(model.parameters())
+    adam = settings.weights
+    optimisers: dict[str, Optimizer] = {
+        "weights": Adam(weights, lr=adam.lr, weight_decay=adam.weight_decay, fused=True)
+    }
+    if isinstance(model, GatedModel) and isinstance(settings, GatedStageRecipe):
+        sgd = settings.gates
+        optimisers["gates"] = SGD(
+            gate_parameters(model), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay
+        )
+    return optimisers
+
+
+def set_learning_rates(optimisers: dict[str, Optimizer], settings: StageRecipe, *, epoch: int, progress: float) -> None:
+    """Sets every optimiser's learning rate for the coming step.
+
+    Args:
+        optimisers: As `build_optimisers` made them.
+        settings: The stage they were made from.
+        epoch: Epochs that are complete.
+        progress: Share of the stage's steps that are done, 0 to just under 1.
+    """
+    for name, optimiser in optimisers.items():
+        recipe = settings.gates if name == "gates" and isinstance(settings, GatedStageRecipe) else settings.weights
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.lr * factor(recipe.schedule, epoch=epoch, progress=progress)
+
+
+def factor(schedule: ScheduleRecipe, *, epoch: int, progress: float) -> float:
+    """What a schedule multiplies the first learning rate by; sections A.1 (`step`) and A.2 (`poly`) of the paper."""
+    if schedule.kind == "step":
+        return schedule.factor ** (epoch // schedule.step_epochs)
+    if schedule.kind == "poly":
+        return (1 - progress) ** schedule.power
+    return 1.0
