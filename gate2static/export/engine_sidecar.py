@@ -1,0 +1,82 @@
+"""`model.engine.json`: what a raw engine file cannot say about itself without breaking trtexec."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gate2static.errors import ExportError
+from gate2static.export.files import read_bytes, sha256_of
+from gate2static.export.trt_library import TrtBackend
+
+
+class EngineTensor(BaseModel):
+    """One input or output.
+
+    Attributes:
+        shape: with the batch dimension first; −1 where the engine takes a range.
+        dtype: TensorRT's name in small letters, such as "float" or "half".
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class EngineSidecar(BaseModel):
+    """The JSON beside an engine.
+
+    Attributes:
+        sha256: of the engine file.
+        onnx_sha256: of the ONNX file it was built from.
+        digest: of the static model that the ONNX file was exported from; None if it came from elsewhere.
+        library_version: the version that must load it.
+        compute_capabilities: GPUs it runs on, such as ("8.9",).
+        batch: smallest, most usual and largest batch size.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    backend: TrtBackend
+    library_version: str
+    sha256: str
+    size_bytes: int
+    onnx_sha256: str
+    digest: str | None
+    precision: Literal["fp32", "fp16", "int8"]
+    compute_capabilities: tuple[str, ...]
+    batch: tuple[int, int, int]
+    inputs: tuple[EngineTensor, ...]
+    outputs: tuple[EngineTensor, ...]
+
+
+def sidecar_path(engine: Path) -> Path:
+    """Where the sidecar of an engine lies."""
+    return engine.with_name(f"{engine.name}.json")
+
+
+def read_sidecar(engine: Path) -> EngineSidecar:
+    """The sidecar of an engine, once the engine's bytes were found to be the ones it describes.
+
+    Raises:
+        ExportError: engine or sidecar missing, unreadable, or not of one another.
+    """
+    path = sidecar_path(engine)
+    try:
+        sidecar = EngineSidecar.model_validate_json(read_bytes(path, what="engine's sidecar"))
+    except ValidationError as failure:
+        first = failure.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ExportError(
+            f"{path} is not an engine's sidecar: {where}: {first['msg']}; build the engine again"
+        ) from None
+    found = sha256_of(read_bytes(engine, what="engine"))
+    if found != sidecar.sha256:
+        raise ExportError(
+            f"{engine} is not the engine that {path.name} describes: sha256 {found[:12]}…, expected "
+            f"{sidecar.sha256[:12]}…; a build was interrupted or a file replaced. Build the engine again."
+        )
+    return sidecar

@@ -1,0 +1,98 @@
+"""Does an ONNX model compute what the static network computes?"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from gate2static.errors import ExportError, VerificationError
+from gate2static.export.onnx_session import open_session
+
+if TYPE_CHECKING:
+    from gate2static.prune import StaticModel
+
+Precision = Literal["fp32", "fp16"]
+
+# Max error over the output's largest magnitude. fp32: two libraries sum a dot product of a few thousand terms in
+# another order, once a layer (ResNet-18: 7e-7; ResNet-50 with five tasks: 3e-6), with a margin for deeper networks.
+# fp16: half a unit in the last place is 5e-4 a layer (ResNet-18: 2e-3).
+TOLERANCES: Mapping[Precision, float] = {"fp32": 5e-5, "fp16": 2e-2}
+
+
+def onnx_errors(static: "StaticModel", model: Path | bytes, *, batch_sizes: Sequence[int] = (1, 3)) -> dict[str, float]:
+    """Largest error of an ONNX model against torch on the CPU, per task.
+
+    Args:
+        static: the reference; run as it is, in evaluation mode.
+        model: an ONNX file or its bytes.
+        batch_sizes: two different ones show that the batch dimension is really dynamic.
+
+    Returns:
+        task -> max |ONNX − torch| / max |torch|, the largest over the batch sizes; inf where a value is not finite.
+
+    Raises:
+        ExportError: unreadable ONNX, or inputs and outputs that are not the static network's.
+    """
+    session = open_session(model)
+    names = [value.name for value in session.get_inputs()]
+    tasks = [value.name for value in session.get_outputs()]
+    expected = [spec.name for spec in static.manifest.inputs]
+    if names != expected or tasks != list(static.tasks):
+        raise ExportError(
+            f"the ONNX model maps {names} to {tasks}, but the static network maps {expected} to {list(static.tasks)}; "
+            "they were not made from the same network. Export again from this static network."
+        )
+    errors = dict.fromkeys(tasks, 0.0)
+    for batch_size in batch_sizes:
+        inputs = static.example_inputs(batch_size)
+        reference = _reference(static, inputs)
+        found = _run(session, names, inputs)
+        for task, value in zip(tasks, found, strict=True):
+            errors[task] = max(errors[task], _relative_error(torch.from_numpy(value), reference[task]))
+    return errors
+
+
+def check_equal(errors: Mapping[str, float], *, tolerance: float) -> None:
+    """Raises VerificationError, naming every task whose error is above `tolerance`."""
+    wrong = {task: error for task, error in errors.items() if not error <= tolerance}
+    if wrong:
+        found = ", ".join(f"{task} {error:.2g}" for task, error in wrong.items())
+        raise VerificationError(
+            f"the ONNX model is not equal to the static network: relative error {found}; allowed {tolerance:.2g}. "
+            "In fp16 a value may have overflowed 65504: export in fp32. In fp32 this is a bug: please report it."
+        )
+
+
+def _reference(static: "StaticModel", inputs: tuple[torch.Tensor, ...]) -> Mapping[str, torch.Tensor]:
+    try:
+        with torch.inference_mode():
+            outputs: Mapping[str, torch.Tensor] = static(*inputs)
+    except RuntimeError as failure:
+        raise ExportError(
+            f"the network does not run on inputs of shape {[tuple(x.shape) for x in inputs]}: "
+            f"{str(failure).strip().splitlines()[0]}. Its batch size is fixed: reshape with x.shape[0], not a number."
+        ) from failure
+    return outputs
+
+
+def _run(session: Any, names: Sequence[str], inputs: Sequence[torch.Tensor]) -> list[Any]:
+    try:
+        outputs: list[Any] = session.run(None, {n: x.numpy() for n, x in zip(names, inputs, strict=True)})
+    except Exception as failure:  # ONNX Runtime's own exceptions have no public common root
+        shapes = [tuple(x.shape) for x in inputs]
+        raise ExportError(
+            f"the ONNX model does not run on inputs of shape {shapes}: {str(failure).strip().splitlines()[0]}. "
+            "Its batch dimension may have been fixed while exporting."
+        ) from failure
+    return outputs
+
+
+def _relative_error(found: torch.Tensor, reference: torch.Tensor) -> float:
+    if found.shape != reference.shape:
+        return float("inf")
+    difference = (found.double() - reference.double()).abs()
+    if not difference.isfinite().all():
+        return float("inf")
+    scale = reference.double().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return float(difference.max() / scale)

@@ -1,0 +1,146 @@
+"""ONNX fp32 -> ONNX int8: quantise and dequantise nodes (QDQ), the form that ONNX Runtime and TensorRT both read."""
+
+import math
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gate2static.errors import ExportError
+from gate2static.export.files import read_bytes, sha256_of, write_atomically
+from gate2static.export.onnx_model import load_onnx, precision_of
+from gate2static.export.onnx_session import open_session
+from gate2static.export.optional import require
+
+Feed = Mapping[str, NDArray[Any]]
+
+# TensorRT takes symmetric int8 only and keeps biases in floating point; ONNX Runtime is happy with both.
+_TENSORRT_FORM = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False}
+_TINY = 1e-30  # keeps an output that is zero everywhere from dividing by zero
+
+
+@dataclass(frozen=True, kw_only=True)
+class Int8Report:
+    """What was written, and what quantising cost.
+
+    Attributes:
+        rms_errors: task -> RMS of (int8 − fp32) / RMS of fp32, over the calibration samples.
+        samples: how many inputs calibrated the ranges.
+    """
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    samples: int
+    rms_errors: Mapping[str, float]
+
+
+def quantize_onnx(
+    path: str | Path, out: str | Path, calibration: Iterable[NDArray[Any] | Mapping[str, NDArray[Any]]]
+) -> Int8Report:
+    """Quantise weights (per channel) and activations to int8, with ranges measured on real inputs.
+
+    Args:
+        path: an fp32 ONNX file from `export_onnx`.
+        out: where the int8 file goes; a file already there is replaced at the very end.
+        calibration: batches as the network sees them after preprocessing, (N, C, H, W) float32; for several inputs a
+            mapping from input name to array. A few hundred samples of the training set are enough.
+
+    Raises:
+        ExportError: an unreadable or already reduced model, or calibration data that is empty or does not fit.
+    """
+    path, out = Path(path), Path(out)
+    source = read_bytes(path, what="ONNX file")
+    proto = load_onnx(source, path)
+    if precision_of(proto) != "fp32":
+        raise ExportError(f"{path} is {precision_of(proto)}; int8 is made from an fp32 file: export that first")
+    session = open_session(source)
+    feeds = _feeds(calibration, session.get_inputs())
+    data = _quantise(proto, feeds)
+    errors = _rms_errors(session, open_session(data), feeds)
+    write_atomically(out, data)
+    samples = sum(len(next(iter(feed.values()))) for feed in feeds)
+    return Int8Report(path=out, size_bytes=len(data), sha256=sha256_of(data), samples=samples, rms_errors=errors)
+
+
+def calibration_batches(path: str | Path, *, batch_size: int = 8) -> Iterator[NDArray[np.float32]]:
+    """Batches (N, C, H, W) of an `.npy` file of preprocessed float32 inputs, read piece by piece.
+
+    Raises:
+        ExportError: not a float32 `.npy` array with a batch dimension (pickled objects are refused).
+    """
+    path = Path(path)
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as failure:
+        raise ExportError(f"{path} is not a readable .npy array: {failure}; save it with numpy.save") from failure
+    if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim < 2:
+        raise ExportError(f"{path} must hold one float32 array (N, C, H, W); save preprocessed inputs with numpy.save")
+    for start in range(0, len(array), batch_size):
+        yield np.ascontiguousarray(array[start : start + batch_size])
+
+
+def _feeds(calibration: Iterable[NDArray[Any] | Mapping[str, NDArray[Any]]], inputs: Any) -> list[Feed]:
+    feeds: list[Feed] = []
+    for batch in calibration:
+        feed = batch if isinstance(batch, Mapping) else {inputs[0].name: batch}
+        for value in inputs:
+            found = feed.get(value.name)
+            sizes = tuple(value.shape[1:])
+            if found is None or len(feed) != len(inputs) or found.dtype != np.float32 or found.shape[1:] != sizes:
+                described = {name: (array.dtype.name, array.shape) for name, array in feed.items()}
+                raise ExportError(
+                    f"calibration batch {len(feeds)} is {described}; the model's inputs are "
+                    f"{ {v.name: ('float32', tuple(v.shape)) for v in inputs} }"
+                )
+        feeds.append(feed)
+    if not feeds:
+        raise ExportError("no calibration data: int8 ranges are measured on real inputs; pass a few hundred samples")
+    return feeds
+
+
+def _quantise(proto: Any, feeds: list[Feed]) -> bytes:
+    library = require("onnxruntime.quantization")
+    from onnxruntime.quantization import CalibrationDataReader
+
+    set_properties = require("onnx").helper.set_model_props
+    properties = {entry.key: entry.value for entry in proto.metadata_props}
+    batches = iter(feeds)
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # untyped library
+        def get_next(self) -> Feed | None:
+            return next(batches, None)
+
+    # The exporter already simplified the graph and inferred its shapes, which is what this mark says; without it the
+    # quantiser asks for its own pass over the root logger.
+    set_properties(proto, {**properties, "onnx.quant.pre_process": "onnxruntime.quant"})
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "int8.onnx"
+        library.quantize_static(
+            proto,
+            str(file),
+            Reader(),
+            quant_format=library.QuantFormat.QDQ,
+            activation_type=library.QuantType.QInt8,
+            weight_type=library.QuantType.QInt8,
+            per_channel=True,
+            extra_options=_TENSORRT_FORM,
+        )
+        quantised = load_onnx(file.read_bytes(), file)
+    set_properties(quantised, {**properties, "gate2static.precision": "int8"})
+    data: bytes = quantised.SerializeToString(deterministic=True)
+    return data
+
+
+def _rms_errors(reference: Any, quantised: Any, feeds: list[Feed]) -> dict[str, float]:
+    names = [value.name for value in reference.get_outputs()]
+    noise, signal = dict.fromkeys(names, 0.0), dict.fromkeys(names, 0.0)
+    for feed in feeds:
+        for name, right, found in zip(names, reference.run(None, feed), quantised.run(None, feed), strict=True):
+            noise[name] += float(np.square(found.astype(np.float64) - right).sum())
+            signal[name] += float(np.square(right.astype(np.float64)).sum())
+    return {name: math.sqrt(noise[name] / max(signal[name], _TINY)) for name in names}

@@ -1,0 +1,143 @@
+"""StaticModel -> ONNX: traced by torch.export, stripped of machine paths, checked, run, compared, then written."""
+
+import json
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+
+from gate2static.errors import ExportError
+from gate2static.export.equality import TOLERANCES, Precision, check_equal, onnx_errors
+from gate2static.export.files import sha256_of, write_atomically
+from gate2static.export.onnx_tracing import root_cause, trace_onnx
+from gate2static.export.optional import require
+
+if TYPE_CHECKING:
+    from gate2static.prune import StaticModel
+
+_OLDEST_OPSET = 18  # what the exporter writes directly; below it, operators would have to be rewritten
+_PROTOBUF_LIMIT_BYTES = 2**31
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnnxReport:
+    """What was written, and how far it is from torch.
+
+    Attributes:
+        errors: task -> max |ONNX − torch| / max |torch|, ONNX Runtime on the CPU.
+        tolerance: what `errors` had to stay below.
+    """
+
+    path: Path
+    size_bytes: int
+    sha256: str
+    digest: str
+    opset: int
+    precision: Precision
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    errors: Mapping[str, float]
+    tolerance: float
+
+
+def export_onnx(
+    static: "StaticModel",
+    path: str | Path,
+    *,
+    opset: int | None = None,
+    fold_norms: bool = True,
+    precision: Precision = "fp32",
+) -> OnnxReport:
+    """Write a static network as one ONNX file with a dynamic batch dimension.
+
+    Inputs are named as in the manifest and outputs for the tasks. The metadata properties (`gate2static.*`) hold the
+    tasks, MACs, precision, versions and the static model's digest. The file appears only after ONNX's checker passed
+    it and ONNX Runtime computed, at two batch sizes, what torch computes.
+
+    Args:
+        static: the network; it is not changed.
+        path: where the file goes; a file already there is replaced at the very end.
+        opset: None takes the exporter's own.
+        fold_norms: fold norms into convolutions first, as deployment wants.
+        precision: "fp16" stores weights and computes in float16; inputs and outputs stay float32.
+
+    Raises:
+        ExportError: an argument the format cannot hold, or a network the exporter cannot trace.
+        VerificationError: the ONNX model does not compute what the static network computes.
+    """
+    path = Path(path)
+    _check_arguments(static, opset, precision)
+    reference = deepcopy(static).cpu().float().eval()
+    network = reference.fold_norms() if fold_norms else deepcopy(reference)
+    proto = trace_onnx(network, opset=opset, precision=precision)
+    _add_metadata(proto, static, precision)
+    data = _checked_bytes(proto)
+    errors = onnx_errors(reference, data)
+    check_equal(errors, tolerance=TOLERANCES[precision])
+    write_atomically(path, data)
+    return OnnxReport(
+        path=path,
+        size_bytes=len(data),
+        sha256=sha256_of(data),
+        digest=static.manifest.digest,
+        opset=_opset_of(proto),
+        precision=precision,
+        inputs=tuple(spec.name for spec in static.manifest.inputs),
+        outputs=tuple(static.tasks),
+        errors=errors,
+        tolerance=TOLERANCES[precision],
+    )
+
+
+def _check_arguments(static: "StaticModel", opset: int | None, precision: str) -> None:
+    if precision not in get_args(Precision):
+        raise ExportError(
+            f"unknown precision {precision!r}; allowed: {', '.join(get_args(Precision))} (int8 is made from an fp32 "
+            "ONNX file by quantize_onnx)"
+        )
+    newest = require("onnx").defs.onnx_opset_version()
+    if opset is not None and not _OLDEST_OPSET <= opset <= newest:
+        raise ExportError(f"opset {opset} cannot be written; allowed: {_OLDEST_OPSET} to {newest}, or none for default")
+    names = {spec.name for spec in static.manifest.inputs}
+    if clash := sorted(names & set(static.tasks)):
+        raise ExportError(
+            f"{clash} name both an input and a task, and ONNX keeps both in one name space; rename the task"
+        )
+    size_bytes = sum(t.numel() * t.element_size() for t in (*static.parameters(), *static.buffers()))
+    if size_bytes >= _PROTOBUF_LIMIT_BYTES:
+        raise ExportError(
+            f"the network holds {size_bytes / 2**30:.2f} GiB of weights, and one ONNX file holds at most 2 GiB; "
+            "prune further (lower sparsity targets)"
+        )
+
+
+def _add_metadata(proto: Any, static: "StaticModel", precision: Precision) -> None:
+    import gate2static
+
+    proto.producer_name, proto.producer_version = "gate2static", gate2static.__version__
+    properties = {
+        "gate2static.tasks": json.dumps(list(static.tasks)),
+        "gate2static.digest": static.manifest.digest,
+        "gate2static.macs": json.dumps(dict(static.manifest.macs)),
+        "gate2static.precision": precision,
+        "gate2static.version": gate2static.__version__,
+        "gate2static.exporter": f"torch {torch.__version__}",
+    }
+    require("onnx").helper.set_model_props(proto, properties)
+
+
+def _checked_bytes(proto: Any) -> bytes:
+    checker = require("onnx").checker
+    try:
+        checker.check_model(proto, full_check=True)
+        data: bytes = proto.SerializeToString(deterministic=True)
+    except (checker.ValidationError, ValueError, RuntimeError) as failure:
+        raise ExportError(f"ONNX's checker refuses the exported model: {root_cause(failure)}") from failure
+    return data
+
+
+def _opset_of(proto: Any) -> int:
+    return next(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))

@@ -1,0 +1,96 @@
+"""StaticModel -> `onnx.ModelProto` through torch.export, without the exporter's chatter and this machine's paths."""
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gate2static.errors import ExportError
+from gate2static.export.equality import Precision
+from gate2static.export.optional import require
+
+if TYPE_CHECKING:
+    from gate2static.prune import StaticModel
+
+BATCH = "batch"
+
+
+def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precision) -> Any:
+    """The ONNX form of a network, inputs named as in its manifest, outputs for its tasks, dynamic batch dimension.
+
+    Args:
+        network: on the CPU; with fp16 it is converted in place, so pass a copy.
+        opset: None takes the exporter's own.
+        precision: what it computes in; inputs and outputs are float32 either way.
+
+    Raises:
+        ExportError: the network cannot be traced, or an operator has no ONNX form.
+    """
+    passes = require("onnx_ir.passes.common")
+    inputs = network.example_inputs(2)  # not 1: torch.export treats a dimension of 1 as fixed
+    batch = torch.export.Dim(BATCH)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                _DeploymentForm(network, network.tasks, precision).eval(),
+                inputs,
+                dynamo=True,
+                verbose=False,
+                input_names=[spec.name for spec in network.manifest.inputs],
+                output_names=list(network.tasks),
+                dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+                opset_version=opset,
+            )
+    except Exception as failure:  # tracing runs arbitrary operators
+        raise ExportError(
+            f"torch's ONNX exporter cannot export this network: {root_cause(failure)}. Replace the operator that it "
+            "names; `static.save` and the torch runner work without ONNX."
+        ) from failure
+    assert program is not None
+    # The exporter stores stack traces of the source code, with this machine's paths, on every node.
+    passes.ClearMetadataAndDocStringPass()(program.model)
+    return program.model_proto
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings and log lines of the exporter, which speak to its developers."""
+    logger = logging.getLogger("torch.onnx"), logging.getLogger("onnxscript"), logging.getLogger("onnx_ir")
+    levels = [entry.level for entry in logger]
+    for entry in logger:
+        entry.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for entry, level in zip(logger, levels, strict=True):
+            entry.setLevel(level)
+
+
+def root_cause(error: BaseException) -> str:
+    """Type and first line of the exception that started a chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+class _DeploymentForm(nn.Module):
+    """The network with a tuple of outputs in task order, computing in `precision` between float32 ends."""
+
+    def __init__(self, network: nn.Module, tasks: tuple[str, ...], precision: Precision) -> None:
+        super().__init__()
+        self.tasks, self.half_precision = tasks, precision == "fp16"
+        self.network = network.half() if self.half_precision else network
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        if not self.half_precision:
+            outputs = self.network(*inputs)
+            return tuple(outputs[task] for task in self.tasks)
+        outputs = self.network(*(x.half() if x.is_floating_point() else x for x in inputs))
+        return tuple(outputs[task].float() for task in self.tasks)

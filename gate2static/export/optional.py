@@ -1,0 +1,46 @@
+"""Libraries that only some machines have: imported when first used, so that importing gate2static stays quick."""
+
+import importlib
+from typing import Any
+
+from gate2static.errors import MissingDependencyError
+
+_FIXES = {
+    "onnx": "pip install onnx",
+    "onnx_ir": "pip install onnx-ir",
+    "onnxscript": "pip install onnxscript",
+    "onnxruntime": "pip install onnxruntime (or onnxruntime-gpu on Linux x86-64)",
+    "tensorrt": "pip install 'gate2static[gpu]' --extra-index-url https://pypi.nvidia.com",
+    "tensorrt_rtx": "pip install 'gate2static[trt-rtx]'",
+}
+
+
+def require(module: str) -> Any:
+    """The module, imported now.
+
+    Raises:
+        MissingDependencyError: it is not installed, or a shared library that it needs is missing.
+    """
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError) as error:
+        distribution = module.partition(".")[0]
+        fix = _FIXES.get(distribution, f"pip install {distribution}")
+        raise MissingDependencyError(
+            f"{module} cannot be imported ({_first_line(error)}); install it with: {fix}"
+        ) from error
+
+
+def require_gpu(purpose: str) -> None:
+    """Raises MissingDependencyError unless torch sees an NVIDIA GPU; `purpose` starts the message."""
+    import torch
+
+    if not torch.cuda.is_available():
+        raise MissingDependencyError(
+            f"{purpose} needs an NVIDIA GPU with its driver, and torch {torch.__version__} sees none; run it on a "
+            "machine with a GPU, or ask `gate2static doctor` what is missing on this one"
+        )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,53 @@
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gate2static.errors import BenchError, ExportError
+from gate2static.export.files import read_bytes, write_atomically
+
+
+def test_folders_are_made_and_permissions_are_the_users(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "model.onnx"
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder_contents: Callable[[], list[str]]
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ExportError, match=r"cannot write .*model\.onnx: No space left on device; nothing was changed"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert folder_contents() == ["model.onnx"]
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+    script = (
+        "import os, signal, sys; from pathlib import Path; from gate2static.export.files import write_atomically\n"
+        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "write_atomically(Path(sys.argv[1]), b'new')"
+    )
+    finished = subprocess.run([sys.executable, "-c", script, str(path)], check=False, capture_output=True)
+    assert finished.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+
+
+def test_a_missing_file_is_named_with_the_callers_error(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"cannot read the engine .*nowhere: No such file or directory"):
+        read_bytes(tmp_path / "nowhere", what="engine", error=BenchError)

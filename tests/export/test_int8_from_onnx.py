@@ -1,0 +1,97 @@
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from gate2static.errors import ExportError
+from gate2static.export import export_onnx, quantize_onnx
+from gate2static.export.int8_from_onnx import calibration_batches
+
+
+@pytest.fixture
+def batches() -> list[Any]:
+    generator = np.random.default_rng(0)
+    return [generator.standard_normal((4, 3, 16, 16), dtype=np.float32) for _ in range(3)]
+
+
+def test_int8_stays_close_and_says_how_close(onnx_file: Path, tmp_path: Path, batches: list[Any]) -> None:
+    report = quantize_onnx(onnx_file, tmp_path / "int8.onnx", batches)
+    assert report.samples == 12
+    assert set(report.rms_errors) == {"a", "b"}
+    assert all(1e-4 < error < 0.05 for error in report.rms_errors.values())
+
+
+def test_the_form_is_the_one_tensorrt_reads(onnx_file: Path, tmp_path: Path, batches: list[Any]) -> None:
+    quantize_onnx(onnx_file, tmp_path / "int8.onnx", batches)
+    model = onnx.load(tmp_path / "int8.onnx")
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    nodes = [node for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert nodes
+    assert {constants[node.input[2]].dtype for node in nodes} == {np.dtype(np.int8)}
+    assert all(np.all(constants[node.input[2]] == 0) for node in nodes)
+
+
+def test_metadata_survives_and_names_the_precision(onnx_file: Path, tmp_path: Path, batches: list[Any]) -> None:
+    quantize_onnx(onnx_file, tmp_path / "int8.onnx", batches)
+    found = {entry.key: entry.value for entry in onnx.load(tmp_path / "int8.onnx").metadata_props}
+    assert found["gate2static.precision"] == "int8"
+    assert found["gate2static.digest"] == "5" * 64
+
+
+def test_the_root_logger_is_left_alone(onnx_file: Path, tmp_path: Path, batches: list[Any], caplog: Any) -> None:
+    handlers = list(logging.getLogger().handlers)
+    quantize_onnx(onnx_file, tmp_path / "int8.onnx", batches)
+    assert logging.getLogger().handlers == handlers
+    assert [record for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+@pytest.mark.parametrize(
+    ("calibration", "message"),
+    [
+        ([], "no calibration data"),
+        ([np.zeros((1, 3, 8, 8), np.float32)], r"batch 0 is \{'image': \('float32', \(1, 3, 8, 8\)\)\}"),
+        ([np.zeros((1, 3, 16, 16))], r"batch 0 is \{'image': \('float64'"),
+        ([{"x": np.zeros((1, 3, 16, 16), np.float32)}], "the model's inputs are"),
+    ],
+)
+def test_calibration_that_does_not_fit_is_refused(
+    onnx_file: Path, tmp_path: Path, calibration: Any, message: str
+) -> None:
+    with pytest.raises(ExportError, match=message):
+        quantize_onnx(onnx_file, tmp_path / "int8.onnx", calibration)
+    assert not (tmp_path / "int8.onnx").exists()
+
+
+def test_only_fp32_is_quantised(static: Any, tmp_path: Path, batches: list[Any]) -> None:
+    export_onnx(static, tmp_path / "half.onnx", precision="fp16")
+    with pytest.raises(ExportError, match=r"half\.onnx is fp16; int8 is made from an fp32 file"):
+        quantize_onnx(tmp_path / "half.onnx", tmp_path / "int8.onnx", batches)
+
+
+def test_a_file_that_is_not_onnx_is_one_clear_line(tmp_path: Path, batches: list[Any]) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"not a protobuf")
+    with pytest.raises(ExportError, match="is not a complete ONNX model"):
+        quantize_onnx(tmp_path / "model.onnx", tmp_path / "int8.onnx", batches)
+
+
+def test_calibration_is_read_from_a_plain_array_in_batches(tmp_path: Path) -> None:
+    array = np.arange(10 * 3, dtype=np.float32).reshape(10, 3)
+    np.save(tmp_path / "images.npy", array)
+    found = list(calibration_batches(tmp_path / "images.npy", batch_size=4))
+    assert [len(batch) for batch in found] == [4, 4, 2]
+    assert np.array_equal(np.concatenate(found), array)
+
+
+def test_pickled_calibration_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "bomb.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(ExportError, match=r"bomb\.npy is not a readable \.npy array"):
+        list(calibration_batches(tmp_path / "bomb.npy"))
+
+
+def test_calibration_of_another_type_is_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "bytes.npy", np.zeros((4, 3), np.uint8))
+    with pytest.raises(ExportError, match="must hold one float32 array"):
+        list(calibration_batches(tmp_path / "bytes.npy"))
