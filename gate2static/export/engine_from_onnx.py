@@ -77,7 +77,8 @@ def build_engine(
     if plan is None:
         raise ExportError(
             f"{backend} {library.module.__version__} could not build {onnx_path} for compute capability "
-            f"{', '.join(capabilities)}: {library.reason()}\nTry fp16, newer compute capabilities or a larger workspace."
+            f"{', '.join(capabilities)}: {library.reason()}\n"
+            "Try fp16, newer compute capabilities or a larger workspace."
         )
     data = bytes(plan)
     sidecar = EngineSidecar(

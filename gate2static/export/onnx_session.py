@@ -19,12 +19,17 @@ def onnxruntime() -> Any:
 
 
 def open_session(
-    model: Path | bytes, *, threads: int | None = None, error: type[Gate2StaticError] = ExportError
+    model: Path | bytes,
+    *,
+    label: str = "the ONNX model",
+    threads: int | None = None,
+    error: type[Gate2StaticError] = ExportError,
 ) -> Any:
     """An `onnxruntime.InferenceSession` on the CPU.
 
     Args:
         model: a file, or the bytes of one.
+        label: names the bytes in errors.
         threads: intra-op threads; None leaves the choice to ONNX Runtime.
         error: what an unreadable model raises.
 
@@ -32,11 +37,14 @@ def open_session(
         MissingDependencyError: ONNX Runtime is not installed.
         Gate2StaticError: of type `error`, when the model is unreadable or has an operator that ONNX Runtime lacks.
     """
-    options = session_options(threads=threads)
-    return _create(model, options, list(CPU), error)
+    label = str(model) if isinstance(model, Path) else label
+    data = read_bytes(model, what="ONNX file", error=error) if isinstance(model, Path) else model
+    return _create(data, session_options(threads=threads), list(CPU), label, error)
 
 
-def open_cuda_session(model: Path | bytes, *, provider_options: dict[str, str], error: type[Gate2StaticError]) -> Any:
+def open_cuda_session(
+    data: bytes, *, label: str, provider_options: dict[str, str], error: type[Gate2StaticError]
+) -> Any:
     """An `onnxruntime.InferenceSession` on the GPU, or an error: never a silent fall-back to the CPU.
 
     Raises:
@@ -51,7 +59,7 @@ def open_cuda_session(model: Path | bytes, *, provider_options: dict[str, str], 
             "pip uninstall onnxruntime && pip install 'gate2static[gpu]'"
         )
     providers = [("CUDAExecutionProvider", provider_options), *CPU]
-    session = _create(model, session_options(), providers, error)
+    session = _create(data, session_options(), providers, label, error)
     if session.get_providers()[0] != "CUDAExecutionProvider":
         raise MissingDependencyError(
             f"onnxruntime-gpu {module.__version__} could not load its CUDA provider and fell back to the CPU; "
@@ -74,14 +82,12 @@ def session_options(*, threads: int | None = None) -> Any:
     return options
 
 
-def _create(model: Path | bytes, options: Any, providers: list[Any], error: type[Gate2StaticError]) -> Any:
-    name = f"{model}" if isinstance(model, Path) else "the ONNX model"
-    data = read_bytes(model, what="ONNX file", error=error) if isinstance(model, Path) else model
+def _create(data: bytes, options: Any, providers: list[Any], label: str, error: type[Gate2StaticError]) -> Any:
     try:
         return onnxruntime().InferenceSession(data, sess_options=options, providers=providers)
     except Exception as failure:  # ONNX Runtime's own exceptions have no public common root
         reason = str(failure).strip().splitlines()[0]
         raise error(
-            f"{name} ({len(data)} bytes) cannot be loaded by ONNX Runtime: {reason}. "
+            f"{label} ({len(data)} bytes) cannot be loaded by ONNX Runtime: {reason}. "
             "The file is truncated, not ONNX, or uses an operator this version lacks; export it again."
         ) from failure

@@ -46,4 +46,4 @@ def test_without_a_gpu_one_line_says_so() -> None:
     with pytest.raises(MissingDependencyError, match=r"timing needs an NVIDIA GPU .* sees none"):
         require_gpu("timing")
     with pytest.raises(MissingDependencyError, match="ONNX Runtime on CUDA needs an NVIDIA GPU"):
-        open_cuda_session(b"", provider_options={}, error=MissingDependencyError)
+        open_cuda_session(b"", label="m", provider_options={}, error=MissingDependencyError)
