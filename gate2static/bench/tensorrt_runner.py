@@ -114,7 +114,8 @@ def _bind(source: EngineSource, context: Any, batch_size: int) -> tuple[list[Ten
     ]
     described_all = (*source.sidecar.inputs, *source.sidecar.outputs)
     for described, tensor in zip(described_all, (*inputs, *outputs), strict=True):
-        context.set_tensor_address(described.name, tensor.data_ptr())
+        if not context.set_tensor_address(described.name, tensor.data_ptr()):
+            raise BenchError(f"{source.path.name} has no input or output {described.name}; its sidecar is not its own")
     return inputs, outputs
 
 

@@ -38,8 +38,9 @@ def _opened(source: TorchSource, *, batch_size: int, graph: bool) -> Iterator[Ru
     network = deepcopy(source.network).eval().to(DEVICE)
     inputs = tuple(x.to(DEVICE) for x in source.inputs(batch_size))
     stream = torch.cuda.Stream()
+    torch.cuda.synchronize()
     # no_grad, not inference_mode: the tensors live on in a graph that is replayed outside the mode.
-    with torch.no_grad(), torch.backends.cudnn.flags(benchmark=True):
+    with torch.no_grad(), _fastest_convolutions():
         with torch.cuda.stream(stream):
             outputs = [x for x in pytree.tree_leaves(network(*inputs)) if isinstance(x, torch.Tensor)]
         stream.synchronize()
@@ -52,3 +53,14 @@ def _opened(source: TorchSource, *, batch_size: int, graph: bool) -> Iterator[Ru
             ) from failure
         yield Runner(run=event_timer(launch, stream), transfer=transfer_timer(inputs, outputs, stream))
         stream.synchronize()
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """CuDNN tries its algorithms for each shape first, as ONNX Runtime and TensorRT do."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
