@@ -14,7 +14,7 @@ from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError, TraceError
 from gate2static.gates.shapes import Info, annotate, fake_inputs, info, measure_macs
-from gate2static.gates.trace import trace
+from gate2static.gates.trace import is_leaf, trace
 
 _WEIGHT_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
 _NORMS = (
@@ -66,6 +66,10 @@ class Program:
     features: Any
     units: tuple[Unit, ...]
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
+        """Nothing changes a program once it is built, so copies of a model share it."""
+        return self
+
     def backbone(self) -> Iterator[fx.Node]:
         """The nodes before the heads."""
         for node in self.graph.nodes:
@@ -98,16 +102,18 @@ def build_program(
             "batch first."
         )
     units = _insert_gates(root, graph)
-    features = output.args[0]
-    graph.erase_node(output)
     if not units:
         raise GateError("the backbone has no convolution or linear layer, so there is nothing to gate.")
+    program_graph = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    program_graph.graph_copy(graph, copied)
+    features = fx.map_arg(output.args[0], copied.__getitem__)
     results = {
-        task: _append_head(graph, features, outputs, task, index, head, mode)
+        task: _append_head(program_graph, features, outputs, task, index, head, mode)
         for index, (task, head) in enumerate(heads.items())
     }
-    graph.output(results).meta["info"] = Info(streams=streams)
-    return root, Program(graph=graph, features=features, units=units)
+    program_graph.output(results).meta["info"] = Info(streams=streams)
+    return root, Program(graph=program_graph, features=features, units=units)
 
 
 def _insert_gates(root: nn.Module, graph: fx.Graph) -> tuple[Unit, ...]:
@@ -158,6 +164,8 @@ def _append_head(
     what = f"the head of task {task!r}"
     taken = pytree.tree_map(lambda leaf: _take(graph, leaf, index), features)
     try:
+        if is_leaf(head):
+            return _append_whole_head(graph, taken, outputs, task, index, head, mode)
         _, head_graph = trace(head, (outputs(2),), what)
     except TraceError:
         return _append_whole_head(graph, taken, outputs, task, index, head, mode)
@@ -177,9 +185,13 @@ def _append_head(
 def _append_whole_head(
     graph: fx.Graph, taken: Any, outputs: Any, task: str, index: int, head: nn.Module, mode: FakeTensorMode
 ) -> fx.Node:
-    """A head that fx cannot trace is one opaque call."""
-    with mode:
-        result, macs = measure_macs(lambda: head(outputs(2)))
+    """A head that is one layer, or that fx cannot trace, is one call."""
+    try:
+        with mode:
+            result, macs = measure_macs(lambda: head(outputs(2)))
+    except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise GateError(f"the head of task {task!r} does not run on the backbone's output: {reason}") from error
     node = graph.call_module(f"heads.{task}", (taken,))
     shape = tuple(result.shape) if isinstance(result, Tensor) else None
     node.meta["info"] = Info(streams=(index,), shape=shape, batch_multiple=1, macs=macs // 2)

@@ -32,6 +32,11 @@ class _Tracer(fx.Tracer):
         return childless and "training" in type(m).forward.__code__.co_names
 
 
+def is_leaf(module: nn.Module) -> bool:
+    """Whether tracing would keep the module whole if it stood inside another."""
+    return _Tracer().is_leaf_module(module, "")
+
+
 def trace(module: nn.Module, inputs: tuple[Any, ...], what: str) -> tuple[nn.Module, fx.Graph]:
     """Trace `module` called on `inputs`.
 

@@ -1,0 +1,39 @@
+"""One cost model: the MACs of the network that pruning would make, from the gates alone."""
+
+import torch
+from torch import Tensor
+
+from gate2static.gates.model import GatedModel
+from gate2static.prune.analysis import demand, match_rules, number
+from gate2static.prune.rules import Barrier
+
+
+def expected_macs(gated: GatedModel) -> Tensor:
+    """Multiply-accumulates per sample of the static network, heads included.
+
+    In training mode every gate counts with its probability σ(α), treated as independent, and the result is
+    differentiable; as the probabilities approach 0 and 1 it approaches the count below. In eval mode the gates count
+    as the 0/1 decisions they are, and the result is the static network's count, exactly.
+
+    Returns:
+        A float64 scalar (exact up to 2^53 MACs).
+    """
+    soft = gated.training
+    gates = {
+        name: gate.probabilities().double() if soft else gate.decisions().double() for name, gate in gated.gates.items()
+    }
+    return _macs(gated, gates)
+
+
+def _macs(gated: GatedModel, gates: dict[str, Tensor]) -> Tensor:
+    rules = match_rules(gated)
+    needs = demand(gated, rules, gates)
+    # Only a barrier's MACs depend on which streams are equal.
+    numberings = number(gated, rules) if any(isinstance(r, Barrier) and r.info.macs for r in rules.values()) else {}
+    return torch.stack([rule.macs(needs[node], numberings.get(node)) for node, rule in rules.items()]).sum()
+
+
+def constant_gate_macs(gated: GatedModel, specific: bool) -> int:
+    """MACs with all gates task-specific (T separate networks) or all shared (one network)."""
+    gates = {n: torch.full_like(g.decisions(), specific).double() for n, g in gated.gates.items()}
+    return int(_macs(gated, gates))

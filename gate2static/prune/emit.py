@@ -1,0 +1,54 @@
+"""Plan -> the static network as a graph of sliced layers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from gate2static.gates.model import GatedModel
+from gate2static.prune.analysis import Rules, demand, match_rules, number, outputs
+from gate2static.prune.physical import Emitter
+from gate2static.prune.rules import Ids, Numbering
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which physical channels the static network computes, decided before anything is built.
+
+    Attributes:
+        rules: node -> its rule.
+        numberings: node -> pool and views.
+        needs: node -> (S, C) 0/1.
+        live: node -> pool channels that are computed.
+    """
+
+    rules: Rules
+    numberings: Mapping[fx.Node, Numbering]
+    needs: Mapping[fx.Node, Tensor]
+    live: Mapping[fx.Node, Ids]
+
+
+def plan(gated: GatedModel) -> Plan:
+    """Decide what the static network computes; pure."""
+    rules = match_rules(gated)
+    numberings = number(gated, rules)
+    needs = demand(gated, rules, {n: g.decisions().double().cpu() for n, g in gated.gates.items()})
+    live = {node: np.unique(numberings[node].views[needs[node].numpy() > 0]) for node in rules}
+    return Plan(rules=rules, numberings=numberings, needs=needs, live=live)
+
+
+def emit(gated: GatedModel, decided: Plan) -> fx.GraphModule:
+    """Build the network that the plan describes; its output is a tuple over tasks."""
+    emitter = Emitter(gated, decided.rules, decided.numberings, decided.needs)
+    emitter.inputs = [emitter.graph.placeholder(p.name) for p in gated.program.graph.find_nodes(op="placeholder")]
+    for node, rule in decided.rules.items():
+        if len(decided.live[node]):
+            emitter.pools[node] = rule.emit(decided.live[node], emitter)
+    results = [emitter.canonical(decided.rules[node], 0) for node in outputs(gated).values()]
+    emitter.graph.output(tuple(results))
+    network = fx.GraphModule(emitter.root, emitter.graph, "Static")
+    network.graph.eliminate_dead_code()
+    network.recompile()
+    return network.eval()

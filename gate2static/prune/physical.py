@@ -1,0 +1,200 @@
+"""Physical channels: which emitted tensor holds which pool channel, and how a consumer gets those it reads."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from gate2static.gates.model import GatedModel
+from gate2static.prune.rules.rule import Ids, Numbering, Rule, as_channels, channels_along, module_of
+
+_MOST_SLICES = 6
+"""A view of more runs than this is one gather instead of a concatenation of slices."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """An emitted tensor and the pool channels it holds along the pool's dimension.
+
+    `node` is a plain Python value where the program's value is not a tensor.
+    """
+
+    node: Any
+    ids: Ids
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The emitted parts of one base value."""
+
+    parts: tuple[Part, ...]
+    dim: int | None
+
+    def place(self, ids: Ids) -> tuple[Ids, Ids]:
+        """Part number and position inside it of each channel."""
+        size = 1 + max(int(p.ids.max(initial=-1)) for p in self.parts)
+        part, position = np.full(size, -1, dtype=np.int64), np.zeros(size, dtype=np.int64)
+        for number, p in enumerate(self.parts):
+            part[p.ids], position[p.ids] = number, np.arange(len(p.ids))
+        return part[ids], position[ids]
+
+    def whole(self, value: int) -> Any:
+        """The emitted value number `value` of an opaque pool."""
+        return next(p.node for p in self.parts if value in p.ids)
+
+
+class Emitter:
+    """Collects the static network while the rules emit it.
+
+    Attributes:
+        gated: the model being pruned.
+        graph: the graph under construction.
+        root: owner of the modules and tensors that `graph` uses.
+        numberings: of every node.
+        live: pool channels of every node that anything reads.
+        needs: (S, C) 0/1 need of every node.
+        inputs: the emitted placeholders.
+    """
+
+    def __init__(
+        self, gated: GatedModel, rules: Mapping[fx.Node, Rule], numberings: Mapping[fx.Node, Numbering],
+        needs: Mapping[fx.Node, Tensor],
+    ) -> None:
+        self.gated, self.rules, self.numberings, self.needs = gated, rules, numberings, needs
+        self.graph, self.root = fx.Graph(), nn.Module()
+        self.pools: dict[fx.Node, Pool] = {}
+        self.inputs: list[fx.Node] = []
+        self._views: dict[tuple[Any, ...], fx.Node] = {}
+
+    def pool(self, rule: Rule) -> Pool:
+        """The emitted pool of an input."""
+        return self.pools[rule.node]
+
+    def channel_pool(self, rule: Rule, dim: int) -> Pool:
+        """The emitted pool of an input as channels along `dim`, also where it is opaque."""
+        pool = self.pools[rule.node]
+        if rule.dim is not None:
+            return pool
+        count = channels_along(rule, dim)
+        return Pool(tuple(Part(p.node, p.ids[0] * count + np.arange(count)) for p in pool.parts), dim)
+
+    def stream_ids(self, rule: Rule, dim: int, stream: int) -> Ids:
+        """Pool channels that `stream` reads from an input along `dim`, in canonical order."""
+        return as_channels(rule, self.numberings[rule.node], dim)[stream]
+
+    def canonical(self, rule: Rule, stream: int) -> Any:
+        """An input as `stream` sees it, all channels in their original order."""
+        ids = self.numberings[rule.node].views[stream]
+        return self.pool(rule).whole(int(ids[0])) if rule.dim is None else self.view(self.pool(rule), ids)
+
+    def view(self, pool: Pool, ids: Ids) -> fx.Node:
+        """A tensor holding exactly the channels `ids`, in that order."""
+        parts, positions = pool.place(ids)
+        starts = np.flatnonzero((np.diff(parts, prepend=-2) != 0) | (np.diff(positions, prepend=-2) != 1))
+        ends = np.append(starts[1:], len(ids))
+        if len(starts) <= max(_MOST_SLICES, len(np.unique(parts))):
+            runs = [(pool.parts[parts[a]], int(positions[a]), int(b - a)) for a, b in zip(starts, ends, strict=True)]
+            return self.concatenate([self._slice(p, start, count, pool.dim) for p, start, count in runs], pool.dim)
+        used = np.unique(parts)
+        offsets = np.cumsum([0, *(len(pool.parts[u].ids) for u in used)])
+        merged = self.concatenate([pool.parts[u].node for u in used], pool.dim)
+        return self.gather(merged, offsets[np.searchsorted(used, parts)] + positions, pool.dim)
+
+    def sorted_ids(self, pool: Pool, ids: Ids) -> Ids:
+        """The order that reads `ids` in as few runs as possible: indices into `ids`."""
+        parts, positions = pool.place(ids)
+        return np.lexsort((positions, parts)).astype(np.int64)
+
+    def concatenate(self, nodes: Sequence[fx.Node], dim: int | None) -> fx.Node:
+        """One tensor of all; the tensor itself where there is one."""
+        if len(nodes) == 1:
+            return nodes[0]
+        return self._once(("cat", *nodes, dim), torch.cat, (list(nodes), dim))
+
+    def gather(self, node: fx.Node, positions: Ids, dim: int | None) -> fx.Node:
+        """The channels at `positions`."""
+        key = ("gather", node, dim, positions.tobytes())
+        if key not in self._views:
+            self._views[key] = self.graph.call_function(
+                torch.index_select, (node, dim, self.constant(torch.from_numpy(positions.copy())))
+            )
+        return self._views[key]
+
+    def _slice(self, part: Part, start: int, count: int, dim: int | None) -> fx.Node:
+        if count == len(part.ids):
+            return part.node  # type: ignore[no-any-return]
+        return self._once(("slice", part.node, dim, start, count), torch.narrow, (part.node, dim, start, count))
+
+    def _once(self, key: tuple[Any, ...], function: Any, args: tuple[Any, ...]) -> fx.Node:
+        if key not in self._views:
+            self._views[key] = self.graph.call_function(function, args)
+        return self._views[key]
+
+    def constant(self, value: Tensor) -> fx.Node:
+        """A tensor of the static network; a parameter where it is floating-point."""
+        name = f"constant_{len(self.root._parameters) + len(self.root._buffers)}"
+        if value.is_floating_point():
+            self.root.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=False))
+        else:
+            self.root.register_buffer(name, value)
+        return self.graph.get_attr(name)
+
+    def module(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> fx.Node:
+        """Add a module under a name derived from `name` and call it."""
+        unique = name.replace(".", "_")
+        while hasattr(self.root, unique):
+            unique += "_"
+        self.root.add_module(unique, module)
+        return self.graph.call_module(unique, args, dict(kwargs or {}))
+
+    def call_like(self, rule: Rule, stream: int, replacements: Mapping[fx.Node, Any]) -> fx.Node:
+        """Emit the rule's own operation for `stream`, with its input nodes replaced."""
+        args = fx.map_arg(rule.node.args, lambda n: replacements[n])
+        kwargs = fx.map_arg(rule.node.kwargs, lambda n: replacements[n])
+        if rule.node.op == "call_module":
+            return self.module(rule.node.name, detached_copy(self.gated, rule.node, stream), args, kwargs)
+        return self.graph.create_node(rule.node.op, rule.node.target, args, kwargs)
+
+    def order(self, rule: Rule, ids: Ids) -> Ids:
+        """`ids` sorted by who reads them, so that what a stream reads lies together.
+
+        Reader sets are ranked as Gray codes: neighbours differ in one reader, and for two streams every view is one
+        slice.
+        """
+        rank = self._readers(rule)[ids]
+        shift = 1
+        while shift < 64:
+            rank ^= rank >> shift
+            shift *= 2
+        return ids[np.lexsort((ids, rank))]
+
+    def by_readers(self, rule: Rule, ordered: Ids) -> list[Ids]:
+        """`ordered`, the result of `order`, cut where the readers change."""
+        readers = self._readers(rule)[ordered]
+        return np.split(ordered, np.flatnonzero(np.diff(readers)) + 1)
+
+    def is_whole(self, pool: Pool, ids: Ids) -> bool:
+        """Whether one emitted tensor holds exactly `ids` in that order."""
+        return any(np.array_equal(p.ids, ids) for p in pool.parts)
+
+    def _readers(self, rule: Rule) -> Ids:
+        """Bit s of entry i: stream s needs pool channel i."""
+        readers = np.zeros(self.numberings[rule.node].size, dtype=np.int64)
+        views = self.numberings[rule.node].views
+        for stream, needed in enumerate((self.needs[rule.node] > 0).cpu().numpy()):
+            np.bitwise_or.at(readers, views[stream][needed], 1 << stream)
+        return readers
+
+
+def detached_copy(gated: GatedModel, node: fx.Node, stream: int) -> nn.Module:
+    """A copy of the module a node calls, in eval mode and out of place."""
+    module = copy.deepcopy(module_of(gated, node, stream))
+    assert module is not None
+    for child in module.modules():
+        if getattr(child, "inplace", False):
+            child.inplace = False  # type: ignore[assignment]
+    return module.eval()

@@ -1,0 +1,56 @@
+"""Everything without a rule: runs once per distinct stream, on whole inputs in their original order.
+
+A barrier costs savings, never correctness; reports name it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from gate2static.gates.model import GatedModel
+from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.rules.rule import Ids, Numbering, Rule, any_of, has_state
+
+
+class Barrier(Rule):
+    """An opaque operation."""
+
+    @classmethod
+    def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
+        rule = cls(node, [rules[n] for n in node.all_input_nodes], 1, None)
+        rule.own = has_state(gated, node)
+        return rule
+
+    own: bool
+    """Whether each stream has its own parameters, so that no two streams share the value."""
+
+    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+        seen: dict[tuple[bytes | int, ...], int] = {}
+        views = []
+        for stream in range(self.streams):
+            key = (stream if self.own else -1, *(n.views[stream].tobytes() for n in inputs))
+            views.append(seen.setdefault(key, len(seen)))
+        return Numbering(np.array(views, dtype=np.int64)[:, None], len(seen))
+
+    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+        return [need.expand(-1, r.channels) for r in self.inputs]
+
+    def macs(self, need: Tensor, numbering: Numbering | None) -> Tensor:
+        if not self.info.macs:
+            return need.new_zeros(())
+        assert numbering is not None
+        values = [need[torch.from_numpy(numbering.views[:, 0] == v).to(need.device)] for v in range(numbering.size)]
+        runs = torch.cat([any_of(rows, 0) for rows in values])
+        return runs.sum() * self.info.macs
+
+    def emit(self, live: Ids, emitter: Emitter) -> Pool:
+        views = emitter.numberings[self.node].views[:, 0]
+        parts = []
+        for value in live.tolist():
+            stream = int(np.flatnonzero(views == value)[0])
+            inputs = {r.node: emitter.canonical(r, stream) for r in self.inputs}
+            parts.append(Part(emitter.call_like(self, stream, inputs), np.array([value])))
+        return Pool(tuple(parts), None)

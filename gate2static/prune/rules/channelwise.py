@@ -1,0 +1,109 @@
+"""Operators that map every channel by itself, alike for all channels: activations, pooling, interpolation, reductions.
+
+They run once on each physical part, and keep its numbering.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+from gate2static.gates.model import GatedModel
+from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.rules.rule import Ids, Numbering, Rule, any_of, argument, module_of, tensor_inputs
+
+_ACTIVATIONS = (
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.LogSigmoid,
+    nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.Hardshrink, nn.Softshrink,
+    nn.Tanhshrink, nn.Threshold,
+)  # fmt: skip
+_SPATIAL = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool1d, nn.LPPool2d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
+    nn.AdaptiveMaxPool3d, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d,
+    nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d,
+)  # fmt: skip
+_ANYWHERE = {
+    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "sigmoid", "logsigmoid", "tanh",
+    "hardswish", "hardsigmoid", "hardtanh", "softplus", "softsign", "exp", "log", "sqrt", "rsqrt", "abs", "neg",
+    "square", "pow", "clamp", "clamp_min", "clamp_max", "contiguous", "detach", "clone", "float", "reciprocal",
+    "add", "sub", "mul", "div", "truediv", "iadd", "rsub",
+}  # fmt: skip
+_ON_SPACE = {
+    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
+    "interpolate", "upsample", "boolean_dispatch", "_max_pool1d", "_max_pool2d", "_max_pool3d",
+}  # fmt: skip
+_REDUCTIONS = {"mean", "sum", "amax", "amin"}
+
+
+class Channelwise(Rule):
+    """out[c] = f(in[c]) with one f for all channels and streams."""
+
+    @classmethod
+    def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
+        tensors = tensor_inputs(node)
+        if len(tensors) != 1 or rules[tensors[0]].dim is None or node.meta["info"].shape is None:
+            return None
+        source = rules[tensors[0]]
+        dim = _dim_after(node, source, module_of(gated, node, 0))
+        sizes = [rules[n] for n in node.all_input_nodes if n is not source.node]
+        return None if dim is None else cls(node, [source, *sizes], source.channels, dim)
+
+    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+        return inputs[0]
+
+    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+        return [need, *(any_of(need, 1) for _ in self.inputs[1:])]
+
+    def emit(self, live: Ids, emitter: Emitter) -> Pool:
+        source = emitter.pool(self.inputs[0])
+        sizes = {r.node: emitter.canonical(r, 0) for r in self.inputs[1:]}
+        parts = []
+        for part in source.parts:
+            kept = part.ids[torch.isin(torch.from_numpy(part.ids), torch.from_numpy(live)).numpy()]
+            if len(kept):
+                view = emitter.view(source, kept)
+                parts.append(Part(emitter.call_like(self, 0, {**sizes, self.inputs[0].node: view}), kept))
+        return Pool(tuple(parts), self.dim)
+
+
+def _dim_after(node: fx.Node, source: Rule, module: nn.Module | None) -> int | None:
+    """The channel dimension of the result, or None where the operator is not known to keep channels apart."""
+    assert source.dim is not None
+    before, after = source.info.shape or (), node.meta["info"].shape
+    dim = source.dim
+    if node.op == "call_module":
+        if type(module) in _ACTIVATIONS:
+            return dim
+        return dim if type(module) in _SPATIAL and dim == 1 and len(before) == len(after) else None
+    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+    if name in _ANYWHERE and before == after:
+        return dim
+    if name in _ON_SPACE and dim == 1 and len(before) == len(after) and before[1] == after[1]:
+        return dim
+    if name == "pad":
+        padded = len(argument(node, 1, "pad")) // 2
+        return dim if dim < len(before) - padded else None
+    if name in _REDUCTIONS:
+        return _dim_after_reduction(node, dim, len(before))
+    if name == "flatten":
+        return _dim_after_flatten(node, dim, before)
+    return None
+
+
+def _dim_after_reduction(node: fx.Node, dim: int, ndim: int) -> int | None:
+    reduced = argument(node, 1, "dim")
+    if reduced is None:
+        return None
+    dims = {d % ndim for d in (reduced if isinstance(reduced, list | tuple) else [reduced])}
+    if dim in dims or 0 in dims:
+        return None
+    return dim if argument(node, 2, "keepdim", False) else dim - sum(d < dim for d in dims)
+
+
+def _dim_after_flatten(node: fx.Node, dim: int, before: tuple[int, ...]) -> int | None:
+    start = argument(node, 1, "start_dim", 0) % len(before)
+    return dim if start > dim else None

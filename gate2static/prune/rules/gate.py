@@ -1,0 +1,78 @@
+"""The gate of a unit: task streams pick, the shared stream mixes (eq. 2 and 3).
+
+A picked channel is the picked channel: the gate computes nothing. A mixed channel is new only where the tasks picked
+different things; where all picked the shared one, the mix is that channel, since the mixing weights sum to one.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Self
+
+import numpy as np
+import torch
+from torch import Tensor, fx
+
+from gate2static.gates.model import GatedModel
+from gate2static.gates.program import gated_unit
+from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.rules.rule import Ids, Numbering, Rule, as_channels, channels_along_output, either, need_of
+
+
+class GateRule(Rule):
+    """Pool: the unit's own channels with their numbers, then one mixed channel each."""
+
+    keeps_numbers = True
+    ends_unit = True
+
+    @classmethod
+    def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
+        if node.target is not gated_unit:
+            return None
+        dim = gated.gates[str(node.args[1])].dim
+        return cls(node, [rules[node.all_input_nodes[0]]], channels_along_output(node, dim), dim)
+
+    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+        own = as_channels(self.inputs[0], inputs[0], self._dim)
+        size = int(own.max()) + 1
+        decisions = gated.gates[self._unit].decisions().cpu().numpy()
+        picked = np.where(decisions, own[:-1], own[-1])
+        mixed = np.where((picked == picked[0]).all(0), picked[0], size + np.arange(self.channels))
+        return Numbering(np.concatenate([picked, mixed[None]]), size + self.channels)
+
+    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+        p = gates[self._unit]
+        picked = either(need[:-1], need[-1:])
+        shared = 1 - (1 - (1 - p) * picked).prod(0, keepdim=True)
+        return [need_of(self.inputs[0], torch.cat([p * picked, shared]))]
+
+    def emit(self, live: Ids, emitter: Emitter) -> Pool:
+        numbering = emitter.numberings[self.node]
+        source = emitter.channel_pool(self.inputs[0], self._dim)
+        first_mixed = numbering.size - self.channels
+        mixed = live[live >= first_mixed]
+        if not len(mixed):
+            return source
+        channels = mixed - first_mixed
+        gate = emitter.gated.gates[self._unit]
+        logits = emitter.constant(gate.beta.detach()[:, torch.from_numpy(channels)])
+        # The softmax stays in the network, so that converting it to float64 is exact; `fold` evaluates it.
+        weights = emitter.graph.call_function(torch.softmax, (logits, 0))
+        shape = [1] * len(self.info.shape or ())
+        shape[self._dim] = len(channels)
+        terms = []
+        for task in range(self.streams - 1):
+            view = emitter.view(source, numbering.views[task, channels])
+            row = emitter.graph.call_function(torch.select, (weights, 0, task))
+            terms.append(emitter.graph.call_function(torch.mul, (view, emitter.graph.call_function(torch.reshape, (row, shape)))))
+        total = terms[0]
+        for term in terms[1:]:
+            total = emitter.graph.call_function(torch.add, (total, term))
+        return Pool((*source.parts, Part(total, mixed)), self._dim)
+
+    @property
+    def _dim(self) -> int:
+        assert self.dim is not None
+        return self.dim
+
+    @property
+    def _unit(self) -> str:
+        return str(self.node.args[1])

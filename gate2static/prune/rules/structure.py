@@ -1,0 +1,151 @@
+"""Nodes that compute nothing on channels: inputs, stored tensors, identities, reads of sizes, hand-over to the heads."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from gate2static.gates.model import GatedModel
+from gate2static.gates.program import take_stream
+from gate2static.gates.shapes import info
+from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.rules.rule import Ids, Numbering, Rule, argument, has_state, module_of, owner_of, tensor_inputs
+
+_IDENTITIES = (
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+)  # fmt: skip
+_STOCHASTIC = {"StochasticDepth", "DropPath", "DropBlock2d", "DropBlock3d"}
+
+
+def one_value(streams: int) -> Numbering:
+    """An opaque value that is the same for all streams."""
+    return Numbering(np.zeros((streams, 1), dtype=np.int64), 1)
+
+
+class Placeholder(Rule):
+    """An input of the network: one opaque value for all streams."""
+
+    @classmethod
+    def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
+        return cls(node, [], 1, None) if node.op == "placeholder" else None
+
+    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+        return one_value(self.streams)
+
+    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+        return []
+
+    def emit(self, live: Ids, emitter: Emitter) -> Pool:
+        placeholder = next(p for p in emitter.inputs if p.target == self.node.name)
+        return Pool((Part(placeholder, np.zeros(1, dtype=np.int64)),), None)
+
+
+class StoredTensor(Rule):
+    """A parameter or buffer read by name: a value a stream where it is floating-point, else one value."""
+
+    @classmethod
+    def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
+        return cls(node, [], 1, None) if node.op == "get_attr" else None
+
+    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+        if not has_state(gated, self.node):
+            return one_value(self.streams)
+        return Numbering(np.arange(self.streams)[:, None], self.streams)
+
+    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+        return []
+
+    def emit(self, live: Ids, emitter: Emitter) -> Pool:
+        parts = []
+        for stream in live.tolist():
+            value: Any = owner_of(emitter.gated, self.node, stream)
+            for atom in str(self.node.target).split("."):
+                value = getattr(value, atom)
+            parts.append(Part(emitter.constant(value.detach().clone()), np.array([stream])))
+        return Pool(tuple(parts), None)
+
+
+class Identity(Rule):
+    """Identities and what is one in eval mode: dropout and stochastic depth."""
+
+    @classmethod
+    def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
+        module = module_of(gated, node, 0)
+        if type(module) not in _IDENTITIES and type(module).__name__ not in _STOCHASTIC:
+            return None
+        source = rules[node.all_input_nodes[0]]
+        return cls(node, [source], source.channels, source.dim)
+
+    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+        return inputs[0]
+
+    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+        return [need]
+
+    def emit(self, live: Ids, emitter: Emitter) -> Pool:
+        return emitter.pool(self.inputs[0])
+
+
+class TakeStream(Rule):
+    """Where a head picks up its task's stream: one row of the views."""
+
+    @classmethod
+    def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
+        if node.target is not take_stream:
+            return None
+        source = rules[node.all_input_nodes[0]]
+        return cls(node, [source], source.channels, source.dim)
+
+    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+        stream = self.info.streams[0]
+        return Numbering(inputs[0].views[stream : stream + 1], inputs[0].size)
+
+    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+        out = need.new_zeros((self.inputs[0].streams, self.channels))
+        out[self.info.streams[0]] = need[0]
+        return [out]
+
+    def emit(self, live: Ids, emitter: Emitter) -> Pool:
+        return emitter.pool(self.inputs[0])
+
+
+class SizeRead(Rule):
+    """A tensor's size, or a part of it: a constant but for the batch, which the network's input tells."""
+
+    @classmethod
+    def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
+        if info(node).shape is not None:
+            return None
+        if info(node).constant is not None or node.target == "size" or _is_shape(node):
+            return cls(node, [], 1, None)
+        read = node.target is operator.getitem and isinstance(rules.get(node.args[0]), SizeRead)  # type: ignore[call-overload]
+        return cls(node, [rules[node.args[0]]], 1, None) if read else None  # type: ignore[index]
+
+    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+        return one_value(self.streams)
+
+    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+        return [need for _ in self.inputs]
+
+    def emit(self, live: Ids, emitter: Emitter) -> Pool:
+        return Pool((Part(self._value(emitter), np.zeros(1, dtype=np.int64)),), None)
+
+    def _value(self, emitter: Emitter) -> Any:
+        if self.info.constant is not None:
+            return self.info.constant
+        if self.inputs:
+            return emitter.pool(self.inputs[0]).whole(0)[self.node.args[1]]
+        source = info(tensor_inputs(self.node)[0])
+        assert source.shape is not None
+        batch = emitter.graph.call_method("size", (emitter.inputs[0], 0))
+        first = batch if source.batch_multiple == 1 else emitter.graph.call_function(operator.mul, (batch, source.batch_multiple))
+        sizes = (first if source.batch_multiple else source.shape[0], *source.shape[1:])
+        dim = None if _is_shape(self.node) else argument(self.node, 1, "dim")
+        return sizes if dim is None else sizes[dim]
+
+
+def _is_shape(node: fx.Node) -> bool:
+    return node.target is getattr and node.args[1] == "shape"
