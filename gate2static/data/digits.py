@@ -12,7 +12,6 @@ from typing import Annotated
 
 import torch
 from pydantic import Field
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
@@ -65,6 +64,8 @@ def describe(options: DigitsOptions) -> DataSpec:
 
 def load(options: DigitsOptions) -> Splits:
     """Splits the scans and composes the images of every split; the same options give the same bytes."""
+    from sklearn.datasets import load_digits  # scikit-learn takes a second to import, and only training needs it
+
     bunch = load_digits()
     scans = torch.from_numpy(bunch.images).float().div(INK_MAX)
     labels = torch.from_numpy(bunch.target).long()

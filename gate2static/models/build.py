@@ -11,8 +11,6 @@ from gate2static.data import DataSpec, describe_data
 from gate2static.errors import RecipeError
 from gate2static.models.heads import DenseHead, LinearHead
 from gate2static.models.resnet20 import ResNet20
-from gate2static.models.timm_backbone import timm_backbone
-from gate2static.models.torchvision_backbone import torchvision_backbone
 from gate2static.recipe import Recipe, Strict, parse
 from gate2static.recipe.parsing import suggest
 from gate2static.tasks import build_tasks
@@ -32,8 +30,20 @@ class LibraryOptions(Strict):
     """Whether to start from the library's default weights, which downloads them once."""
 
 
-Adapter = Callable[..., nn.Module]
-LIBRARIES: dict[str, Adapter] = {"torchvision": torchvision_backbone, "timm": timm_backbone}
+def _timm(name: str, image_shape: tuple[int, int, int], *, pretrained: bool) -> nn.Module:
+    from gate2static.models.timm_backbone import timm_backbone
+
+    return timm_backbone(name, image_shape, pretrained=pretrained)
+
+
+def _torchvision(name: str, image_shape: tuple[int, int, int], *, pretrained: bool) -> nn.Module:
+    from gate2static.models.torchvision_backbone import torchvision_backbone
+
+    return torchvision_backbone(name, image_shape, pretrained=pretrained)
+
+
+# Imported when asked for: each library takes seconds.
+LIBRARIES: dict[str, Callable[..., nn.Module]] = {"torchvision": _torchvision, "timm": _timm}
 
 
 def build_model(

@@ -140,8 +140,9 @@ class Recipe(Strict):
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
             raise ValueError(f"tasks must have different names, found {', '.join(names)}")
-        if len(set(self.sweep)) < len(self.sweep):
-            raise ValueError(f"sweep must hold different values, found {', '.join(f'{v:g}' for v in self.sweep)}")
+        values = [f"{weight:g}" for weight in self.sweep]
+        if len(set(values)) < len(values):
+            raise ValueError(f"sweep must hold different values, found {', '.join(values)}")
         return self
 
     @property

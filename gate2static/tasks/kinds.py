@@ -1,12 +1,17 @@
-"""The kinds of task, by the name a recipe gives: a loss, a metric, and what a better metric is."""
+"""The kinds of task, by the name a recipe gives: a loss, a metric, and what a better metric is.
+
+torchmetrics is imported when the first metric is made: it takes seconds, and pruning a checkpoint needs none.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
-from torchmetrics.classification import BinaryJaccardIndex, MulticlassAccuracy
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +26,21 @@ class Kind:
     higher_is_better: bool
     loss: Callable[[Tensor, Tensor], Tensor]
     predict: Callable[[Tensor], Tensor]
-    metric: Callable[[int], Metric]
+    metric: "Callable[[int], Metric]"
     dense: bool
     """Whether the head draws a map rather than naming a class."""
+
+
+def _accuracy(classes: int) -> "Metric":
+    from torchmetrics.classification import MulticlassAccuracy
+
+    return MulticlassAccuracy(num_classes=classes, average="micro")
+
+
+def _iou(channels: int) -> "Metric":
+    from torchmetrics.classification import BinaryJaccardIndex
+
+    return BinaryJaccardIndex()
 
 
 KINDS: dict[str, Kind] = {
@@ -32,7 +49,7 @@ KINDS: dict[str, Kind] = {
         higher_is_better=True,
         loss=F.cross_entropy,
         predict=lambda logits: logits.argmax(dim=1),
-        metric=lambda channels: MulticlassAccuracy(num_classes=channels, average="micro"),
+        metric=_accuracy,
         dense=False,
     ),
     "mask": Kind(
@@ -40,7 +57,7 @@ KINDS: dict[str, Kind] = {
         higher_is_better=True,
         loss=F.binary_cross_entropy_with_logits,
         predict=lambda logits: (logits > 0).long(),
-        metric=lambda channels: BinaryJaccardIndex(),
+        metric=_iou,
         dense=True,
     ),
 }

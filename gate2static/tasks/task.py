@@ -1,15 +1,18 @@
 """A recipe's tasks, checked against what the data set holds."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torchmetrics import Metric
 
 from gate2static.data import DataSpec
 from gate2static.errors import RecipeError
 from gate2static.recipe import TaskRecipe
 from gate2static.recipe.parsing import suggest
 from gate2static.tasks.kinds import KINDS, Kind
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class Task:
         """L_t of eq. 1, before its weight ω_t: a scalar, the mean over the batch."""
         return self.kind.loss(output, target)
 
-    def new_metric(self) -> Metric:
+    def new_metric(self) -> "Metric":
         """An empty metric; it counts over all batches, so a short last batch weighs what it holds."""
         return self.kind.metric(self.channels)
 

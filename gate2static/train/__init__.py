@@ -1,1 +1,8 @@
 """A recipe to trained networks: the loop, the checkpoints and what came out."""
+
+from gate2static.train.evaluation import evaluate
+from gate2static.train.networks import gated_baseline, load_gated
+from gate2static.train.results import Row, RunResult, TaskInfo, load_result
+from gate2static.train.runs import sweep, train
+
+__all__ = ["Row", "RunResult", "TaskInfo", "evaluate", "gated_baseline", "load_gated", "load_result", "sweep", "train"]

@@ -1,7 +1,6 @@
 """Files that are either the old one or the new one, whatever happens while writing."""
 
 import os
-import tempfile
 from pathlib import Path
 
 from gate2static.errors import TrainingError
@@ -13,25 +12,23 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises:
         TrainingError: The file cannot be written; what stood at `path` is untouched.
     """
-    temporary: str | None = None
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        _write(descriptor, content)
-        os.replace(temporary, path)  # noqa: PTH105 -- mkstemp gives a string
-    except BaseException as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        if not isinstance(error, OSError):
-            raise
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write(temporary, content)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:
         raise TrainingError(
             f"{path} cannot be written: {error.strerror or error}; what stood there is untouched. "
             "Free some space or choose another folder, then go on with --resume"
         ) from error
 
 
-def _write(descriptor: int, content: bytes | memoryview) -> None:
-    with os.fdopen(descriptor, "wb") as handle:
+def _write(path: Path, content: bytes | memoryview) -> None:
+    with path.open("wb") as handle:
         handle.write(content)
         handle.flush()
-        os.fsync(descriptor)
+        os.fsync(handle.fileno())

@@ -42,5 +42,5 @@ def factor(schedule: ScheduleRecipe, *, epoch: int, progress: float) -> float:
     if schedule.kind == "step":
         return schedule.factor ** (epoch // schedule.step_epochs)
     if schedule.kind == "poly":
-        return (1 - progress) ** schedule.power
+        return float((1 - progress) ** schedule.power)
     return 1.0

@@ -1,0 +1,145 @@
+"""Training one network: the losses of eq. 1 and 5, epoch by epoch, from wherever its checkpoint left it."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from gate2static.data import Splits
+from gate2static.errors import TrainingError
+from gate2static.gates import GatedModel, gate_decisions, sparsity_hinge
+from gate2static.prune import expected_macs
+from gate2static.train import batches, random_state
+from gate2static.train.evaluation import evaluate
+from gate2static.train.log import FILE as LOG_FILE
+from gate2static.train.log import LogRow, write_log
+from gate2static.train.optimisers import build_optimisers, set_learning_rates
+from gate2static.train.progress import TrainingProgress
+from gate2static.train.stage import Position, Stage, advice, resume, save
+
+
+def train_stage(
+    stage: Stage, splits: Splits, *, device: torch.device, go_on: bool, progress: TrainingProgress, cost: float
+) -> None:
+    """Trains one network to its last epoch; its checkpoint and log lie in the stage's folder afterwards.
+
+    Args:
+        stage: The network and how to train it; its model ends up trained.
+        splits: Trains on `train` and measures every epoch on `val`.
+        device: Where to compute.
+        go_on: Whether to start from the stage's checkpoint if there is one.
+        progress: Where to show how far it is.
+        cost: Backbone passes a step.
+
+    Raises:
+        TrainingError: A loss or weight is no longer finite (the last checkpoint stays), or the disk is full.
+        CheckpointError: The checkpoint to go on from cannot be read or is another recipe's.
+    """
+    # Each stage seeds anew, so it comes out the same whether or not the stages before it ran in this process.
+    random_state.seed_everything(stage.recipe.seed)
+    stage.model.to(device)
+    optimisers = build_optimisers(stage.model, stage.settings)
+    position = resume(stage, optimisers) if go_on and stage.checkpoint.exists() else Position()
+    per_epoch = len(_order(stage, splits, 0))
+    done = position.epoch * per_epoch + position.step
+    progress.start_stage(stage.name, steps=stage.settings.epochs * per_epoch, done=done, cost=cost)
+    while position.epoch < stage.settings.epochs:
+        _train_epoch(stage, splits, position, optimisers, device, progress, cost)
+        row = _close_epoch(stage, splits, position, optimisers)
+        progress.note(" ".join(f"{key.partition('/')[2]} {row[key]:.3f}" for key in row if key.startswith("val/")))
+        save(stage, position, optimisers)
+        write_log(stage.checkpoint.with_name(LOG_FILE), position.log)
+
+
+def _order(stage: Stage, splits: Splits, epoch: int) -> list[list[int]]:
+    count = batches.length(splits.train)
+    return batches.epoch_order(count, stage.settings.batch_size, seed=stage.recipe.seed, epoch=epoch)
+
+
+def _train_epoch(
+    stage: Stage,
+    splits: Splits,
+    position: Position,
+    optimisers: dict[str, Optimizer],
+    device: torch.device,
+    progress: TrainingProgress,
+    cost: float,
+) -> None:
+    """Runs the steps of an epoch that are left."""
+    stage.model.train()
+    order = _order(stage, splits, position.epoch)
+    save_every = stage.recipe.training.checkpoint_steps
+    for images, targets in batches.train_loader(splits.train, order, skip=position.step):
+        done = (position.epoch + position.step / len(order)) / stage.settings.epochs
+        set_learning_rates(optimisers, stage.settings, epoch=position.epoch, progress=done)
+        losses = _losses(stage, images.to(device), {name: target.to(device) for name, target in targets.items()})
+        _note_losses(stage, position, losses, len(images))
+        for optimiser in optimisers.values():
+            optimiser.zero_grad()
+        losses["total"].backward()
+        for optimiser in optimisers.values():
+            optimiser.step()
+        position.step += 1
+        progress.advance(cost=cost)
+        if save_every and position.step % save_every == 0 and position.step < len(order):
+            save(stage, position, optimisers)
+
+
+def _losses(stage: Stage, images: Tensor, targets: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Every task's loss L_t, the hinge (eq. 4) of a gated model, and `total`: Σ ω_t L_t (eq. 1) + λ_s hinge (eq. 5)."""
+    outputs = stage.model(images)
+    losses = {task.name: task.loss(outputs[task.name], targets[task.name]) for task in stage.tasks}
+    total = torch.stack([task.weight * losses[task.name] for task in stage.tasks]).sum()
+    if isinstance(stage.model, GatedModel):
+        losses["sparsity"] = sparsity_hinge(stage.model, targets={task.name: task.target for task in stage.tasks})
+        total = total + stage.sparsity_weight * losses["sparsity"]
+    return {**losses, "total": total}
+
+
+def _note_losses(stage: Stage, position: Position, losses: dict[str, Tensor], count: int) -> None:
+    """Adds a step's losses to the epoch's, before they can do harm: nothing that is not finite goes backwards."""
+    values = torch.stack([loss.detach() for loss in losses.values()]).tolist()
+    for name, value in zip(losses, values, strict=True):
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{stage.name}: the loss of {name} is {value} in epoch {position.epoch + 1}, step {position.step + 1}; "
+                f"{advice(stage)}"
+            )
+        position.sums[name] = position.sums.get(name, 0.0) + value * count
+    position.sums["images"] = position.sums.get("images", 0) + count
+
+
+def _close_epoch(stage: Stage, splits: Splits, position: Position, optimisers: dict[str, Any]) -> LogRow:
+    """Measures the network, writes the epoch's row and moves on to the next epoch."""
+    images = position.sums.pop("images")
+    row: LogRow = {"epoch": position.epoch + 1, "lr": optimisers["weights"].param_groups[0]["lr"]}
+    row |= {f"loss/{name}": value / images for name, value in position.sums.items()}
+    metrics = evaluate(stage.model, batches.test_loader(splits.val, stage.settings.batch_size), stage.tasks)
+    row |= {f"val/{name}": value for name, value in metrics.items()}
+    if isinstance(stage.model, GatedModel):
+        row |= {f"specific/{task}": share for task, share in specific_shares(stage.model).items()}
+        row["macs"] = _macs_now(stage.model)
+    position.log.append(row)
+    signs = [1 if task.kind.higher_is_better else -1 for task in stage.tasks]
+    score = sum(sign * value for sign, value in zip(signs, metrics.values(), strict=True)) / len(signs)
+    if not position.best or score > position.best["score"]:
+        position.best = {"epoch": row["epoch"], "score": score}
+    position.epoch, position.step, position.sums = position.epoch + 1, 0, {}
+    return row
+
+
+def specific_shares(gated: GatedModel) -> dict[str, float]:
+    """The share of channels that each task takes from its own branch, over all units."""
+    decisions = torch.cat(list(gate_decisions(gated).values()), dim=1)
+    return dict(zip(gated.tasks, decisions.double().mean(dim=1).tolist(), strict=True))
+
+
+def _macs_now(gated: GatedModel) -> float:
+    """MACs an image of the static network that pruning would make now."""
+    was_training = gated.training
+    try:
+        return float(expected_macs(gated.eval()))
+    finally:
+        gated.train(was_training)

@@ -1,0 +1,58 @@
+"""A row of `run.json`: how good and how large the static network of one gated network is."""
+
+import torch
+
+from gate2static.data import Splits
+from gate2static.gates import GatedModel
+from gate2static.prune import prune
+from gate2static.recipe import Recipe
+from gate2static.tasks import Task, delta_mtl
+from gate2static.train.batches import test_loader
+from gate2static.train.evaluation import evaluate
+from gate2static.train.results import Row, RunResult
+
+TEST_BATCH_SIZE = 256
+
+
+def add_row(
+    result: RunResult,
+    gated: GatedModel,
+    *,
+    name: str,
+    checkpoints: tuple[str, ...],
+    recipe: Recipe,
+    tasks: tuple[Task, ...],
+    splits: Splits,
+    device: torch.device,
+    sparsity_weight: float | None = None,
+) -> RunResult:
+    """Measures a trained network on the test split and adds its row.
+
+    It is measured as the static network that pruning makes, which computes the same function in a fraction of the time.
+
+    Args:
+        result: The rows so far; the one called `separate` is the baseline of Δ_MTL.
+        gated: The network; the baselines come as gated networks too (`gated_baseline`).
+        name: `separate`, `shared` or the gated network's folder.
+        checkpoints: Where it comes from, relative to the run's folder.
+        recipe: What it was trained by.
+        tasks: The tasks to measure.
+        splits: Measured on `test`.
+        device: Where to compute.
+        sparsity_weight: λ_s of a gated network.
+    """
+    static = prune(gated)
+    metrics = evaluate(static.to(device), test_loader(splits.test, TEST_BATCH_SIZE), tasks)
+    baseline = next((row.metrics for row in result.rows if row.kind == "separate"), metrics)
+    row = Row(
+        name=name,
+        kind="separate" if name == "separate" else "shared" if name == "shared" else "gated",
+        sparsity_weight=sparsity_weight,
+        seed=recipe.seed,
+        checkpoints=checkpoints,
+        metrics=metrics,
+        delta_mtl=delta_mtl(metrics, baseline, tasks),
+        macs=static.manifest.macs["static"],
+        parameters=static.manifest.parameters["static"],
+    )
+    return result.with_row(row)
