@@ -106,14 +106,19 @@ class LatencyReport(_Frozen):
         """What a target is compared with: the first target on the same backend."""
         return next(other for other in self.targets if other.backend == target.backend)
 
-    def round_ratios(self, target: TargetLatency) -> tuple[float, ...]:
-        """Per round, the target's median latency over the reference's: neighbours in time, so a slow spell cancels."""
-        pairs = zip(target.rounds_ms, self.reference(target).rounds_ms, strict=True)
+    def round_ratios(self, target: TargetLatency, over: TargetLatency | None = None) -> tuple[float, ...]:
+        """Per round, median latency of `target` over that of `over`: neighbours in time, so a slow spell cancels.
+
+        Args:
+            target: one of this report's.
+            over: another of this report's; None: `reference(target)`.
+        """
+        pairs = zip(target.rounds_ms, (over or self.reference(target)).rounds_ms, strict=True)
         return tuple(median(found) / median(reference) for found, reference in pairs)
 
-    def ratio(self, target: TargetLatency) -> float:
-        """The target's latency over the reference's: median of the per-round ratios; below 1 is faster."""
-        return median(self.round_ratios(target))
+    def ratio(self, target: TargetLatency, over: TargetLatency | None = None) -> float:
+        """Median of `round_ratios`; below 1, `target` is the faster one."""
+        return median(self.round_ratios(target, over))
 
     def to_json(self, path: str | Path) -> None:
         """Write the report, whole or not at all.

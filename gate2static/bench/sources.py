@@ -53,7 +53,7 @@ Source = TorchSource | OnnxSource | EngineSource
 
 
 def named_sources(targets: Mapping[str, Target] | Sequence[Target]) -> dict[str, Source]:
-    """Resolve targets; in a list, files are named by file name (with their folder where two are alike).
+    """Resolve targets; those of a list are named for their file or folder.
 
     Raises:
         BenchError: nothing to time, or a target that is not one of the four kinds.
@@ -93,15 +93,15 @@ def _repeat_first(inputs: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, 
 
 
 def _names(targets: Sequence[Target]) -> list[str]:
-    def describe(target: Target) -> str:
-        if isinstance(target, (str, Path)):
-            return Path(target).name
-        return type(target[0] if isinstance(target, tuple) else target).__name__
-
-    names = [describe(target) for target in targets]
-    twice = {name for name, count in Counter(names).items() if count > 1}
-    longer = [
-        f"{Path(target).parent.name}/{name}" if name in twice and isinstance(target, (str, Path)) else name
-        for name, target in zip(names, targets, strict=True)
-    ]
+    """A static folder with the folder it is in ("shared/static"), a file alone unless two are alike, a class name."""
+    short = [_describe(target) for target in targets]
+    twice = {name for name, count in Counter(short).items() if count > 1}
+    longer = [_describe(target, with_folder=name in twice) for name, target in zip(short, targets, strict=True)]
     return [f"{name} #{i}" if longer.count(name) > 1 else name for i, name in enumerate(longer, 1)]
+
+
+def _describe(target: Target, *, with_folder: bool = False) -> str:
+    if not isinstance(target, (str, Path)):
+        return type(target[0] if isinstance(target, tuple) else target).__name__
+    path = Path(target)
+    return f"{path.parent.name}/{path.name}" if path.parent.name and (with_folder or path.is_dir()) else path.name

@@ -34,7 +34,7 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
     inputs = network.example_inputs(2)  # not 1: torch.export treats a dimension of 1 as fixed
     batch = torch.export.Dim(BATCH)
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 _DeploymentForm(network, network.tasks, precision).eval(),
                 inputs,
@@ -57,7 +57,7 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without the warnings and log lines of the exporter, which speak to its developers."""
     logger = logging.getLogger("torch.onnx"), logging.getLogger("onnxscript"), logging.getLogger("onnx_ir")
     levels = [entry.level for entry in logger]

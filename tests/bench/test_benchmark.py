@@ -15,8 +15,9 @@ from gate2static.bench import backends as backends_module
 from gate2static.bench.backends import Backend
 from gate2static.bench.report import Transfers
 from gate2static.bench.runner import Runner
-from gate2static.bench.sources import OnnxSource
+from gate2static.bench.sources import OnnxSource, TorchSource, named_sources
 from gate2static.errors import BenchError, ExportError, MissingDependencyError
+from gate2static.prune import StaticModel
 
 QUICK: dict[str, Any] = {"rounds": 2, "warmup_s": 0.0, "duration_s": 0.0, "min_runs": 4}
 
@@ -65,6 +66,23 @@ def test_torch_and_onnx_runtime_are_timed_for_real(make_onnx: Callable[..., Path
     ]
     assert all(t.runs == 4 and t.median_ms > 0 and t.transfers is None for t in report.targets)
     assert report.environment.threads == 1
+
+
+def test_a_static_folder_runs_on_torch_and_through_onnx(static: StaticModel, tmp_path: Path) -> None:
+    static.save(tmp_path / "gated" / "static")
+    report = benchmark([tmp_path / "gated" / "static"], backends=["torch", "onnxruntime"], batch_size=3, **QUICK)
+    assert [(t.name, t.backend) for t in report.targets] == [
+        ("gated/static", "torch"),
+        ("gated/static", "onnxruntime"),
+    ]
+
+
+def test_a_static_network_is_timed_with_its_norms_folded(static: StaticModel) -> None:
+    [source] = named_sources([static]).values()
+    assert isinstance(source, TorchSource)
+    operators = [str(node.target) for node in source.network.network.graph.nodes]
+    assert any("conv2d" in name for name in operators)
+    assert not any("batch_norm" in name for name in operators)
 
 
 def test_a_slower_network_is_measured_as_slower(make_onnx: Callable[..., Path]) -> None:

@@ -59,6 +59,7 @@ def test_ratios_are_paired_by_round_so_that_a_slow_spell_cancels() -> None:
     latencies = report(first, second)
     assert latencies.round_ratios(second) == (2.0, 2.0, 2.0)
     assert latencies.ratio(second) == 2.0
+    assert latencies.ratio(first, over=second) == 0.5
     assert second.median_ms / first.median_ms == 6.0
 
 

@@ -1,59 +1,62 @@
-"""A small two-task network in the shape of a StaticModel, and its export."""
+"""A small pruned network with two tasks, a vector ("a") and a map ("b"), and its export."""
 
-import copy
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gate2static.export import export_onnx
+from gate2static.gates import gate
+from gate2static.prune import StaticModel, prune
 
 
-class TwoTasks(nn.Module):
-    """One convolution, then a vector head ("a") and a dense head ("b")."""
-
-    tasks = ("a", "b")
-
+class Vector(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
-            self.vector, self.dense = nn.Linear(8, 5), nn.Conv2d(8, 1, 1)
-        self.manifest = SimpleNamespace(
-            inputs=(SimpleNamespace(name="image", shape=(3, 16, 16), dtype="float32"),),
-            digest="5" * 64,
-            macs={"static": 12, "separate": 20},
-        )
-        self.eval()
+        self.linear = nn.Linear(8, 5)
 
-    def forward(self, image: Tensor) -> dict[str, Tensor]:
-        x = torch.relu(self.norm(self.conv(image)))
-        return {"a": self.vector(x.mean((2, 3))), "b": self.dense(x)}
-
-    def example_inputs(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        return (torch.randn(batch_size, 3, 16, 16, generator=torch.Generator().manual_seed(0)),)
-
-    def fold_norms(self) -> "TwoTasks":
-        folded = copy.deepcopy(self)
-        folded.conv = nn.utils.fusion.fuse_conv_bn_eval(folded.conv, folded.norm)
-        folded.norm = nn.Identity()
-        return folded
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(features.mean((2, 3)))
 
 
-@pytest.fixture
-def static() -> TwoTasks:
-    return TwoTasks()
+class Backbone(nn.Sequential):
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image)
 
 
 @pytest.fixture(scope="session")
-def onnx_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """`TwoTasks` as fp32 ONNX, exported once."""
+def pruned() -> StaticModel:
+    """Convolutions with norms that are not the identity, and gates of all kinds."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        norms = [nn.BatchNorm2d(8), nn.BatchNorm2d(8)]
+        for norm in norms:
+            nn.init.normal_(norm.running_mean)
+            nn.init.uniform_(norm.running_var, 0.5, 1.5)
+        convolutions = [nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)]
+        backbone = Backbone(convolutions[0], norms[0], nn.ReLU(), convolutions[1], norms[1], nn.ReLU())
+        heads = {"a": Vector(), "b": nn.Conv2d(8, 1, 1)}
+        gated = gate(backbone, tasks=["a", "b"], example_inputs=(torch.randn(2, 3, 16, 16),), heads=heads)
+        for name, parameter in gated.named_parameters():
+            if name.endswith(("alpha", "beta")):
+                nn.init.normal_(parameter)
+        return prune(gated.eval())
+
+
+@pytest.fixture
+def static(pruned: StaticModel) -> StaticModel:
+    """A copy that a test may change."""
+    return deepcopy(pruned)
+
+
+@pytest.fixture(scope="session")
+def onnx_bytes(pruned: StaticModel, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """`pruned` as fp32 ONNX, exported once."""
     path = tmp_path_factory.mktemp("onnx") / "model.onnx"
-    export_onnx(TwoTasks(), path)
+    export_onnx(pruned, path)
     return path.read_bytes()
 
 

@@ -15,18 +15,21 @@ from gate2static.errors import ExportError, MissingDependencyError
 from gate2static.export import build_engine, engine_from_onnx, export_onnx, quantize_onnx
 from gate2static.export.engine_sidecar import read_sidecar, sidecar_path
 from gate2static.export.trt_library import TrtLibrary
+from gate2static.prune import StaticModel
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx not installed")
 
 
 @needs_rtx
-def test_an_engine_is_built_without_a_gpu_and_described_by_its_sidecar(onnx_file: Path, tmp_path: Path) -> None:
+def test_an_engine_is_built_without_a_gpu_and_described_by_its_sidecar(
+    static: StaticModel, onnx_file: Path, tmp_path: Path
+) -> None:
     report = build_engine(onnx_file, tmp_path / "model.engine", compute_capabilities=("8.6", "8.9"), batch=(1, 2, 4))
     engine = (tmp_path / "model.engine").read_bytes()
     sidecar = json.loads((tmp_path / "model.engine.json").read_text())
     assert sidecar["sha256"] == sha256(engine).hexdigest()
     assert sidecar["onnx_sha256"] == sha256(onnx_file.read_bytes()).hexdigest()
-    assert sidecar["digest"] == "5" * 64
+    assert sidecar["digest"] == static.manifest.digest
     assert sidecar["compute_capabilities"] == ["8.6", "8.9"]
     assert sidecar["batch"] == [1, 2, 4]
     assert sidecar["inputs"] == [{"name": "image", "shape": [-1, 3, 16, 16], "dtype": "float"}]
@@ -35,7 +38,7 @@ def test_an_engine_is_built_without_a_gpu_and_described_by_its_sidecar(onnx_file
 
 
 @needs_rtx
-def test_precision_comes_from_the_graph(static: Any, onnx_file: Path, tmp_path: Path) -> None:
+def test_precision_comes_from_the_graph(static: StaticModel, onnx_file: Path, tmp_path: Path) -> None:
     export_onnx(static, tmp_path / "half.onnx", precision="fp16")
     quantize_onnx(onnx_file, tmp_path / "int8.onnx", [np.ones((4, 3, 16, 16), np.float32)])
     found = [
