@@ -193,8 +193,14 @@ def _append_whole_head(
         reason = " ".join(str(error).split())[:300]
         raise GateError(f"the head of task {task!r} does not run on the backbone's output: {reason}") from error
     node = graph.call_module(f"heads.{task}", (taken,))
-    shape = tuple(result.shape) if isinstance(result, Tensor) else None
-    node.meta["info"] = Info(streams=(index,), shape=shape, batch_multiple=1, macs=macs // 2)
+    tensor = result if isinstance(result, Tensor) else None
+    node.meta["info"] = Info(
+        streams=(index,),
+        shape=None if tensor is None else tuple(tensor.shape),
+        dtype=None if tensor is None else tensor.dtype,
+        batch_multiple=1,
+        macs=macs // 2,
+    )
     return _checked(node, f"the head of task {task!r}")
 
 

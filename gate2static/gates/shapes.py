@@ -26,6 +26,7 @@ class Info:
     Attributes:
         streams: the streams that the node exists for; tasks are 0 … T-1, the shared stream is T.
         shape: of a tensor at batch size 2; None for anything else.
+        dtype: of a tensor.
         batch_multiple: k where the first dimension is k · batch; 0 where it does not follow the batch.
         constant: the value of a node that is not a tensor and does not depend on the batch size.
         macs: multiply-accumulates per sample of the node itself, for one stream.
@@ -33,6 +34,7 @@ class Info:
 
     streams: tuple[int, ...]
     shape: tuple[int, ...] | None = None
+    dtype: torch.dtype | None = None
     batch_multiple: int = 0
     constant: Any = None
     macs: int = 0
@@ -132,6 +134,7 @@ def _compare(small: tuple[Any, int], large: tuple[Any, int], streams: tuple[int,
         return Info(
             streams=streams,
             shape=tuple(a.shape),
+            dtype=a.dtype,
             batch_multiple=a.shape[0] // _BATCHES[0] if follows else 0,
             macs=macs // _BATCHES[0],
         )

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 from gate2static.gates.model import GatedModel
 from gate2static.prune.analysis import Rules, demand, match_rules, number, outputs
 from gate2static.prune.physical import Emitter
-from gate2static.prune.rules import Ids, Numbering
+from gate2static.prune.rules import Dense, Ids, Numbering
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,37 @@ class Plan:
     needs: Mapping[fx.Node, Tensor]
     live: Mapping[fx.Node, Ids]
 
+    def macs(self) -> int:
+        """Per sample, of the network that `emit` builds."""
+        total = 0
+        for node, rule in self.rules.items():
+            if rule.info.macs:
+                total += rule.info.macs // rule.channels * len(self.live[node])
+        return total
 
-def plan(gated: GatedModel) -> Plan:
+
+def plan(gated: GatedModel, *, align: int = 1) -> Plan:
     """Decide what the static network computes; pure."""
     rules = match_rules(gated)
     numberings = number(gated, rules)
     needs = demand(gated, rules, {n: g.decisions().double().cpu() for n, g in gated.gates.items()})
     live = {node: np.unique(numberings[node].views[needs[node].numpy() > 0]) for node in rules}
+    if align > 1:
+        for node, rule in rules.items():
+            if isinstance(rule, Dense):
+                live[node] = _fill_up(rule, live[node], align)
     return Plan(rules=rules, numberings=numberings, needs=needs, live=live)
+
+
+def _fill_up(rule: Dense, live: Ids, align: int) -> Ids:
+    """Add dead channels of a layer's streams until each has a multiple of `align`, or all it has."""
+    kept = []
+    for stream in range(rule.streams):
+        own = np.arange(rule.channels) + stream * rule.channels
+        alive = np.isin(own, live)
+        missing = -int(alive.sum()) % align
+        kept.append(np.sort(np.concatenate([own[alive], own[~alive][:missing]])))
+    return np.concatenate(kept)
 
 
 def emit(gated: GatedModel, decided: Plan) -> fx.GraphModule:

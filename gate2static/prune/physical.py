@@ -177,6 +177,19 @@ class Emitter:
         readers = self._readers(rule)[ordered]
         return np.split(ordered, np.flatnonzero(np.diff(readers)) + 1)
 
+    def by_parts(self, rule: Rule, source: Pool, wanted: Ids) -> list[Ids]:
+        """The source's channels `wanted`, part by part; parts with the same readers of `rule` count as one.
+
+        `rule` keeps the numbers of its source. Merging such parts costs a copy that their readers would make anyway.
+        """
+        readers = self._readers(rule)
+        groups: dict[int, list[Ids]] = {}
+        for part in source.parts:
+            kept = part.ids[np.isin(part.ids, wanted)]
+            if len(kept):
+                groups.setdefault(int(np.bitwise_or.reduce(readers[kept])), []).append(kept)
+        return [np.concatenate(ids) for ids in groups.values()]
+
     def is_whole(self, pool: Pool, ids: Ids) -> bool:
         """Whether one emitted tensor holds exactly `ids` in that order."""
         return any(np.array_equal(p.ids, ids) for p in pool.parts)

@@ -27,4 +27,4 @@ RULES: tuple[type[Rule], ...] = (
     Barrier,
 )
 
-__all__ = ["RULES", "Barrier", "Ids", "Numbering", "Rule"]
+__all__ = ["RULES", "Barrier", "Dense", "Ids", "Numbering", "Rule"]

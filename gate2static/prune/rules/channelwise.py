@@ -6,7 +6,6 @@ They run once on each physical part, and keep its numbering.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
-import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
@@ -61,12 +60,10 @@ class Channelwise(Rule):
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         source = emitter.pool(self.inputs[0])
         sizes = {r.node: emitter.canonical(r, 0) for r in self.inputs[1:]}
-        parts = []
-        for part in source.parts:
-            kept = part.ids[torch.isin(torch.from_numpy(part.ids), torch.from_numpy(live)).numpy()]
-            if len(kept):
-                view = emitter.view(source, kept)
-                parts.append(Part(emitter.call_like(self, 0, {**sizes, self.inputs[0].node: view}), kept))
+        parts = [
+            Part(emitter.call_like(self, 0, {**sizes, self.inputs[0].node: emitter.view(source, ids)}), ids)
+            for ids in emitter.by_parts(self, source, live)
+        ]
         return Pool(tuple(parts), self.dim)
 
 

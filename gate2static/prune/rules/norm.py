@@ -44,18 +44,12 @@ class OwnNorm(Rule):
         rows = emitter.numberings[self.node].rows
         assert rows is not None
         source = emitter.channel_pool(self.inputs[0], 1)
-        reads = rows[live, 0]
-        if len(np.unique(reads)) < len(reads):
-            order = emitter.sorted_ids(source, reads)
-            view = emitter.view(source, reads[order])
-            return Pool((self._normalise(view, live[order], rows, emitter),), 1)
-        by_read = dict(zip(reads.tolist(), live.tolist(), strict=True))
-        parts = []
-        for part in source.parts:
-            wanted = np.array([i for i in part.ids.tolist() if i in by_read], dtype=np.int64)
-            if len(wanted):
-                ids = np.array([by_read[i] for i in wanted.tolist()], dtype=np.int64)
-                parts.append(self._normalise(emitter.view(source, wanted), ids, rows, emitter))
+        if np.array_equal(rows[live, 0], live):
+            groups = emitter.by_parts(self, source, live)
+        else:
+            groups = emitter.by_readers(self, emitter.order(self, live))
+            groups = [ids[emitter.sorted_ids(source, rows[ids, 0])] for ids in groups]
+        parts = [self._normalise(emitter.view(source, rows[ids, 0]), ids, rows, emitter) for ids in groups]
         return Pool(tuple(parts), 1)
 
     def _normalise(self, view: fx.Node, ids: Ids, rows: Ids, emitter: Emitter) -> Part:

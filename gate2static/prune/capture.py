@@ -1,0 +1,84 @@
+"""An emitted network -> the graph of tensor operators that a `StaticModel` runs and saves.
+
+`torch.export` reduces every module, user code included, to operators on tensors. What is verified, saved, loaded and
+exported is this one form.
+"""
+
+import logging
+import warnings
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+
+from gate2static.errors import PruneError
+
+
+def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
+    """Reduce a network to operators, with a dynamic batch size.
+
+    Args:
+        network: returns a tuple of tensors; in eval mode.
+        examples: its inputs, with a batch of at least 2.
+
+    Returns:
+        A graph module that owns its tensors under plain numbered names (`store`).
+
+    Raises:
+        PruneError: torch.export cannot follow the network, or it works at one batch size only.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    shapes = tuple({0: batch} if isinstance(x, Tensor) and x.dim() else None for x in examples)
+    logging.getLogger("torch.export").setLevel(logging.ERROR)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(network, examples, dynamic_shapes=shapes, strict=False)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:400]
+        raise PruneError(
+            f"torch.export cannot turn the pruned network into one graph with a dynamic batch size: {reason}. Backbone "
+            "and heads may not branch on tensor values or fix the batch size."
+        ) from error
+    return _own_graph(program)
+
+
+def _own_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:
+    root, graph = nn.Module(), fx.Graph()
+    stored = {**program.state_dict, **program.constants}
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    env: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            spec = specs[node.name]
+            if spec.kind is InputKind.USER_INPUT:
+                env[node] = graph.placeholder(node.name)
+            elif node.users:
+                trained = spec.kind is InputKind.PARAMETER
+                env[node] = graph.get_attr(store(root, stored[str(spec.target)], trained=trained))
+        elif node.op == "output":
+            graph.output(tuple(env[n] for n in node.args[0]))
+        elif not _is_check(node):
+            env[node] = graph.node_copy(node, env.__getitem__)
+            env[node].meta = {}
+    network = fx.GraphModule(root, graph, "StaticNetwork")
+    network.graph.eliminate_dead_code()
+    network.recompile()
+    return network
+
+
+def store(root: nn.Module, value: Tensor, *, trained: bool) -> str:
+    """Keep a tensor on `root` under the next free name: `parameter_0`, … where it was trained, else `buffer_0`, …."""
+    if trained:
+        name = f"parameter_{len(root._parameters)}"
+        root.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=False))
+    else:
+        name = f"buffer_{len(root._buffers)}"
+        root.register_buffer(name, value.detach().clone())
+    return name
+
+
+def _is_check(node: fx.Node) -> bool:
+    """Assertions that torch.export leaves about sizes and devices."""
+    name = str(node.target)
+    return "_assert" in name or "sym_constrain" in name

@@ -1,0 +1,93 @@
+"""`prune`: the road from a gated model to a static one."""
+
+import platform
+from importlib.metadata import version
+
+import torch
+from torch import Tensor, nn
+
+from gate2static.errors import PruneError
+from gate2static.gates.model import GatedModel
+from gate2static.gates.shapes import info
+from gate2static.prune.analysis import outputs
+from gate2static.prune.capture import capture
+from gate2static.prune.cost import constant_gate_macs
+from gate2static.prune.emit import Plan, emit, plan
+from gate2static.prune.manifest import Costs, Manifest, TensorSpec
+from gate2static.prune.rules import Barrier
+from gate2static.prune.static import StaticModel, digest, serialise
+
+
+def prune(gated: GatedModel, *, align: int = 1, dtype: torch.dtype | None = None) -> StaticModel:
+    """Cut away every channel that no task picked (GatedMTL, section 3.1, and all that follows from it).
+
+    The static model computes what `gated` computes in eval mode, in one pass. Its weights are slices of the gated
+    model's, bit for bit; `StaticModel.fold_norms` makes the form that is deployed.
+
+    Args:
+        gated: not changed.
+        align: layers keep a multiple of this many output channels; channels that only fill up are computed and not
+            read.
+        dtype: of the static model; the gated model's when absent.
+
+    Returns:
+        The static model, on the CPU.
+
+    Raises:
+        PruneError: an impossible alignment, or a network that torch.export cannot follow.
+    """
+    if align < 1:
+        raise PruneError(f"align is {align}; it counts channels and must be at least 1.")
+    decided = plan(gated, align=align)
+    network = emit(gated, decided).cpu()
+    floating = next(gated.parameters()).dtype if dtype is None else dtype
+    captured = capture(network.to(floating), _examples(gated, floating))
+    return StaticModel(captured, _describe(gated, decided, captured, floating))
+
+
+def _examples(gated: GatedModel, floating: torch.dtype) -> tuple[Tensor, ...]:
+    made = []
+    for node in gated.program.graph.find_nodes(op="placeholder"):
+        known = info(node)
+        if known.shape is None or known.dtype is None:
+            raise PruneError(f"the input {node.name} is not a tensor; a static model takes tensors only.")
+        made.append(torch.zeros(known.shape, dtype=floating if known.dtype.is_floating_point else known.dtype))
+    return tuple(made)
+
+
+def _describe(gated: GatedModel, decided: Plan, network: nn.Module, floating: torch.dtype) -> Manifest:
+    def spec(name: str, node: torch.fx.Node) -> TensorSpec:
+        known = info(node)
+        assert known.shape is not None
+        assert known.dtype is not None
+        kind = floating if known.dtype.is_floating_point else known.dtype
+        return TensorSpec(name=name, shape=known.shape[1:], dtype=str(kind).removeprefix("torch."))
+
+    gates = {name: gate.decisions().int().tolist() for name, gate in gated.gates.items()}
+    branches = gated.branches
+    heads, shared = _count(gated.heads), _count(branches["shared"])
+    separate = sum(_count(branches[task]) for task in gated.tasks)
+    nodes = {node: r.info.macs * r.streams for node, r in decided.rules.items()}
+    return Manifest(
+        tasks=gated.tasks,
+        inputs=tuple(spec(p.name, p) for p in gated.program.graph.find_nodes(op="placeholder")),
+        outputs=tuple(spec(task, node) for task, node in outputs(gated).items()),
+        gates={name: ["".join(map(str, row)) for row in rows] for name, rows in gates.items()},
+        contributions={name: gate.contributions() for name, gate in gated.gates.items()},
+        macs=Costs(
+            static=decided.macs(),
+            gated=sum(nodes.values()),
+            shared=constant_gate_macs(gated, specific=False),
+            separate=constant_gate_macs(gated, specific=True),
+        ),
+        parameters=Costs(
+            static=_count(network), gated=_count(gated), shared=shared + heads, separate=separate + heads
+        ),
+        barriers={n.name: m for n, m in nodes.items() if isinstance(decided.rules[n], Barrier)},
+        versions={"gate2static": version("gate2static"), "torch": torch.__version__, "python": platform.python_version()},
+        digest=digest(*serialise(network)),  # type: ignore[arg-type]
+    )
+
+
+def _count(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
