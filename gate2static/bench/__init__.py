@@ -1,9 +1,9 @@
 """Latency of networks on the backends that deploy them, and what this machine can run."""
 
 from gate2static.bench.backends import BACKENDS
-from gate2static.bench.benchmark import benchmark
 from gate2static.bench.doctor import Finding, diagnose, findings_table
 from gate2static.bench.report import LatencyReport, TargetLatency
+from gate2static.bench.rounds import benchmark
 from gate2static.bench.table import latency_table
 
 __all__ = [

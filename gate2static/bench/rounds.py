@@ -5,8 +5,6 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from gate2static.bench.backends import BACKENDS, Entry, pair_with_backends
 from gate2static.bench.environment import describe_environment
@@ -14,6 +12,7 @@ from gate2static.bench.report import LatencyReport, TargetLatency, TimingProtoco
 from gate2static.bench.sources import Target, named_sources
 from gate2static.bench.timing import time_runs
 from gate2static.errors import BenchError, Gate2StaticError
+from gate2static.export.progress import progress_bar
 
 
 def benchmark(
@@ -61,7 +60,7 @@ def benchmark(
     threads = torch.get_num_threads() if threads is None else threads
     entries = pair_with_backends(named_sources(targets), backends)
     measured: list[list[_Round]] = [[] for _ in entries]
-    with _bar(visible=progress) as bar:
+    with progress_bar(visible=progress) as bar:
         task = bar.add_task("timing", total=rounds * len(entries))
         for index in range(rounds):
             for turn in range(len(entries)):
@@ -114,12 +113,4 @@ def _summed_up(entry: Entry, rounds: Sequence[_Round]) -> TargetLatency:
         )
         if transfers
         else None,
-    )
-
-
-def _bar(*, visible: bool) -> Progress:
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(
-        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not (visible and console.is_terminal)
     )

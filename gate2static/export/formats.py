@@ -1,0 +1,133 @@
+"""Everything that `gate2static export` writes, in the order in which one file is made from another."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from rich.table import Table
+
+from gate2static.errors import ExportError
+from gate2static.export.engine_from_onnx import EngineReport, build_engine
+from gate2static.export.int8_from_onnx import Int8Report, calibration_batches, quantize_onnx
+from gate2static.export.onnx_from_static import OnnxReport, export_onnx
+from gate2static.export.progress import progress_bar
+from gate2static.export.pt2_from_static import Pt2Report, export_pt2
+from gate2static.export.trt_library import TrtBackend, trt_library
+
+if TYPE_CHECKING:
+    from gate2static.prune import StaticModel
+
+FileReport = OnnxReport | Int8Report | Pt2Report | EngineReport
+AnyPrecision = Literal["fp32", "fp16", "int8"]
+_SUFFIXES = {"tensorrt": "trt", "tensorrt-rtx": "trt-rtx"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Step:
+    """One file to be made: what the progress bar says, and the call that makes it."""
+
+    says: str
+    make: Callable[[], FileReport]
+
+
+def export_static(
+    static: "StaticModel",
+    folder: str | Path,
+    *,
+    onnx: bool = True,
+    pt2: bool = False,
+    engines: Sequence[TrtBackend] = (),
+    precision: AnyPrecision = "fp32",
+    calibration: str | Path | None = None,
+    compute_capabilities: Sequence[str] | None = None,
+    batch: tuple[int, int, int] = (1, 1, 8),
+    progress: bool = True,
+) -> tuple[FileReport, ...]:
+    """Write a static network for deployment: `model[.fp16|.int8].onnx`, `….trt[-rtx].engine`, `model.pt2`.
+
+    int8 is made from `model.onnx`, and engines from the ONNX file of their precision: those are written too.
+
+    Args:
+        static: the network; it is not changed.
+        folder: where the files go; it is made if missing.
+        onnx: write ONNX.
+        pt2: write a `torch.export` archive, always fp32.
+        engines: "tensorrt", "tensorrt-rtx" or both.
+        precision: of ONNX and engines.
+        calibration: for int8, an `.npy` file of preprocessed inputs, (N, C, H, W) float32.
+        compute_capabilities: as in `build_engine`.
+        batch: as in `build_engine`.
+        progress: show a bar on stderr, where that is a terminal.
+
+    Returns:
+        One report a file, in the order they were made.
+
+    Raises:
+        ExportError: arguments that do not go together, or a step that failed; files already made stay.
+        MissingDependencyError: an engine's library is not there; found before anything is made.
+        VerificationError: the ONNX model does not compute what the static network computes.
+    """
+    folder = Path(folder)
+    _check(precision, calibration, nothing=not (onnx or pt2 or engines))
+    for backend in engines:
+        trt_library(backend)
+    stem = "model" if precision == "fp32" else f"model.{precision}"
+    steps = [_Step(says="model.pt2", make=partial(export_pt2, static, folder / "model.pt2"))] if pt2 else []
+    if onnx or engines:
+        steps += _onnx_steps(static, folder, precision, calibration)
+    for backend in engines:
+        path = folder / f"{stem}.{_SUFFIXES[backend]}.engine"
+        options: dict[str, Any] = {"backend": backend, "compute_capabilities": compute_capabilities, "batch": batch}
+        steps.append(_Step(says=path.name, make=partial(build_engine, folder / f"{stem}.onnx", path, **options)))
+    with progress_bar(visible=progress) as bar:
+        task = bar.add_task("exporting", total=len(steps))
+        reports = []
+        for step in steps:
+            bar.update(task, description=step.says)
+            reports.append(step.make())
+            bar.advance(task)
+    return tuple(reports)
+
+
+def export_table(reports: Sequence[FileReport]) -> Table:
+    """One row a file: its size and how far it is from what it was made from."""
+    table = Table("file", "MiB", "error", "")
+    for report in reports:
+        size_bytes = report.sidecar.size_bytes if isinstance(report, EngineReport) else report.size_bytes
+        table.add_row(report.path.name, f"{size_bytes / 2**20:.2f}", *_error(report))
+    return table
+
+
+def _onnx_steps(
+    static: "StaticModel", folder: Path, precision: AnyPrecision, calibration: str | Path | None
+) -> list[_Step]:
+    if precision != "int8":
+        path = folder / ("model.onnx" if precision == "fp32" else "model.fp16.onnx")
+        return [_Step(says=path.name, make=partial(export_onnx, static, path, precision=precision))]
+    assert calibration is not None
+    full, quantised = folder / "model.onnx", folder / "model.int8.onnx"
+    return [
+        _Step(says=full.name, make=partial(export_onnx, static, full)),
+        _Step(says=quantised.name, make=lambda: quantize_onnx(full, quantised, calibration_batches(calibration))),
+    ]
+
+
+def _check(precision: str, calibration: str | Path | None, *, nothing: bool) -> None:
+    if nothing:
+        raise ExportError("nothing to export: ask for ONNX, .pt2 or an engine")
+    if precision not in get_args(AnyPrecision):
+        raise ExportError(f"unknown precision {precision!r}; allowed: {', '.join(get_args(AnyPrecision))}")
+    if (precision == "int8") != (calibration is not None):
+        raise ExportError("int8 needs calibration data and nothing else does: pass int8 and calibration, or neither")
+
+
+def _error(report: FileReport) -> tuple[str, str]:
+    if isinstance(report, OnnxReport):
+        return f"{max(report.errors.values()):.1e}", "against torch, largest over the tasks"
+    if isinstance(report, Int8Report):
+        return f"{max(report.rms_errors.values()):.1e}", f"RMS against fp32 on {report.samples} samples"
+    if isinstance(report, EngineReport):
+        return "-", f"{report.sidecar.backend} for compute capability {', '.join(report.sidecar.compute_capabilities)}"
+    return "-", "torch.export archive"
