@@ -1,5 +1,7 @@
 """gate2static: turns multi-task networks into the fastest static network that still does every task."""
 
+from gate2static.bench import LatencyReport, benchmark
+from gate2static.export import build_engine, export_onnx
 from gate2static.gates import (
     GatedModel,
     gate,
@@ -10,13 +12,19 @@ from gate2static.gates import (
     weight_parameters,
 )
 from gate2static.prune import StaticModel, expected_macs, load_static, prune
+from gate2static.verify import EquivalenceReport, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "EquivalenceReport",
     "GatedModel",
+    "LatencyReport",
     "StaticModel",
+    "benchmark",
+    "build_engine",
     "expected_macs",
+    "export_onnx",
     "gate",
     "gate_decisions",
     "gate_parameters",
@@ -24,5 +32,6 @@ __all__ = [
     "prune",
     "set_gates",
     "sparsity_hinge",
+    "verify",
     "weight_parameters",
 ]

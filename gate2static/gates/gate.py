@@ -16,18 +16,24 @@ class Gate(nn.Module):
         channels: C.
         dim: the channel dimension of the unit's output.
         group_size: neighbouring channels that share one gate logit.
-        gate_init: initial α. Positive: every task starts on its own features, as the paper's does after its branches
-            were initialised from single-task networks (papers/README reading 6).
+        gate_init: mean of the initial α (papers/README reading 6). Positive: tasks start on their own features, which
+            is where the paper's initialisation from single-task networks leaves them.
+        gate_init_std: standard deviation of the initial α. Without spread every gate starts on the same side, and a
+            shared branch that no task picks gets no gradient.
 
     Attributes:
         alpha: gate logits, (T, ceil(C / group_size)); positive means task-specific.
         beta: mixing logits, (T, C).
     """
 
-    def __init__(self, *, tasks: int, channels: int, dim: int, group_size: int, gate_init: float) -> None:
+    def __init__(
+        self, *, tasks: int, channels: int, dim: int, group_size: int, gate_init: float, gate_init_std: float
+    ) -> None:
         super().__init__()
         self.channels, self.dim, self.group_size = channels, dim, group_size
-        self.alpha = nn.Parameter(torch.full((tasks, math.ceil(channels / group_size)), gate_init))
+        self.alpha = nn.Parameter(
+            torch.empty(tasks, math.ceil(channels / group_size)).normal_(gate_init, gate_init_std)
+        )
         self.beta = nn.Parameter(torch.zeros(tasks, channels))
 
     def _per_channel(self, groups: Tensor) -> Tensor:
@@ -42,7 +48,7 @@ class Gate(nn.Module):
         return self._per_channel(self.alpha.sigmoid())
 
     def mixing(self) -> Tensor:
-        """softmax of β over the tasks, (T, C), differentiable."""
+        """Softmax of β over the tasks, (T, C), differentiable."""
         return self.beta.softmax(0)
 
     def contributions(self) -> list[float]:

@@ -28,7 +28,9 @@ class GatedModel(nn.Module):
         heads: one a task, called on the features of its stream.
     """
 
-    def __init__(self, *, tasks: tuple[str, ...], program: Program, encoder: fx.GraphModule, heads: nn.ModuleDict) -> None:
+    def __init__(
+        self, *, tasks: tuple[str, ...], program: Program, encoder: fx.GraphModule, heads: nn.ModuleDict
+    ) -> None:
         super().__init__()
         self.tasks, self.program = tasks, program
         self.encoder, self.heads = encoder, heads
@@ -57,6 +59,7 @@ def gate(
     heads: Mapping[str, nn.Module],
     group_size: int = 1,
     gate_init: float = 0.05,
+    gate_init_std: float = 0.05,
     shared_state: Mapping[str, Tensor] | None = None,
     task_states: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> GatedModel:
@@ -69,7 +72,8 @@ def gate(
         example_inputs: positional arguments of the backbone, batch first.
         heads: task -> module called on the backbone's output, returns one tensor. Copied, not changed.
         group_size: neighbouring channels that share one gate.
-        gate_init: initial gate logit; positive starts every task on its own features.
+        gate_init: mean of the initial gate logits; positive starts the tasks on their own features.
+        gate_init_std: their standard deviation; drawn from torch's global generator.
         shared_state: the backbone's `state_dict` to start the shared branch from; the backbone's own when absent.
         task_states: task -> the backbone's `state_dict` to start its branch from; the backbone's own when absent.
 
@@ -87,7 +91,14 @@ def gate(
     states = {**{t: (task_states or {}).get(t) for t in tasks}, SHARED: shared_state}
     branches = {stream: _load_branch(root, state, stream) for stream, state in states.items()}
     gates = {
-        u.name: Gate(tasks=len(tasks), channels=u.channels, dim=u.dim, group_size=group_size, gate_init=gate_init)
+        u.name: Gate(
+            tasks=len(tasks),
+            channels=u.channels,
+            dim=u.dim,
+            group_size=group_size,
+            gate_init=gate_init,
+            gate_init_std=gate_init_std,
+        )
         for u in program.units
     }
     encoder = lift(program, branches, gates)

@@ -4,7 +4,7 @@ It is the backbone's graph with a gate node after each gated unit, followed by e
 for all T+1 streams, head nodes for their task alone. Lifting turns it into the network that trains; pruning reads it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,16 @@ from gate2static.errors import GateError, TraceError
 from gate2static.gates.shapes import Info, annotate, fake_inputs, info, measure_macs
 from gate2static.gates.trace import is_leaf, trace
 
-_WEIGHT_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear)
+_WEIGHT_LAYERS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+)
+_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
 _NORMS = (
     nn.modules.batchnorm._BatchNorm,
     nn.modules.instancenorm._InstanceNorm,
@@ -136,7 +145,7 @@ def _insert_gate(root: nn.Module, graph: fx.Graph, layer: fx.Node, end: fx.Node)
     end.replace_all_uses_with(gate, delete_user_cb=lambda user: user is not gate)
     gate.meta["info"] = replace(info(end), macs=0)
     shape = info(end).shape or ()
-    dim = len(shape) - 1 if isinstance(_module(root, end if end is layer else layer), nn.Linear | nn.LayerNorm | nn.RMSNorm) else 1
+    dim = len(shape) - 1 if isinstance(_module(root, layer), _CHANNELS_LAST) else 1
     return Unit(name=layer.name, channels=shape[dim], dim=dim)
 
 

@@ -8,7 +8,6 @@ deployed stays a module, so it still follows `train()` and `eval()`: norms and d
 import copy
 import inspect
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 

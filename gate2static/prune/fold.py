@@ -70,9 +70,7 @@ def _fold_norm(network: fx.GraphModule, norm: fx.Node) -> None:
         fused = fuse_linear_bn_weights(weight, bias, mean, variance, eps, scale, shift)
     dtype = _value(network, args[1]).dtype
     with network.graph.inserting_before(layer):
-        args[1], args[2] = (
-            network.graph.get_attr(store(network, value.to(dtype), trained=True)) for value in fused
-        )
+        args[1], args[2] = (network.graph.get_attr(store(network, value.to(dtype), trained=True)) for value in fused)
     layer.args = tuple(args)
     norm.replace_all_uses_with(layer)
     network.graph.erase_node(norm)

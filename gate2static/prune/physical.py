@@ -61,7 +61,10 @@ class Emitter:
     """
 
     def __init__(
-        self, gated: GatedModel, rules: Mapping[fx.Node, Rule], numberings: Mapping[fx.Node, Numbering],
+        self,
+        gated: GatedModel,
+        rules: Mapping[fx.Node, Rule],
+        numberings: Mapping[fx.Node, Numbering],
         needs: Mapping[fx.Node, Tensor],
     ) -> None:
         self.gated, self.rules, self.numberings, self.needs = gated, rules, numberings, needs
@@ -143,7 +146,9 @@ class Emitter:
             self.root.register_buffer(name, value)
         return self.graph.get_attr(name)
 
-    def module(self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None) -> fx.Node:
+    def module(
+        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+    ) -> fx.Node:
         """Add a module under a name derived from `name` and call it."""
         unique = name.replace(".", "_")
         while hasattr(self.root, unique):

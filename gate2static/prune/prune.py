@@ -80,11 +80,13 @@ def _describe(gated: GatedModel, decided: Plan, network: nn.Module, floating: to
             shared=constant_gate_macs(gated, specific=False),
             separate=constant_gate_macs(gated, specific=True),
         ),
-        parameters=Costs(
-            static=_count(network), gated=_count(gated), shared=shared + heads, separate=separate + heads
-        ),
+        parameters=Costs(static=_count(network), gated=_count(gated), shared=shared + heads, separate=separate + heads),
         barriers={n.name: m for n, m in nodes.items() if isinstance(decided.rules[n], Barrier)},
-        versions={"gate2static": version("gate2static"), "torch": torch.__version__, "python": platform.python_version()},
+        versions={
+            "gate2static": version("gate2static"),
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+        },
         digest=digest(*serialise(network)),  # type: ignore[arg-type]
     )
 

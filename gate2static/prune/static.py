@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 import tempfile
@@ -101,11 +100,15 @@ def load_static(folder: Path | str) -> StaticModel:
     """
     folder = Path(folder)
     if missing := [n for n in (_MANIFEST, _GRAPH, _WEIGHTS) if not (folder / n).is_file()]:
-        raise ArtefactError(f"{folder} is not a static model: {', '.join(missing)} missing. `gate2static prune` makes one.")
+        raise ArtefactError(
+            f"{folder} is not a static model: {', '.join(missing)} missing. `gate2static prune` makes one."
+        )
     manifest = read_manifest(folder)
     graph, weights = (folder / _GRAPH).read_bytes(), (folder / _WEIGHTS).read_bytes()
     if digest(graph, weights) != manifest.digest:
-        raise ArtefactError(f"{folder} was altered or is incomplete: its digest differs from the manifest's. Prune again.")
+        raise ArtefactError(
+            f"{folder} was altered or is incomplete: its digest differs from the manifest's. Prune again."
+        )
     try:
         network = graph_from_dict(json.loads(graph), load_tensors(weights))
     except (ValueError, RecursionError, SafetensorError) as error:
@@ -132,7 +135,8 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtefactError(f"{path} is not the manifest of a static model.")
     if content.get("version", 0) > FORMAT_VERSION:
         raise ArtefactError(
-            f"{path} has format version {content['version']}; this gate2static reads up to {FORMAT_VERSION}. Upgrade it."
+            f"{path} has format version {content['version']}; this gate2static reads up to {FORMAT_VERSION}. "
+            "Upgrade gate2static."
         )
     try:
         manifest = Manifest.model_validate(content)
@@ -173,9 +177,9 @@ def digest(graph: bytes, weights: bytes) -> str:
 def _swap(staging: Path, folder: Path) -> None:
     """Put `staging` where `folder` is."""
     if not folder.exists():
-        os.replace(staging, folder)
+        staging.rename(folder)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    os.replace(folder, old / "previous")
-    os.replace(staging, folder)
+    folder.rename(old / "previous")
+    staging.rename(folder)
     shutil.rmtree(old, ignore_errors=True)

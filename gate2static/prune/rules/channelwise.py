@@ -3,11 +3,10 @@
 They run once on each physical part, and keep its numbering.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Mapping, Sequence
+from typing import Self
 
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from gate2static.gates.model import GatedModel
 from gate2static.prune.physical import Emitter, Part, Pool

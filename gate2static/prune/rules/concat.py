@@ -29,9 +29,7 @@ class Concat(Rule):
 
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
         offsets = self._offsets(inputs)
-        views = [
-            as_channels(r, n, self._dim) + o for r, n, o in zip(self.inputs, inputs, offsets[:-1], strict=True)
-        ]
+        views = [as_channels(r, n, self._dim) + o for r, n, o in zip(self.inputs, inputs, offsets[:-1], strict=True)]
         return Numbering(np.concatenate(views, 1), int(offsets[-1]))
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -17,7 +17,6 @@ from gate2static.prune.rules.rule import (
     any_of,
     as_channels,
     channels_along,
-    has_state,
     need_of,
     tensor_inputs,
     unique_rows,
@@ -57,7 +56,8 @@ class Elementwise(Rule):
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
         shape = (self.streams, self.channels)
         columns = [
-            np.broadcast_to(as_channels(r, n, self._dim), shape).ravel() for r, n in zip(self.inputs, inputs, strict=True)
+            np.broadcast_to(as_channels(r, n, self._dim), shape).ravel()
+            for r, n in zip(self.inputs, inputs, strict=True)
         ]
         return unique_rows(np.stack(columns, 1), shape)
 

@@ -56,13 +56,15 @@ class GateRule(Rule):
         logits = emitter.constant(gate.beta.detach()[:, torch.from_numpy(channels)])
         # The softmax stays in the network, so that converting it to float64 is exact; `fold` evaluates it.
         weights = emitter.graph.call_function(torch.softmax, (logits, 0))
-        shape = [1] * len(self.info.shape or ())
-        shape[self._dim] = len(channels)
+        behind = len(self.info.shape or ()) - 1 - self._dim
+        weights = emitter.graph.call_function(
+            torch.reshape, (weights, [self.streams - 1, len(channels), *[1] * behind])
+        )
         terms = []
         for task in range(self.streams - 1):
             view = emitter.view(source, numbering.views[task, channels])
-            row = emitter.graph.call_function(torch.select, (weights, 0, task))
-            terms.append(emitter.graph.call_function(torch.mul, (view, emitter.graph.call_function(torch.reshape, (row, shape)))))
+            weight = emitter.graph.call_function(torch.select, (weights, 0, task))
+            terms.append(emitter.graph.call_function(torch.mul, (view, weight)))
         total = terms[0]
         for term in terms[1:]:
             total = emitter.graph.call_function(torch.add, (total, term))

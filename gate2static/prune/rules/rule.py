@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, fx, nn
 
 from gate2static.gates.lift import owns_state

@@ -1,11 +1,10 @@
-"""Nodes that compute nothing on channels: inputs, stored tensors, identities, reads of sizes, hand-over to the heads."""
+"""Nodes that compute nothing on channels: inputs, stored tensors, identities, reads of sizes, hand-over to heads."""
 
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-import torch
 from torch import Tensor, fx, nn
 
 from gate2static.gates.model import GatedModel
@@ -141,7 +140,11 @@ class SizeRead(Rule):
         source = info(tensor_inputs(self.node)[0])
         assert source.shape is not None
         batch = emitter.graph.call_method("size", (emitter.inputs[0], 0))
-        first = batch if source.batch_multiple == 1 else emitter.graph.call_function(operator.mul, (batch, source.batch_multiple))
+        first = (
+            batch
+            if source.batch_multiple == 1
+            else emitter.graph.call_function(operator.mul, (batch, source.batch_multiple))
+        )
         sizes = (first if source.batch_multiple else source.shape[0], *source.shape[1:])
         dim = None if _is_shape(self.node) else argument(self.node, 1, "dim")
         return sizes if dim is None else sizes[dim]
