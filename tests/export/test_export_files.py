@@ -51,3 +51,12 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
 def test_a_missing_file_is_named_with_the_callers_error(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"cannot read the engine .*nowhere: No such file or directory"):
         read_bytes(tmp_path / "nowhere", what="engine", error=BenchError)
+
+
+def test_who_has_the_old_file_open_keeps_reading_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        write_atomically(path, b"new")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new"
