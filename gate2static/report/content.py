@@ -1,6 +1,6 @@
 """What a report shows, as plain values; the pictures, the table and the page are made from this and nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gate2static.report.gate_figure import GatePattern
 
@@ -27,20 +27,41 @@ class Check:
     Attributes:
         comparison: which two networks, in which dtype.
         task: whose output.
-        max_abs: largest absolute difference.
-        max_rel: largest difference relative to the output's scale.
-        cosine: cosine similarity of the two outputs.
+        max_rel: largest difference relative to the output's scale; None if it is not finite.
         tolerance: what `max_rel` may be at most.
         passed: whether the comparison held.
+        max_abs: largest absolute difference; None if it is not finite or only the relative one was measured.
+        cosine: cosine similarity of the two outputs; None if it was not measured.
     """
 
     comparison: str
     task: str
-    max_abs: float
-    max_rel: float
-    cosine: float
+    max_rel: float | None
     tolerance: float
     passed: bool
+    max_abs: float | None = None
+    cosine: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """The latency of one network on one backend.
+
+    Attributes:
+        name: the row's name.
+        backend: what ran it.
+        precision: `fp32`, `fp16` or `int8`.
+        percentiles_ms: latency in ms by per cent of the runs that stay below it.
+        variation: standard deviation over mean.
+        runs: how many runs were timed.
+    """
+
+    name: str
+    backend: str
+    precision: str
+    percentiles_ms: dict[int, float]
+    variation: float
+    runs: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +76,7 @@ class Row:
         macs: multiply-accumulates for one sample, heads included.
         parameters: number of parameters.
         latency_ms: median time of one forward pass.
+        latency_ratios: the same over the latency of the row named by the key, paired round by round.
         pattern: gates per unit.
         checks: what verification compared.
     """
@@ -66,6 +88,7 @@ class Row:
     macs: int | None = None
     parameters: int | None = None
     latency_ms: float | None = None
+    latency_ratios: dict[str, float] = field(default_factory=dict)
     pattern: GatePattern | None = None
     checks: tuple[Check, ...] = ()
 
@@ -79,6 +102,7 @@ class Content:
         columns: one a task.
         rows: separate, shared, then gated by falling cost.
         latency_setting: device, backend, batch size and protocol of the latencies; empty if none was measured.
+        latencies: every measurement, on every backend.
         missing: sentences on what the page cannot show, each with the command that makes it.
     """
 
@@ -86,8 +110,5 @@ class Content:
     columns: tuple[TaskColumn, ...]
     rows: tuple[Row, ...]
     latency_setting: str = ""
+    latencies: tuple[Timing, ...] = ()
     missing: tuple[str, ...] = ()
-
-    def row(self, name: str) -> Row | None:
-        """Returns the row called `name`, or None."""
-        return next((row for row in self.rows if row.name == name), None)

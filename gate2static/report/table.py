@@ -34,8 +34,8 @@ def cells(content: Content, row: Row) -> tuple[str, ...]:
         _number(row.macs, lambda value: f"{value / 1e6:.2f}"),
         _number(row.parameters, lambda value: f"{value / 1e3:.1f}"),
         _number(row.latency_ms, lambda value: f"{value:.3f}"),
-        _number(_ratio(row, content.row("shared")), lambda value: f"{value:.2f}×"),
-        _number(_ratio(row, content.row("separate")), lambda value: f"{value:.2f}×"),
+        _number(row.latency_ratios.get("shared"), lambda value: f"{value:.2f}×"),
+        _number(row.latency_ratios.get("separate"), lambda value: f"{value:.2f}×"),
     )
 
 
@@ -54,12 +54,6 @@ def markdown_table(content: Content) -> str:
     titles = header(content)
     lines = [titles, ("---", *("---:" for _ in titles[1:])), *(cells(content, row) for row in content.rows)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
-def _ratio(row: Row, reference: Row | None) -> float | None:
-    if row.latency_ms is None or reference is None or not reference.latency_ms:
-        return None
-    return row.latency_ms / reference.latency_ms
 
 
 def _number(value: float | None, write: Callable[[float], str]) -> str:

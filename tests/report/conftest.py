@@ -60,6 +60,7 @@ def content() -> Content:
                 macs=62_000_000,
                 parameters=400_000,
                 latency_ms=2.25,
+                latency_ratios={"shared": 1.5, "separate": 0.75},
                 pattern=pattern(20, tasks),
             ),
             Row(name="gated-0.1", kind="gated"),

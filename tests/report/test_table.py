@@ -1,7 +1,7 @@
 from gate2static.report.table import cells, header, markdown_table, rich_table
 
 
-def test_latency_ratios_are_to_the_shared_and_to_the_separate_networks(content):
+def test_cells_are_in_the_units_of_their_columns(content):
     gated = dict(zip(header(content), cells(content, content.rows[2]), strict=True))
     assert gated["latency / shared"] == "1.50×"
     assert gated["latency / separate"] == "0.75×"

@@ -1,0 +1,288 @@
+"""The commands, in the order in which data flows. No logic: each one calls the stage that its name says."""
+
+import json as json_format
+import shlex
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console, RenderableType
+from typer.core import TyperGroup
+
+from gate2static.errors import Gate2StaticError
+
+if TYPE_CHECKING:
+    from gate2static.export.trt_library import TrtBackend
+    from gate2static.gates import GatedModel
+
+# Everything heavy (torch, matplotlib, the stages) is imported inside the commands, so that --help answers at once.
+
+BAD_INPUT, INTERRUPTED = 2, 130
+
+
+class _Commands(TyperGroup):
+    """Turns what a user can cause into one line on stderr and an exit status; a bug keeps its traceback."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keeps the command line, to say how to go on after an interruption."""
+        ctx.meta["typed"] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except (Gate2StaticError, OSError, KeyboardInterrupt) as error:
+            if ctx.params.get("debug"):
+                traceback.print_exc()
+            status, line = _verdict(error, ctx.meta["typed"])
+            typer.echo(f"gate2static: {line}", err=True)
+            raise typer.Exit(status) from error
+
+
+def _verdict(error: BaseException, typed: list[str]) -> tuple[int, str]:
+    """Returns the exit status and the line for something that a user can cause."""
+    if isinstance(error, Gate2StaticError):
+        return error.exit_status, " ".join(str(error).split())
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return BAD_INPUT, f"{where}{error.strerror or error}; what was complete before is untouched"
+    resume = not {"train", "sweep"}.isdisjoint(typed) and "--resume" not in typed
+    return INTERRUPTED, f"interrupted; go on with: gate2static {shlex.join([*typed, '--resume'] if resume else typed)}"
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        import gate2static
+
+        typer.echo(f"gate2static {gate2static.__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+Checkpoint = Annotated[Path, typer.Argument(help="ckpt.pt of a gated or shared network, or a run's separate/ folder.")]
+StaticDir = Annotated[Path, typer.Argument(help="Folder that `prune` wrote.")]
+RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).")]
+RunDir = Annotated[Path | None, typer.Option("--run-dir", help="Where to write; else <runs_dir>/<name> of the recipe.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")]
+DType = Literal["float16", "bfloat16", "float32", "float64"]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")]
+Json = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - for stdout.")]
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    """Train multi-task networks whose tasks pick channels, then cut them down to one verified static network."""
+
+
+@app.command()
+def demo(
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Where to write.")] = Path("demo-run"),
+    overrides: Overrides = None,
+) -> None:
+    """Do the whole road on bundled real digits: train, prune, verify, export, time, report."""
+    from gate2static.demo import run_demo
+    from gate2static.report import rich_table
+
+    report = run_demo(run_dir, overrides=overrides or ())
+    _print(rich_table(report.content))
+    typer.echo(f"report: {report.html}")
+
+
+@app.command()
+def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False, run_dir: RunDir = None) -> None:
+    """Train single-task, shared and gated networks at the recipe's sparsity weight."""
+    from gate2static.recipe import load_recipe
+    from gate2static.train import train as train_run
+
+    loaded = load_recipe(recipe, overrides or ())
+    folder = run_dir or Path(loaded.runs_dir) / loaded.name
+    train_run(loaded, folder, resume=resume)
+    typer.echo(f"trained: {folder}")
+
+
+@app.command()
+def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False, run_dir: RunDir = None) -> None:
+    """Train the two baselines, and one gated network for every sparsity weight of the recipe."""
+    from gate2static.recipe import load_recipe
+    from gate2static.train import sweep as sweep_run
+
+    loaded = load_recipe(recipe, overrides or ())
+    folder = run_dir or Path(loaded.runs_dir) / loaded.name
+    sweep_run(loaded, folder, resume=resume)
+    typer.echo(f"trained: {folder}")
+
+
+@app.command()
+def prune(
+    checkpoint: Checkpoint,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the static network.")] = None,
+    align: Annotated[int, typer.Option("--align", help="Keep a multiple of this many channels.")] = 1,
+    dtype: Annotated[DType | None, typer.Option("--dtype", help="Of the static network; else as trained.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show which channels stay, layer by layer.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")] = False,
+) -> None:
+    """Cut away what no task picked: a checkpoint becomes a static network."""
+    import torch
+
+    from gate2static.prune import plan
+    from gate2static.prune import prune as prune_gated
+    from gate2static.report import plan_table
+
+    if output is None and not dry_run:
+        raise typer.BadParameter("give -o DIR, or --dry-run to see the plan only")
+    gated = _gated(checkpoint)
+    if explain or dry_run:
+        _print(plan_table(gated, plan(gated, align=align)))
+    if output is not None and not dry_run:
+        static = prune_gated(gated, align=align, dtype=getattr(torch, dtype) if dtype else None)
+        static.save(output)
+        macs, parameters = static.manifest.macs, static.manifest.parameters
+        typer.echo(
+            f"pruned: {output}: {macs.static / 1e6:.2f} M MACs and {parameters.static / 1e3:.1f} k parameters "
+            f"(separate networks {macs.separate / 1e6:.2f} M, {parameters.separate / 1e3:.1f} k; "
+            f"one shared {macs.shared / 1e6:.2f} M, {parameters.shared / 1e3:.1f} k)"
+        )
+
+
+@app.command()
+def verify(
+    checkpoint: Checkpoint,
+    static_dir: StaticDir,
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="Also compare this fp32 ONNX file.")] = None,
+    json: Json = None,
+) -> None:
+    """Compare a static network with the gated one it came from; exit status 1 when they are not equivalent."""
+    from gate2static.export import onnx_errors
+    from gate2static.export.equality import TOLERANCES, check_equal
+    from gate2static.prune import load_static
+    from gate2static.report import checks_table, gated_checks, onnx_checks, record
+    from gate2static.verify import verify as compare
+
+    static = load_static(static_dir)
+    found = compare(_gated(checkpoint), static)
+    errors = onnx_errors(static, onnx) if onnx else {}
+    manifest = record(static_dir, (*gated_checks(found), *onnx_checks(errors, TOLERANCES["fp32"])))
+    _print(checks_table(manifest), json, manifest.equivalence)
+    found.require()
+    check_equal(errors, tolerance=TOLERANCES["fp32"])
+
+
+@app.command()
+def export(
+    static_dir: StaticDir,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; else STATIC_DIR's own.")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (also the default).")] = False,
+    pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export archive.")] = False,
+    trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine for this machine's GPU.")] = False,
+    trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="Build a TensorRT-RTX engine; needs no GPU.")] = False,
+    compute_capability: Annotated[
+        list[str] | None, typer.Option("--compute-capability", help="GPUs to build for (RTX); may be repeated.")
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise to int8; needs --calibration.")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", help="Preprocessed inputs, a float32 .npy file (N, C, H, W).")
+    ] = None,
+) -> None:
+    """Write a static network as ONNX, .pt2 or an engine; the ONNX file is checked against torch first."""
+    from gate2static.export import export_static, export_table
+    from gate2static.prune import load_static
+
+    if fp16 and int8:
+        raise typer.BadParameter("--fp16 and --int8 exclude each other; export twice to have both")
+    wanted: dict[TrtBackend, bool] = {"tensorrt": trt, "tensorrt-rtx": trt_rtx}
+    engines = [backend for backend, asked in wanted.items() if asked]
+    folder = output or static_dir.resolve().parent
+    reports = export_static(
+        load_static(static_dir),
+        folder,
+        onnx=onnx or not (pt2 or engines),
+        pt2=pt2,
+        engines=engines,
+        precision="fp16" if fp16 else "int8" if int8 else "fp32",
+        calibration=calibration,
+        compute_capabilities=compute_capability,
+    )
+    _print(export_table(reports))
+    typer.echo(f"exported: {folder}")
+
+
+@app.command()
+def bench(
+    targets: Annotated[list[str], typer.Argument(help="Static folders, .onnx or .engine files.")],
+    backend: Annotated[list[str] | None, typer.Option("--backend", help="May be repeated.")] = None,
+    against: Annotated[str | None, typer.Option("--against", help="What the others are compared with.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Samples in one forward pass.")] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", help="Interleaved rounds.")] = 5,
+    duration: Annotated[float, typer.Option("--duration", help="Timed seconds of each target, in all.")] = 3.0,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; else as torch.")] = None,
+    json: Json = None,
+) -> None:
+    """Time networks in interleaved rounds and compare them."""
+    from gate2static.bench import benchmark, latency_table
+
+    ordered = [*([against] if against else []), *(target for target in targets if target != against)]
+    report = benchmark(
+        ordered, backends=backend, batch_size=batch_size, rounds=rounds, duration_s=duration, threads=threads
+    )
+    _print(latency_table(report), json, report.model_dump(mode="json"))
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A folder that `train`, `sweep` or `demo` wrote.")],
+) -> None:
+    """Write report.html and its pictures into a run folder."""
+    from gate2static.report import rich_table, write_report
+
+    written = write_report(run_dir)
+    _print(rich_table(written.content))
+    typer.echo(f"report: {written.html}")
+
+
+@app.command()
+def doctor(json: Json = None) -> None:
+    """Say what this machine can run, and what is missing for the rest."""
+    from gate2static.bench import diagnose, findings_table
+
+    findings = diagnose()
+    _print(findings_table(findings), json, [asdict(finding) for finding in findings])
+
+
+def _gated(checkpoint: Path) -> "GatedModel":
+    from gate2static.train import gated_baseline, load_gated
+
+    if checkpoint.name == "separate" and checkpoint.is_dir():
+        return gated_baseline(checkpoint.parent, "separate")
+    return load_gated(checkpoint)[0]
+
+
+def _print(table: RenderableType, json: Path | None = None, content: object = None) -> None:
+    """Shows a table, and writes its content as JSON where that was asked for; `-` replaces the table by the JSON."""
+    text = json_format.dumps(content, indent=1, ensure_ascii=False) + "\n"
+    if json == Path("-"):
+        typer.echo(text, nl=False)
+        return
+    Console().print(table)
+    if json is not None:
+        from gate2static.export.files import write_atomically
+
+        write_atomically(json, text.encode(), error=Gate2StaticError)
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""What verification found, as it stands in a static model's manifest: written after a check, read for the page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+from rich.markup import escape
+from rich.table import Table
+
+from gate2static.errors import ArtefactError
+from gate2static.prune import Manifest
+from gate2static.prune.static import read_manifest, write_manifest
+from gate2static.report.content import Check
+from gate2static.verify import EquivalenceReport
+
+_GATED, _ONNX = "gated / static", "static / ONNX Runtime"
+_CHECKS = TypeAdapter(tuple[Check, ...])
+
+
+def gated_checks(report: EquivalenceReport) -> tuple[Check, ...]:
+    """Returns what `verify` found, ready to be recorded."""
+    return tuple(
+        Check(
+            comparison=f"{_GATED}, {check.what}",
+            task=check.task,
+            max_abs=_finite(check.difference.max_abs),
+            max_rel=_finite(check.difference.max_rel),
+            cosine=check.difference.cosine,
+            tolerance=check.tolerance,
+            passed=check.passed,
+        )
+        for check in report.checks
+    )
+
+
+def onnx_checks(errors: Mapping[str, float], tolerance: float) -> tuple[Check, ...]:
+    """Returns relative errors of an ONNX model by task, as `onnx_errors` finds them, ready to be recorded."""
+    return tuple(
+        Check(
+            comparison=_ONNX, task=task, max_rel=_finite(error), tolerance=tolerance, passed=bool(error <= tolerance)
+        )
+        for task, error in errors.items()
+    )
+
+
+def record(static_dir: Path, checks: Sequence[Check]) -> Manifest:
+    """Writes comparisons into the manifest of a static model, where they take the place of earlier ones of their kind.
+
+    Raises:
+        ArtefactError: the manifest cannot be read or written.
+    """
+    manifest = read_manifest(static_dir)
+    renewed = {check.comparison for check in checks}
+    kept = [check for check in read_checks(manifest) if check.comparison not in renewed]
+    everything = (*kept, *checks)
+    entry = {
+        "passed": all(check.passed for check in everything),
+        "checks": _CHECKS.dump_python(everything, mode="json"),
+    }
+    manifest = manifest.model_copy(update={"equivalence": entry})
+    write_manifest(static_dir, manifest)
+    return manifest
+
+
+def read_checks(manifest: Manifest) -> tuple[Check, ...]:
+    """Returns every comparison in the manifest.
+
+    Raises:
+        ArtefactError: the entry is not one that `record` wrote.
+    """
+    try:
+        return _CHECKS.validate_python((manifest.equivalence or {}).get("checks", ()))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ArtefactError(
+            f"the manifest's equivalence entry is not one of ours: {where}: {first['msg']}; run `gate2static verify`"
+        ) from None
+
+
+def was_verified(manifest: Manifest) -> bool:
+    """Returns whether the static network was compared with its gated one, and passed."""
+    verdicts = [check.passed for check in read_checks(manifest) if check.comparison.startswith(_GATED)]
+    return bool(verdicts) and all(verdicts)
+
+
+def checks_table(manifest: Manifest) -> Table:
+    """Returns the comparisons for a terminal."""
+    table = Table("comparison", "task", title="Equivalence")
+    for title in ("relative difference", "allowed", "verdict"):
+        table.add_column(title, justify="right")
+    for check in read_checks(manifest):
+        found = "not finite" if check.max_rel is None else f"{check.max_rel:.1e}"
+        verdict = "[green]equivalent[/]" if check.passed else "[red]DIFFERENT[/]"
+        table.add_row(check.comparison, escape(check.task), found, f"{check.tolerance:.1e}", verdict)
+    return table
+
+
+def _finite(value: float) -> float | None:
+    """JSON has no infinity."""
+    return value if math.isfinite(value) else None

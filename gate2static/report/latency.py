@@ -1,0 +1,55 @@
+"""`latency.json` as the report shows it."""
+
+from gate2static.bench import LatencyReport, TargetLatency
+from gate2static.report.content import Timing
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+def row_name(target: TargetLatency) -> str:
+    """Returns the row that was timed: `bench RUN/*/static` calls its targets `<row>/static`."""
+    return target.name.partition("/")[0]
+
+
+def main_targets(report: LatencyReport) -> dict[str, TargetLatency]:
+    """Returns the measurements for the result table, by row: those on the backend of the first target."""
+    backend = report.targets[0].backend
+    return {row_name(target): target for target in reversed(report.targets) if target.backend == backend}
+
+
+def ratios(report: LatencyReport, target: TargetLatency) -> dict[str, float]:
+    """Returns the target's latency over that of every network on the same backend, paired round by round."""
+    references = main_targets(report)
+    return {
+        name: LatencyReport.model_copy(report, update={"targets": (reference, target)}).ratio(target)
+        for name, reference in references.items()
+    }
+
+
+def timings(report: LatencyReport) -> tuple[Timing, ...]:
+    """Returns every measurement."""
+    return tuple(
+        Timing(
+            name=row_name(target),
+            backend=target.backend,
+            precision=target.precision,
+            percentiles_ms={percent: target.percentile_ms(percent) for percent in PERCENTILES},
+            variation=target.variation,
+            runs=target.runs,
+        )
+        for target in report.targets
+    )
+
+
+def setting(report: LatencyReport) -> str:
+    """Returns where and how the latencies were measured, without a full stop."""
+    machine, protocol = report.environment, report.protocol
+    device = f", {machine.gpu}" if machine.gpu else ""
+    cores = f"{machine.threads} of {machine.cores} cores"
+    backend = report.targets[0].backend
+    version = machine.versions.get("onnxruntime-gpu") or machine.versions.get("onnxruntime")
+    library = f"ONNX Runtime {version}" if backend.startswith("onnxruntime") and version else backend
+    return (
+        f"{library}, {machine.cpu}, {cores}{device}, batch size {protocol.batch_size}, "
+        f"median of {protocol.rounds} interleaved rounds"
+    )

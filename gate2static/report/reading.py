@@ -1,0 +1,103 @@
+"""A run folder to what the report shows; whatever is not there yet becomes a sentence, not an error."""
+
+from pathlib import Path
+
+import numpy as np
+
+from gate2static.bench import LatencyReport
+from gate2static.prune import Manifest
+from gate2static.prune.static import read_manifest
+from gate2static.report.checks import read_checks, was_verified
+from gate2static.report.content import Content, Row, TaskColumn
+from gate2static.report.gate_figure import GatePattern
+from gate2static.report.latency import main_targets, ratios, setting, timings
+from gate2static.train.results import Row as TrainedRow
+from gate2static.train.results import RunResult, load_result
+
+_ORDER = {"separate": 0, "shared": 1, "gated": 2}
+
+
+def read_content(run_dir: Path) -> Content:
+    """Reads what `train` or `sweep`, `prune`, `verify` and `bench` left in a run folder.
+
+    Raises:
+        CheckpointError: there is no `run.json`, or it is not one of ours.
+        ArtefactError: a `manifest.json` that is not one of ours.
+        BenchError: a `latency.json` that is not one of ours.
+    """
+    result = load_result(run_dir)
+    latency_file = run_dir / "latency.json"
+    latency = LatencyReport.from_json(latency_file) if latency_file.is_file() else None
+    manifests = {row.name: _manifest(run_dir / row.name / "static") for row in result.rows}
+    ordered = sorted(result.rows, key=lambda row: (_ORDER[row.kind], row.sparsity_weight or 0.0))
+    return Content(
+        title=str(result.recipe.get("name", run_dir.name)),
+        columns=tuple(
+            TaskColumn(task=task.name, metric=task.metric, higher_is_better=task.higher_is_better)
+            for task in result.tasks
+        ),
+        rows=tuple(_row(row, manifests[row.name], latency) for row in ordered),
+        latency_setting=setting(latency) if latency else "",
+        latencies=timings(latency) if latency else (),
+        missing=_missing(run_dir, result, manifests, latency),
+    )
+
+
+def _manifest(static_dir: Path) -> Manifest | None:
+    return read_manifest(static_dir) if (static_dir / "manifest.json").is_file() else None
+
+
+def _row(row: TrainedRow, manifest: Manifest | None, latency: LatencyReport | None) -> Row:
+    target = main_targets(latency).get(row.name) if latency else None
+    return Row(
+        name=row.name,
+        kind=row.kind,
+        metrics=row.metrics,
+        delta_mtl_percent=100 * row.delta_mtl,
+        macs=row.macs,
+        parameters=row.parameters,
+        latency_ms=target.median_ms if target else None,
+        latency_ratios=ratios(latency, target) if latency and target else {},
+        pattern=_pattern(manifest) if manifest and row.kind == "gated" else None,
+        checks=read_checks(manifest) if manifest else (),
+    )
+
+
+def _pattern(manifest: Manifest) -> GatePattern:
+    """Summarises the gates: per unit and task, the share of channels."""
+    units = tuple(manifest.gates)
+    share = [[np.mean([flag == "1" for flag in flags]) for flags in manifest.gates[unit]] for unit in units]
+    return GatePattern(
+        tasks=tuple(manifest.tasks),
+        units=units,
+        specific_share=np.array(share),
+        contribution=np.array([manifest.contributions[unit] for unit in units]),
+    )
+
+
+def _missing(
+    run_dir: Path, result: RunResult, manifests: dict[str, Manifest | None], latency: LatencyReport | None
+) -> tuple[str, ...]:
+    """Says what the page cannot show, and which command makes it."""
+    sentences = [
+        f"{name} is not pruned yet, so its gates and checks are not shown: run gate2static prune "
+        f"{run_dir / name}{'' if name == 'separate' else '/ckpt.pt'} -o {run_dir / name / 'static'}"
+        for name, manifest in manifests.items()
+        if manifest is None
+    ]
+    sentences += [
+        f"{name} is not verified yet: run gate2static verify "
+        f"{run_dir / name}{'' if name == 'separate' else '/ckpt.pt'} {run_dir / name / 'static'}"
+        for name, manifest in manifests.items()
+        if manifest is not None and not was_verified(manifest)
+    ]
+    if latency is None:
+        sentences.append(
+            f"No latency is measured yet: run gate2static bench {run_dir}/*/static --json {run_dir / 'latency.json'}"
+        )
+    else:
+        timed = main_targets(latency)
+        sentences += [f"{row.name} has no latency in latency.json" for row in result.rows if row.name not in timed]
+    if not result.rows:
+        sentences.append("No network is trained yet: run gate2static sweep RECIPE --resume")
+    return tuple(sentences)
