@@ -1,7 +1,6 @@
 """The gate of one unit: which channels a task takes from its own branch, and what the shared stream mixes."""
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -102,5 +101,6 @@ class _SelectAndMix(torch.autograd.Function):
         return None, grad_gates, grad_mixing, *grad_own, grad_shared
 
 
-def _channel_dot(a: Tensor, b: Tensor, dims: Sequence[int]) -> Tensor:
-    return (a * b).sum(dims)
+def _channel_dot(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
+    product: Tensor = a * b
+    return product.sum(dims)

@@ -34,12 +34,13 @@ def lift(program: Program, branches: Mapping[str, nn.Module], gates: Mapping[str
     env: dict[fx.Node, _Streams] = {}
     for node in program.backbone():
         if node.target is gated_unit:
-            value, unit = node.args
-            outputs = graph.call_module(f"gates.{unit}", tuple(env[value]))  # type: ignore[index]
+            outputs = graph.call_module(f"gates.{node.args[1]}", tuple(env[node.all_input_nodes[0]]))
             env[node] = [graph.call_function(_getitem, (outputs, i)) for i in range(len(names))]
         else:
             env[node] = _lift_node(graph, node, env, branches)
-    features = [fx.map_arg(program.features, lambda leaf, t=t: env[leaf][t]) for t in range(len(names) - 1)]
+    features = []
+    for stream in range(len(names) - 1):
+        features.append(fx.map_arg(program.features, {node: nodes[stream] for node, nodes in env.items()}.__getitem__))
     graph.output(tuple(features))
     graph.lint()
     return fx.GraphModule(root, graph, "Lifted")
@@ -58,7 +59,7 @@ def _lift_node(
         owner = index if owns_state(branch, node) else 0
         inputs = tuple(env[n][index] for n in node.all_input_nodes)
         if (owner, inputs) not in made:
-            copy = graph.node_copy(node, lambda n, index=index: env[n][index])
+            copy = graph.node_copy(node, dict(zip(node.all_input_nodes, inputs, strict=True)).__getitem__)
             if node.op in ("call_module", "get_attr"):
                 copy.target = f"branches.{name}.{node.target}"
             made[owner, inputs] = copy

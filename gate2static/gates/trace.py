@@ -60,7 +60,7 @@ def trace(module: nn.Module, inputs: tuple[Any, ...], what: str) -> tuple[nn.Mod
         if name in names[len(inputs) :] and parameter.default is not parameter.empty
     }
     structured = {
-        name: pytree.tree_map(lambda leaf: fx.PH if isinstance(leaf, Tensor) else leaf, value)
+        name: pytree.tree_map(lambda leaf: fx._symbolic_trace.PH if isinstance(leaf, Tensor) else leaf, value)
         for name, value in zip(names, inputs, strict=False)
         if not isinstance(value, Tensor)
     }
@@ -81,7 +81,7 @@ def _restore_output_structure(graph: fx.Graph) -> None:
     codegen = graph._codegen
     if isinstance(codegen, fx.graph._PyTreeCodeGen) and codegen.pytree_info.out_spec is not None:
         output = next(iter(graph.find_nodes(op="output")))
-        leaves = list(output.args[0])  # type: ignore[arg-type]
+        leaves = list(output.args[0])
         output.args = (pytree.tree_unflatten(leaves, codegen.pytree_info.out_spec),)
     graph.set_codegen(fx.graph.CodeGen())
 

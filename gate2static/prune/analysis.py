@@ -44,7 +44,7 @@ def demand(gated: GatedModel, rules: Mapping[fx.Node, Rule], gates: Mapping[str,
     needs = {node: sample.new_zeros((r.streams, r.channels)) for node, r in rules.items()}
     for result in outputs(gated).values():
         needs[result] = torch.ones_like(needs[result])
-    for node, rule in reversed(rules.items()):
+    for node, rule in reversed(list(rules.items())):
         for source, wanted in zip(rule.inputs, rule.demand(needs[node], gates), strict=True):
             needs[source.node] = either(needs[source.node], wanted)
     return needs

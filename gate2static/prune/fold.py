@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gate2static.prune.capture import store
 
@@ -64,10 +64,7 @@ def _fold_norm(network: fx.GraphModule, norm: fx.Node) -> None:
     assert mean is not None
     assert variance is not None
     eps: Any = norm.args[7]
-    if plain or transposed:
-        fused = fuse_conv_bn_weights(weight, bias, mean, variance, eps, scale, shift, transpose=transposed)
-    else:
-        fused = fuse_linear_bn_weights(weight, bias, mean, variance, eps, scale, shift)
+    fused = fuse_conv_bn_weights(weight, bias, mean, variance, eps, scale, shift, transpose=transposed)
     dtype = _value(network, args[1]).dtype
     with network.graph.inserting_before(layer):
         args[1], args[2] = (network.graph.get_attr(store(network, value.to(dtype), trained=True)) for value in fused)

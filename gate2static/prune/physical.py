@@ -87,7 +87,8 @@ class Emitter:
 
     def stream_ids(self, rule: Rule, dim: int, stream: int) -> Ids:
         """Pool channels that `stream` reads from an input along `dim`, in canonical order."""
-        return as_channels(rule, self.numberings[rule.node], dim)[stream]
+        ids: Ids = as_channels(rule, self.numberings[rule.node], dim)[stream]
+        return ids
 
     def canonical(self, rule: Rule, stream: int) -> Any:
         """An input as `stream` sees it, all channels in their original order."""

@@ -70,7 +70,8 @@ def graph_from_dict(nodes: Any, weights: Mapping[str, Tensor]) -> fx.GraphModule
     Raises:
         ArtefactError: anything that is not a graph of known operators.
     """
-    root, graph, made = nn.Module(), fx.Graph(), []
+    root, graph = nn.Module(), fx.Graph()
+    made: list[fx.Node] = []
     for name, value in weights.items():
         _register(root, name, value)
     try:
@@ -103,7 +104,8 @@ def _build(graph: fx.Graph, entry: dict[str, Any], made: list[fx.Node], weights:
     if kind == "output":
         if not all(isinstance(a, fx.Node) for a in args[0]):
             raise ValueError("an output that is no node")
-        return graph.output(tuple(args[0]))
+        result: fx.Node = graph.output(tuple(args[0]))
+        return result
     raise ValueError(f"unknown kind of node {kind!r}")
 
 

@@ -33,14 +33,14 @@ class Dense(Rule):
 
     @classmethod
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
-        module = module_of(gated, node, 0)
+        module: Any = module_of(gated, node, 0)
         # Exact types: a subclass may compute something else.
         if type(module) not in (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear) or getattr(module, "groups", 1) != 1:
             return None
         source = rules[node.all_input_nodes[0]]
         ndim = len(source.info.shape or ())
         dim = ndim - 1 if isinstance(module, nn.Linear) else 1
-        batched = isinstance(module, nn.Linear) or ndim == module.weight.dim()  # type: ignore[union-attr]
+        batched = isinstance(module, nn.Linear) or ndim == module.weight.dim()
         if not batched or source.dim not in (None, dim):
             return None
         return cls(node, [source], channels_along_output(node, dim), dim)
@@ -86,17 +86,19 @@ class Dense(Rule):
         outputs, inputs = (1, 0) if isinstance(sample, _TRANSPOSED) else (0, 1)
         owners, channels = np.divmod(ids, self.channels)
         by_owner = np.argsort(owners, kind="stable")
-        weights, biases = [], []
+        weights: list[Tensor] = []
+        biases: list[Tensor] = []
         for stream in np.unique(owners):
             module, rows = modules[int(stream)], torch.from_numpy(channels[owners == stream])
             weight = module.weight.detach().index_select(outputs, rows.to(module.weight.device))
             weights.append(_reorder(weight, inputs, orders[int(stream)]))
-            biases.append(module.bias.detach()[rows] if module.bias is not None else None)
+            if module.bias is not None:
+                biases.append(module.bias.detach()[rows.to(module.bias.device)])
         back = np.argsort(by_owner)
         weight = _reorder(torch.cat(weights, outputs), outputs, back)
-        layer = _like(sample, weight.shape[inputs], len(ids))
+        layer: nn.Module = _like(sample, weight.shape[inputs], len(ids))
         layer.weight = nn.Parameter(weight, requires_grad=False)
-        if sample.bias is not None:
+        if biases:
             layer.bias = nn.Parameter(_reorder(torch.cat(biases), 0, back), requires_grad=False)
         return layer
 

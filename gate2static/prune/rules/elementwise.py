@@ -74,7 +74,8 @@ class Elementwise(Rule):
 
     def _split(self, live: Ids, rows: Ids, emitter: Emitter) -> list[Ids]:
         """Channels of one set of readers stay apart where every operand already holds them as one tensor."""
-        apart, together = [], []
+        apart: list[Ids] = []
+        together: list[Ids] = []
         for ids in emitter.by_readers(self, live):
             whole = all(
                 emitter.is_whole(emitter.channel_pool(r, self._dim), rows[ids, column])

@@ -21,7 +21,7 @@ class OwnNorm(Rule):
 
     @classmethod
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
-        module = module_of(gated, node, 0)
+        module: Any = module_of(gated, node, 0)
         if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or module.running_mean is None:
             return None
         source = rules[node.all_input_nodes[0]]

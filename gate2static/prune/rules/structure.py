@@ -120,8 +120,9 @@ class SizeRead(Rule):
             return None
         if info(node).constant is not None or node.target == "size" or _is_shape(node):
             return cls(node, [], 1, None)
-        read = node.target is operator.getitem and isinstance(rules.get(node.args[0]), SizeRead)  # type: ignore[call-overload]
-        return cls(node, [rules[node.args[0]]], 1, None) if read else None  # type: ignore[index]
+        sources = [rules[n] for n in node.all_input_nodes]
+        read = node.target is operator.getitem and len(sources) == 1 and isinstance(sources[0], SizeRead)
+        return cls(node, sources, 1, None) if read else None
 
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
         return one_value(self.streams)
@@ -140,15 +141,13 @@ class SizeRead(Rule):
         source = info(tensor_inputs(self.node)[0])
         assert source.shape is not None
         batch = emitter.graph.call_method("size", (emitter.inputs[0], 0))
-        first = (
-            batch
-            if source.batch_multiple == 1
-            else emitter.graph.call_function(operator.mul, (batch, source.batch_multiple))
-        )
-        sizes = (first if source.batch_multiple else source.shape[0], *source.shape[1:])
+        first: Any = source.shape[0]
+        if source.batch_multiple:
+            first = emitter.graph.call_function(operator.mul, (batch, source.batch_multiple))
+        sizes = (first, *source.shape[1:])
         dim = None if _is_shape(self.node) else argument(self.node, 1, "dim")
         return sizes if dim is None else sizes[dim]
 
 
 def _is_shape(node: fx.Node) -> bool:
-    return node.target is getattr and node.args[1] == "shape"
+    return node.target is getattr and bool(node.args[1] == "shape")
