@@ -8,6 +8,7 @@ import torch
 
 from gate2static.errors import ExportError, VerificationError
 from gate2static.export.onnx_session import open_session
+from gate2static.verify.difference import difference
 
 if TYPE_CHECKING:
     from gate2static.prune import StaticModel
@@ -49,7 +50,7 @@ def onnx_errors(static: "StaticModel", model: Path | bytes, *, batch_sizes: Sequ
         reference = _reference(static, inputs)
         found = _run(session, names, inputs)
         for task, value in zip(tasks, found, strict=True):
-            errors[task] = max(errors[task], _relative_error(torch.from_numpy(value), reference[task]))
+            errors[task] = max(errors[task], difference(reference[task], torch.from_numpy(value)).max_rel)
     return errors
 
 
@@ -86,13 +87,3 @@ def _run(session: Any, names: Sequence[str], inputs: Sequence[torch.Tensor]) -> 
             "Its batch dimension may have been fixed while exporting."
         ) from failure
     return outputs
-
-
-def _relative_error(found: torch.Tensor, reference: torch.Tensor) -> float:
-    if found.shape != reference.shape:
-        return float("inf")
-    difference = (found.double() - reference.double()).abs()
-    if not difference.isfinite().all():
-        return float("inf")
-    scale = reference.double().abs().max().clamp_min(torch.finfo(torch.float32).tiny)
-    return float(difference.max() / scale)

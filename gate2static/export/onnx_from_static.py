@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -115,15 +116,13 @@ def _check_arguments(static: "StaticModel", opset: int | None, precision: str) -
 
 
 def _add_metadata(proto: Any, static: "StaticModel", precision: Precision) -> None:
-    import gate2static
-
-    proto.producer_name, proto.producer_version = "gate2static", gate2static.__version__
+    proto.producer_name, proto.producer_version = "gate2static", version("gate2static")
     properties = {
         "gate2static.tasks": json.dumps(list(static.tasks)),
         "gate2static.digest": static.manifest.digest,
         "gate2static.macs": json.dumps(dict(static.manifest.macs)),
         "gate2static.precision": precision,
-        "gate2static.version": gate2static.__version__,
+        "gate2static.version": version("gate2static"),
         "gate2static.exporter": f"torch {torch.__version__}",
     }
     require("onnx").helper.set_model_props(proto, properties)

@@ -93,7 +93,7 @@ def test_a_changed_weight_is_reported_for_the_task_that_reads_it(
     model = onnx.load(onnx_file)
     [tensor] = [entry for entry in model.graph.initializer if tuple(entry.dims) == head]
     values = onnx.numpy_helper.to_array(tensor).copy()
-    values.flat[0] += 0.01
+    values[0] += 0.01
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
     onnx.save(model, onnx_file)
     errors = onnx_errors(static, onnx_file)
