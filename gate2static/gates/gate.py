@@ -58,26 +58,29 @@ class Gate(nn.Module):
     def forward(self, *streams: Tensor) -> tuple[Tensor, ...]:
         """T+1 feature maps φ_1 … φ_T, ψ -> φ′_1 … φ′_T, ψ′, all of one shape with C channels at `dim`."""
         soft = self.probabilities()
-        hard = self.decisions().to(soft.dtype)
-        straight_through = hard + (soft - soft.detach())
+        straight_through = self.decisions().to(soft.dtype) + (soft - soft.detach())
         outputs: tuple[Tensor, ...] = _SelectAndMix.apply(self.dim, straight_through, self.mixing(), *streams)
         return outputs
 
 
 class _SelectAndMix(torch.autograd.Function):
-    """Eq. 2 and 3 in few passes over memory; exact copies where the gates are 0 or 1."""
+    """Eq. 2 and 3 in few passes over memory.
+
+    A gate is 0 or 1, and `lerp` returns its end points exactly there. Gradients of the gates and of the mixing weights
+    are inner products over all but the channels, combined from those of the raw gradients so that no tensor of the
+    features' size is written for them.
+    """
 
     @staticmethod
     def forward(ctx: Any, dim: int, gates: Tensor, mixing: Tensor, *streams: Tensor) -> tuple[Tensor, ...]:
         *own, shared = streams
         shape = [1] * shared.dim()
         shape[dim] = -1
-        masks = [g.view(shape) for g in gates.detach() > 0.5]
-        picked = [torch.where(m, x, shared) for m, x in zip(masks, own, strict=True)]
+        picked = [torch.lerp(shared, x, g.view(shape)) for x, g in zip(own, gates, strict=True)]
         mixed = picked[0] * mixing[0].view(shape)
         for weight, x in zip(mixing[1:], picked[1:], strict=True):
             mixed.addcmul_(x, weight.view(shape))
-        ctx.dim, ctx.shape = dim, shape
+        ctx.shape, ctx.dim = shape, dim % shared.dim()
         ctx.save_for_backward(gates, mixing, *streams)
         return *picked, mixed
 
@@ -86,21 +89,23 @@ class _SelectAndMix(torch.autograd.Function):
         gates, mixing, *streams = ctx.saved_tensors
         *own, shared = streams
         *grad_picked, grad_mixed = grads
-        other = [d for d in range(shared.dim()) if d != ctx.dim % shared.dim()]
         grad_gates, grad_mixing = torch.empty_like(gates), torch.empty_like(mixing)
         grad_own: list[Tensor] = []
-        grad_shared = torch.zeros_like(shared)
-        mixed_dot_shared = _channel_dot(grad_mixed, shared, other)
+        grad_shared = grad_mixed * ((1 - gates) * mixing).sum(0).view(ctx.shape)
+        mixed_shared = _channel_dot(grad_mixed, shared, ctx.dim)
         for t, (x, grad) in enumerate(zip(own, grad_picked, strict=True)):
-            mask = (gates[t] > 0.5).view(ctx.shape)
-            grad = torch.addcmul(grad, grad_mixed, mixing[t].view(ctx.shape))
-            grad_gates[t] = _channel_dot(grad, x, other) - _channel_dot(grad, shared, other)
-            grad_mixing[t] = torch.where(mask.flatten(), _channel_dot(grad_mixed, x, other), mixed_dot_shared)
-            grad_own.append(torch.where(mask, grad, 0))
-            grad_shared += torch.where(mask, 0, grad)
+            gate = gates[t].view(ctx.shape)
+            grad_own.append((grad * gate).addcmul_(grad_mixed, gate * mixing[t].view(ctx.shape)))
+            grad_shared.addcmul_(grad, 1 - gate)
+            mixed_own = _channel_dot(grad_mixed, x, ctx.dim)
+            difference = _channel_dot(grad, x, ctx.dim) - _channel_dot(grad, shared, ctx.dim)
+            grad_gates[t] = difference + mixing[t] * (mixed_own - mixed_shared)
+            grad_mixing[t] = torch.lerp(mixed_shared, mixed_own, gates[t])
         return None, grad_gates, grad_mixing, *grad_own, grad_shared
 
 
-def _channel_dot(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
-    product: Tensor = a * b
-    return product.sum(dims)
+def _channel_dot(a: Tensor, b: Tensor, dim: int) -> Tensor:
+    """Inner products over all dimensions but `dim`."""
+    if dim == 1 and a.dim() > 2:
+        return torch.linalg.vecdot(a.flatten(2), b.flatten(2)).sum(0)
+    return torch.linalg.vecdot(a.movedim(dim, 0).flatten(1), b.movedim(dim, 0).flatten(1))

@@ -51,12 +51,9 @@ def _fold_norm(network: fx.GraphModule, norm: fx.Node) -> None:
     if not isinstance(layer, fx.Node) or len(layer.users) != 1 or layer.op != "call_function":
         return
     plain, transposed = layer.target in _CONVOLUTIONS, layer.target in _TRANSPOSED
-    if not (plain or transposed or layer.target is _aten.linear.default):
+    grouped = transposed and layer.args[6:7] not in ((), (1,))
+    if not (plain or transposed) or grouped:
         return
-    groups = layer.args[6 if plain else 5 :][:1]
-    if transposed and (layer.args[6:7] or (1,))[0] != 1:
-        return
-    del groups
     args: list[Any] = list(layer.args) + [None] * (3 - len(layer.args))
     weight, bias = _double(network, args[1]), _double(network, args[2])
     scale, shift, mean, variance = (_double(network, a) for a in norm.args[1:5])
