@@ -1,6 +1,7 @@
 """The gate of one unit: which channels a task takes from its own branch, and what the shared stream mixes."""
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -63,49 +64,59 @@ class Gate(nn.Module):
         return outputs
 
 
+_CHUNK_ELEMENTS = 2**17
+"""Elements that the CPU works on at a time, so that every operand is fetched from memory once (half a MB each)."""
+
+
 class _SelectAndMix(torch.autograd.Function):
     """Eq. 2 and 3 in few passes over memory.
 
     A gate is 0 or 1, and `lerp` returns its end points exactly there. Gradients of the gates and of the mixing weights
-    are inner products over all but the channels, combined from those of the raw gradients so that no tensor of the
-    features' size is written for them.
+    are inner products over all but the channels.
     """
 
     @staticmethod
     def forward(ctx: Any, dim: int, gates: Tensor, mixing: Tensor, *streams: Tensor) -> tuple[Tensor, ...]:
-        *own, shared = streams
-        shape = [1] * shared.dim()
+        shape = [1] * streams[0].dim()
         shape[dim] = -1
-        picked = [torch.lerp(shared, x, g.view(shape)) for x, g in zip(own, gates, strict=True)]
-        mixed = picked[0] * mixing[0].view(shape)
-        for weight, x in zip(mixing[1:], picked[1:], strict=True):
-            mixed.addcmul_(x, weight.view(shape))
-        ctx.shape, ctx.dim = shape, dim % shared.dim()
+        g, w = [x.view(shape) for x in gates], [x.view(shape) for x in mixing]
+        outputs = [torch.empty_like(x) for x in streams]
+        for (*own, shared), (*picked, mixed) in zip(_chunks(streams), _chunks(outputs), strict=True):
+            for t, x in enumerate(own):
+                torch.lerp(shared, x, g[t], out=picked[t])
+                if t == 0:
+                    torch.mul(picked[t], w[t], out=mixed)
+                else:
+                    mixed.addcmul_(picked[t], w[t])
+        ctx.shape = shape
         ctx.save_for_backward(gates, mixing, *streams)
-        return *picked, mixed
+        return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gates, mixing, *streams = ctx.saved_tensors
-        *own, shared = streams
-        *grad_picked, grad_mixed = grads
-        grad_gates, grad_mixing = torch.empty_like(gates), torch.empty_like(mixing)
-        grad_own: list[Tensor] = []
-        grad_shared = grad_mixed * ((1 - gates) * mixing).sum(0).view(ctx.shape)
-        mixed_shared = _channel_dot(grad_mixed, shared, ctx.dim)
-        for t, (x, grad) in enumerate(zip(own, grad_picked, strict=True)):
-            gate = gates[t].view(ctx.shape)
-            grad_own.append((grad * gate).addcmul_(grad_mixed, gate * mixing[t].view(ctx.shape)))
-            grad_shared.addcmul_(grad, 1 - gate)
-            mixed_own = _channel_dot(grad_mixed, x, ctx.dim)
-            difference = _channel_dot(grad, x, ctx.dim) - _channel_dot(grad, shared, ctx.dim)
-            grad_gates[t] = difference + mixing[t] * (mixed_own - mixed_shared)
-            grad_mixing[t] = torch.lerp(mixed_shared, mixed_own, gates[t])
-        return None, grad_gates, grad_mixing, *grad_own, grad_shared
+        g, w = [x.view(ctx.shape) for x in gates], [x.view(ctx.shape) for x in mixing]
+        closed, open_mixed = [1 - x for x in g], [x * y for x, y in zip(g, w, strict=True)]
+        shared_mixed = sum((c * x for c, x in zip(closed, w, strict=True)), torch.zeros_like(w[0]))
+        others = [d for d, size in enumerate(ctx.shape) if size != -1]
+        grad_gates, grad_mixing = torch.zeros_like(gates), torch.zeros_like(mixing)
+        results = [torch.empty_like(x) for x in streams]
+        for values, incoming, outgoing in zip(_chunks(streams), _chunks(grads), _chunks(results), strict=True):
+            (*own, shared), (*grad_picked, grad_mixed), (*grad_own, grad_shared) = values, incoming, outgoing
+            torch.mul(grad_mixed, shared_mixed, out=grad_shared)
+            mixed_shared = (grad_mixed * shared).sum(others)
+            for t, (x, grad) in enumerate(zip(own, grad_picked, strict=True)):
+                torch.mul(grad, g[t], out=grad_own[t]).addcmul_(grad_mixed, open_mixed[t])
+                grad_shared.addcmul_(grad, closed[t])
+                mixed_own = (grad_mixed * x).sum(others)
+                grad_gates[t] += (grad * (x - shared)).sum(others) + mixing[t] * (mixed_own - mixed_shared)
+                grad_mixing[t] += torch.lerp(mixed_shared, mixed_own, gates[t])
+        return None, grad_gates, grad_mixing, *results
 
 
-def _channel_dot(a: Tensor, b: Tensor, dim: int) -> Tensor:
-    """Inner products over all dimensions but `dim`."""
-    if dim == 1 and a.dim() > 2:
-        return torch.linalg.vecdot(a.flatten(2), b.flatten(2)).sum(0)
-    return torch.linalg.vecdot(a.movedim(dim, 0).flatten(1), b.movedim(dim, 0).flatten(1))
+def _chunks(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """The tensors cut alike along the batch, small enough for the CPU's caches; whole on other devices."""
+    first = tensors[0]
+    whole = first.device.type != "cpu" or first.dim() < 3
+    size = len(first) if whole else max(1, _CHUNK_ELEMENTS * len(first) // max(1, first.numel()))
+    return zip(*(x.split(max(1, size)) for x in tensors), strict=True)

@@ -4,7 +4,7 @@ Every value becomes T+1 streams. Nodes that own parameters run once per stream, 
 once per distinct input, so that streams that are still one value cost one computation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -32,12 +32,16 @@ def lift(program: Program, branches: Mapping[str, nn.Module], gates: Mapping[str
     names = list(branches)
     graph = fx.Graph()
     env: dict[fx.Node, _Streams] = {}
+    segment: list[fx.Node] = []
     for node in program.backbone():
         if node.target is gated_unit:
+            _lift_segment(graph, segment, env, branches)
+            segment.clear()
             outputs = graph.call_module(f"gates.{node.args[1]}", tuple(env[node.all_input_nodes[0]]))
             env[node] = [graph.call_function(_getitem, (outputs, i)) for i in range(len(names))]
         else:
-            env[node] = _lift_node(graph, node, env, branches)
+            segment.append(node)
+    _lift_segment(graph, segment, env, branches)
     features = []
     for stream in range(len(names) - 1):
         features.append(fx.map_arg(program.features, {node: nodes[stream] for node, nodes in env.items()}.__getitem__))
@@ -50,21 +54,23 @@ def _getitem(values: Any, index: int) -> Any:
     return values[index]
 
 
-def _lift_node(
-    graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, _Streams], branches: Mapping[str, nn.Module]
-) -> _Streams:
+def _lift_segment(
+    graph: fx.Graph, nodes: Sequence[fx.Node], env: dict[fx.Node, _Streams], branches: Mapping[str, nn.Module]
+) -> None:
+    """Lift what lies between two gates, one stream after another, so that a stream's values are still in the cache."""
     made: dict[Any, fx.Node] = {}
-    streams = []
+    for node in nodes:
+        env[node] = []
     for index, (name, branch) in enumerate(branches.items()):
-        owner = index if owns_state(branch, node) else 0
-        inputs = tuple(env[n][index] for n in node.all_input_nodes)
-        if (owner, inputs) not in made:
-            copy = graph.node_copy(node, dict(zip(node.all_input_nodes, inputs, strict=True)).__getitem__)
-            if node.op in ("call_module", "get_attr"):
-                copy.target = f"branches.{name}.{node.target}"
-            made[owner, inputs] = copy
-        streams.append(made[owner, inputs])
-    return streams
+        for node in nodes:
+            owner = index if owns_state(branch, node) else 0
+            inputs = {n: env[n][index] for n in node.all_input_nodes}
+            key = (node, owner, *inputs.values())
+            if key not in made:
+                made[key] = graph.node_copy(node, inputs.__getitem__)
+                if node.op in ("call_module", "get_attr"):
+                    made[key].target = f"branches.{name}.{node.target}"
+            env[node].append(made[key])
 
 
 def owns_state(root: nn.Module, node: fx.Node) -> bool:
