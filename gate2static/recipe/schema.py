@@ -53,13 +53,15 @@ class GatingRecipe(Strict):
     """How the backbone is gated.
 
     The paper does not give α's first value (papers/README reading 6). Ours lies slightly on the task-specific side, so
-    that the gated network starts as the single-task networks it is initialised from.
+    that the gated network starts close to the single-task networks it is initialised from.
     """
 
     group_size: Count = 1
     """Neighbouring channels that share one gate."""
     gate_init: float = 0.05
-    """First α; the gate is task-specific while α > 0."""
+    """Mean of the first α; a gate is task-specific while α > 0."""
+    gate_init_std: NotNegative = 0.05
+    """Standard deviation of the first α: a shared branch that no gate picks gets no gradient."""
     shared_init: Literal["shared", "initial"] = "shared"
     """The shared branch starts from the trained shared network, or from the backbone's first weights as in the paper,
     where those are ImageNet's."""

@@ -21,13 +21,17 @@ def epoch_order(count: int, batch_size: int, *, seed: int, epoch: int) -> list[l
 
 
 def train_loader(data: Dataset[Sample], order: list[list[int]], *, skip: int = 0) -> DataLoader[Sample]:
-    """Loads an epoch's batches, from the one after `skip`."""
-    return DataLoader(data, batch_sampler=order[skip:])
+    """Loads an epoch's batches, from the one after `skip`.
+
+    It has a generator of its own: a loader draws one number when it starts, and from the global generator that would
+    be one more for every interruption.
+    """
+    return DataLoader(data, batch_sampler=order[skip:], generator=torch.Generator())
 
 
 def test_loader(data: Dataset[Sample], batch_size: int) -> DataLoader[Sample]:
     """Loads everything once, in order; the last batch may be short."""
-    return DataLoader(data, batch_size=batch_size)
+    return DataLoader(data, batch_size=batch_size, generator=torch.Generator())
 
 
 def length(data: Dataset[Sample]) -> int:

@@ -15,6 +15,8 @@ from gate2static.train.atomic import write_atomically
 FORMAT = "gate2static-checkpoint"
 VERSION = 1
 FILE = "ckpt.pt"
+PARTS = ("kind", "identity", "recipe", "model", "optimisers", "random", "position")
+"""What every checkpoint holds, besides the format's name and version."""
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
@@ -58,6 +60,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: has checkpoint format {content.get('version')}, this version of gate2static reads {VERSION}; "
             "update gate2static"
         )
+    if missing := [part for part in PARTS if part not in content]:
+        raise CheckpointError(f"{path}: damaged: lacks {', '.join(missing)}; use another copy")
     return content
 
 
@@ -72,8 +76,8 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, where: str) -> N
     differences += [f"{key} is not in the model" for key in state if key not in own]
     differences += [
         f"{key} is {tuple(state[key].shape)}, the model's is {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
+        for key in state
+        if key in own and state[key].shape != own[key].shape
     ]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""

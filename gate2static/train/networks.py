@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from gate2static.errors import CheckpointError
@@ -96,16 +97,19 @@ def _gate(
     backbone, heads, examples = build_model(recipe, initial_weights=initial_weights)
     for task, state in singles.items():
         checkpoints.load_weights(heads[task], _part(state, f"heads.{task}"), where=f"the head of {task}")
-    return gate(
-        backbone,
-        tasks=[task.name for task in recipe.tasks],
-        example_inputs=examples,
-        heads=heads,
-        group_size=recipe.gating.group_size,
-        gate_init=recipe.gating.gate_init,
-        shared_state=shared,
-        task_states={task: _part(state, "backbone") for task, state in singles.items()},
-    )
+    with torch.random.fork_rng():
+        torch.manual_seed(recipe.seed)
+        return gate(
+            backbone,
+            tasks=[task.name for task in recipe.tasks],
+            example_inputs=examples,
+            heads=heads,
+            group_size=recipe.gating.group_size,
+            gate_init=recipe.gating.gate_init,
+            gate_init_std=recipe.gating.gate_init_std,
+            shared_state=shared,
+            task_states={task: _part(state, "backbone") for task, state in singles.items()},
+        )
 
 
 def _all_shared(recipe: Recipe, state: State) -> GatedModel:

@@ -1,0 +1,70 @@
+import pytest
+import torch
+from torch.nn import functional as F
+
+from gate2static.data import DataSpec, TargetSpec
+from gate2static.errors import RecipeError
+from gate2static.recipe import TaskRecipe
+from gate2static.tasks import KINDS, Task, build_tasks
+
+SPEC = DataSpec(
+    image_shape=(1, 8, 8),
+    targets={"digit": TargetSpec(kind="classification", channels=4), "ink": TargetSpec(kind="mask", channels=1)},
+)
+
+
+def task(name: str) -> Task:
+    return build_tasks((TaskRecipe(name=name, kind=SPEC.targets[name].kind, weight=2, target=0.25),), SPEC)[0]
+
+
+def test_a_task_knows_its_outputs_weight_and_target() -> None:
+    digit = task("digit")
+    assert (digit.channels, digit.weight, digit.target) == (4, 2, 0.25)
+
+
+def test_accuracy_weighs_images_not_batches() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(10, 4), torch.randint(4, (10,))
+    metric = task("digit").new_metric()
+    for part in (slice(0, 7), slice(7, 10)):
+        metric.update(KINDS["classification"].predict(logits[part]), labels[part])
+    assert float(metric.compute()) == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
+
+
+def test_iou_counts_pixels_of_all_batches() -> None:
+    torch.manual_seed(0)
+    logits, mask = torch.randn(5, 1, 8, 8), (torch.rand(5, 1, 8, 8) > 0.5).float()
+    metric = task("ink").new_metric()
+    for part in (slice(0, 4), slice(4, 5)):
+        metric.update(KINDS["mask"].predict(logits[part]), mask[part])
+    found, wanted = logits > 0, mask.bool()
+    assert float(metric.compute()) == pytest.approx(float((found & wanted).sum() / (found | wanted).sum()))
+
+
+def test_small_logits_are_not_taken_for_probabilities() -> None:
+    # torchmetrics would take logits that all lie in [0, 1] for probabilities and cut them at 0.5.
+    kind = KINDS["mask"]
+    metric = kind.metric(1)
+    metric.update(kind.predict(torch.full((1, 1, 2, 2), 0.25)), torch.ones(1, 1, 2, 2))
+    assert float(metric.compute()) == 1
+
+
+def test_losses_are_the_papers() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(6, 4), torch.randint(4, (6,))
+    assert torch.equal(task("digit").loss(logits, labels), F.cross_entropy(logits, labels))
+    maps, mask = torch.randn(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
+    assert torch.equal(task("ink").loss(maps, mask), F.binary_cross_entropy_with_logits(maps, mask))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("digits", "classification", r"no target digits; did you mean digit\? allowed: digit, ink"),
+        ("digit", "classify", r"digit is of kind classify; did you mean classification\?"),
+        ("ink", "classification", "ink is of kind classification, but the data set's target is mask"),
+    ],
+)
+def test_a_task_that_the_data_does_not_have_is_refused(name: str, kind: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        build_tasks((TaskRecipe(name=name, kind=kind),), SPEC)

@@ -1,0 +1,191 @@
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from gate2static.data import describe_data
+from gate2static.errors import CheckpointError, MissingDependencyError, RecipeError, TrainingError
+from gate2static.recipe import Recipe
+from gate2static.tasks import build_tasks, delta_mtl
+from gate2static.train import RunResult, load_result, sweep, train
+from gate2static.train.checkpoints import load_checkpoint
+from gate2static.train.runs import pick_device
+
+Run = tuple[Path, RunResult]
+
+# Trains until a checkpoint is being written for the nth time, writes half of it and kills itself.
+KILLED = """
+import os, signal, sys
+import torch
+from gate2static.recipe import load_recipe
+from gate2static.train import atomic, train
+
+torch.set_num_threads(1)
+left = int(sys.argv[3])
+write = atomic._write
+
+def killed(path, content):
+    global left
+    left -= "ckpt" in path.name
+    if left == 0:
+        path.write_bytes(bytes(content)[: len(content) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(path, content)
+
+atomic._write = killed
+train(load_recipe(sys.argv[1]), sys.argv[2], progress=False)
+"""
+
+
+def checkpoints(run_dir: Path) -> dict[str, dict[str, Any]]:
+    return {str(path.relative_to(run_dir)): load_checkpoint(path) for path in sorted(run_dir.rglob("ckpt.pt"))}
+
+
+def test_a_run_holds_a_row_and_a_checkpoint_for_every_network(small: Recipe, whole_run: Run) -> None:
+    run_dir, result = whole_run
+    assert load_result(run_dir) == result
+    assert [(row.name, row.kind, row.sparsity_weight) for row in result.rows] == [
+        ("separate", "separate", None),
+        ("shared", "shared", None),
+        ("gated-200", "gated", 200.0),
+    ]
+    assert all((run_dir / path).is_file() for row in result.rows for path in row.checkpoints)
+    assert [(t.name, t.metric, t.higher_is_better) for t in result.tasks] == [
+        ("left", "accuracy", True),
+        ("mask", "IoU", True),
+    ]
+    assert (run_dir / "gated-200" / "log.csv").read_text().count("\n") == 3
+
+
+def test_rows_are_compared_with_the_single_task_networks(small: Recipe, whole_run: Run) -> None:
+    separate, *others = whole_run[1].rows
+    assert separate.delta_mtl == 0
+    tasks = build_tasks(small.tasks, describe_data(small.data))
+    assert all(row.delta_mtl == delta_mtl(row.metrics, separate.metrics, tasks) for row in others)
+
+
+def test_costs_are_those_of_the_static_networks(whole_run: Run) -> None:
+    separate, shared, gated = whole_run[1].rows
+    log = load_checkpoint(whole_run[0] / gated.checkpoints[0])["position"]["log"]
+    assert gated.macs == log[-1]["macs"]
+    assert shared.macs < gated.macs < separate.macs
+    assert shared.parameters < gated.parameters <= separate.parameters
+
+
+def test_a_run_that_was_killed_goes_on_bit_for_bit(
+    small: Recipe, whole_run: Run, tmp_path: Path, assert_same: Callable[[Any, Any], None]
+) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(small.model_dump(mode="json")))
+    run_dir = tmp_path / "run"
+    # Nine checkpoints come before the gated network's; the twelfth ends its first epoch.
+    child = subprocess.run([sys.executable, "-c", KILLED, recipe, run_dir, "12"], capture_output=True, check=False)
+    assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    position = load_checkpoint(run_dir / "gated-200" / "ckpt.pt")["position"]
+    assert (position["epoch"], position["step"]) == (0, 2)
+    result = train(small, run_dir, resume=True, progress=False)
+    assert result == whole_run[1]
+    assert_same(checkpoints(run_dir), checkpoints(whole_run[0]))
+    for log in whole_run[0].rglob("log.csv"):
+        assert (run_dir / log.relative_to(whole_run[0])).read_bytes() == log.read_bytes()
+
+
+def test_a_sweep_goes_on_after_its_last_row_and_trains_the_baselines_once(
+    small: Recipe, whole_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_run(whole_run[0], tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("ckpt.pt") if "gated" not in str(path)}
+    longer = small.model_copy(update={"sweep": (200.0, 0.0)})
+    result = sweep(longer, tmp_path, resume=True, progress=False)
+    assert [row.name for row in result.rows] == ["separate", "shared", "gated-200", "gated-0"]
+    assert result.rows[:3] == whole_run[1].rows
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def copy_run(source: Path, target: Path) -> None:
+    for path in source.rglob("*"):
+        if path.is_file():
+            (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            (target / path.relative_to(source)).write_bytes(path.read_bytes())
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(small: Recipe, whole_run: Run) -> None:
+    with pytest.raises(TrainingError, match="already holds a run; go on with --resume, or choose another folder"):
+        train(small, whole_run[0], progress=False)
+
+
+def test_going_on_with_another_recipe_names_the_difference(small: Recipe, whole_run: Run) -> None:
+    with pytest.raises(CheckpointError, match="was trained with another seed: 0 there, 1 here"):
+        train(small.model_copy(update={"seed": 1}), whole_run[0], resume=True, progress=False)
+
+
+def test_a_full_disk_ends_in_one_line_and_training_goes_on_later(
+    small: Recipe, whole_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync, left = os.fsync, 3
+
+    def full(descriptor: int) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(TrainingError, match="cannot be written: No space left on device"):
+            train(small, tmp_path, progress=False)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["ckpt.pt"]
+    load_checkpoint(tmp_path / "separate" / "left" / "ckpt.pt")
+
+
+def test_a_wrong_name_is_refused_before_anything_is_written(small: Recipe, tmp_path: Path) -> None:
+    wrong = small.model_copy(update={"model": small.model.model_copy(update={"name": "resnet21"})})
+    with pytest.raises(RecipeError, match="found resnet21; did you mean resnet20"):
+        train(wrong, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_progress_goes_to_stderr(
+    small: Recipe, whole_run: Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    train(small, whole_run[0], resume=True, progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "separate/left" in err
+    assert "gated-200" in err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "no such file; .* is not a folder that `train` or `sweep` wrote"),
+        ("{", "not readable as JSON"),
+        (
+            json.dumps({"format": "gate2static-run", "version": 2, "recipe": {}, "tasks": []}),
+            "version: Input should be 1",
+        ),
+        (json.dumps({"format": "other"}), "not a run of this version of gate2static"),
+    ],
+)
+def test_a_folder_without_a_run_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(CheckpointError, match=message):
+        load_result(tmp_path)
+
+
+def test_asking_for_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == torch.device("cpu")
+    with pytest.raises(MissingDependencyError, match=r"training\.device is cuda, but torch finds no CUDA device"):
+        pick_device("cuda")
