@@ -20,9 +20,9 @@ $(STAMP): pyproject.toml
 demo: $(STAMP)  ## train, prune, verify, export and time on real digits; writes demo-run/report.html
 	$(BIN)/gate2static demo
 
-# Two processes with one thread each beat one process with two: most tests are many small operators.
+# Two processes of one thread each: most tests are many small operators. A file stays whole, and with it what it makes once.
 test: $(STAMP)  ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: lint types layers  ## what must hold before a commit, besides the tests
 

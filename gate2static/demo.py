@@ -62,16 +62,16 @@ def _deliver(run_dir: Path, result: RunResult) -> None:
         for row in result.rows:
             folder = run_dir / row.name
             for verb, step in (
-                ("pruning", partial(_prune, run_dir, row)),
-                ("verifying", partial(_verify, run_dir, row)),
-                ("exporting", partial(_export, folder)),
-                ("building an engine of", partial(_build, folder)),
+                ("prune", partial(_prune, run_dir, row)),
+                ("verify", partial(_verify, run_dir, row)),
+                ("export", partial(_export, folder)),
+                ("build the engine", partial(_build, folder)),
             ):
-                bar.update(steps, description=f"{verb} {row.name}")
+                bar.update(steps, description=f"{row.name}: {verb}")
                 try:
                     step()
                 except MissingDependencyError as error:
-                    bar.console.print(f"{row.name}: skipped {verb}: {error}", style="yellow", markup=False)
+                    bar.console.print(f"{row.name}: cannot {verb}: {error}", style="yellow", markup=False)
                 bar.advance(steps)
 
 

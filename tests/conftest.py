@@ -1,11 +1,60 @@
 """One thread and one seed for every test, so that a failure on one machine is a failure on the next."""
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
 import pytest
 import torch
+from typer.testing import CliRunner, Result
 
 torch.set_num_threads(1)
+
+TINY = (
+    "tasks=[{name: left, kind: classification}, {name: mask, kind: mask}]",
+    "data.options={train_images: 64, val_images: 40, test_images: 40}",
+    "model.options.width=0.125",
+    "training.single.epochs=1",
+    "training.shared.epochs=1",
+    "training.gated.epochs=1",
+    "training.device=cpu",
+    "sweep=[60]",
+)
+"""The demo's recipe with as little training as runs at all."""
 
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Sequence[str]:
+    """Overrides for the demo's recipe."""
+    return TINY
+
+
+@pytest.fixture
+def run() -> Callable[..., Result]:
+    """Runs a command line and checks its exit status."""
+
+    def invoke(*args: object, code: int = 0) -> Result:
+        from gate2static.cli import app
+
+        result = CliRunner().invoke(app, [str(arg) for arg in args])
+        assert result.exit_code == code, (result.output, result.exception)
+        return result
+
+    return invoke
+
+
+@pytest.fixture(scope="session")
+def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished demo."""
+    from gate2static import demo
+
+    run_dir = tmp_path_factory.mktemp("demo") / "demo-run"
+    with pytest.MonkeyPatch.context() as patch:
+        quick = demo.benchmark
+        patch.setattr(demo, "benchmark", lambda targets, **_: quick(targets, rounds=2, duration_s=0.02, warmup_s=0.0))
+        demo.run_demo(run_dir, overrides=TINY)
+    return run_dir

@@ -37,9 +37,7 @@ def gated_checks(report: EquivalenceReport) -> tuple[Check, ...]:
 def onnx_checks(errors: Mapping[str, float], tolerance: float) -> tuple[Check, ...]:
     """Returns relative errors of an ONNX model by task, as `onnx_errors` finds them, ready to be recorded."""
     return tuple(
-        Check(
-            comparison=_ONNX, task=task, max_rel=_finite(error), tolerance=tolerance, passed=bool(error <= tolerance)
-        )
+        Check(comparison=_ONNX, task=task, max_rel=_finite(error), tolerance=tolerance, passed=bool(error <= tolerance))
         for task, error in errors.items()
     )
 

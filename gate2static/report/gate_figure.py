@@ -22,7 +22,8 @@ class GatePattern:
         tasks: T task names.
         units: L gated units, input first.
         specific_share: (L, T), share of the unit's channels that the task takes from its own branch, in [0, 1].
-        contribution: (L, T), share of the channels in which the task has the largest mixing weight, in [0, 1].
+        contribution: (L, T), share of the channels in which the task has the largest mixing weight, in [0, 1]; NaN
+            where nothing reads the shared stream after this unit, so that its mixing weights mean nothing.
     """
 
     tasks: tuple[str, ...]
@@ -49,7 +50,7 @@ def gate_figure(pattern: GatePattern, title: str) -> Figure:
         shown = range(0, layers, step)
         bottom.set_xticks(list(shown), [pattern.units[i] for i in shown], rotation=90, fontsize=8)
         bottom.set_xlim(-0.6, layers - 0.4)
-        handles, labels = top.get_legend_handles_labels()
+        handles, labels = (a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (top, bottom)), strict=True))
         figure.legend(handles, labels, loc="outside upper right", ncols=int(width_inch // 1.6))
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     return figure
@@ -72,6 +73,8 @@ def _stacked_bars(axes: Axes, pattern: GatePattern) -> None:
         height = 100 * pattern.contribution[:, t]
         axes.bar(x, height, 0.8, bottom=bottom, **_look(t))
         bottom = bottom + height
+    if len(unread := x[np.isnan(bottom)]):
+        axes.bar(unread, 100, 0.8, color="#EEEEEE", label="nothing reads it")
     axes.set_ylim(0, 100)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import gate2static
+from gate2static.bench.report import UNSTABLE_CV
 from gate2static.report import style
 from gate2static.report.content import Content
 from gate2static.report.gate_figure import gate_figure
@@ -77,4 +78,6 @@ def render_page(content: Content, trade_offs: list[Picture], patterns: list[Pict
         trade_offs=trade_offs,
         patterns=patterns,
         checked=[row for row in content.rows if row.checks],
+        steady_limit=UNSTABLE_CV,
+        unsteady=any(timing.variation > UNSTABLE_CV for timing in content.latencies),
     )

@@ -64,15 +64,17 @@ def _row(row: TrainedRow, manifest: Manifest | None, latency: LatencyReport | No
 
 
 def _pattern(manifest: Manifest) -> GatePattern:
-    """Summarises the gates: per unit and task, the share of channels."""
+    """Summarises the gates: per unit and task, the share of channels.
+
+    Units are in the order of data flow. After the last one that takes anything shared, nothing reads the shared stream.
+    """
     units = tuple(manifest.gates)
-    share = [[np.mean([flag == "1" for flag in flags]) for flags in manifest.gates[unit]] for unit in units]
-    return GatePattern(
-        tasks=tuple(manifest.tasks),
-        units=units,
-        specific_share=np.array(share),
-        contribution=np.array([manifest.contributions[unit] for unit in units]),
-    )
+    share = np.array([[flags.count("1") / len(flags) for flags in manifest.gates[unit]] for unit in units])
+    contribution = np.array([manifest.contributions[unit] for unit in units])
+    takes_shared = (share < 1).any(axis=1)
+    last_reader = int(np.flatnonzero(takes_shared)[-1]) if takes_shared.any() else 0
+    contribution[last_reader:] = np.nan
+    return GatePattern(tasks=tuple(manifest.tasks), units=units, specific_share=share, contribution=contribution)
 
 
 def _missing(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from rich.markup import escape
 from rich.table import Table
 
 from gate2static.report.content import Content, Row
@@ -40,12 +41,13 @@ def cells(content: Content, row: Row) -> tuple[str, ...]:
 
 
 def rich_table(content: Content) -> Table:
-    """Returns the table for a terminal."""
-    table = Table(title=content.title, caption=content.latency_setting or None)
-    for index, title in enumerate(header(content)):
-        table.add_column(title, justify="left" if index == 0 else "right")
-    for row in content.rows:
-        table.add_row(*cells(content, row))
+    """Returns the table for a terminal, a column a network: few networks and many tasks is the usual case."""
+    titles, *lines = zip(header(content), *(cells(content, row) for row in content.rows), strict=True)
+    table = Table(title=escape(content.title), caption=escape(content.latency_setting) or None)
+    for index, title in enumerate(titles):
+        table.add_column(escape(title), justify="left" if index == 0 else "right")
+    for line in lines:
+        table.add_row(*map(escape, line))
     return table
 
 

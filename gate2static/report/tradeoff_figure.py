@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -19,6 +20,9 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "gated": {"marker": "o", "color": style.TASK_COLOURS[0], "label": "gated, pruned to static"},
 }
 _OFFSETS_POINTS = ((0, 12), (0, -19), (14, 8), (14, -14), (-14, 8), (-14, -14), (0, 26), (0, -33), (0, 40), (0, -47))
+
+
+_LINE_STEPS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +64,18 @@ def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str
 
 
 def _name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[TradeOffPoint]) -> None:
-    """Writes each name at the first of a few places around its point where it covers no point and no other name."""
+    """Writes each name at the place, of a few around its point, where it covers least: points, lines, other names."""
     figure = axes.figure
     canvas = FigureCanvasAgg(figure.get_figure(root=True))
     canvas.draw()
     marks = [axes.transData.transform((p.cost, p.delta_mtl_percent)) for p in points]
     taken = [Bbox.from_extents(x - 9, y - 9, x + 9, y + 9) for x, y in marks]
-    for point in sorted(named, key=lambda p: p.cost):
+    named = sorted(named, key=lambda p: p.cost)
+    corners = axes.transData.transform([(p.cost, p.delta_mtl_percent) for p in named])
+    for start, end in pairwise(corners):
+        line = (start + (end - start) * step / _LINE_STEPS for step in range(_LINE_STEPS))
+        taken += [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in line]
+    for point in named:
         label = axes.annotate(
             point.name,
             (point.cost, point.delta_mtl_percent),

@@ -19,5 +19,7 @@ def test_markdown_has_one_line_a_row_and_equal_columns(content):
     assert len({line.count("|") for line in lines}) == 1
 
 
-def test_terminal_table_holds_every_row(content):
-    assert rich_table(content).row_count == len(content.rows)
+def test_terminal_table_has_a_column_a_network(content):
+    table = rich_table(content)
+    assert [column.header for column in table.columns] == ["network", *(row.name for row in content.rows)]
+    assert table.row_count == len(header(content)) - 1

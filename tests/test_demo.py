@@ -1,0 +1,162 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from gate2static import demo
+from gate2static.bench import LatencyReport
+from gate2static.errors import MissingDependencyError, RecipeError, VerificationError
+from gate2static.prune.static import read_manifest
+from gate2static.report import was_verified
+
+ROWS = ("separate", "shared", "gated-60")
+
+
+@pytest.fixture
+def demo_copy(demo_dir, tmp_path):
+    """A finished demo that a test may spoil; times of files are kept."""
+    return Path(shutil.copytree(demo_dir, tmp_path / "demo-run"))
+
+
+@pytest.fixture
+def done_again(monkeypatch):
+    """Counts what is done again."""
+    done = []
+    for name in ("prune", "verify", "export_onnx", "build_engine", "benchmark"):
+        original = getattr(demo, name)
+
+        def counted(*args, original=original, name=name, **kwargs):
+            done.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(demo, name, counted)
+    return done
+
+
+def test_every_network_takes_the_whole_road(demo_dir):
+    for row in ROWS:
+        manifest = read_manifest(demo_dir / row / "static")
+        assert was_verified(manifest)
+        assert {check["comparison"] for check in manifest.equivalence["checks"]} >= {"static / ONNX Runtime"}
+        assert (demo_dir / row / "model.onnx").is_file()
+        assert (demo_dir / row / "model.trt-rtx.engine").stat().st_size > 10_000
+    latency = LatencyReport.from_json(demo_dir / "latency.json")
+    assert {target.name for target in latency.targets} == set(ROWS)
+    assert latency.targets[0].name == "shared", "what the others are compared with"
+    assert (demo_dir / "report.html").stat().st_size > 50_000
+
+
+def test_baselines_collapse_to_exactly_one_and_exactly_t_backbones(demo_dir):
+    for row in ("separate", "shared"):
+        manifest = read_manifest(demo_dir / row / "static")
+        assert manifest.macs.static == manifest.macs[row]
+        assert manifest.parameters.static == manifest.parameters[row]
+
+
+def test_a_finished_demo_does_nothing_again(demo_copy, done_again, tiny):
+    demo.run_demo(demo_copy, overrides=tiny)
+    assert done_again == []
+
+
+def test_what_was_made_from_an_older_file_is_made_again(demo_copy, done_again, tiny, monkeypatch):
+    quick = demo.benchmark
+    monkeypatch.setattr(demo, "benchmark", lambda targets, **_: quick(targets, rounds=1, duration_s=0, warmup_s=0))
+    (demo_copy / "shared" / "model.onnx").unlink()
+    os.utime(demo_copy / "gated-60" / "ckpt.pt")
+    demo.run_demo(demo_copy, overrides=tiny)
+    assert sorted(done_again) == sorted(
+        ["prune", "verify", "export_onnx", "export_onnx", "build_engine", "build_engine", "benchmark"]
+    )
+
+
+def test_a_missing_library_costs_a_line_and_no_more(demo_copy, tiny, monkeypatch, capsys):
+    def missing(*args, **kwargs):
+        raise MissingDependencyError("tensorrt_rtx cannot be imported; install 'gate2static[trt-rtx]'")
+
+    monkeypatch.setattr(demo, "build_engine", missing)
+    (demo_copy / "shared" / "model.trt-rtx.engine").unlink()
+    demo.run_demo(demo_copy, overrides=tiny)
+    assert "shared: cannot build the engine: tensorrt_rtx cannot" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_static_network_that_differs_stops_the_demo_and_says_so_in_its_manifest(demo_copy, tiny, monkeypatch):
+    shutil.rmtree(demo_copy / "gated-60" / "static")
+    right = demo.prune
+
+    def wrong(gated):
+        static = right(gated)
+        next(iter(static.parameters())).data.view(-1)[0] += 0.5
+        return static
+
+    monkeypatch.setattr(demo, "prune", wrong)
+    with pytest.raises(VerificationError, match="does not compute what the gated one does"):
+        demo.run_demo(demo_copy, overrides=tiny)
+    assert not was_verified(read_manifest(demo_copy / "gated-60" / "static"))
+
+
+def test_an_unknown_bundled_recipe_is_an_error():
+    with pytest.raises(RecipeError, match="no recipe nothing.yaml came with this installation"):
+        demo.bundled_recipe("nothing.yaml")
+
+
+def test_a_recipe_inside_the_package_comes_before_one_beside_it(tmp_path, monkeypatch):
+    """A wheel holds the recipes inside the package, a clone beside it."""
+    for folder in ("gate2static/recipes", "recipes"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / demo.RECIPE).write_text("name: x")
+    monkeypatch.setattr(demo, "files", lambda package: tmp_path / package)
+    assert demo.bundled_recipe() == tmp_path / "gate2static" / "recipes" / demo.RECIPE
+    shutil.rmtree(tmp_path / "gate2static" / "recipes")
+    assert demo.bundled_recipe() == tmp_path / "recipes" / demo.RECIPE
+
+
+def test_prune_verify_export_bench_in_a_build_pipeline(run, demo_dir, tmp_path):
+    ckpt, static = demo_dir / "gated-60" / "ckpt.pt", tmp_path / "static"
+    assert "M MACs" in run("prune", ckpt, "-o", static).stdout
+    run("export", static, "--onnx", "--pt2", "--trt-rtx", "--compute-capability", "8.9", "--fp16")
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("static", "model.fp16.onnx", "model.pt2", "model.fp16.trt-rtx.engine", "model.fp16.trt-rtx.engine.json"),
+    }  # fmt: skip
+    run("export", static)
+    run("verify", ckpt, static, "--onnx", tmp_path / "model.onnx", "--json", tmp_path / "verified.json")
+    assert json.loads((tmp_path / "verified.json").read_text())["passed"]
+    assert was_verified(read_manifest(static))
+    options = ("--rounds", "1", "--duration", "0", "--against", tmp_path / "model.onnx")
+    run("bench", static, tmp_path / "model.onnx", *options, "--json", tmp_path / "latency.json")
+    latency = json.loads((tmp_path / "latency.json").read_text())
+    assert [target["name"].split("/")[-1] for target in latency["targets"]] == ["model.onnx", "static"]
+
+
+def test_a_run_folder_can_be_timed_row_by_row_and_reported(run, demo_dir, tmp_path):
+    run_dir = Path(shutil.copytree(demo_dir, tmp_path / "run"))
+    folders = sorted(run_dir.glob("*/static"))
+    run("bench", *folders, "--rounds", "1", "--duration", "0", "--json", run_dir / "latency.json")
+    result = run("report", run_dir)
+    assert "latency / shared" in result.stdout
+    assert "–" not in result.stdout, "every row of the run found its latency"
+
+
+def test_verify_notices_the_wrong_network(run, demo_dir, tmp_path):
+    shutil.copytree(demo_dir / "gated-60" / "static", tmp_path / "static")
+    result = run("verify", demo_dir / "shared" / "ckpt.pt", tmp_path / "static", code=1)
+    assert "does not compute what the gated one does" in result.stderr
+    assert not was_verified(read_manifest(tmp_path / "static"))
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(run, demo_dir, tmp_path):
+    before = sorted(demo_dir.rglob("*"))
+    shown = run("prune", demo_dir / "gated-60" / "ckpt.pt", "-o", tmp_path / "static", "--dry-run").stdout
+    assert "stage3_2_conv2" in shown
+    assert "MACs per sample before" in shown
+    assert not (tmp_path / "static").exists()
+    assert sorted(demo_dir.rglob("*")) == before
+
+
+@pytest.mark.parametrize("row", ["separate", "shared/ckpt.pt"])
+def test_baselines_can_be_pruned_too(run, demo_dir, tmp_path, row):
+    said = run("prune", demo_dir / row, "-o", tmp_path / "static", "--dtype", "float64", "--explain").stdout
+    macs = read_manifest(tmp_path / "static").macs
+    assert macs.static == macs[row.partition("/")[0]]
+    assert "Channels that stay" in said
