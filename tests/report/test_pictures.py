@@ -37,9 +37,7 @@ def test_long_networks_do_not_write_names_over_each_other():
 
 
 def test_trade_off_names_do_not_cover_each_other_when_points_are_close():
-    points = [
-        TradeOffPoint(name=f"λ = {i}", kind="gated", cost=50 + 0.01 * i, delta_mtl_percent=0.5) for i in range(4)
-    ]
+    points = [TradeOffPoint(name=f"λ = {i}", kind="gated", cost=50 + 0.01 * i, delta_mtl_percent=0.5) for i in range(4)]
     points.append(TradeOffPoint(name="separate", kind="separate", cost=120, delta_mtl_percent=0))
     figure = tradeoff_figure(points, "cost", "title")
     texts = figure.axes[0].texts
