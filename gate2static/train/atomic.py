@@ -12,7 +12,8 @@ def write_atomically(path: Path, content: bytes | memoryview) -> None:
     Raises:
         TrainingError: The file cannot be written; what stood at `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Always the same name, so that what a killed process left behind is overwritten by the next one.
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,9 +20,7 @@ from gate2static.train.progress import TrainingProgress
 from gate2static.train.stage import Position, Stage, advice, resume, save
 
 
-def train_stage(
-    stage: Stage, splits: Splits, *, device: torch.device, go_on: bool, progress: TrainingProgress, cost: float
-) -> None:
+def train_stage(stage: Stage, splits: Splits, *, device: torch.device, go_on: bool, progress: TrainingProgress) -> None:
     """Trains one network to its last epoch; its checkpoint and log lie in the stage's folder afterwards.
 
     Args:
@@ -31,7 +29,6 @@ def train_stage(
         device: Where to compute.
         go_on: Whether to start from the stage's checkpoint if there is one.
         progress: Where to show how far it is.
-        cost: Backbone passes a step.
 
     Raises:
         TrainingError: A loss or weight is no longer finite (the last checkpoint stays), or the disk is full.
@@ -44,9 +41,9 @@ def train_stage(
     position = resume(stage, optimisers) if go_on and stage.checkpoint.exists() else Position()
     per_epoch = len(_order(stage, splits, 0))
     done = position.epoch * per_epoch + position.step
-    progress.start_stage(stage.name, steps=stage.settings.epochs * per_epoch, done=done, cost=cost)
+    progress.start_stage(stage.name, steps=stage.settings.epochs * per_epoch, done=done, cost=stage.cost)
     while position.epoch < stage.settings.epochs:
-        _train_epoch(stage, splits, position, optimisers, device, progress, cost)
+        _train_epoch(stage, splits, position, optimisers, device, progress)
         row = _close_epoch(stage, splits, position, optimisers)
         progress.note(" ".join(f"{key.partition('/')[2]} {row[key]:.3f}" for key in row if key.startswith("val/")))
         save(stage, position, optimisers)
@@ -65,7 +62,6 @@ def _train_epoch(
     optimisers: dict[str, Optimizer],
     device: torch.device,
     progress: TrainingProgress,
-    cost: float,
 ) -> None:
     """Runs the steps of an epoch that are left."""
     stage.model.train()
@@ -82,7 +78,7 @@ def _train_epoch(
         for optimiser in optimisers.values():
             optimiser.step()
         position.step += 1
-        progress.advance(cost=cost)
+        progress.advance(cost=stage.cost)
         if save_every and position.step % save_every == 0 and position.step < len(order):
             save(stage, position, optimisers)
 

@@ -58,10 +58,10 @@ def gated_baseline(run_dir: str | Path, which: Literal["separate", "shared"]) ->
     if which == "shared":
         content = checkpoints.load_checkpoint(run_dir / "shared" / checkpoints.FILE)
         return _all_shared(_recipe(content, run_dir), content["model"])
-    folders = sorted(folder for folder in (run_dir / "separate").glob("*") if folder.is_dir())
-    if not folders:
+    found = sorted((run_dir / "separate").glob(f"*/{checkpoints.FILE}"))
+    if not found:
         raise CheckpointError(f"{run_dir}: no single-task networks in {run_dir / 'separate'}; train the run first")
-    recipe = _recipe(checkpoints.load_checkpoint(folders[0] / checkpoints.FILE), folders[0])
+    recipe = _recipe(checkpoints.load_checkpoint(found[0]), found[0])
     gated = _gate(recipe, None, {t.name: _plain_state(run_dir / "separate" / t.name) for t in recipe.tasks})
     set_gates(gated, True)
     return gated.eval()

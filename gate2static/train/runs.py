@@ -1,6 +1,7 @@
 """A whole run: the single-task networks, the shared network, one gated network a sparsity weight, a row for each."""
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -67,56 +68,51 @@ def _run(recipe: Recipe, run_dir: Path, weights: tuple[float, ...], *, resume: b
     device = pick_device(recipe.training.device)
     result = _open_result(recipe, run_dir, tasks, resume=resume)
     splits = load_data(recipe.data)
-    cost = _total_cost(recipe, length(splits.train), len(weights))
-    with TrainingProgress(enabled=show, total_cost=cost) as progress:
-
-        def fit(stage: Stage) -> None:
-            train_stage(
-                stage, splits, device=device, go_on=resume, progress=progress, cost=_step_cost(recipe, stage.kind)
-            )
-
-        def close(result: RunResult, name: str, folders: list[str], weight: float | None = None) -> RunResult:
-            """Adds a network's row to `run.json`, unless it is there from before an interruption."""
+    rows = {"separate": 0.0, "shared": 0.0, **{f"gated-{weight:g}": weight for weight in weights}}
+    with TrainingProgress(enabled=show, total_cost=_total_cost(recipe, length(splits.train), len(weights))) as progress:
+        for name, weight in rows.items():
+            checkpoints = []
+            for stage in _stages(name, recipe, run_dir, tasks, weight):
+                train_stage(stage, splits, device=device, go_on=resume, progress=progress)
+                checkpoints.append(f"{stage.name}/{CHECKPOINT}")
             if any(row.name == name for row in result.rows):
-                return result
+                continue  # measured before an interruption
             result = add_row(
                 result,
                 _trained(run_dir, name),
                 name=name,
-                checkpoints=tuple(f"{folder}/{CHECKPOINT}" for folder in folders),
+                checkpoints=tuple(checkpoints),
                 recipe=recipe,
                 tasks=tasks,
                 splits=splits,
                 device=device,
-                sparsity_weight=weight,
+                sparsity_weight=weight if name.startswith("gated") else None,
             )
             result.save(run_dir)
-            return result
+    return result
 
+
+def _stages(name: str, recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], weight: float) -> Iterator[Stage]:
+    """The networks of a row, each built when its turn comes: the gated ones start from what was trained before."""
+    if name == "separate":
         for task in tasks:
             model = build_single(recipe, task.name)
-            name = f"separate/{task.name}"
-            fit(Stage(name=name, kind="single", model=model, tasks=(task,), recipe=recipe, run_dir=run_dir))
-        result = close(result, "separate", [f"separate/{task.name}" for task in tasks])
-        shared = build_shared(recipe)
-        fit(Stage(name="shared", kind="shared", model=shared, tasks=tasks, recipe=recipe, run_dir=run_dir))
-        result = close(result, "shared", ["shared"])
-        for weight in weights:
-            name = f"gated-{weight:g}"
-            gated = build_gated(recipe, run_dir)
-            fit(
-                Stage(
-                    name=name,
-                    kind="gated",
-                    model=gated,
-                    tasks=tasks,
-                    recipe=recipe,
-                    run_dir=run_dir,
-                    sparsity_weight=weight,
-                )
-            )
-            result = close(result, name, [name], weight)
-    return result
+            folder = f"{name}/{task.name}"
+            yield Stage(name=folder, kind="single", model=model, tasks=(task,), recipe=recipe, run_dir=run_dir)
+    elif name == "shared":
+        model = build_shared(recipe)
+        yield Stage(name=name, kind="shared", model=model, tasks=tasks, recipe=recipe, run_dir=run_dir)
+    else:
+        gated = build_gated(recipe, run_dir)
+        yield Stage(
+            name=name,
+            kind="gated",
+            model=gated,
+            tasks=tasks,
+            recipe=recipe,
+            run_dir=run_dir,
+            sparsity_weight=weight,
+        )
 
 
 def _open_result(recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], *, resume: bool) -> RunResult:
@@ -137,13 +133,9 @@ def _trained(run_dir: Path, name: str) -> GatedModel:
     return load_gated(run_dir / name / CHECKPOINT)[0]
 
 
-def _step_cost(recipe: Recipe, kind: str) -> int:
-    """Backbone passes a step: one, or one a stream."""
-    return len(recipe.tasks) + 1 if kind == "gated" else 1
-
-
 def _total_cost(recipe: Recipe, images: int, gated: int) -> int:
+    """Backbone passes of a whole run."""
     training = recipe.training
-    stages = [("single", training.single)] * len(recipe.tasks) + [("shared", training.shared)]
-    stages += [("gated", training.gated)] * gated
-    return sum(_step_cost(recipe, kind) * s.epochs * math.ceil(images / s.batch_size) for kind, s in stages)
+    stages = [(1, training.single)] * len(recipe.tasks) + [(1, training.shared)]
+    stages += [(len(recipe.tasks) + 1, training.gated)] * gated
+    return sum(cost * stage.epochs * math.ceil(images / stage.batch_size) for cost, stage in stages)

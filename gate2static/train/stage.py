@@ -43,6 +43,11 @@ class Stage:
         return {"single": training.single, "shared": training.shared, "gated": training.gated}[self.kind]
 
     @property
+    def cost(self) -> int:
+        """Backbone passes a step: one, or one a stream."""
+        return len(self.tasks) + 1 if self.kind == "gated" else 1
+
+    @property
     def checkpoint(self) -> Path:
         """Where its checkpoint lies."""
         return self.run_dir / self.name / checkpoints.FILE

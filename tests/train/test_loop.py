@@ -116,7 +116,7 @@ SPLITS = Splits(train=Blobs(28), val=Blobs(10), test=Blobs(10))
 
 def fit(one: Stage, *, go_on: bool = False, stop_after: int = -1) -> dict[str, Any]:
     cpu = torch.device("cpu")
-    train_stage(one, SPLITS, device=cpu, go_on=go_on, progress=StopAfter(stop_after), cost=1)
+    train_stage(one, SPLITS, device=cpu, go_on=go_on, progress=StopAfter(stop_after))
     return load_checkpoint(one.checkpoint)
 
 

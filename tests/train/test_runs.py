@@ -90,11 +90,13 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(
     # Nine checkpoints come before the gated network's; the twelfth ends its first epoch.
     child = subprocess.run([sys.executable, "-c", KILLED, recipe, run_dir, "12"], capture_output=True, check=False)
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
+    assert (run_dir / "gated-200" / ".ckpt.pt.tmp").exists()
     position = load_checkpoint(run_dir / "gated-200" / "ckpt.pt")["position"]
     assert (position["epoch"], position["step"]) == (0, 2)
     result = train(small, run_dir, resume=True, progress=False)
     assert result == whole_run[1]
     assert_same(checkpoints(run_dir), checkpoints(whole_run[0]))
+    assert not list(run_dir.rglob("*.tmp"))
     for log in whole_run[0].rglob("log.csv"):
         assert (run_dir / log.relative_to(whole_run[0])).read_bytes() == log.read_bytes()
 
