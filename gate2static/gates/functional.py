@@ -4,6 +4,7 @@ Streams share values and pruning shares channels, so a node must never change wh
 operation becomes its out-of-place form, and whoever read the written tensor later reads the result instead.
 """
 
+import inspect
 import operator
 from typing import Any
 
@@ -80,12 +81,14 @@ def _make_out_of_place(root: nn.Module, node: fx.Node) -> bool:
 
 
 def _clear_inplace_flag(node: fx.Node) -> bool:
-    normalised = node.normalized_arguments(nn.Module(), normalize_to_only_use_kwargs=True)
-    if normalised is None or normalised.kwargs.get("inplace") is not True:
+    try:
+        call = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # torch's built-in functions have no signature, and no such flag
         return False
-    node.args, node.kwargs = (), {**normalised.kwargs, "inplace": False}
-    first = next(iter(node.kwargs))
-    node.args, node.kwargs = (node.kwargs[first],), {k: v for k, v in node.kwargs.items() if k != first}
+    if call.arguments.get("inplace") is not True:
+        return False
+    call.arguments["inplace"] = False
+    node.args, node.kwargs = call.args, call.kwargs
     return True
 
 
