@@ -158,5 +158,9 @@ def tensor_inputs(node: fx.Node) -> list[fx.Node]:
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    """An argument of a call, whether it was given by position or by name; `self` or the input is position 0."""
-    return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+    """An argument of a call, whether it was given by position or by name; `self` or the input is position 0.
+
+    Nodes whose value is a known constant, such as a read of a size, are replaced by it.
+    """
+    value = node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+    return fx.map_arg(value, lambda n: n if info(n).constant is None else info(n).constant)
