@@ -3,6 +3,7 @@
 They run once on each physical part, and keep its numbering.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -74,11 +75,11 @@ def _dim_after(node: fx.Node, source: Rule, module: nn.Module | None) -> int | N
     if node.op == "call_module":
         if type(module) in _ACTIVATIONS:
             return dim
-        return dim if type(module) in _SPATIAL and dim == 1 and len(before) == len(after) else None
+        return dim if type(module) in _SPATIAL and _spares_channels(type(module).__name__, source, after) else None
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     if name in _ANYWHERE and before == after:
         return dim
-    if name in _ON_SPACE and dim == 1 and len(before) == len(after) and before[1] == after[1]:
+    if name in _ON_SPACE and _spares_channels(name, source, after):
         return dim
     if name == "pad":
         padded = len(argument(node, 1, "pad")) // 2
@@ -88,6 +89,13 @@ def _dim_after(node: fx.Node, source: Rule, module: nn.Module | None) -> int | N
     if name == "flatten":
         return _dim_after_flatten(node, dim, before)
     return None
+
+
+def _spares_channels(name: str, source: Rule, after: Sequence[int]) -> bool:
+    """Whether a spatial operator, which may be one of `1d`, `2d` or `3d`, has the channels outside its window."""
+    before = source.info.shape or ()
+    spatial = re.search(r"([123])d$", name)
+    return source.dim == 1 and len(before) == len(after) == (int(spatial[1]) + 2 if spatial else len(before))
 
 
 def _dim_after_reduction(node: fx.Node, dim: int, ndim: int) -> int | None:
