@@ -79,15 +79,14 @@ class _SelectAndMix(torch.autograd.Function):
     def forward(ctx: Any, dim: int, gates: Tensor, mixing: Tensor, *streams: Tensor) -> tuple[Tensor, ...]:
         shape = [1] * streams[0].dim()
         shape[dim] = -1
-        g, w = [x.view(shape) for x in gates], [x.view(shape) for x in mixing]
+        # The mix is a chain of interpolations, so that the mix of equal values is that value, bit for bit.
+        tiny = torch.finfo(mixing.dtype).tiny
+        g, step = ([x.view(shape) for x in rows] for rows in (gates, mixing / mixing.cumsum(0).clamp(min=tiny)))
         outputs = [torch.empty_like(x) for x in streams]
         for (*own, shared), (*picked, mixed) in zip(_chunks(streams), _chunks(outputs), strict=True):
             for t, x in enumerate(own):
                 torch.lerp(shared, x, g[t], out=picked[t])
-                if t == 0:
-                    torch.mul(picked[t], w[t], out=mixed)
-                else:
-                    mixed.addcmul_(picked[t], w[t])
+                torch.lerp(mixed if t else picked[0], picked[t], step[t], out=mixed)
         ctx.shape = shape
         ctx.save_for_backward(gates, mixing, *streams)
         return tuple(outputs)
