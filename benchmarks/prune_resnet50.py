@@ -30,9 +30,11 @@ def main() -> None:
     gated = g2s.gate(
         backbone, tasks=TASKS, example_inputs=(example,), heads={task: nn.Linear(2048, 10) for task in TASKS}
     ).eval()
-    g2s.set_gates(gated, {name: torch.rand(d.shape) < arguments.specific for name, d in g2s.gate_decisions(gated).items()})
-    sizes = []
-    hooks = [m.register_forward_hook(lambda m, i, o: sizes.append(_bytes(o))) for m in gated.modules() if not any(m.children())]
+    decisions = g2s.gate_decisions(gated)
+    g2s.set_gates(gated, {name: torch.rand(d.shape) < arguments.specific for name, d in decisions.items()})
+    sizes: list[int] = []
+    leaves = [m for m in gated.modules() if not any(m.children())]
+    hooks = [m.register_forward_hook(lambda m, i, o: sizes.append(_bytes(o))) for m in leaves]
     with torch.no_grad():
         gated(example)
     for hook in hooks:
@@ -45,11 +47,10 @@ def main() -> None:
     report = g2s.verify(gated, static)
     verified = time.perf_counter()
     report.require()
-    allowed = 3 * (parameters + sum(sizes))
-    print(f"prune {pruned - start:.1f} s, verify {verified - pruned:.1f} s, together {verified - start:.1f} s (allowed 60 s)")
-    print(f"gated model: parameters {parameters / 2**20:.0f} MiB, activations of a batch of 2 {sum(sizes) / 2**20:.0f} MiB")
-    print(f"peak memory {_peak_bytes() / 2**20:.0f} MiB ({before / 2**20:.0f} MiB before pruning); allowed {allowed / 2**20:.0f} MiB")
-    print(f"peak over parameters plus activations: {_peak_bytes() / (parameters + sum(sizes)):.2f}")
+    gated_bytes, peak, mib = parameters + sum(sizes), _peak_bytes(), 2**20
+    print(f"prune {pruned - start:.1f} s, verify {verified - pruned:.1f} s: {verified - start:.1f} s (allowed 60 s)")
+    print(f"gated: parameters {parameters / mib:.0f} MiB, activations of a batch of 2 {sum(sizes) / mib:.0f} MiB")
+    print(f"peak {peak / mib:.0f} MiB, {before / mib:.0f} MiB before pruning: {peak / gated_bytes:.2f} (allowed 3)")
     print(f"float64 errors: { {t: f'{d.max_rel:.1e}' for t, d in report.per_task.items()} }")
     print(f"MACs: {static.manifest.macs}")
 
