@@ -102,11 +102,14 @@ def _build(folder: Path) -> None:
 
 
 def _time(run_dir: Path, result: RunResult) -> None:
-    """Times all networks side by side: the shared one first, which the others are compared with."""
+    """Times all networks side by side: the shared one first, which the others are compared with.
+
+    On one thread, because networks this small gain nothing from a second one, which would only wait for the first.
+    """
     names = sorted((row.name for row in result.rows), key=lambda name: name != "shared")
     models = {name: run_dir / name / "model.onnx" for name in names}
     if not _newer(run_dir / "latency.json", list(models.values())):
-        benchmark(models, duration_s=2.0).to_json(run_dir / "latency.json")
+        benchmark(models, duration_s=2.0, threads=1).to_json(run_dir / "latency.json")
 
 
 def _gated(run_dir: Path, row: Row) -> GatedModel:

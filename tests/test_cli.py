@@ -34,6 +34,17 @@ COMMANDS = {
 }  # fmt: skip
 
 
+# A process started in the background by a shell ignores Ctrl-C, and its children inherit that.
+STARTED = """
+import signal
+import torch
+from gate2static.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+torch.set_num_threads(1)
+main()
+"""
+
+
 def one_line(result):
     """The only line on stderr."""
     (line,) = result.stderr.splitlines()
@@ -147,8 +158,7 @@ def test_train_goes_on_where_it_was_killed(tmp_path, tiny):
     run_dir = tmp_path / "run"
     sets = [word for override in tiny for word in ("--set", override)]
     command = ["train", str(bundled_recipe()), *sets, "--set", "training.shared.epochs=400", "--run-dir", str(run_dir)]
-    start = [sys.executable, "-c", "import torch; torch.set_num_threads(1); from gate2static.cli import main; main()"]
-    process = subprocess.Popen([*start, *command], stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen([sys.executable, "-c", STARTED, *command], stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
     while not (run_dir / "shared" / "ckpt.pt").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
