@@ -57,7 +57,7 @@ def _page(results: list[RunResult], seeds: list[int]) -> str:
             "# The digits demo over several seeds",
             "",
             f"`python benchmarks/demo_seeds.py`, seeds {', '.join(map(str, seeds))}: mean ± standard deviation on",
-            "the test split; metrics and Δ_MTL (eq. 6) in %, MACs per image with heads. Every row is the static network.",
+            "the test split. Metrics and Δ_MTL (eq. 6) in %, MACs per image with heads. All rows are static networks.",
             "",
             *lines,
             "",
