@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError, TraceError
-from gate2static.gates.gate import Gate
+from gate2static.gates.gating import Gate
 from gate2static.gates.lift import lift
 from gate2static.gates.program import Program, build_program
 

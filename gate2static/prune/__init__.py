@@ -3,7 +3,7 @@
 from gate2static.prune.cost import expected_macs
 from gate2static.prune.emit import Plan, plan
 from gate2static.prune.manifest import Manifest, TensorSpec
-from gate2static.prune.prune import prune
+from gate2static.prune.pruning import prune
 from gate2static.prune.static import StaticModel, load_static
 
 __all__ = ["Manifest", "Plan", "StaticModel", "TensorSpec", "expected_macs", "load_static", "plan", "prune"]

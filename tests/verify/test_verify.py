@@ -1,0 +1,107 @@
+"""Gated against static: what passes, what must not, and what the report says."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import gate2static as g2s
+from gate2static.errors import VerificationError
+from gate2static.verify import difference, verify
+
+
+class _Backbone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.second = nn.Conv2d(8, 12, 3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.second(torch.relu(self.norm(self.first(x)))))
+
+
+class _Head(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.fixture
+def gated() -> g2s.GatedModel:
+    torch.manual_seed(0)
+    x = torch.randn(2, 3, 12, 12)
+    model = g2s.gate(_Backbone(), tasks=["a", "b"], example_inputs=(x,), heads={"a": _Head(), "b": _Head()}).train()
+    for parameter in model.parameters():
+        with torch.no_grad():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model(x * 2 + 1)  # moves the running statistics
+    return model.eval()
+
+
+def test_a_pruned_model_passes_in_float64_and_as_deployed(gated: g2s.GatedModel) -> None:
+    report = verify(gated, g2s.prune(gated))
+    assert report.passed
+    assert {check.what for check in report.checks} == {"float64", "float32"}
+    assert set(report.per_task) == {"a", "b"}
+    assert all(d.max_rel <= 1e-12 and d.cosine > 0.999999 for d in report.per_task.values())
+
+
+def test_verifying_changes_neither_model(gated: g2s.GatedModel) -> None:
+    static = g2s.prune(gated)
+    before = [copy.deepcopy(m.state_dict()) for m in (gated, static)]
+    gated.train()
+    verify(gated, static)
+    assert gated.training
+    for model, state in zip((gated, static), before, strict=True):
+        assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_one_wrong_weight_fails_and_the_error_names_the_tasks(gated: g2s.GatedModel) -> None:
+    static = g2s.prune(gated)
+    with torch.no_grad():
+        max(static.parameters(), key=torch.numel).view(-1)[0] += 1e-4
+    report = verify(gated, static)
+    assert not report.passed
+    with pytest.raises(VerificationError, match=r"relative error of .*float64.*allowed 1\.0e-09"):
+        report.require()
+
+
+def test_swapped_tasks_fail(gated: g2s.GatedModel) -> None:
+    static = g2s.prune(gated)
+    static.manifest = static.manifest.model_copy(update={"tasks": ("b", "a")})
+    with pytest.raises(VerificationError, match=r"has tasks \('a', 'b'\), the static one \('b', 'a'\)"):
+        verify(gated, static)
+    gated.heads["a"], gated.heads["b"] = gated.heads["b"], gated.heads["a"]
+    assert not verify(gated, g2s.StaticModel(static.network, g2s.prune(gated).manifest)).passed
+
+
+def test_other_gates_fail(gated: g2s.GatedModel) -> None:
+    static = g2s.prune(gated)
+    g2s.set_gates(gated, False)
+    assert not verify(gated, static).passed
+
+
+def test_half_precision_is_judged_by_the_gated_models_own_rounding(gated: g2s.GatedModel) -> None:
+    report = verify(gated, g2s.prune(gated, dtype=torch.bfloat16))
+    assert {check.what for check in report.checks} == {"float64", "bfloat16"}
+    # The weights were rounded, so float64 equality must be lost: that is what the check is for.
+    assert not report.passed
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_outputs_that_are_not_finite_are_never_equal(bad: float) -> None:
+    value = torch.tensor([1.0, bad])
+    assert difference(value, value.clone()).max_rel == float("inf")
+
+
+def test_another_shape_is_never_equal() -> None:
+    assert difference(torch.zeros(2, 1), torch.zeros(2)).max_abs == float("inf")
+
+
+def test_two_zero_outputs_are_equal() -> None:
+    found = difference(torch.zeros(3), torch.zeros(3))
+    assert (found.max_rel, found.cosine) == (0.0, 1.0)
