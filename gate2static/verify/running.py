@@ -13,22 +13,22 @@ from gate2static.prune.static import StaticModel
 
 
 class _InDtype(fx.Interpreter):
-    """An interpreter whose modules and tensors take one dtype, in eval mode, as they are used."""
+    """An interpreter whose modules and tensors are rounded to one dtype and run in another, in eval mode."""
 
-    def __init__(self, module: fx.GraphModule, dtype: torch.dtype) -> None:
+    def __init__(self, module: fx.GraphModule, dtype: torch.dtype, rounded_to: torch.dtype) -> None:
         super().__init__(module)
-        self.dtype = dtype
+        self.dtype, self.rounded_to = dtype, rounded_to
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return converted(self.fetch_attr(str(target)), self.dtype)(*args, **kwargs)
+        return converted(self.fetch_attr(str(target)), self.dtype, self.rounded_to)(*args, **kwargs)
 
     def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return to_dtype(super().get_attr(target, args, kwargs), self.dtype)
+        return to_dtype(to_dtype(super().get_attr(target, args, kwargs), self.rounded_to), self.dtype)
 
 
-def converted(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy of a module in eval mode, in another dtype."""
-    return copy.deepcopy(module).to(dtype).eval()
+def converted(module: nn.Module, dtype: torch.dtype, rounded_to: torch.dtype) -> nn.Module:
+    """A copy of a module in eval mode on the CPU, its weights rounded to one dtype and held in another."""
+    return copy.deepcopy(module).to("cpu", rounded_to).to(dtype).eval()
 
 
 def to_dtype(value: Any, dtype: torch.dtype) -> Any:
@@ -37,14 +37,18 @@ def to_dtype(value: Any, dtype: torch.dtype) -> Any:
 
 
 @torch.no_grad()
-def run_gated(gated: GatedModel, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> Mapping[str, Tensor]:
-    """The gated model's outputs in eval mode, computed in `dtype` on the CPU."""
-    features = _InDtype(gated.encoder, dtype).run(*(to_dtype(x, dtype) for x in inputs))
-    return {t: converted(gated.heads[t], dtype).cpu()(f) for t, f in zip(gated.tasks, features, strict=True)}
+def run_gated(
+    gated: GatedModel, inputs: tuple[Tensor, ...], dtype: torch.dtype, *, rounded_to: torch.dtype | None = None
+) -> Mapping[str, Tensor]:
+    """The gated model's outputs in eval mode, computed in `dtype` on the CPU, its weights rounded first if asked."""
+    stored = dtype if rounded_to is None else rounded_to
+    features = _InDtype(gated.encoder, dtype, stored).run(*(to_dtype(x, dtype) for x in inputs))
+    heads = {task: converted(gated.heads[task], dtype, stored) for task in gated.tasks}
+    return {task: heads[task](f) for task, f in zip(gated.tasks, features, strict=True)}
 
 
 @torch.no_grad()
 def run_static(static: StaticModel, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> Mapping[str, Tensor]:
     """The static model's outputs, computed in `dtype` on the CPU."""
-    outputs = _InDtype(static.network, dtype).run(*(to_dtype(x, dtype) for x in inputs))
+    outputs = _InDtype(static.network, dtype, dtype).run(*(to_dtype(x, dtype) for x in inputs))
     return dict(zip(static.tasks, pytree.tree_leaves(outputs), strict=True))
