@@ -184,7 +184,9 @@ def _check_lift(backbone: nn.Module, encoder: fx.GraphModule, inputs: tuple[Any,
     plain = copy.deepcopy(backbone).eval()
     encoder.eval()
     with torch.no_grad():
-        expected, found = pytree.tree_leaves(plain(*inputs)), pytree.tree_leaves(encoder(*inputs)[0])
+        # A backbone may write into its inputs.
+        copies = pytree.tree_map_only(Tensor, torch.clone, inputs)
+        expected, found = pytree.tree_leaves(plain(*copies)), pytree.tree_leaves(encoder(*inputs)[0])
     for a, b in zip(expected, found, strict=True):
         if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max())):
             raise TraceError(
