@@ -12,9 +12,6 @@ from torch import Tensor, fx, nn
 from gate2static.gates.model import GatedModel
 from gate2static.prune.rules.rule import Ids, Numbering, Rule, as_channels, channels_along, module_of
 
-_MOST_SLICES = 6
-"""A view of more runs than this is one gather instead of a concatenation of slices."""
-
 
 @dataclass(frozen=True)
 class Part:
@@ -98,12 +95,12 @@ class Emitter:
     def view(self, pool: Pool, ids: Ids) -> fx.Node:
         """A tensor holding exactly the channels `ids`, in that order."""
         parts, positions = pool.place(ids)
-        starts = np.flatnonzero((np.diff(parts, prepend=-2) != 0) | (np.diff(positions, prepend=-2) != 1))
-        ends = np.append(starts[1:], len(ids))
-        if len(starts) <= max(_MOST_SLICES, len(np.unique(parts))):
-            runs = [(pool.parts[parts[a]], int(positions[a]), int(b - a)) for a, b in zip(starts, ends, strict=True)]
-            return self.concatenate([self._slice(p, start, count, pool.dim) for p, start, count in runs], pool.dim)
+        cuts = np.flatnonzero(np.diff(parts)) + 1
         used = np.unique(parts)
+        if len(cuts) < len(used):
+            # Each part is read once: a slice or a gather of each, side by side.
+            pieces = zip(np.split(parts, cuts), np.split(positions, cuts), strict=True)
+            return self.concatenate([self._pick(pool.parts[p[0]], at, pool.dim) for p, at in pieces], pool.dim)
         offsets = np.cumsum([0, *(len(pool.parts[u].ids) for u in used)])
         merged = self.concatenate([pool.parts[u].node for u in used], pool.dim)
         return self.gather(merged, offsets[np.searchsorted(used, parts)] + positions, pool.dim)
@@ -128,7 +125,10 @@ class Emitter:
             )
         return self._views[key]
 
-    def _slice(self, part: Part, start: int, count: int, dim: int | None) -> fx.Node:
+    def _pick(self, part: Part, positions: Ids, dim: int | None) -> fx.Node:
+        start, count = int(positions[0]), len(positions)
+        if not np.array_equal(positions, start + np.arange(count)):
+            return self.gather(part.node, positions, dim)
         if count == len(part.ids):
             return part.node  # type: ignore[no-any-return]
         return self._once(("slice", part.node, dim, start, count), torch.narrow, (part.node, dim, start, count))
