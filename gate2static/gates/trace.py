@@ -7,6 +7,8 @@ deployed stays a module, so it still follows `train()` and `eval()`: norms and d
 
 import copy
 import inspect
+import operator
+import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -53,10 +55,17 @@ def trace(module: nn.Module, inputs: tuple[Any, ...], what: str) -> tuple[nn.Mod
         TraceError: `torch.fx` cannot follow the code; the message names the line.
     """
     root = copy.deepcopy(module).eval()
-    names = [p.name for p in inspect.signature(root.forward).parameters.values() if p.kind is not p.VAR_KEYWORD]
+    signature = inspect.signature(root.forward)
+    try:
+        signature.bind(*inputs)
+    except TypeError as error:
+        raise TraceError(
+            f"{what} cannot be called with {len(inputs)} positional inputs: {error}; its forward takes {signature}."
+        ) from error
+    names = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
     defaults = {
         name: parameter.default
-        for name, parameter in inspect.signature(root.forward).parameters.items()
+        for name, parameter in signature.parameters.items()
         if name in names[len(inputs) :] and parameter.default is not parameter.empty
     }
     structured = {
@@ -89,10 +98,18 @@ def _restore_output_structure(graph: fx.Graph) -> None:
 def _drop_unused_inputs(graph: fx.Graph, defaults: set[str]) -> None:
     """Remove placeholders (and fx's checks on them) of arguments that keep their default value."""
     for node in reversed(list(graph.find_nodes(op="placeholder"))):
-        if node.target.removesuffix("_1") in defaults and all(u.target is torch._assert for u in node.users):
+        if re.sub(r"_\d+$", "", node.target) in defaults and all(map(_is_check, node.users)):
             for user in list(node.users):
+                for check in list(user.users):
+                    graph.erase_node(check)
                 graph.erase_node(user)
             graph.erase_node(node)
+
+
+def _is_check(node: fx.Node) -> bool:
+    if node.target is operator.eq:
+        return all(map(_is_check, node.users))
+    return node.target in (torch._assert, fx._symbolic_trace._assert_is_none)
 
 
 def _explain(error: Exception, what: str) -> str:
