@@ -28,7 +28,7 @@ def lift(program: Program, branches: Mapping[str, nn.Module], gates: Mapping[str
         over tasks of the backbone's output structure. Only modules and parameters that the graph uses are kept.
     """
     root = nn.Module()
-    root.branches, root.gates = nn.ModuleDict(branches), nn.ModuleDict(gates)
+    root.branches, root.gates = _named(branches), _named(gates)
     names = list(branches)
     graph = fx.Graph()
     env: dict[fx.Node, _Streams] = {}
@@ -48,6 +48,14 @@ def lift(program: Program, branches: Mapping[str, nn.Module], gates: Mapping[str
     graph.output(tuple(features))
     graph.lint()
     return fx.GraphModule(root, graph, "Lifted")
+
+
+def _named(modules: Mapping[str, nn.Module]) -> nn.Module:
+    """Unlike a ModuleDict, this takes names such as `keys` and `values`, which attention layers have."""
+    box = nn.Module()
+    for name, module in modules.items():
+        box.add_module(name, module)
+    return box
 
 
 def _getitem(values: Any, index: int) -> Any:
