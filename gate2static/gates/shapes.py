@@ -4,7 +4,9 @@ The graph runs twice on fake tensors, at two batch sizes, so that the dimensions
 reads of a tensor's size can be told apart from constants. MACs are those of torch's own FLOP counter.
 """
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,7 +92,7 @@ def fake_inputs(mode: FakeTensorMode, examples: tuple[Any, ...]) -> Callable[[in
 
 def measure_macs(call: Callable[[], Any]) -> tuple[Any, int]:
     """The result of `call` and the MACs it took."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _quiet(), FlopCounterMode(display=False) as counter:
         result = call()
     return result, counter.get_total_flops() // 2
 
@@ -105,6 +107,17 @@ class _Recorder(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         self.values[n] = measure_macs(lambda: super(_Recorder, self).run_node(n))
         return self.values[n][0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Torch logs a traceback before it raises; the error raised here says it in one line."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _run(root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], what: str) -> dict[fx.Node, tuple[Any, int]]:
