@@ -105,7 +105,7 @@ def build_program(
     outputs = annotate(root, graph, fake_inputs(mode, examples), streams, "the backbone")
     output = next(iter(graph.find_nodes(op="output")))
     features = output.args[0]
-    if not all(isinstance(leaf, fx.Node) and info(leaf).shape for leaf in pytree.tree_leaves(features)):
+    if not all(isinstance(leaf, fx.Node) and info(leaf).batch_multiple for leaf in pytree.tree_leaves(features)):
         raise TraceError(
             f"the backbone returns {features}; allowed is a tensor, or a tuple, list or dict of tensors with the "
             "batch first."
@@ -207,7 +207,7 @@ def _append_whole_head(
         streams=(index,),
         shape=None if tensor is None else tuple(tensor.shape),
         dtype=None if tensor is None else tensor.dtype,
-        batch_multiple=1,
+        batch_multiple=0 if tensor is None else 1,
         macs=macs // 2,
     )
     return _checked(node, f"the head of task {task!r}")
@@ -220,7 +220,7 @@ def _take(graph: fx.Graph, leaf: fx.Node, index: int) -> fx.Node:
 
 
 def _checked(result: fx.Node | None, what: str) -> fx.Node:
-    if result is None or info(result).shape is None:
+    if result is None or not info(result).batch_multiple:
         raise GateError(f"{what} does not return one tensor; allowed is a single tensor with the batch first.")
     return result
 
