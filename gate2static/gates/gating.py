@@ -60,7 +60,9 @@ class Gate(nn.Module):
         """T+1 feature maps φ_1 … φ_T, ψ -> φ′_1 … φ′_T, ψ′, all of one shape with C channels at `dim`."""
         soft = self.probabilities()
         straight_through = self.decisions().to(soft.dtype) + (soft - soft.detach())
-        outputs: tuple[Tensor, ...] = _SelectAndMix.apply(self.dim, straight_through, self.mixing(), *streams)
+        # Under autocast the streams are narrower than the gates.
+        gates, mixing = (x.to(streams[0].dtype) for x in (straight_through, self.mixing()))
+        outputs: tuple[Tensor, ...] = _SelectAndMix.apply(self.dim, gates, mixing, *streams)
         return outputs
 
 

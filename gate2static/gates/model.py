@@ -1,6 +1,7 @@
 """`GatedModel`: a backbone lifted to T+1 streams, with one head a task."""
 
 import copy
+import keyword
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -47,7 +48,7 @@ class GatedModel(nn.Module):
 
     def forward(self, *inputs: Any) -> dict[str, Tensor]:
         """The backbone's inputs -> task -> the output of its head."""
-        features = self.encoder(*inputs)
+        features = self.encoder(*pytree.tree_leaves(inputs))
         return {task: self.heads[task](f) for task, f in zip(self.tasks, features, strict=True)}
 
 
@@ -84,12 +85,18 @@ def gate(
         GateError: tasks, heads, states or group size that do not fit together.
         TraceError: a backbone that cannot be traced or does not run on the example inputs.
     """
+    if not isinstance(example_inputs, tuple | list):
+        raise GateError(
+            f"example_inputs is a {type(example_inputs).__name__}; allowed is a tuple of the backbone's positional "
+            "arguments, such as (images,)."
+        )
     _check_arguments(tasks, heads, group_size, task_states or {})
     ordered = {task: copy.deepcopy(heads[task]) for task in tasks}
     evaluated = {task: copy.deepcopy(head).eval() for task, head in ordered.items()}
     root, program = build_program(backbone, evaluated, example_inputs)
     states = {**{t: (task_states or {}).get(t) for t in tasks}, SHARED: shared_state}
     branches = {stream: _load_branch(root, state, stream) for stream, state in states.items()}
+    weight = next(p for p in backbone.parameters() if p.is_floating_point())
     gates = {
         u.name: Gate(
             tasks=len(tasks),
@@ -98,7 +105,7 @@ def gate(
             group_size=group_size,
             gate_init=gate_init,
             gate_init_std=gate_init_std,
-        )
+        ).to(weight.device, weight.dtype)
         for u in program.units
     }
     encoder = lift(program, branches, gates)
@@ -141,10 +148,10 @@ def set_gates(gated: GatedModel, decisions: bool | Mapping[str, Tensor]) -> None
     for name, decision in decisions.items():
         if name not in gates:
             raise GateError(f"there is no unit {name!r}; the units are {', '.join(gates)}.")
-        if decision.shape != gates[name].alpha.shape:
+        if decision.shape != gates[name].alpha.shape or decision.dtype != torch.bool:
             raise GateError(
-                f"decisions for unit {name!r} have shape {tuple(decision.shape)}; "
-                f"(tasks, gates) here is {tuple(gates[name].alpha.shape)}."
+                f"decisions for unit {name!r} are {decision.dtype} of shape {tuple(decision.shape)}; allowed are "
+                f"torch.bool of shape (tasks, gates), here {tuple(gates[name].alpha.shape)}."
             )
         with torch.no_grad():
             gates[name].alpha.copy_(torch.where(decision, 1.0, -1.0))
@@ -155,17 +162,24 @@ def _check_arguments(
 ) -> None:
     if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
         raise GateError(f"tasks are {tasks!r}; allowed is a list of at least one name, all different.")
-    if bad := [t for t in tasks if not re.fullmatch(r"[A-Za-z_]\w*", t) or t == SHARED or hasattr(nn.ModuleDict, t)]:
+    if bad := [t for t in tasks if not _is_task_name(t)]:
         raise GateError(
             f"task names {bad} are not allowed: use letters, digits and underscores, not starting with a digit, and "
-            f"neither {SHARED!r} nor the name of a method of torch.nn.ModuleDict."
+            f"neither {SHARED!r} nor a keyword of Python nor the name of an attribute of torch.nn.ModuleDict."
         )
     if missing := [t for t in tasks if t not in heads]:
         raise GateError(f"no head for task {', '.join(missing)}; heads are given for {sorted(heads)}. Add one to each.")
     if unknown := sorted({*heads, *task_states} - set(tasks)):
         raise GateError(f"heads or states are given for {unknown}, which are not among the tasks {list(tasks)}.")
+    if bad := [t for t in tasks if not isinstance(heads[t], nn.Module)]:
+        raise GateError(f"the heads of {bad} are no torch.nn.Module; wrap functions in one.")
     if group_size < 1:
         raise GateError(f"group_size is {group_size}; it counts channels and must be at least 1.")
+
+
+def _is_task_name(name: Any) -> bool:
+    taken = name == SHARED or keyword.iskeyword(name) or hasattr(nn.ModuleDict(), str(name))
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name) is not None and not taken
 
 
 def _load_branch(root: nn.Module, state: Mapping[str, Tensor] | None, stream: str) -> nn.Module:
@@ -186,9 +200,11 @@ def _check_lift(backbone: nn.Module, encoder: fx.GraphModule, inputs: tuple[Any,
     with torch.no_grad():
         # A backbone may write into its inputs.
         copies = pytree.tree_map_only(Tensor, torch.clone, inputs)
-        expected, found = pytree.tree_leaves(plain(*copies)), pytree.tree_leaves(encoder(*inputs)[0])
+        expected = pytree.tree_leaves(plain(*copies))
+        found = pytree.tree_leaves(encoder(*pytree.tree_leaves(inputs))[0])
     for a, b in zip(expected, found, strict=True):
-        if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(a.abs().max())):
+        scale = float(a.abs().nan_to_num(0.0, 0.0).max())
+        if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * scale, equal_nan=True):
             raise TraceError(
                 "the traced backbone does not compute what the backbone computes; its forward probably depends on "
                 "values that torch.fx fixes while tracing, or is not deterministic in eval mode."
