@@ -5,13 +5,18 @@ exported is this one form.
 """
 
 import logging
+import operator
 import warnings
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from gate2static.errors import PruneError
+
+_aten = torch.ops.aten
+_FUNCTIONAL_NORM = _aten._native_batch_norm_legit_no_training.default
 
 
 def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
@@ -34,6 +39,8 @@ def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.export(network, examples, dynamic_shapes=shapes, strict=False)
+            if any(_writes(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})
     except Exception as error:
         reason = " ".join(str(error).split())[:400]
         raise PruneError(
@@ -59,12 +66,24 @@ def _own_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:
         elif node.op == "output":
             graph.output(tuple(env[n] for n in node.args[0]))
         elif not _is_check(node):
-            env[node] = graph.node_copy(node, env.__getitem__)
-            env[node].meta = {}
+            env[node] = _translate(graph, node, env)
     network = fx.GraphModule(root, graph, "StaticNetwork")
     network.graph.eliminate_dead_code()
     network.recompile()
     return network
+
+
+def _translate(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, fx.Node]) -> fx.Node:
+    if node.target is _aten.clone.default and not node.kwargs:
+        return env[node.args[0]]  # type: ignore[index]  # nothing is written any more: as good as a copy
+    if node.target is _FUNCTIONAL_NORM:
+        *tensors, momentum, eps = fx.map_arg(node.args, env.__getitem__)
+        return graph.call_function(_aten.batch_norm.default, (*tensors, False, momentum, eps, False))
+    if node.target is operator.getitem and env[node.args[0]].target is _aten.batch_norm.default:  # type: ignore[index]
+        return env[node.args[0]]  # type: ignore[index]
+    copied = graph.node_copy(node, env.__getitem__)
+    copied.meta = {}
+    return copied
 
 
 def store(root: nn.Module, value: Tensor, *, trained: bool) -> str:
@@ -76,6 +95,11 @@ def store(root: nn.Module, value: Tensor, *, trained: bool) -> str:
         name = f"buffer_{len(root._buffers)}"
         root.register_buffer(name, value.detach().clone())
     return name
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether an operator changes its input, as heads that torch.fx cannot trace may do."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
 
 
 def _is_check(node: fx.Node) -> bool:

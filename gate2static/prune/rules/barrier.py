@@ -4,7 +4,7 @@ A barrier costs savings, never correctness; reports name it.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.rules.rule import Ids, Numbering, Rule, any_of, has_state
+from gate2static.prune.rules.rule import Ids, Numbering, Rule, any_of, has_state, module_of
 
 
 class Barrier(Rule):
@@ -22,10 +22,14 @@ class Barrier(Rule):
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
         rule = cls(node, [rules[n] for n in node.all_input_nodes], 1, None)
         rule.own = has_state(gated, node)
+        module = module_of(gated, node, 0)
+        rule.is_torchs_own = module is None or type(module).__module__.startswith("torch.nn")
         return rule
 
     own: bool
     """Whether each stream has its own parameters, so that no two streams share the value."""
+    is_torchs_own: bool
+    """Whether it is no module of a user's."""
 
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
         seen: dict[tuple[bytes | int, ...], int] = {}
@@ -46,11 +50,17 @@ class Barrier(Rule):
         runs = torch.cat([any_of(rows, 0) for rows in values])
         return runs.sum() * self.info.macs
 
+    def _own_copy(self, source: Rule, value: Any, emitter: Emitter) -> Any:
+        """A user's module may write into its inputs; `capture` removes the copy again."""
+        if self.is_torchs_own or source.info.shape is None:
+            return value
+        return emitter.graph.call_function(torch.clone, (value,))
+
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         views = emitter.numberings[self.node].views[:, 0]
         parts = []
         for value in live.tolist():
             stream = int(np.flatnonzero(views == value)[0])
-            inputs = {r.node: emitter.canonical(r, stream) for r in self.inputs}
+            inputs = {r.node: self._own_copy(r, emitter.canonical(r, stream), emitter) for r in self.inputs}
             parts.append(Part(emitter.call_like(self, stream, inputs), np.array([value])))
         return Pool(tuple(parts), None)
