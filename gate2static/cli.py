@@ -78,7 +78,7 @@ Json = Annotated[Path | None, typer.Option("--json", help="Also write the result
 @app.callback()
 def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Train multi-task networks whose tasks pick channels, then cut them down to one verified static network."""
 
