@@ -1,10 +1,11 @@
 """The static network on disk: its graph as plain JSON, read without running anything that the file says.
 
-A graph file can name operators of torch's `aten` set and arithmetic on sizes, nothing else: every name is looked up in
-those sets, every argument is a number, a string, a list, an enumeration by name or a reference to an earlier node, and
-node names are generated on loading, so no text of the file ever becomes code.
+A graph file can name operators of torch's `aten` set that compute values and change nothing, and arithmetic on sizes:
+every name is looked up in those sets, every argument is a number, a string, a list, an enumeration by name or a
+reference to an earlier node, and node names are generated on loading, so no text of the file ever becomes code.
 """
 
+import keyword
 import operator
 import re
 from collections.abc import Callable, Mapping
@@ -81,32 +82,45 @@ def graph_from_dict(nodes: Any, weights: Mapping[str, Tensor]) -> fx.GraphModule
         raise ArtefactError(
             f"the graph is not one of ours: node {len(made)} cannot be read ({type(error).__name__}: {error})."
         ) from error
-    if not made or made[-1].op != "output":
-        raise ArtefactError("the graph is not one of ours: it has no output.")
+    if [node.op for node in made].count("output") != 1 or made[-1].op != "output":
+        raise ArtefactError("the graph is not one of ours: it does not end with its one output.")
     return fx.GraphModule(root, graph, "StaticNetwork")
 
 
 def _build(graph: fx.Graph, entry: dict[str, Any], made: list[fx.Node], weights: Mapping[str, Tensor]) -> fx.Node:
     kind, target = entry["op"], entry["target"]
     args, kwargs = _decode(entry["args"], made), {str(k): _decode(v, made) for k, v in entry["kwargs"].items()}
-    if not all(k.isidentifier() for k in kwargs):
-        raise ValueError(f"argument names {list(kwargs)}")
     if kind == "placeholder":
-        if not str(target).isidentifier():
-            raise ValueError(f"input name {target!r}")
+        _check_input_name(target, made)
         return graph.placeholder(target)
     if kind == "get_attr":
         if target not in weights:
             raise KeyError(f"no weight {target!r}")
         return graph.get_attr(target)
     if kind == "call_function":
-        return graph.create_node("call_function", _operator(target), tuple(args), kwargs, name=f"n{len(made)}")
+        function = _operator(target)
+        if kwargs:
+            _check_argument_names(function, kwargs)
+        return graph.create_node("call_function", function, tuple(args), kwargs, name=f"n{len(made)}")
     if kind == "output":
         if not all(isinstance(a, fx.Node) for a in args[0]):
             raise ValueError("an output that is no node")
         result: fx.Node = graph.output(tuple(args[0]))
         return result
     raise ValueError(f"unknown kind of node {kind!r}")
+
+
+def _check_input_name(name: Any, made: list[fx.Node]) -> None:
+    """Inputs become parameters of a generated function, where a few names already mean something."""
+    taken = {"self", "operator", *fx.graph._custom_builtins, *(n.target for n in made if n.op == "placeholder")}
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name) or name in taken:
+        raise ValueError(f"input name {name!r}")
+
+
+def _check_argument_names(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    known = {a.name for a in function._schema.arguments} if isinstance(function, torch._ops.OpOverload) else set()
+    if unknown := set(kwargs) - known:
+        raise ValueError(f"argument names {sorted(unknown)}")
 
 
 def _decode(value: Any, made: list[fx.Node]) -> Any:
@@ -116,7 +130,7 @@ def _decode(value: Any, made: list[fx.Node]) -> Any:
         return value
     ((key, content),) = value.items()
     if key == "node":
-        return made[content if isinstance(content, int) and content >= 0 else len(made)]
+        return made[content if type(content) is int and content >= 0 else len(made)]
     if key == "float":
         return float(content)
     if key == "device":
@@ -136,9 +150,18 @@ def _operator(name: str) -> Callable[..., Any]:
         raise ValueError(f"operator {name!r} is not allowed")
     packet = getattr(torch.ops.aten, match[1])
     overload = getattr(packet, match[2])
-    if not isinstance(overload, torch._ops.OpOverload):
+    if not isinstance(overload, torch._ops.OpOverload) or not _only_computes(overload):
         raise ValueError(f"operator {name!r} is not allowed")
     return overload
+
+
+def _only_computes(overload: torch._ops.OpOverload) -> bool:
+    """Whether an operator returns something and changes nothing.
+
+    Outside the dispatcher lie the actions of TorchScript's interpreter, such as `aten.save` and `aten.warn`.
+    """
+    known = torch._C._dispatch_has_kernel(overload.name())
+    return known and bool(overload._schema.returns) and not overload._schema.is_mutable
 
 
 def _target_name(node: fx.Node) -> str:
