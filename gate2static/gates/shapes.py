@@ -92,7 +92,7 @@ def fake_inputs(mode: FakeTensorMode, examples: tuple[Any, ...]) -> Callable[[in
 
 def measure_macs(call: Callable[[], Any]) -> tuple[Any, int]:
     """The result of `call` and the MACs it took."""
-    with torch.no_grad(), _quiet(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), quiet(), FlopCounterMode(display=False) as counter:
         result = call()
     return result, counter.get_total_flops() // 2
 
@@ -110,7 +110,7 @@ class _Recorder(fx.Interpreter):
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Torch logs a traceback before it raises; the error raised here says it in one line."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     before, logger.disabled = logger.disabled, True

@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gate2static.errors import ArtefactError
+from gate2static.gates.shapes import quiet
 from gate2static.prune.fold import fold
 from gate2static.prune.manifest import FORMAT, FORMAT_VERSION, Manifest
 from gate2static.prune.serial import graph_from_dict, graph_to_dict
@@ -113,11 +115,26 @@ def load_static(folder: Path | str) -> StaticModel:
         network = graph_from_dict(json.loads(graph), load_tensors(weights))
     except (ValueError, RecursionError, SafetensorError) as error:
         raise ArtefactError(f"{folder} cannot be read: {error}.") from error
-    outputs = next(iter(network.graph.find_nodes(op="output"))).args[0]
-    inputs = network.graph.find_nodes(op="placeholder")
-    if len(outputs) != len(manifest.tasks) or len(inputs) != len(manifest.inputs):
-        raise ArtefactError(f"{folder} is not consistent: graph and manifest disagree about inputs or tasks.")
-    return StaticModel(network, manifest)
+    model = StaticModel(network, manifest)
+    if (reason := _inconsistency(model)) is not None:
+        raise ArtefactError(f"{folder} is not consistent: graph and manifest disagree: {reason}.")
+    return model
+
+
+def _inconsistency(model: StaticModel) -> str | None:
+    """Why the network is not the one that the manifest describes, if so; found on tensors without content."""
+    manifest = model.manifest
+    if manifest.tasks != tuple(spec.name for spec in manifest.outputs):
+        return "outputs are not named for the tasks"
+    try:
+        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), quiet():
+            inputs = [torch.empty((2, *s.shape), dtype=getattr(torch, s.dtype)) for s in manifest.inputs]
+            found = fx.Interpreter(model.network).run(*inputs)
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's graph does wrong
+        return f"it does not run on the inputs: {' '.join(str(error).split())[:200]}"
+    shapes = [(tuple(x.shape[1:]), str(x.dtype).removeprefix("torch.")) for x in found]
+    expected = [(spec.shape, spec.dtype) for spec in manifest.outputs]
+    return None if shapes == expected else f"outputs are {shapes}, not {expected}"
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -129,11 +146,12 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / _MANIFEST
     try:
         content: Any = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    ours = isinstance(content, dict) and content.get("format") == FORMAT and type(content.get("version")) is int
+    if not ours or content["version"] < 1:
         raise ArtefactError(f"{path} is not the manifest of a static model.")
-    if content.get("version", 0) > FORMAT_VERSION:
+    if content["version"] > FORMAT_VERSION:
         raise ArtefactError(
             f"{path} has format version {content['version']}; this gate2static reads up to {FORMAT_VERSION}. "
             "Upgrade gate2static."
@@ -143,8 +161,11 @@ def read_manifest(folder: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         raise ArtefactError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
-    if bad := [t for t in manifest.tasks if not re.fullmatch(r"[A-Za-z_]\w*", t)]:
-        raise ArtefactError(f"{path} names tasks {bad}; allowed are letters, digits and underscores.")
+    if len(set(manifest.tasks)) != len(manifest.tasks):
+        raise ArtefactError(f"{path} names a task twice: {', '.join(manifest.tasks)}.")
+    names = (*manifest.tasks, *(spec.name for spec in manifest.inputs))
+    if bad := [name for name in names if not re.fullmatch(r"[A-Za-z_]\w*", name)]:
+        raise ArtefactError(f"{path} names tasks or inputs {bad}; allowed are letters, digits and underscores.")
     for spec in (*manifest.inputs, *manifest.outputs):
         if not isinstance(getattr(torch, spec.dtype, None), torch.dtype):
             raise ArtefactError(f"{path} names the dtype {spec.dtype!r}, which torch does not have.")
@@ -181,5 +202,10 @@ def _swap(staging: Path, folder: Path) -> None:
         return
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
     folder.rename(old / "previous")
-    staging.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    try:
+        staging.rename(folder)
+    except OSError:
+        (old / "previous").rename(folder)
+        raise
+    finally:
+        shutil.rmtree(old, ignore_errors=True)
