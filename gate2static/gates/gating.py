@@ -88,7 +88,11 @@ class _SelectAndMix(torch.autograd.Function):
         for (*own, shared), (*picked, mixed) in zip(_chunks(streams), _chunks(outputs), strict=True):
             for t, x in enumerate(own):
                 torch.lerp(shared, x, g[t], out=picked[t])
-                torch.lerp(mixed if t else picked[0], picked[t], step[t], out=mixed)
+            so_far = picked[0]
+            for t in range(1, len(picked)):
+                so_far = torch.lerp(so_far, picked[t], step[t], out=mixed)
+            if so_far is not mixed:
+                mixed.copy_(so_far)
         ctx.shape = shape
         ctx.save_for_backward(gates, mixing, *streams)
         return tuple(outputs)
@@ -102,16 +106,19 @@ class _SelectAndMix(torch.autograd.Function):
         others = [d for d, size in enumerate(ctx.shape) if size != -1]
         grad_gates, grad_mixing = torch.zeros_like(gates), torch.zeros_like(mixing)
         results = [torch.empty_like(x) for x in streams]
+        scratch = [torch.empty_like(x) for x in next(_chunks(streams))[:2]]
         for values, incoming, outgoing in zip(_chunks(streams), _chunks(grads), _chunks(results), strict=True):
             (*own, shared), (*grad_picked, grad_mixed), (*grad_own, grad_shared) = values, incoming, outgoing
+            difference, product = (x[: len(shared)] for x in scratch)
             torch.mul(grad_mixed, shared_mixed, out=grad_shared)
-            mixed_shared = (grad_mixed * shared).sum(others)
+            mixed_shared = torch.mul(grad_mixed, shared, out=product).sum(others)
             for t, (x, grad) in enumerate(zip(own, grad_picked, strict=True)):
                 torch.mul(grad, g[t], out=grad_own[t]).addcmul_(grad_mixed, open_mixed[t])
                 grad_shared.addcmul_(grad, closed[t])
-                mixed_own = (grad_mixed * x).sum(others)
-                grad_gates[t] += (grad * (x - shared)).sum(others) + mixing[t] * (mixed_own - mixed_shared)
-                grad_mixing[t] += torch.lerp(mixed_shared, mixed_own, gates[t])
+                torch.sub(x, shared, out=difference)
+                mixed_change = torch.mul(grad_mixed, difference, out=product).sum(others)
+                grad_gates[t] += torch.mul(grad, difference, out=product).sum(others) + mixing[t] * mixed_change
+                grad_mixing[t] += mixed_shared + gates[t] * mixed_change
         return None, grad_gates, grad_mixing, *results
 
 
