@@ -1,0 +1,190 @@
+"""Networks to prune, gates to set, and the two oracles: the gated network's own output and fvcore's count."""
+
+import warnings
+from collections.abc import Callable, Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils import _pytree as pytree
+
+from gate2static.gates import GatedModel, gate, set_gates
+from gate2static.models.resnet20 import ResNet20
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from fvcore.nn import FlopCountAnalysis
+
+TASKS = ("a", "b", "c", "d", "e")
+
+
+class TwoScales(nn.Module):
+    """A stem without a norm, a residual block, a strided block with a shortcut; features of both scales."""
+
+    def __init__(self, width: int = 6) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, 1, 1)
+        self.fine = nn.Sequential(
+            nn.Conv2d(width, width, 3, 1, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)
+        )
+        self.down = nn.Sequential(nn.Conv2d(width, 2 * width, 3, 2, 1, bias=False), nn.BatchNorm2d(2 * width))
+        self.shortcut = nn.Conv2d(width, 2 * width, 1, 2)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        stem = torch.relu(self.stem(x))
+        low = self.fine(stem) + stem
+        return {"low": low, "high": torch.relu(self.down(low) + self.shortcut(low))}
+
+
+class ManyRules(nn.Module):
+    """Something for every rule: norms apart from their layer, concatenation, products, flattening, a barrier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 6, 3, 1, 1), nn.Conv2d(6, 6, 3, 1, 1, bias=False)
+        self.norm, self.later_norm = nn.BatchNorm2d(6), nn.BatchNorm2d(12)
+        self.third, self.depthwise = nn.Conv2d(12, 8, 1), nn.Conv2d(8, 8, 3, 1, 1, groups=8)
+        self.gate, self.linear = nn.Linear(8, 8), nn.Linear(8 * 4, 7)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = torch.relu(self.first(x))
+        both = torch.cat([first, self.norm(self.second(first))], 1)
+        third = nn.functional.max_pool2d(self.third(torch.relu(self.later_norm(both))), 2)
+        third = third + self.depthwise(third)
+        third = third * torch.sigmoid(self.gate(third.mean((2, 3))))[:, :, None, None]
+        return self.linear(nn.functional.adaptive_avg_pool2d(third, 2).flatten(1))
+
+
+def _densenet() -> nn.Module:
+    return torchvision.models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=10)
+
+
+BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), 32),
+    "resnet20": (lambda: ResNet20(width=0.5), 16),
+    "vgg11_bn": (lambda: torchvision.models.vgg11_bn().features, 32),
+    "densenet": (_densenet, 32),
+    "two_scales": (TwoScales, 12),
+    "many_rules": (ManyRules, 8),
+}
+"""Name -> the network and the size of its images."""
+
+
+class Pooled(nn.Module):
+    """A head: every feature map averaged, concatenated, one linear layer."""
+
+    def __init__(self, channels: int, outputs: int = 3) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, outputs)
+
+    def forward(self, features: Any) -> Tensor:
+        pooled = [f.mean((2, 3)) if f.dim() == 4 else f for f in pytree.tree_leaves(features)]
+        return self.linear(torch.cat(pooled, 1))
+
+
+def pooled_head(backbone: nn.Module, inputs: tuple[Tensor, ...]) -> Pooled:
+    with torch.no_grad():
+        leaves = pytree.tree_leaves(backbone.eval()(*inputs))
+    return Pooled(sum(leaf.shape[1] for leaf in leaves))
+
+
+def randomise(gated: GatedModel, p: float = 0.5) -> GatedModel:
+    """Every stream its own weights and statistics, gates open with probability p, mixing weights spread; eval mode."""
+    with torch.no_grad():
+        for module in gated.modules():
+            if isinstance(module, _BatchNorm):
+                module.running_mean.normal_(std=0.3)
+                module.running_var.uniform_(0.5, 1.5)
+                if module.affine:
+                    module.weight.uniform_(0.5, 1.5)
+                    module.bias.normal_(std=0.2)
+        for parameter in [*gated.encoder.branches.parameters(), *gated.heads.parameters()]:
+            parameter.add_(torch.randn_like(parameter) * (0.3 * parameter.std() if parameter.numel() > 1 else 0.3))
+        for unit in gated.gates.values():
+            unit.alpha.copy_(torch.where(torch.rand_like(unit.alpha) < p, 1.0, -1.0))
+            unit.beta.normal_()
+    return gated.eval()
+
+
+def make_backbone(name: str) -> tuple[nn.Module, Tensor]:
+    """A network and a batch of two images."""
+    factory, size = BACKBONES[name]
+    return factory().eval(), torch.randn(2, 3, size, size)
+
+
+def make_gated(name: str, tasks: int = 2, p: float = 0.5, **options: Any) -> tuple[GatedModel, Tensor]:
+    """A gated network with everything random, in eval mode, and a batch of two images."""
+    backbone, x = make_backbone(name)
+    heads = {task: pooled_head(backbone, (x,)) for task in TASKS[:tasks]}
+    gated = gate(backbone, tasks=TASKS[:tasks], example_inputs=(x,), heads=heads, **options)
+    return randomise(gated, p), x
+
+
+def one_channel(gated: GatedModel) -> None:
+    """All gates shared but one: the first task's first channel, halfway down."""
+    set_gates(gated, False)
+    units = list(gated.gates.values())
+    with torch.no_grad():
+        units[len(units) // 2].alpha[0, 0] = 1.0
+
+
+def one_task(gated: GatedModel) -> None:
+    """All gates of the first task open, all others shared."""
+    set_gates(gated, False)
+    with torch.no_grad():
+        for unit in gated.gates.values():
+            unit.alpha[0] = 1.0
+
+
+def random_gates(gated: GatedModel, p: float) -> None:
+    with torch.no_grad():
+        for unit in gated.gates.values():
+            unit.alpha.copy_(torch.where(torch.rand_like(unit.alpha) < p, 1.0, -1.0))
+
+
+PATTERNS: dict[str, Callable[[GatedModel], None]] = {
+    "random_0.1": lambda gated: random_gates(gated, 0.1),
+    "random_0.5": lambda gated: random_gates(gated, 0.5),
+    "all_shared": lambda gated: set_gates(gated, False),
+    "all_specific": lambda gated: set_gates(gated, True),
+    "one_channel": one_channel,
+    "one_task": one_task,
+}
+
+
+def counted_macs(network: nn.Module, inputs: tuple[Any, ...]) -> int:
+    """MACs of one sample by fvcore; it counts one a multiply-accumulate."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        counts = FlopCountAnalysis(network, pytree.tree_map(lambda x: x[:1], inputs))
+        found = counts.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
+    return int(sum(found[name] for name in ("conv", "linear", "addmm", "matmul", "bmm")))
+
+
+@torch.no_grad()
+def relative_error(expected: Iterable[Tensor], found: Iterable[Tensor]) -> float:
+    """The worst over the outputs, each relative to its scale; NaN counts as infinitely far."""
+    worst = 0.0
+    for a, b in zip(expected, found, strict=True):
+        assert a.shape == b.shape
+        error = float((a - b).abs().max() / a.abs().max().clamp(min=1e-3))
+        worst = max(worst, error if error == error else float("inf"))
+    return worst
+
+
+@pytest.fixture(scope="session")
+def zoo() -> SimpleNamespace:
+    """What the tests of this folder share."""
+    return SimpleNamespace(
+        make_backbone=make_backbone,
+        make_gated=make_gated,
+        randomise=randomise,
+        patterns=PATTERNS,
+        counted_macs=counted_macs,
+        relative_error=relative_error,
+        pooled_head=pooled_head,
+    )

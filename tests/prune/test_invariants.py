@@ -1,0 +1,75 @@
+"""Design invariants 1 to 3 on whole networks: equal in float64, collapsing exactly, costing what was predicted."""
+
+from functools import lru_cache
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.utils import _pytree as pytree
+
+from gate2static.gates import GatedModel, set_gates
+from gate2static.prune import expected_macs, plan
+from gate2static.prune.emit import emit
+
+NETWORKS = ("resnet18", "resnet20", "vgg11_bn", "densenet", "two_scales")
+PATTERNS = ("random_0.1", "random_0.5", "all_shared", "all_specific", "one_channel", "one_task")
+
+
+def cases(*patterns: str) -> list[Any]:
+    """Every network with 2, 3 and 5 tasks; those of one network stay in one process, which makes it once."""
+    return [
+        pytest.param(name, tasks, *([pattern] if pattern else []), marks=pytest.mark.xdist_group(f"invariants-{name}"))
+        for name in NETWORKS
+        for tasks in (2, 3, 5)
+        for pattern in patterns or ("",)
+    ]
+
+
+@lru_cache(maxsize=1)
+def _network(make_gated: Any, name: str, tasks: int) -> tuple[GatedModel, torch.Tensor]:
+    gated, x = make_gated(name, tasks)
+    return gated.double(), x.double()
+
+
+@torch.no_grad()
+def _outputs(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+    return pytree.tree_leaves(network(x))
+
+
+@pytest.mark.parametrize(("name", "tasks", "pattern"), cases(*PATTERNS))
+def test_the_static_network_equals_the_gated_one_and_costs_what_was_predicted(
+    name: str, tasks: int, pattern: str, zoo: Any
+) -> None:
+    gated, x = _network(zoo.make_gated, name, tasks)
+    zoo.patterns[pattern](gated)
+    decided = plan(gated)
+    static = emit(gated, decided)
+    assert zoo.relative_error(_outputs(gated, x), _outputs(static, x)) <= 1e-9
+    assert int(expected_macs(gated)) == decided.macs() == zoo.counted_macs(static, (x,))
+
+
+@pytest.mark.parametrize("specific", [False, True])
+@pytest.mark.parametrize(("name", "tasks"), cases())
+def test_constant_gates_collapse_to_exactly_one_network_or_one_a_task(
+    name: str, tasks: int, specific: bool, zoo: Any
+) -> None:
+    gated, x = _network(zoo.make_gated, name, tasks)
+    set_gates(gated, specific)
+    # The network as it came, never lifted, with each branch's weights.
+    bare = zoo.make_backbone(name)[0].double()
+    expected, macs, parameters = [], 0, 0
+    for task in gated.tasks:
+        bare.load_state_dict(gated.branches[task if specific else "shared"].state_dict())
+        with torch.no_grad():
+            features = bare(x)
+            expected.append(gated.heads[task](features))
+        macs += zoo.counted_macs(gated.heads[task], (features,))
+        parameters += sum(p.numel() for p in gated.heads[task].parameters())
+    copies = tasks if specific else 1
+    macs += copies * zoo.counted_macs(bare, (x,))
+    parameters += copies * sum(p.numel() for p in bare.parameters())
+    static = emit(gated, plan(gated))
+    assert zoo.relative_error(expected, _outputs(static, x)) <= 1e-9
+    assert sum(p.numel() for p in static.parameters()) == parameters
+    assert zoo.counted_macs(static, (x,)) == macs == int(expected_macs(gated))
