@@ -61,7 +61,7 @@ def _make_out_of_place(root: nn.Module, node: fx.Node) -> bool:
         name = str(node.target)
         if not name.endswith("_") or name.endswith("__"):
             return False
-        if not hasattr(Tensor, name[:-1]):
+        if not callable(getattr(Tensor, name[:-1], None)):
             raise TraceError(f"the method {name} writes in place and has no out-of-place form; rewrite that line.")
         node.target = name[:-1]
         return True

@@ -95,7 +95,7 @@ def gate(
     evaluated = {task: copy.deepcopy(head).eval() for task, head in ordered.items()}
     root, program = build_program(backbone, evaluated, example_inputs)
     states = {**{t: (task_states or {}).get(t) for t in tasks}, SHARED: shared_state}
-    branches = {stream: _load_branch(root, state, stream) for stream, state in states.items()}
+    branches = {stream: copy.deepcopy(root) for stream in states}
     weight = next(p for p in backbone.parameters() if p.is_floating_point())
     gates = {
         u.name: Gate(
@@ -109,8 +109,9 @@ def gate(
         for u in program.units
     }
     encoder = lift(program, branches, gates)
-    if shared_state is None and not task_states:
-        _check_lift(backbone, encoder, example_inputs)
+    _check_lift(backbone, encoder, example_inputs)
+    for stream, state in states.items():
+        _load_branch(branches[stream], state, stream)
     gated = GatedModel(tasks=tuple(tasks), program=program, encoder=encoder, heads=nn.ModuleDict(ordered))
     return gated.train(backbone.training)
 
@@ -173,7 +174,7 @@ def _check_arguments(
         raise GateError(f"heads or states are given for {unknown}, which are not among the tasks {list(tasks)}.")
     if bad := [t for t in tasks if not isinstance(heads[t], nn.Module)]:
         raise GateError(f"the heads of {bad} are no torch.nn.Module; wrap functions in one.")
-    if group_size < 1:
+    if not isinstance(group_size, int) or group_size < 1:
         raise GateError(f"group_size is {group_size}; it counts channels and must be at least 1.")
 
 
@@ -182,15 +183,13 @@ def _is_task_name(name: Any) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name) is not None and not taken
 
 
-def _load_branch(root: nn.Module, state: Mapping[str, Tensor] | None, stream: str) -> nn.Module:
-    branch = copy.deepcopy(root)
+def _load_branch(branch: nn.Module, state: Mapping[str, Tensor] | None, stream: str) -> None:
     if state is not None:
         try:
             branch.load_state_dict(state)
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise GateError(f"the state for stream {stream!r} does not fit the backbone: {reason[:300]}") from error
-    return branch
 
 
 def _check_lift(backbone: nn.Module, encoder: fx.GraphModule, inputs: tuple[Any, ...]) -> None:

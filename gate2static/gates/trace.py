@@ -10,16 +10,21 @@ import inspect
 import operator
 import re
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from gate2static.errors import TraceError
 from gate2static.gates.functional import functionalise
+from gate2static.gates.layers import layer_class
 
+_TRAINS_DIFFERENTLY = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+_FROZEN = {F.batch_norm: "BatchNorm", F.instance_norm: "InstanceNorm"}
 _OWN_CODE = Path(torch.__file__).parent
 
 
@@ -27,10 +32,15 @@ class _Tracer(fx.Tracer):
     """Keeps torch's layers and childless modules that behave differently in training whole."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if super().is_leaf_module(m, module_qualified_name):
+        if super().is_leaf_module(m, module_qualified_name) or isinstance(m, _TRAINS_DIFFERENTLY):
             return True
-        childless = next(m.children(), None) is None and next(m.parameters(recurse=False), None) is None
-        return childless and "training" in type(m).forward.__code__.co_names
+        childless = next(m.children(), None) is None
+        return childless and (layer_class(m) is not None or "training" in _names_used(type(m).forward))
+
+
+def _names_used(forward: Callable[..., Any]) -> tuple[str, ...]:
+    code = getattr(forward, "__code__", None)
+    return code.co_names if code is not None else ()
 
 
 def is_leaf(module: nn.Module) -> bool:
@@ -54,7 +64,13 @@ def trace(module: nn.Module, inputs: tuple[Any, ...], what: str) -> tuple[nn.Mod
     Raises:
         TraceError: `torch.fx` cannot follow the code; the message names the line.
     """
-    root = copy.deepcopy(module).eval()
+    try:
+        root = copy.deepcopy(module).eval()
+    except RuntimeError as error:
+        raise TraceError(
+            f"{what} cannot be copied: {str(error).splitlines()[0]} Old-style weight_norm and spectral_norm do that; "
+            "use torch.nn.utils.parametrizations instead."
+        ) from error
     signature = inspect.signature(root.forward)
     try:
         signature.bind(*inputs)
@@ -80,9 +96,22 @@ def trace(module: nn.Module, inputs: tuple[Any, ...], what: str) -> tuple[nn.Mod
         raise TraceError(_explain(error, what)) from error
     _restore_output_structure(graph)
     _drop_unused_inputs(graph, set(defaults))
+    _refuse_frozen(graph, what)
     functionalise(root, graph)
     graph.lint()
     return root, graph
+
+
+def _refuse_frozen(graph: fx.Graph, what: str) -> None:
+    """Functions that train differently cannot follow `train()` once they are traced."""
+    for node in graph.nodes:
+        if node.target in _FROZEN:
+            raise TraceError(
+                f"{what} calls {node.target.__name__} as a function ({node.name}), whose training flag would be "
+                f"frozen; use a torch.nn.{_FROZEN[node.target]} layer."
+            )
+        if isinstance(node.kwargs.get("out"), fx.Node):
+            raise TraceError(f"{what} passes out= to {node.name}, which writes in place; assign its result instead.")
 
 
 def _restore_output_structure(graph: fx.Graph) -> None:

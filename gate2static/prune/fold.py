@@ -54,6 +54,10 @@ def _fold_norm(network: fx.GraphModule, norm: fx.Node) -> None:
     grouped = transposed and layer.args[6:7] not in ((), (1,))
     if not (plain or transposed) or grouped:
         return
+    statistics = (*layer.args[1:3], *norm.args[1:5])
+    stored = all(a is None or (isinstance(a, fx.Node) and a.op == "get_attr") for a in statistics)
+    if not stored or norm.args[3] is None or norm.args[5]:
+        return
     args: list[Any] = list(layer.args) + [None] * (3 - len(layer.args))
     weight, bias = _double(network, args[1]), _double(network, args[2])
     scale, shift, mean, variance = (_double(network, a) for a in norm.args[1:5])

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel
 from gate2static.prune.rules.rule import Ids, Numbering, Rule, as_channels, channels_along, module_of
 
@@ -211,7 +212,10 @@ class Emitter:
 
 def detached_copy(gated: GatedModel, node: fx.Node, stream: int) -> nn.Module:
     """A copy of the module a node calls, in eval mode and out of place."""
-    module = copy.deepcopy(module_of(gated, node, stream))
+    try:
+        module = copy.deepcopy(module_of(gated, node, stream))
+    except RuntimeError as error:
+        raise PruneError(f"the layer {node.target} cannot be copied: {str(error).splitlines()[0]}") from error
     assert module is not None
     for child in module.modules():
         if getattr(child, "inplace", False):

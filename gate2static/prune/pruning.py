@@ -36,7 +36,7 @@ def prune(gated: GatedModel, *, align: int = 1, dtype: torch.dtype | None = None
     Raises:
         PruneError: an impossible alignment, or a network that torch.export cannot follow.
     """
-    if align < 1:
+    if not isinstance(align, int) or align < 1:
         raise PruneError(f"align is {align}; it counts channels and must be at least 1.")
     decided = plan(gated, align=align)
     network = emit(gated, decided).cpu()

@@ -125,7 +125,7 @@ class Recipe(Strict):
     """A whole run: data, tasks, network, gating, training, and the sparsity weights to try."""
 
     name: Name
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataRecipe
     tasks: Annotated[tuple[TaskRecipe, ...], Field(min_length=1)]
     model: ModelRecipe

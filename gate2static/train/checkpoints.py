@@ -55,13 +55,18 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path}: damaged: {_first_sentence(error)}; use another copy") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise CheckpointError(f"{path}: not a gate2static checkpoint, though torch can read it")
-    if content.get("version") != VERSION:
+    found = content.get("version")
+    if not isinstance(found, int) or found != VERSION:
+        newer = isinstance(found, int) and found > VERSION
         raise CheckpointError(
-            f"{path}: has checkpoint format {content.get('version')}, this version of gate2static reads {VERSION}; "
-            "update gate2static"
+            f"{path}: has checkpoint format {found!r}, this version of gate2static reads {VERSION}; "
+            + ("update gate2static" if newer else "train again")
         )
     if missing := [part for part in PARTS if part not in content]:
         raise CheckpointError(f"{path}: damaged: lacks {', '.join(missing)}; use another copy")
+    state = content["model"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: damaged: its weights are no tensors by name; use another copy")
     return content
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from gate2static.errors import VerificationError
 from gate2static.gates.model import GatedModel
 from gate2static.prune.static import StaticModel
 
@@ -22,13 +23,23 @@ class _InDtype(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return converted(self.fetch_attr(str(target)), self.dtype, self.rounded_to)(*args, **kwargs)
 
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return super().call_function(target, *pytree.tree_map(self._running, (args, kwargs)))
+
+    def _running(self, value: Any) -> Any:
+        """A floating-point type that the graph names is the one it was made in; here it means the one it runs in."""
+        return self.dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
+
     def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return to_dtype(to_dtype(super().get_attr(target, args, kwargs), self.rounded_to), self.dtype)
 
 
 def converted(module: nn.Module, dtype: torch.dtype, rounded_to: torch.dtype) -> nn.Module:
     """A copy of a module in eval mode on the CPU, its weights rounded to one dtype and held in another."""
-    return copy.deepcopy(module).to("cpu", rounded_to).to(dtype).eval()
+    try:
+        return copy.deepcopy(module).to("cpu", rounded_to).to(dtype).eval()
+    except RuntimeError as error:
+        raise VerificationError(f"a layer cannot be copied to run in {dtype}: {str(error).splitlines()[0]}") from error
 
 
 def to_dtype(value: Any, dtype: torch.dtype) -> Any:

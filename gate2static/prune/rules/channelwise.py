@@ -9,6 +9,7 @@ from typing import Self
 
 from torch import Tensor, fx, nn
 
+from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.rules.rule import Ids, Numbering, Rule, any_of, argument, module_of, tensor_inputs
@@ -73,9 +74,14 @@ def _dim_after(node: fx.Node, source: Rule, module: nn.Module | None) -> int | N
     before, after = source.info.shape or (), node.meta["info"].shape
     dim = source.dim
     if node.op == "call_module":
-        if type(module) in _ACTIVATIONS:
+        kind = layer_class(module)
+        if kind in _ACTIVATIONS:
             return dim
-        return dim if type(module) in _SPATIAL and _spares_channels(type(module).__name__, source, after) else None
+        return dim if kind in _SPATIAL and _spares_channels(kind.__name__, source, after) else None
+    # Somebody's own function may have the name of one of torch's.
+    origin = getattr(node.target, "__module__", None) or "torch"
+    if node.op == "call_function" and origin.partition(".")[0] not in ("torch", "_operator"):
+        return None
     name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
     if name in _ANYWHERE and before == after:
         return dim
@@ -85,7 +91,7 @@ def _dim_after(node: fx.Node, source: Rule, module: nn.Module | None) -> int | N
         padded = len(argument(node, 1, "pad")) // 2
         return dim if dim < len(before) - padded else None
     if name in _REDUCTIONS:
-        return _dim_after_reduction(node, dim, len(before))
+        return _dim_after_reduction(node, dim, before, after)
     if name == "flatten":
         return _dim_after_flatten(node, dim, before)
     return None
@@ -98,14 +104,14 @@ def _spares_channels(name: str, source: Rule, after: Sequence[int]) -> bool:
     return source.dim == 1 and len(before) == len(after) == (int(spatial[1]) + 2 if spatial else len(before))
 
 
-def _dim_after_reduction(node: fx.Node, dim: int, ndim: int) -> int | None:
-    reduced = argument(node, 1, "dim")
-    if reduced is None:
+def _dim_after_reduction(node: fx.Node, dim: int, before: Sequence[int], after: Sequence[int]) -> int | None:
+    reduced, ndim = argument(node, 1, "dim", node.kwargs.get("axis")), len(before)
+    if reduced is None or reduced in ((), []):
         return None
     dims = {d % ndim for d in (reduced if isinstance(reduced, list | tuple) else [reduced])}
     if dim in dims or 0 in dims:
         return None
-    return dim if argument(node, 2, "keepdim", False) else dim - sum(d < dim for d in dims)
+    return dim if len(after) == ndim else dim - sum(d < dim for d in dims)
 
 
 def _dim_after_flatten(node: fx.Node, dim: int, before: tuple[int, ...]) -> int | None:

@@ -20,6 +20,8 @@ class Concat(Rule):
         if node.target not in (torch.cat, torch.concat):
             return None
         tensors = argument(node, 0, "tensors")
+        if not isinstance(tensors, list | tuple):
+            return None
         shape = node.meta["info"].shape
         dim = argument(node, 1, "dim", 0) % len(shape)
         operands = [rules[n] for n in tensors]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.rules.rule import (
@@ -34,8 +35,8 @@ class Dense(Rule):
     @classmethod
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
         module: Any = module_of(gated, node, 0)
-        # Exact types: a subclass may compute something else.
-        if type(module) not in (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear) or getattr(module, "groups", 1) != 1:
+        known = layer_class(module) in (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)
+        if not known or getattr(module, "groups", 1) != 1 or len(node.args) + len(node.kwargs) != 1:
             return None
         source = rules[node.all_input_nodes[0]]
         ndim = len(source.info.shape or ())
@@ -116,7 +117,8 @@ def _like(layer: Any, inputs: int, outputs: int) -> Any:
     settings = {k: getattr(layer, k) for k in ("kernel_size", "stride", "padding", "dilation", "padding_mode")}
     if isinstance(layer, _TRANSPOSED):
         settings["output_padding"] = layer.output_padding
-    return type(layer)(inputs, outputs, bias=layer.bias is not None, device="meta", **settings).eval()
+    kind: Any = layer_class(layer)
+    return kind(inputs, outputs, bias=layer.bias is not None, device="meta", **settings).eval()
 
 
 def unit_end(rule: Rule, emitter: Emitter) -> Rule:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.rules.rule import Ids, Numbering, Rule, any_of, module_of, tensor_inputs
@@ -21,7 +22,7 @@ class Flatten(Rule):
         tensors = tensor_inputs(node)
         known = (
             node.target in (torch.flatten, torch.reshape, "flatten", "view", "reshape")
-            or type(module_of(gated, node, 0)) is nn.Flatten
+            or layer_class(module_of(gated, node, 0)) is nn.Flatten
         )
         if not known or rules[tensors[0]].dim != 1:
             return None

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.rules.rule import Ids, Numbering, Rule, as_channels, channels_along_output, module_of, need_of
@@ -22,7 +23,7 @@ class OwnNorm(Rule):
     @classmethod
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
         module: Any = module_of(gated, node, 0)
-        if type(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or module.running_mean is None:
+        if layer_class(module) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or module.running_mean is None:
             return None
         source = rules[node.all_input_nodes[0]]
         return cls(node, [source], channels_along_output(node, 1), 1) if source.dim in (None, 1) else None
@@ -55,7 +56,8 @@ class OwnNorm(Rule):
     def _normalise(self, view: fx.Node, ids: Ids, rows: Ids, emitter: Emitter) -> Part:
         modules: list[Any] = [module_of(emitter.gated, self.node, s) for s in range(self.streams)]
         channels = torch.from_numpy(rows[ids, 1])
-        norm: Any = type(modules[0])(len(ids), eps=modules[0].eps, affine=modules[0].affine).eval()
+        kind: Any = layer_class(modules[0])
+        norm = kind(len(ids), eps=modules[0].eps, affine=modules[0].affine).eval()
         norm.num_batches_tracked = None
         for name in _STATE:
             values = [getattr(m, name) for m in modules]

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 
+from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
 from gate2static.gates.program import take_stream
 from gate2static.gates.shapes import info
@@ -73,7 +75,9 @@ class Identity(Rule):
     @classmethod
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
         module = module_of(gated, node, 0)
-        if type(module) not in _IDENTITIES and type(module).__name__ not in _STOCHASTIC:
+        kind = type(module)
+        stochastic = kind.__module__.startswith(("timm.", "torchvision.")) and kind.__name__ in _STOCHASTIC
+        if layer_class(module) not in _IDENTITIES and not stochastic:
             return None
         source = rules[node.all_input_nodes[0]]
         return cls(node, [source], source.channels, source.dim)
@@ -118,7 +122,11 @@ class SizeRead(Rule):
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
         if info(node).shape is not None:
             return None
-        if info(node).constant is not None or node.target == "size" or _is_shape(node):
+        constant = info(node).constant
+        # A dtype or device is the input's, whatever the example inputs were.
+        if isinstance(constant, torch.dtype | torch.device):
+            return None
+        if constant is not None or node.target == "size" or _is_shape(node):
             return cls(node, [], 1, None)
         sources = [rules[n] for n in node.all_input_nodes]
         read = node.target is operator.getitem and len(sources) == 1 and isinstance(sources[0], SizeRead)
