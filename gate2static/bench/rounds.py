@@ -49,7 +49,8 @@ def benchmark(
         BenchError: nothing that can be timed, an unknown backend, or a target that fails while running.
         MissingDependencyError: a backend whose library or GPU is not there.
     """
-    if min(batch_size, rounds, min_runs, 1 if threads is None else threads) < 1 or not 0 <= min(warmup_s, duration_s) < float("inf"):
+    countable = min(batch_size, rounds, min_runs, 1 if threads is None else threads) >= 1
+    if not countable or not all(0 <= seconds < float("inf") for seconds in (warmup_s, duration_s)):
         raise BenchError(
             f"batch_size {batch_size}, rounds {rounds}, min_runs {min_runs} and threads {threads} must be at least 1, "
             f"and warmup_s {warmup_s} and duration_s {duration_s} not negative"

@@ -26,7 +26,7 @@ _ENUMERATIONS: tuple[tuple[str, type], ...] = (
     ("memory_format", torch.memory_format),
 )
 _REFUSED_OPERATORS = re.compile(
-    r"^_|from_file|empty|new_empty|sparse|quantize|dequantize|fake_quant|nested|as_strided|unsafe|resize|set_|data_ptr|coo|csr"
+    "^_|from_file|empty|sparse|quantize|fake_quant|nested|as_strided|unsafe|resize|set_|data_ptr|coo|csr"
 )
 """Operators that are internal, read files, expose memory that holds nothing yet, or trust indices that they do not check."""
 _INTERNAL_OPERATORS = {

@@ -96,7 +96,7 @@ def randomise(gated: GatedModel, p: float = 0.5) -> GatedModel:
     """Every stream its own weights and statistics, gates open with probability p, mixing weights spread; eval mode."""
     with torch.no_grad():
         for module in gated.modules():
-            if isinstance(module, _BatchNorm):
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
                 module.running_mean.normal_(std=0.3)
                 module.running_var.uniform_(0.5, 1.5)
                 if module.affine:
