@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError, TraceError
@@ -198,6 +198,11 @@ def _append_whole_head(
     try:
         with mode:
             result, macs = measure_macs(lambda: head(outputs(2)))
+    except DataDependentOutputException as error:
+        raise GateError(
+            f"the head of task {task!r} reads a tensor's values to decide what to do, which a static network cannot; "
+            "say it with tensor operators, such as torch.where."
+        ) from error
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())[:300]
         raise GateError(f"the head of task {task!r} does not run on the backbone's output: {reason}") from error
