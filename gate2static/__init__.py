@@ -1,4 +1,4 @@
-"""gate2static: turns multi-task networks into the fastest static network that still does every task."""
+"""gate2static: turns multi-task networks into one static network that does every task."""
 
 from gate2static.bench import LatencyReport, benchmark
 from gate2static.export import build_engine, export_onnx

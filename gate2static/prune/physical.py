@@ -52,9 +52,10 @@ class Emitter:
         gated: the model being pruned.
         graph: the graph under construction.
         root: owner of the modules and tensors that `graph` uses.
+        rules: of every node.
         numberings: of every node.
-        live: pool channels of every node that anything reads.
         needs: (S, C) 0/1 need of every node.
+        pools: of the nodes emitted so far.
         inputs: the emitted placeholders.
     """
 

@@ -28,7 +28,7 @@ _ENUMERATIONS: tuple[tuple[str, type], ...] = (
 _REFUSED_OPERATORS = re.compile(
     "^_|from_file|empty|sparse|quantize|fake_quant|nested|as_strided|unsafe|resize|set_|data_ptr|coo|csr"
 )
-"""Operators that are internal, read files, expose memory that holds nothing yet, or trust indices that they do not check."""
+"""Internal operators, and those that read files, expose unset memory, or trust indices without checking them."""
 _INTERNAL_OPERATORS = {
     "_to_copy", "_unsafe_view", "_softmax", "_log_softmax", "_adaptive_avg_pool2d", "_native_multi_head_attention",
     "_transformer_encoder_layer_fwd", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",

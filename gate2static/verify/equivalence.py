@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -66,10 +65,6 @@ class EquivalenceReport(BaseModel):
     def per_task(self) -> dict[str, Difference]:
         """Task -> its difference in float64."""
         return {c.task: c.difference for c in self.checks if c.what == "float64"}
-
-    def summary(self) -> dict[str, Any]:
-        """Plain values for the manifest and for JSON."""
-        return {"passed": self.passed, **self.model_dump(mode="json")}
 
     def require(self) -> None:
         """Raise `VerificationError` where a check failed, naming each."""
