@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from gate2static.gates import GatedModel, gate, set_gates
 from gate2static.models.resnet20 import ResNet20
+from gate2static.prune import StaticModel, prune
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -188,3 +189,11 @@ def zoo() -> SimpleNamespace:
         relative_error=relative_error,
         pooled_head=pooled_head,
     )
+
+
+@pytest.fixture(scope="session")
+def pruned() -> StaticModel:
+    """A pruned network that no test changes."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return prune(make_gated("many_rules")[0])
