@@ -75,7 +75,7 @@ class StaticModel(nn.Module):
             ArtefactError: the folder cannot be written, or it exists and is not a static model's.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / _MANIFEST).is_file():
+        if folder.exists() and not (folder / _MANIFEST).is_file() and not _is_empty(folder):
             raise ArtefactError(f"{folder} exists and is not a static model; choose another folder or remove it.")
         graph, weights = serialise(self.network)
         manifest = self.manifest.model_copy(update={"digest": digest(graph, weights)})
@@ -193,6 +193,10 @@ def serialise(network: fx.GraphModule) -> tuple[bytes, bytes]:
 def digest(graph: bytes, weights: bytes) -> str:
     """SHA-256 over both."""
     return hashlib.sha256(len(graph).to_bytes(8, "little") + graph + weights).hexdigest()
+
+
+def _is_empty(folder: Path) -> bool:
+    return folder.is_dir() and not any(folder.iterdir())
 
 
 def _swap(staging: Path, folder: Path) -> None:
