@@ -205,11 +205,12 @@ def _swap(staging: Path, folder: Path) -> None:
         staging.rename(folder)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    folder.rename(old / "previous")
     try:
-        staging.rename(folder)
-    except OSError:
-        (old / "previous").rename(folder)
-        raise
+        folder.rename(old / "previous")
+        try:
+            staging.rename(folder)
+        except OSError:
+            (old / "previous").rename(folder)
+            raise
     finally:
         shutil.rmtree(old, ignore_errors=True)
