@@ -15,6 +15,7 @@ from gate2static.report.content import Check
 from gate2static.verify import EquivalenceReport
 
 _GATED, _ONNX = "gated / static", "static / ONNX Runtime"
+_ONNX_REASON = "two libraries sum in another order; the margin is for small differences of large values"
 _CHECKS = TypeAdapter(tuple[Check, ...])
 
 
@@ -29,6 +30,7 @@ def gated_checks(report: EquivalenceReport) -> tuple[Check, ...]:
             cosine=check.difference.cosine,
             tolerance=check.tolerance,
             passed=check.passed,
+            reason=check.reason,
         )
         for check in report.checks
     )
@@ -37,7 +39,14 @@ def gated_checks(report: EquivalenceReport) -> tuple[Check, ...]:
 def onnx_checks(errors: Mapping[str, float], tolerance: float) -> tuple[Check, ...]:
     """Returns relative errors of an ONNX model by task, as `onnx_errors` finds them, ready to be recorded."""
     return tuple(
-        Check(comparison=_ONNX, task=task, max_rel=_finite(error), tolerance=tolerance, passed=bool(error <= tolerance))
+        Check(
+            comparison=_ONNX,
+            task=task,
+            max_rel=_finite(error),
+            tolerance=tolerance,
+            passed=bool(error <= tolerance),
+            reason=_ONNX_REASON,
+        )
         for task, error in errors.items()
     )
 
@@ -85,10 +94,12 @@ def was_verified(manifest: Manifest) -> bool:
 
 def checks_table(manifest: Manifest) -> Table:
     """Returns the comparisons for a terminal."""
-    table = Table("comparison", "task", title="Equivalence")
+    checks = read_checks(manifest)
+    reasons = {f"{check.comparison}: allowed is {check.reason}" for check in checks if check.reason}
+    table = Table("comparison", "task", title="Equivalence", caption=escape("\n".join(sorted(reasons))))
     for title in ("relative difference", "allowed", "verdict"):
         table.add_column(title, justify="right")
-    for check in read_checks(manifest):
+    for check in checks:
         found = "not finite" if check.max_rel is None else f"{check.max_rel:.1e}"
         verdict = "[green]equivalent[/]" if check.passed else "[red]DIFFERENT[/]"
         table.add_row(check.comparison, escape(check.task), found, f"{check.tolerance:.1e}", verdict)

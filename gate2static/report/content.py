@@ -32,6 +32,7 @@ class Check:
         passed: whether the comparison held.
         max_abs: largest absolute difference; None if it is not finite or only the relative one was measured.
         cosine: cosine similarity of the two outputs; None if it was not measured.
+        reason: why that much is allowed.
     """
 
     comparison: str
@@ -41,6 +42,7 @@ class Check:
     passed: bool
     max_abs: float | None = None
     cosine: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
