@@ -199,6 +199,8 @@ def export(
 
     if fp16 and int8:
         raise typer.BadParameter("--fp16 and --int8 exclude each other; export twice to have both")
+    if compute_capability and not trt_rtx:
+        raise typer.BadParameter("--compute-capability is for engines of TensorRT-RTX; add --trt-rtx")
     wanted: dict[TrtBackend, bool] = {"tensorrt": trt, "tensorrt-rtx": trt_rtx}
     engines = [backend for backend, asked in wanted.items() if asked]
     folder = output or static_dir.resolve().parent
