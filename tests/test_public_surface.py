@@ -1,0 +1,95 @@
+"""The public surface is a contract: names, parameters and defaults change on purpose or not at all."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+from typer.main import get_command
+
+import gate2static as g2s
+from gate2static.cli import app
+
+FUNCTIONS = {
+    "benchmark": (
+        "(targets, *, backends=None, batch_size=1, rounds=5, warmup_s=0.2, duration_s=3.0, min_runs=10, threads=None, "
+        "progress=True)"
+    ),
+    "build_engine": (
+        "(onnx_path, engine_path, *, backend='tensorrt-rtx', compute_capabilities=None, batch=(1, 1, 8), "
+        "workspace_bytes=None)"
+    ),
+    "expected_macs": "(gated)",
+    "export_onnx": "(static, path, *, opset=None, fold_norms=True, precision='fp32')",
+    "gate": (
+        "(backbone, *, tasks, example_inputs, heads, group_size=1, gate_init=0.05, gate_init_std=0.05, "
+        "shared_state=None, task_states=None)"
+    ),
+    "gate_decisions": "(gated)",
+    "gate_parameters": "(gated)",
+    "load_static": "(folder)",
+    "prune": "(gated, *, align=1, dtype=None)",
+    "set_gates": "(gated, decisions)",
+    "sparsity_hinge": "(gated, *, targets)",
+    "verify": "(gated, static, *, inputs=None)",
+    "weight_parameters": "(gated)",
+}
+METHODS = {
+    "EquivalenceReport": {"passed": None, "per_task": None, "require": "(self)"},
+    "GatedModel": {"forward": "(self, *inputs)", "gates": None},
+    "LatencyReport": {"to_json": "(self, path)"},
+    "StaticModel": {
+        "example_inputs": "(self, batch_size=1)",
+        "fold_norms": "(self)",
+        "forward": "(self, *inputs)",
+        "save": "(self, folder)",
+        "tasks": None,
+    },
+}
+COMMANDS = ["bench", "demo", "doctor", "export", "prune", "report", "sweep", "train", "verify"]
+
+
+def _parameters(function: object) -> str:
+    """The signature without types."""
+    signature = inspect.signature(function)
+    plain = [p.replace(annotation=inspect.Parameter.empty) for p in signature.parameters.values()]
+    return str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
+
+
+def test_the_package_names_what_it_offers() -> None:
+    assert sorted(g2s.__all__) == sorted([*FUNCTIONS, *METHODS])
+    assert all(hasattr(g2s, name) for name in g2s.__all__)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_public_function_takes_what_it_took(name: str) -> None:
+    assert _parameters(getattr(g2s, name)) == FUNCTIONS[name]
+
+
+@pytest.mark.parametrize(("name", "methods"), METHODS.items())
+def test_a_public_class_offers_what_it_offered(name: str, methods: dict[str, str | None]) -> None:
+    for method, parameters in methods.items():
+        found = inspect.getattr_static(getattr(g2s, name), method)
+        assert isinstance(found, property) if parameters is None else _parameters(found) == parameters
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *METHODS])
+def test_everything_public_is_documented(name: str) -> None:
+    documented = [
+        getattr(g2s, name),
+        *(getattr(getattr(g2s, name), m) for m in METHODS.get(name, {}) if m != "forward"),
+    ]
+    assert all(inspect.getdoc(thing) for thing in documented)
+
+
+def test_the_commands_are_those_of_the_design() -> None:
+    assert sorted(get_command(app).commands) == COMMANDS
+
+
+def test_importing_the_package_says_nothing_and_needs_no_optional_library() -> None:
+    code = (
+        "import sys; sys.modules.update(dict.fromkeys(['tensorrt', 'tensorrt_rtx', 'torch_pruning', 'hypothesis']));"
+        "import gate2static"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
