@@ -82,6 +82,8 @@ def _translate(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, fx.Node]) -
     if node.target is operator.getitem and env[node.args[0]].target is _aten.batch_norm.default:  # type: ignore[index]
         return env[node.args[0]]  # type: ignore[index]
     copied = graph.node_copy(node, env.__getitem__)
+    if copied.target is _aten.view.default:
+        copied.target = _aten.reshape.default  # what stood here may have been a copy
     copied.meta = {}
     return copied
 

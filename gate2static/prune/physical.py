@@ -165,7 +165,9 @@ class Emitter:
         kwargs = fx.map_arg(rule.node.kwargs, lambda n: replacements[n])
         if rule.node.op == "call_module":
             return self.module(rule.node.name, detached_copy(self.gated, rule.node, stream), args, kwargs)
-        return self.graph.create_node(rule.node.op, rule.node.target, args, kwargs)
+        # A view of what was one tensor may be a view of a slice of one now.
+        viewed = rule.node.target == "view" and not isinstance(rule.node.args[-1], torch.dtype)
+        return self.graph.create_node(rule.node.op, "reshape" if viewed else rule.node.target, args, kwargs)
 
     def order(self, rule: Rule, ids: Ids) -> Ids:
         """`ids` sorted by who reads them, so that what a stream reads lies together.

@@ -51,6 +51,7 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
     "a concatenation along a dimension that is computed": lambda x: torch.cat([x, x + 1], dim=1 - x.dim()),
     "2-d padding of channels, read as a height": PaddedTwice(),
     "2-d pooling over channels, read as a height": lambda x: F.max_pool2d(x.flatten(2), 3, 1, 1)[:, :, :, None],
+    "a view that merges channels with the batch": lambda x: x.view(-1, 8).softmax(-1).view(x.size(0), 4, 8, 8),
     "an in-place activation that has a second reader": lambda x: F.relu(x.sub_(0.5), inplace=True) + x,
 }
 
@@ -71,6 +72,18 @@ class WritesIntoItsFeatures(nn.Module):
         for channel in range(features.shape[1]):
             features[:, channel].mul_(channel + 1.0)
         return self.norm(self.conv(features.relu_()))
+
+
+class ViewsItsFeatures(nn.Module):
+    """Untraceable for torch.fx, and content with nothing but memory in one piece."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        rows = features.view(-1, 8).view(features.shape[0], -1)
+        return sum((rows[:, i : i + 1] for i in range(features.shape[1])), torch.zeros(()))
+
+
+def test_a_head_may_view_its_features_as_it_likes(zoo: Any) -> None:
+    _check(After(nn.Identity()), {"a": ViewsItsFeatures(), "b": ViewsItsFeatures(), "c": nn.Conv2d(5, 1, 1)}, zoo)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
