@@ -56,9 +56,10 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
 }
 
 
+@pytest.mark.parametrize("p", [0.5, 1.0])
 @pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
-def test_the_pruned_network_is_right_after(between: Callable[[Tensor], Tensor] | nn.Module, zoo: Any) -> None:
-    _check(After(between), {"a": nn.Conv2d(5, 2, 1), "b": nn.Identity()}, zoo)
+def test_the_pruned_network_is_right_after(between: Callable[[Tensor], Tensor] | nn.Module, p: float, zoo: Any) -> None:
+    _check(After(between), {"a": nn.Conv2d(5, 2, 1), "b": nn.Identity()}, zoo, p)
 
 
 class WritesIntoItsFeatures(nn.Module):
@@ -83,7 +84,9 @@ class ViewsItsFeatures(nn.Module):
 
 
 def test_a_head_may_view_its_features_as_it_likes(zoo: Any) -> None:
-    _check(After(nn.Identity()), {"a": ViewsItsFeatures(), "b": ViewsItsFeatures(), "c": nn.Conv2d(5, 1, 1)}, zoo)
+    # All tasks read one layer's output, each a part of it.
+    backbone = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU())
+    _check(backbone, {"a": ViewsItsFeatures(), "b": ViewsItsFeatures(), "c": nn.Conv2d(5, 1, 1)}, zoo, 1.0)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
