@@ -119,11 +119,6 @@ def _open_result(recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], *, resu
     """The run's result so far, without rows if there is none."""
     if not resume and any(run_dir.rglob(CHECKPOINT)):
         raise TrainingError(f"{run_dir} already holds a run; go on with --resume, or choose another folder")
-    # Found out now rather than after the first epoch.
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"{run_dir} cannot be made: {error.strerror}; choose another folder") from error
     rows = load_result(run_dir).rows if resume and (run_dir / RESULT).exists() else ()
     infos = (TaskInfo(name=t.name, metric=t.kind.metric_name, higher_is_better=t.kind.higher_is_better) for t in tasks)
     return RunResult(recipe=recipe.model_dump(mode="json"), tasks=tuple(infos), rows=rows)
