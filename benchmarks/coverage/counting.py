@@ -1,0 +1,47 @@
+"""Multiply-accumulates counted by libraries that know nothing of gate2static."""
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from fvcore.nn import FlopCountAnalysis
+    from fvcore.nn.jit_handles import get_shape
+
+_COUNTED = ("conv", "linear", "addmm", "mm", "matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention")
+
+
+def fvcore_macs(network: nn.Module, inputs: tuple[Tensor, ...]) -> int:
+    """By fvcore, which counts one a multiply-accumulate, with its two missing operators added."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        counts = FlopCountAnalysis(network, inputs)
+        counts.set_op_handle("aten::scaled_dot_product_attention", _attention, "aten::baddbmm", _baddbmm)
+        found = counts.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
+    return int(sum(found[name] for name in _COUNTED))
+
+
+def flop_counter() -> FlopCounterMode:
+    """Torch's counter (2 a multiply-accumulate), with the CPU's attention kernel added."""
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return FlopCounterMode(display=False, custom_mapping={kernel: _kernel})
+
+
+def _kernel(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))
+
+
+def _attention(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
+    query, key, value = (get_shape(x) for x in inputs[:3])
+    macs = math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+    return {"scaled_dot_product_attention": macs}
+
+
+def _baddbmm(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
+    first, second = (get_shape(x) for x in inputs[1:3])
+    return {"baddbmm": math.prod(first) * second[-1]}

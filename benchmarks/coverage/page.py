@@ -1,0 +1,158 @@
+"""The page: what passes, what does not, what is removed."""
+
+import re
+import statistics
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.coverage.models import SUITES
+
+Result = dict[str, Any]
+
+COLUMNS = ("gate", "train", "prune", "equivalence", "macs", "onnx", "load", "removed")
+_GROUPS = {
+    "ResNet": ("resnet",),
+    "RegNet": ("regnet",),
+    "MobileNetV3": ("mobilenetv3",),
+    "EfficientNet": ("efficientnet",),
+    "ConvNeXt": ("convnext",),
+    "DenseNet": ("densenet",),
+    "HRNet": ("hrnet",),
+    "VGG": ("vgg",),
+    "CSPNet": ("cspnet",),
+    "ViT": ("vision_transformer",),
+    "DeiT": ("deit",),
+    "Swin": ("swin_transformer", "swin_transformer_v2"),
+}
+_TRANSFORMERS = ("ViT", "DeiT", "Swin")
+_ALLOWED = {"timm": 95, "torchvision": 80}
+_INTRODUCTION = """# Coverage
+
+The smallest model of every family of timm, and every classification and segmentation model of torchvision, each gated
+with two tasks and random gates (30 % task-specific), all weights and statistics random and different in every stream.
+Made by `python -m benchmarks.coverage`; {versions}.
+
+| column | passes when |
+|---|---|
+| gate | `gate` traces the network and the lifted one computes the same |
+| train | one training step: gradients are finite and reach every gate, outputs are finite and depend on the image |
+| prune | `prune` makes a static network |
+| equal | `verify`: float64 within 1e-9, float32 as close to float64 as rounding allows |
+| MACs | `expected_macs` and the manifest equal what fvcore counts on the static network |
+| ONNX | ONNX Runtime as close to float64 as float32 rounding allows |
+| load | a fresh process that imports `load_static` alone gives the same bits |
+
+*Removed* is (gated − static) / (gated − perfect) in MACs. *Perfect* comes from an oracle that knows no rules: it runs
+the lifted network, propagates random cotangents back from every output, and counts of each operator only the elements
+whose gradient is not exactly zero (whole output channels for layers with weights). Elements of equal value in several
+streams count once. Flat activations and maxima are replaced by smooth ones, so that a zero gradient is never an
+accident. *Barriers* are operators without a channel rule, which run whole, with their share of the gated MACs.
+*Seconds* are those of gate + prune + verify, one thread, other networks running beside.
+"""
+
+
+def passed(result: Result) -> bool:
+    """Whether every column was reached and passed."""
+    return all(result["columns"].get(column) == "ok" for column in COLUMNS)
+
+
+def write_page(path: Path, results: list[Result]) -> None:
+    """Write the page for all results, given in the order of the rows."""
+    libraries = ("torch", "timm", "torchvision", "onnxruntime-gpu")
+    versions = ", ".join(f"{name.removesuffix('-gpu')} {_version(name)}" for name in libraries)
+    parts = [_INTRODUCTION.format(versions=versions), *_summary(results)]
+    for suite in SUITES:
+        rows = sorted((r for r in results if r["suite"] == suite), key=lambda r: (r["family"], r["model"]))
+        if rows:
+            parts += [f"\n## {suite}\n", *_table(rows)]
+    parts += _failures(results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(parts) + "\n")
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except ModuleNotFoundError:
+        return version(name.removesuffix("-gpu"))
+
+
+def _summary(results: list[Result]) -> list[str]:
+    lines = ["| what | wanted | found |", "|---|---|---|"]
+    for suite in SUITES:
+        rows = [r for r in results if r["suite"] == suite]
+        if rows:
+            what = "families of timm" if suite == "timm" else "models of torchvision"
+            good = sum(map(passed, rows))
+            lines.append(f"| {what} that pass every column | {_ALLOWED[suite]} of {len(rows)} | {good} |")
+    seconds = [s for r in results if (s := _seconds(r)) is not None]
+    if seconds:
+        lines.append(f"| median seconds of gate + prune + verify | 15 | {statistics.median(seconds):.1f} |")
+    for name, families in _GROUPS.items():
+        shares = [r["removed"] for r in results if r["family"] in families and "removed" in r]
+        if shares:
+            wanted = 95 if name in _TRANSFORMERS else 98
+            lines.append(f"| removed, {name} | {wanted} % | {100 * statistics.median(shares):.1f} % |")
+    for what, attention in (("without attention", False), ("with attention", True)):
+        shares = [r["removed"] for r in results if "removed" in r and (r["stateless"] > 0) == attention]
+        if shares:
+            median = 100 * statistics.median(shares)
+            lines.append(f"| removed, median of {len(shares)} networks {what} | | {median:.1f} % |")
+    return lines
+
+
+def _table(rows: list[Result]) -> list[str]:
+    head = ["family", "model", "pixels", "params (M)", "gate", "train", "prune", "equal", "MACs", "ONNX", "load"]
+    head += ["GMACs gated", "static", "removed", "barriers", "seconds"]
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for r in rows:
+        marks = [_mark(r["columns"].get(column)) for column in COLUMNS[:-1]]
+        macs = r.get("macs", {})
+        seconds = _seconds(r)
+        cells = [
+            r["family"], r["model"], str(r["size"][-1]) if "size" in r else "",
+            f"{r['parameters'] / 1e6:.1f}" if "parameters" in r else "", *marks,
+            _giga(macs.get("oracle_gated", macs.get("gated"))), _giga(macs.get("static")),
+            f"{100 * r['removed']:.1f} %" if "removed" in r else "",
+            _barriers(r), "" if seconds is None else f"{seconds:.1f}",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _mark(found: str | None) -> str:
+    if found is None:
+        return "–"
+    return "✓" if found == "ok" else "**✗**"
+
+
+def _giga(macs: float | None) -> str:
+    return "" if macs is None else f"{macs / 1e9:.2f}"
+
+
+def _seconds(r: Result) -> float | None:
+    parts = [r["seconds"].get(name) for name in ("gate", "prune", "verify")]
+    return None if None in parts else float(sum(parts))
+
+
+def _barriers(r: Result) -> str:
+    """How many, their share of the MACs, and the most frequent kinds: node names without their numbers."""
+    barriers: dict[str, int] = r.get("barriers", {})
+    if not barriers:
+        return "0" if "barriers" in r else ""
+    kinds = Counter(re.sub(r"_?\d+", "", name).split("_")[-1] for name in barriers)
+    named = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(4))
+    share = sum(barriers.values()) / max(1, r["macs"]["gated"])
+    return f"{len(barriers)} ({100 * share:.0f} %): {named}"
+
+
+def _failures(results: list[Result]) -> list[str]:
+    lines = []
+    for r in results:
+        for column in COLUMNS:
+            found = r["columns"].get(column)
+            if found not in (None, "ok"):
+                lines.append(f"- {r['suite']} `{r['model']}`, {column}: {found[:300].replace('|', '/')}")
+    return ["\n## Failures\n", *lines] if lines else []
