@@ -29,14 +29,19 @@ _DROPOUTS: dict[Any, type[nn.Module]] = {
 }
 
 
-def functionalise(root: nn.Module, graph: fx.Graph) -> None:
+def functionalise(root: nn.Module, graph: fx.Graph, *, layers: bool = True) -> None:
     """Rewrite `graph` in place so that no node writes into its inputs; `root`'s layers are switched accordingly.
+
+    Args:
+        root: owner of the modules that `graph` calls.
+        graph: what to rewrite.
+        layers: whether functional dropout becomes a layer of `root`.
 
     Raises:
         TraceError: an in-place method that has no out-of-place form.
     """
     for node in list(graph.nodes):
-        if node.op == "call_function" and node.target in _DROPOUTS:
+        if layers and node.op == "call_function" and node.target in _DROPOUTS:
             _make_dropout_layer(root, node)
         if _make_out_of_place(root, node):
             written = node.args[0] if node.args else next(iter(node.kwargs.values()))

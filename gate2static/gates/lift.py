@@ -7,10 +7,11 @@ once per distinct input, so that streams that are still one value cost one compu
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import fx, nn
 
-from gate2static.gates.program import Program, gated_unit
+from gate2static.gates.program import Program
+from gate2static.gates.units import gated_unit
+from gate2static.gates.units import owns_state as owns_state
 
 _Streams = list[fx.Node]
 
@@ -80,15 +81,3 @@ def _lift_segment(
                     made[key].target = f"branches.{name}.{node.target}"
             env[node].append(made[key])
 
-
-def owns_state(root: nn.Module, node: fx.Node) -> bool:
-    """Whether a node reads floating-point parameters or buffers of its own, so that each stream has its copy."""
-    if node.op == "get_attr":
-        value: Any = root
-        for atom in str(node.target).split("."):
-            value = getattr(value, atom)
-        return isinstance(value, torch.Tensor) and value.is_floating_point()
-    if node.op == "call_module":
-        module = root.get_submodule(str(node.target))
-        return any(t.is_floating_point() for t in (*module.parameters(), *module.buffers()))
-    return False

@@ -111,7 +111,7 @@ def gate(
     encoder = lift(program, branches, gates)
     _check_lift(backbone, encoder, example_inputs)
     for stream, state in states.items():
-        _load_branch(branches[stream], state, stream)
+        _load_branch(branches[stream], state, stream, backbone)
     gated = GatedModel(tasks=tuple(tasks), program=program, encoder=encoder, heads=nn.ModuleDict(ordered))
     return gated.train(backbone.training)
 
@@ -183,13 +183,16 @@ def _is_task_name(name: Any) -> bool:
     return isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name) is not None and not taken
 
 
-def _load_branch(branch: nn.Module, state: Mapping[str, Tensor] | None, stream: str) -> None:
-    if state is not None:
-        try:
-            branch.load_state_dict(state)
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise GateError(f"the state for stream {stream!r} does not fit the backbone: {reason[:300]}") from error
+def _load_branch(branch: nn.Module, state: Mapping[str, Tensor] | None, stream: str, backbone: nn.Module) -> None:
+    if state is None:
+        return
+    # The layers that the trace made are tied to the backbone's parameters: their names stand for what is loaded anyway.
+    tied = {key: value for key, value in branch.state_dict().items() if key not in backbone.state_dict()}
+    try:
+        branch.load_state_dict({**tied, **state})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise GateError(f"the state for stream {stream!r} does not fit the backbone: {reason[:300]}") from error
 
 
 def _check_lift(backbone: nn.Module, encoder: fx.GraphModule, inputs: tuple[Any, ...]) -> None:

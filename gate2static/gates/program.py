@@ -14,50 +14,15 @@ from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError, TraceError
 from gate2static.gates.shapes import Info, annotate, fake_inputs, info, measure_macs
-from gate2static.gates.trace import is_leaf, trace
-
-_WEIGHT_LAYERS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Linear,
-)
-_CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
-_NORMS = (
-    nn.modules.batchnorm._BatchNorm,
-    nn.modules.instancenorm._InstanceNorm,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-)
-
-
-def gated_unit(value: Tensor, unit: str) -> Tensor:
-    """Marks the gate of a unit in a program; never called."""
-    raise AssertionError(unit)
-
+from gate2static.gates.trace import trace
+from gate2static.gates.tracer import is_leaf
+from gate2static.gates.units import Unit as Unit
+from gate2static.gates.units import gated_unit as gated_unit
+from gate2static.gates.units import insert_gates
 
 def take_stream(value: Tensor, stream: int) -> Tensor:
     """Marks where a head picks up its task's stream in a program; never called."""
     raise AssertionError(stream)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Unit:
-    """A gated unit: a weight layer with the norm that follows it, or a norm that alone stands before the heads.
-
-    Attributes:
-        name: the layer's node, such as `layer1_0_conv1`.
-        channels: C of its output.
-        dim: the channel dimension of its output.
-    """
-
-    name: str
-    channels: int
-    dim: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +75,7 @@ def build_program(
             f"the backbone returns {features}; allowed is a tensor, or a tuple, list or dict of tensors with the "
             "batch first."
         )
-    units = _insert_gates(root, graph)
+    units = insert_gates(root, graph)
     if not units:
         raise GateError("the backbone has no convolution or linear layer, so there is nothing to gate.")
     program_graph = fx.Graph()
@@ -125,48 +90,6 @@ def build_program(
     return root, Program(graph=program_graph, features=features, units=units)
 
 
-def _insert_gates(root: nn.Module, graph: fx.Graph) -> tuple[Unit, ...]:
-    ends: list[tuple[fx.Node, fx.Node]] = []
-    for node in graph.nodes:
-        if isinstance(_module(root, node), _WEIGHT_LAYERS):
-            users = list(node.users)
-            norm = users[0] if len(users) == 1 and isinstance(_module(root, users[0]), _NORMS) else None
-            ends.append((node, norm or node))
-    inner = {end for _, end in ends}
-    ends += [(node, node) for node in _ungated_norms(root, graph, inner)]
-    order = {node: position for position, node in enumerate(graph.nodes)}
-    ends.sort(key=lambda pair: order[pair[1]])
-    return tuple(_insert_gate(root, graph, layer, end) for layer, end in ends)
-
-
-def _insert_gate(root: nn.Module, graph: fx.Graph, layer: fx.Node, end: fx.Node) -> Unit:
-    with graph.inserting_after(end):
-        gate = graph.call_function(gated_unit, (end, layer.name))
-    end.replace_all_uses_with(gate, delete_user_cb=lambda user: user is not gate)
-    gate.meta["info"] = replace(info(end), macs=0)
-    shape = info(end).shape or ()
-    dim = len(shape) - 1 if isinstance(_module(root, layer), _CHANNELS_LAST) else 1
-    return Unit(name=layer.name, channels=shape[dim], dim=dim)
-
-
-def _ungated_norms(root: nn.Module, graph: fx.Graph, ends: set[fx.Node]) -> list[fx.Node]:
-    """Norms of their own whose output reaches the heads past every gate.
-
-    Without a gate there each task would keep a private copy whatever the other gates say, and a network whose gates
-    are all shared would not be exactly one backbone.
-    """
-    found = []
-    reached = set(next(iter(graph.find_nodes(op="output"))).all_input_nodes)
-    for node in reversed(graph.nodes):
-        if node not in reached or node in ends:
-            continue
-        if isinstance(_module(root, node), _NORMS):
-            found.append(node)
-        else:
-            reached.update(node.all_input_nodes)
-    return found
-
-
 def _append_head(
     graph: fx.Graph, features: Any, outputs: Any, task: str, index: int, head: nn.Module, mode: FakeTensorMode
 ) -> fx.Node:
@@ -175,7 +98,7 @@ def _append_head(
     try:
         if is_leaf(head):
             return _append_whole_head(graph, taken, outputs, task, index, head, mode)
-        _, head_graph = trace(head, (outputs(2),), what)
+        _, head_graph = trace(head, (outputs(2),), what, own=False)
     except TraceError:
         return _append_whole_head(graph, taken, outputs, task, index, head, mode)
     annotate(head, head_graph, lambda batch: (outputs(batch),), (index,), what)
@@ -229,6 +152,3 @@ def _checked(result: fx.Node | None, what: str) -> fx.Node:
         raise GateError(f"{what} does not return one tensor; allowed is a single tensor with the batch first.")
     return result
 
-
-def _module(root: nn.Module, node: fx.Node) -> nn.Module | None:
-    return root.get_submodule(str(node.target)) if node.op == "call_module" else None

@@ -1,4 +1,4 @@
-"""`nn.Module` -> `fx.Graph` whose nodes know their shapes and MACs.
+"""`nn.Module` -> `fx.Graph` of layers and operators.
 
 The trace is taken in eval mode, since the graph is what will be deployed. What trains differently from how it is
 deployed stays a module, so it still follows `train()` and `eval()`: norms and dropout layers, childless modules whose
@@ -6,11 +6,11 @@ deployed stays a module, so it still follows `train()` and `eval()`: norms and d
 """
 
 import copy
+import functools
 import inspect
 import operator
 import re
 import traceback
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,49 +20,35 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from gate2static.errors import TraceError
+from gate2static.gates.attention import written_out
 from gate2static.gates.functional import functionalise
-from gate2static.gates.layers import layer_class
+from gate2static.gates.functional_layers import make_weight_layers
+from gate2static.gates.tracer import Tracer
 
-_TRAINS_DIFFERENTLY = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 _FROZEN = {F.batch_norm: "BatchNorm", F.instance_norm: "InstanceNorm"}
-_OWN_CODE = Path(torch.__file__).parent
+_NOT_THEIRS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
-class _Tracer(fx.Tracer):
-    """Keeps torch's layers and childless modules that behave differently in training whole."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if super().is_leaf_module(m, module_qualified_name) or isinstance(m, _TRAINS_DIFFERENTLY):
-            return True
-        childless = next(m.children(), None) is None
-        return childless and (layer_class(m) is not None or "training" in _names_used(type(m).forward))
-
-
-def _names_used(forward: Callable[..., Any]) -> tuple[str, ...]:
-    code = getattr(forward, "__code__", None)
-    return code.co_names if code is not None else ()
-
-
-def is_leaf(module: nn.Module) -> bool:
-    """Whether tracing would keep the module whole if it stood inside another."""
-    return _Tracer().is_leaf_module(module, "")
-
-
-def trace(module: nn.Module, inputs: tuple[Any, ...], what: str) -> tuple[nn.Module, fx.Graph]:
+def trace(
+    module: nn.Module, inputs: tuple[Any, ...], what: str, *, own: bool = True
+) -> tuple[nn.Module, fx.Graph]:
     """Trace `module` called on `inputs`.
 
     Args:
         module: what to trace; not changed.
         inputs: positional arguments; a tuple, list or dict of tensors counts as one argument and is traced leaf by
-            leaf. Only their structure is used.
+            leaf. Only their structure and shapes are used.
         what: how to name the module in an error, such as "the backbone".
+        own: whether the returned copy will run instead of the module. If not, the graph keeps to what the module has:
+            functions do not become layers, and norms with activation stay whole.
 
     Returns:
-        A copy of the module in which functional dropouts have become layers and nothing works in place, and its
-        graph: a placeholder for each tensor leaf of `inputs`.
+        A copy of the module in which nothing works in place, and its graph, with a placeholder for each tensor leaf of
+        `inputs`. In the copy, functions that own parameters or train differently have become layers, tied to the
+        parameters they use. Submodules whose forward torch.fx cannot follow are whole.
 
     Raises:
-        TraceError: `torch.fx` cannot follow the code; the message names the line.
+        TraceError: `torch.fx` cannot follow the module's own code; the message names the line.
     """
     try:
         root = copy.deepcopy(module).eval()
@@ -89,17 +75,95 @@ def trace(module: nn.Module, inputs: tuple[Any, ...], what: str) -> tuple[nn.Mod
         for name, value in zip(names, inputs, strict=False)
         if not isinstance(value, Tensor)
     }
-    tracer = _Tracer()
-    try:
-        graph = tracer.trace(root, concrete_args={**defaults, **structured})
-    except Exception as error:
-        raise TraceError(_explain(error, what)) from error
+    leaves = tuple(pytree.tree_leaves(inputs)), tuple(pytree.tree_leaves(list(defaults.values())))
+    tracer, graph = _follow(root, {**defaults, **structured}, leaves, what, own)
+    for name, kind in tracer.classes.items():
+        root.get_submodule(name).__class__ = kind
+    if own:
+        make_weight_layers(root, graph, tracer.shape)
     _restore_output_structure(graph)
     _drop_unused_inputs(graph, set(defaults))
     _refuse_frozen(graph, what)
-    functionalise(root, graph)
+    functionalise(root, graph, layers=own)
+    for node in graph.find_nodes(op="call_function", target=torch._assert):
+        graph.erase_node(node)
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     graph.lint()
     return root, graph
+
+
+def _follow(
+    root: nn.Module,
+    concrete: dict[str, Any],
+    leaves: tuple[tuple[Any, ...], tuple[Any, ...]],
+    what: str,
+    own: bool,
+) -> tuple[Tracer, fx.Graph]:
+    """Trace, and trace again with what could not be followed kept whole."""
+    whole: frozenset[str] = frozenset()
+    causes: list[Exception] = []
+    while True:
+        tracer = Tracer(*leaves, whole=whole, own=own)
+        try:
+            graph = _run_tracer(tracer, root, concrete)
+        except Exception as error:
+            if tracer.failed is None:
+                raise TraceError(_explain(error, what)) from error
+            causes.append(error)
+            # What failed twice will fail wherever the class is used.
+            kind = type(root.get_submodule(tracer.failed))
+            again = any(type(root.get_submodule(name)) is kind for name in whole)
+            whole |= {name for name, m in root.named_modules() if name and again and type(m) is kind} | {tracer.failed}
+            continue
+        break
+    for node in graph.find_nodes(op="call_module"):
+        if node.target in whole and not tracer.is_known(node):
+            raise TraceError(_explain(causes[0], what)) from causes[0]
+    if own and (dropouts := _attention_dropouts(root, concrete, leaves, whole, tracer)):
+        tracer = Tracer(*leaves, whole=whole, dropouts=dropouts)
+        graph = _run_tracer(tracer, root, concrete)
+    return tracer, graph
+
+
+def _attention_dropouts(
+    root: nn.Module,
+    concrete: dict[str, Any],
+    leaves: tuple[tuple[Any, ...], tuple[Any, ...]],
+    whole: frozenset[str],
+    traced: Tracer,
+) -> tuple[float, ...]:
+    """Dropout of each attention in training, where code such as `p if self.training else 0.0` froze it to zero.
+
+    Another trace, in training mode, tells. Empty where there is none, or where the two traces cannot be compared.
+    """
+    if not traced.attentions:
+        return ()
+    training = Tracer(*leaves, whole=whole, own=False)
+    try:
+        _run_tracer(training, copy.deepcopy(root).train(), concrete)
+    except Exception:  # noqa: BLE001  # the trace that counts was taken already
+        return ()
+    comparable = len(training.attentions) == len(traced.attentions)
+    known = tuple(p if isinstance(p, int | float) else 0.0 for p in training.attentions)
+    return known if comparable and known != tuple(traced.attentions) else ()
+
+
+def _run_tracer(tracer: Tracer, root: nn.Module, concrete: dict[str, Any]) -> fx.Graph:
+    """The graph of a module; one that is written out itself runs under a class with that forward."""
+    kind, form = type(root), written_out(root)
+    if form is None:
+        return tracer.trace(root, concrete_args=concrete)
+
+    @functools.wraps(kind.forward)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return form(tracer, self, *args, **kwargs)
+
+    root.__class__ = type(kind.__name__, (kind,), {"forward": forward})
+    try:
+        graph = tracer.trace(root, concrete_args=concrete)
+    finally:
+        root.__class__ = kind
+    return graph
 
 
 def _refuse_frozen(graph: fx.Graph, what: str) -> None:
@@ -143,7 +207,7 @@ def _is_check(node: fx.Node) -> bool:
 
 def _explain(error: Exception, what: str) -> str:
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [f for f in frames if not Path(f.filename).is_relative_to(_OWN_CODE) and f.filename != __file__]
+    theirs = [f for f in frames if not any(map(Path(f.filename).is_relative_to, _NOT_THEIRS))]
     place = f"{theirs[-1].filename}:{theirs[-1].lineno}: `{theirs[-1].line}`" if theirs else "its forward"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (

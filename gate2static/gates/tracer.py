@@ -1,0 +1,156 @@
+"""Which modules a trace keeps whole, and which it takes apart.
+
+Whole: torch's layers, childless layers derived from them, and childless modules that behave differently in training.
+Apart: what pruning understands better in pieces, which are norms with activation, attention, shuffles and gated linear
+units.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+from torch.nn import functional as F
+
+from gate2static.gates.attention import attend, written_out
+from gate2static.gates.composite import LAYERS, STEPS
+from gate2static.gates.layers import layer_class
+from gate2static.gates.norm_act import plain_norm
+from gate2static.gates.values import ValueTracer
+
+WEIGHT_LAYERS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+)
+_NORMS = (
+    nn.modules.batchnorm._BatchNorm,
+    nn.modules.instancenorm._InstanceNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.RMSNorm,
+)
+_CONTAINERS = (nn.Transformer, nn.TransformerDecoder, nn.TransformerDecoderLayer)
+_TRAINS_DIFFERENTLY = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
+
+
+def is_norm(module: nn.Module | None) -> bool:
+    """Whether the module is a norm of torch, or one that timm or torchvision computes in its own way."""
+    kind = layer_class(module)
+    return isinstance(module, _NORMS) or (kind is not None and issubclass(kind, _NORMS))
+
+
+class Tracer(ValueTracer):
+    """See the module.
+
+    Args:
+        inputs: the leaves of the example inputs.
+        defaults: the leaves of the arguments that keep their defaults.
+        whole: names of submodules to keep whole because their forward cannot be traced.
+        dropouts: dropout of the n-th attention in training, where it is known.
+        own: whether the traced module is a copy that may change. Otherwise modules with activation stay whole.
+
+    Attributes:
+        attentions: dropout of each attention that was traced.
+        failed: the innermost submodule whose forward could not be traced.
+        classes: submodules that the graph calls as another class: name -> that class.
+    """
+
+    def __init__(
+        self,
+        inputs: tuple[Any, ...] = (),
+        defaults: tuple[Any, ...] = (),
+        *,
+        whole: frozenset[str] = frozenset(),
+        dropouts: tuple[float, ...] = (),
+        own: bool = True,
+    ) -> None:
+        super().__init__(inputs, defaults)
+        self._whole, self._dropouts, self._own = whole, dropouts, own
+        self.attentions: list[float] = []
+        self.failed: str | None = None
+        self.classes: dict[str, type[nn.Module]] = {}
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        if module_qualified_name in self._whole:
+            return True
+        if isinstance(m, (*_CONTAINERS, *LAYERS)):
+            return False
+        if super().is_leaf_module(m, module_qualified_name) or isinstance(m, _TRAINS_DIFFERENTLY):
+            return True
+        layer = isinstance(m, WEIGHT_LAYERS) or layer_class(m) is not None or is_norm(m)
+        return next(m.children(), None) is None and (layer or "training" in _names_used(type(m).forward))
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        if self.evaluating:
+            return forward(*args, **kwargs)
+        name = self.path_of_module(m)
+        if name not in self._whole:
+            form, plain = written_out(m), plain_norm(m) if self._own else None
+            if plain is not None:
+                self.classes[name] = plain
+                return self._norm_then_activation(m, name, args, kwargs)
+            if form is not None and (result := form(self, m, *args, **kwargs)) is not NotImplemented:
+                self._use_plain_projection(m)
+                return result
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            if self.failed is None and not self.is_leaf_module(m, name):
+                self.failed = name
+            raise
+
+    def create_proxy(
+        self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *rest: Any, **options: Any
+    ) -> Any:
+        if kind == "call_function" and target in STEPS:
+            shape = self.shape(args[0] if args else kwargs.get("input"))
+            if shape is not None and (result := STEPS[target](shape, *args, **kwargs)) is not NotImplemented:
+                return result
+        if kind == "call_function" and target is F.scaled_dot_product_attention:
+            return self._attention(args, kwargs)
+        return super().create_proxy(kind, target, args, kwargs, *rest, **options)
+
+    def _norm_then_activation(
+        self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        value: Any = self.create_proxy("call_module", name, args, kwargs)
+        for child in ("drop", "act"):
+            following = getattr(module, child, None)
+            value = value if following is None or isinstance(following, nn.Identity) else following(value)
+        return value
+
+    def _use_plain_projection(self, module: nn.Module) -> None:
+        """The output projection of attention is a linear layer under another name."""
+        if isinstance(module, nn.MultiheadAttention):
+            self.classes[self.path_of_module(module.out_proj)] = nn.Linear
+
+    def _attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        names = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        dropout = given.get("dropout_p", 0.0)
+        index = len(self.attentions)
+        self.attentions.append(dropout)
+        trained = self._dropouts[index] if index < len(self._dropouts) else 0.0
+        plain = not given.get("is_causal", False) and not given.get("enable_gqa", False)
+        if self._own and trained and not dropout and plain:
+            operands = (given[n] for n in names[:3])
+            return attend(*operands, given.get("attn_mask"), dropout=trained, scale=given.get("scale"))
+        return super().create_proxy("call_function", F.scaled_dot_product_attention, args, kwargs)
+
+
+@functools.cache
+def _names_used(forward: Callable[..., Any]) -> tuple[str, ...]:
+    code = getattr(forward, "__code__", None)
+    return code.co_names if code is not None else ()
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """Whether tracing would keep the module whole if it stood inside another."""
+    return written_out(module) is None and Tracer().is_leaf_module(module, "")

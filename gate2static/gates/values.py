@@ -1,0 +1,157 @@
+"""What a node holds, found out while its graph is still being traced.
+
+A forward may decide on sizes: `if x.shape[2] % 7`, `for i in range(len(parts))`. Such a value is the same for every
+batch, so the trace may use it. It is found by running the nodes it comes from on fake tensors at two batch sizes.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.proxy import Attribute, TraceError
+from torch.utils import _pytree as pytree
+
+from gate2static.gates.shapes import fake_inputs, quiet
+
+_BATCHES = (2, 3)
+_UNKNOWN = object()
+
+
+class KnownProxy(fx.Proxy):
+    """A proxy that can stand where Python needs a number, if its value does not depend on the batch size."""
+
+    tracer: "ValueTracer"
+
+    def __getattr__(self, k: str) -> Attribute:
+        return _KnownAttribute(self, k)
+
+    def __len__(self) -> int:
+        return self.tracer.length(self)
+
+    def __index__(self) -> int:
+        return self.__int__()
+
+    def __int__(self) -> int:
+        return int(self.tracer.constant(self))
+
+    def __float__(self) -> float:
+        return float(self.tracer.constant(self))
+
+
+class _KnownAttribute(Attribute, KnownProxy):
+    """An attribute of a known proxy."""
+
+
+class ValueTracer(fx.Tracer):
+    """Answers questions about values with what two runs on fake tensors agree on.
+
+    Args:
+        inputs: the leaves of the example inputs, in the order of the graph's first placeholders.
+        defaults: the leaves of the arguments that keep their defaults, which have the last placeholders.
+    """
+
+    def __init__(self, inputs: tuple[Any, ...] = (), defaults: tuple[Any, ...] = ()) -> None:
+        super().__init__()
+        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
+        at = fake_inputs(self._mode, inputs)
+        self._placeholders = {batch: [*at(batch), *defaults] for batch in _BATCHES}
+        self._values: dict[fx.Node, tuple[Any, ...]] = {}
+        self.evaluating = False
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return KnownProxy(node, self)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        return bool(self.constant(obj))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        first, second = self.values(obj.node)
+        if isinstance(first, dict) and isinstance(second, dict) and [*first] == [*second]:
+            return iter(first)
+        return iter([obj[i] for i in range(self.length(obj))])
+
+    def constant(self, proxy: fx.Proxy) -> Any:
+        """The value of a proxy that is not a tensor.
+
+        Raises:
+            TraceError: it is a tensor, depends on the batch size, or could not be computed.
+        """
+        first, second = self.values(proxy.node)
+        if first is _UNKNOWN or any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(first)):
+            raise TraceError("symbolically traced variables cannot be used as inputs to control flow")
+        return _agreed(first, second)
+
+    def length(self, proxy: fx.Proxy) -> int:
+        """`len` of a proxy.
+
+        Raises:
+            TraceError: it depends on the batch size or could not be computed.
+        """
+        first, second = self.values(proxy.node)
+        try:
+            return int(_agreed(len(first), len(second)))
+        except TypeError as error:
+            raise TraceError("Proxy object cannot be iterated") from error
+
+    def shape(self, value: Any) -> tuple[int, ...] | None:
+        """Of a tensor, at batch size 2; None where it could not be computed."""
+        if isinstance(value, fx.Proxy | fx.Node):
+            value = self.values(value if isinstance(value, fx.Node) else value.node)[0]
+        return tuple(value.shape) if isinstance(value, Tensor) else None
+
+    def is_known(self, node: fx.Node) -> bool:
+        """Whether the node runs on fake tensors."""
+        return not any(v is _UNKNOWN for v in self.values(node))
+
+    def values(self, node: fx.Node) -> tuple[Any, ...]:
+        """What the node holds at each of the two batch sizes."""
+        wanted, todo = {node}, [node]
+        while todo:
+            new = [n for n in todo.pop().all_input_nodes if n not in wanted and n not in self._values]
+            wanted.update(new)
+            todo.extend(new)
+        self.evaluating = True
+        try:
+            with torch.no_grad(), quiet():
+                for n in self.graph.nodes:
+                    if n in wanted and n not in self._values:
+                        self._values[n] = tuple(self._evaluate(n, i) for i in range(len(_BATCHES)))
+        finally:
+            self.evaluating = False
+        return self._values[node]
+
+    def _evaluate(self, node: fx.Node, run: int) -> Any:
+        if node.op == "placeholder":
+            leaves = self._placeholders[_BATCHES[run]]
+            position = next(i for i, n in enumerate(self.graph.find_nodes(op="placeholder")) if n is node)
+            return leaves[position] if position < len(leaves) else _UNKNOWN
+        if any(self._values[n][run] is _UNKNOWN for n in node.all_input_nodes):
+            return _UNKNOWN
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._values[n][run])
+        try:
+            with self._mode:
+                return self._call(node)(*args, **kwargs)
+        except Exception:  # noqa: BLE001  # what does not run here is said when it is needed
+            return _UNKNOWN
+
+    def _call(self, node: fx.Node) -> Callable[..., Any]:
+        if node.op == "call_function":
+            return node.target  # type: ignore[return-value]
+        if node.op == "call_method":
+            return lambda owner, *args, **kwargs: getattr(owner, str(node.target))(*args, **kwargs)
+        value: Any = self.root
+        for atom in str(node.target).split("."):
+            value = getattr(value, atom)
+        return value if node.op == "call_module" else lambda: value
+
+
+def _agreed(first: Any, second: Any) -> Any:
+    if first != second:
+        raise TraceError(f"the forward decides on a value that depends on the batch size ({first} and {second} for "
+                         "batches of 2 and 3)")
+    return first
