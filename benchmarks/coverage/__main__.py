@@ -14,13 +14,14 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from benchmarks.coverage.models import SUITES, Case, cases, choose_smallest
-from benchmarks.coverage.page import passed, write_page
+from benchmarks.coverage.page import COLUMNS, passed, write_page
 
 ROOT = Path(__file__).parents[2]
 _POLL_S = 0.2
@@ -32,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", choices=SUITES, action="append", help="default: both")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="models or families; the page is not written")
+    parser.add_argument("--skip", nargs="+", default=[], choices=COLUMNS, help="columns; onnx takes half of the time")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; 0 only writes the page")
     parser.add_argument("--resume", action="store_true", help="keep what passed in the results folder")
     parser.add_argument("--results", type=Path, default=ROOT / "runs" / "coverage", help="one JSON file a network")
@@ -52,12 +54,12 @@ def main() -> None:
     todo = [c for c in chosen if not (arguments.resume and passed(read(arguments.results, c)))]
     if arguments.jobs:
         limit = arguments.memory_limit or 0.85 * _free_gb() / arguments.jobs
-        runner = Runner(arguments.results, arguments.time_limit, limit)
-        runner.run(todo, arguments.jobs)
+        runner = partial(Runner, arguments.results, arguments.skip, arguments.time_limit)
+        runner(limit).run(todo, arguments.jobs)
         # What needs more than its share may have everything, alone.
         large = [c for c in todo if _OVER_MEMORY in json.dumps(read(arguments.results, c).get("columns", {}))]
         if large and arguments.jobs > 1 and arguments.memory_limit is None:
-            Runner(arguments.results, arguments.time_limit, limit * arguments.jobs).run(large, 1)
+            runner(limit * arguments.jobs).run(large, 1)
     results = [read(arguments.results, c) for c in chosen]
     if not arguments.only:
         write_page(arguments.page, results)
@@ -76,12 +78,14 @@ class Runner:
 
     Args:
         results: folder of the JSON files.
+        skip: columns to leave out.
         time_limit_s: for one case.
         memory_limit_gb: resident memory of one case.
     """
 
-    def __init__(self, results: Path, time_limit_s: float, memory_limit_gb: float) -> None:
-        self.results, self.time_limit_s, self.memory_limit_gb = results, time_limit_s, memory_limit_gb
+    def __init__(self, results: Path, skip: list[str], time_limit_s: float, memory_limit_gb: float) -> None:
+        self.results, self.skip = results, skip
+        self.time_limit_s, self.memory_limit_gb = time_limit_s, memory_limit_gb
         self.stopping = threading.Event()
 
     def run(self, todo: list[Case], jobs: int) -> None:
@@ -111,7 +115,8 @@ class Runner:
         path = _path(self.results, case)
         path.unlink(missing_ok=True)
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-        command = [sys.executable, "-m", "benchmarks.coverage.case", case.suite, case.family, case.model, str(path)]
+        what = (case.suite, case.family, case.model, str(path), *self.skip)
+        command = [sys.executable, "-m", "benchmarks.coverage.case", *what]
         log = path.with_suffix(".log")
         with log.open("w") as output:
             process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=output, stderr=output)

@@ -1,4 +1,4 @@
-"""One network through everything: `python -m benchmarks.coverage.case SUITE FAMILY MODEL RESULT.json`.
+"""One network through everything: `python -m benchmarks.coverage.case SUITE FAMILY MODEL RESULT.json [SKIPPED …]`.
 
 The result is written after every step, so that whoever stops this process knows how far it came.
 """
@@ -10,7 +10,8 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,12 +187,19 @@ COLUMNS: dict[str, tuple[Callable[[Run], None], str | None]] = {
 """Column -> the step and the column without which it cannot run."""
 
 
-def run_network(backbone: nn.Module, images: Tensor, *, record: Callable[[Result], None] = lambda _: None) -> Result:
+def run_network(
+    backbone: nn.Module,
+    images: Tensor,
+    *,
+    skip: Collection[str] = (),
+    record: Callable[[Result], None] = lambda _: None,
+) -> Result:
     """Take one network through every column.
 
     Args:
         backbone: in eval mode.
         images: a batch of two.
+        skip: columns to leave out.
         record: called with the result so far before each step; `running` names it.
 
     Returns:
@@ -208,10 +216,10 @@ def run_network(backbone: nn.Module, images: Tensor, *, record: Callable[[Result
         run = Run(backbone, images, Path(folder), result)
         del backbone
         for column, (step, needed) in COLUMNS.items():
-            if needed is not None and result["columns"].get(needed) != "ok":
+            if column in skip or (needed is not None and result["columns"].get(needed) != "ok"):
                 continue
             record(result | {"running": column})
-            result["columns"][column] = _attempt(lambda step=step: step(run), column, result)
+            result["columns"][column] = _attempt(partial(step, run), column, result)
     return result
 
 
@@ -244,7 +252,7 @@ def _relative(expected: Tensor, found: Tensor) -> float:
 
 def main() -> None:
     """Run the case that the command line names."""
-    suite, family, model, path = sys.argv[1:]
+    suite, family, model, path, *skip = sys.argv[1:]
     torch.set_num_threads(1)
     torch.manual_seed(0)
     warnings.simplefilter("ignore")
@@ -263,7 +271,7 @@ def main() -> None:
         failed = {"gate": f"cannot be built: {error}"}
         record({"columns": failed, "seconds": {}, "tracebacks": {"gate": traceback.format_exc()[-4000:]}})
         return
-    result = run_network(backbone, images, record=record)
+    result = run_network(backbone, images, skip=skip, record=record)
     result["seconds"]["total"] = time.perf_counter() - start
     record(result)
 

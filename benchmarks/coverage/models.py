@@ -103,7 +103,7 @@ def _runs(meta: nn.Module, size: tuple[int, ...]) -> bool:
 
 def _default_size(case: Case, meta: nn.Module) -> tuple[int, int, int]:
     if case.suite == "timm":
-        channels, height, width = meta.default_cfg["input_size"]  # type: ignore[index,misc]
+        channels, height, width = meta.default_cfg["input_size"]  # type: ignore[index]
         return channels, height, width
     return 3, 224, 224
 

@@ -49,7 +49,7 @@ def removable(gated: GatedModel, images: Tensor) -> Removable:
     with flop_counter() as counter:
         outputs = [gated.heads[task](f) for task, f in zip(gated.tasks, features, strict=True)]
     heads = counter.get_total_flops() // 2
-    sum((y * torch.randn_like(y)).sum() for y in outputs).backward()  # type: ignore[union-attr]
+    torch.autograd.backward(outputs, [torch.randn_like(y) for y in outputs])
     streams = len(gated.tasks) + 1
     total, perfect, stateless = heads, float(heads), 0
     for nodes in tape.groups.values():
@@ -186,5 +186,5 @@ def _smooth_layer(layer: nn.Module) -> Callable[..., Tensor] | None:
     if isinstance(layer, nn.MaxPool2d):
         return lambda x: _mean_pool(x, layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)
     if isinstance(layer, nn.AdaptiveMaxPool2d):
-        return lambda x: F.adaptive_avg_pool2d(x, layer.output_size)  # type: ignore[arg-type]
+        return lambda x: F.adaptive_avg_pool2d(x, layer.output_size)
     return _SMOOTH.get(type(layer))

@@ -16,7 +16,8 @@ def perturb(gated: GatedModel, *, specific: float) -> None:
 
     Layer scales and norm weights that start at or near zero are drawn around 0.5: they would hide what they scale.
     """
-    for name, parameter in [*gated.encoder.branches.named_parameters(), *gated.heads.named_parameters()]:
+    own = [p for branch in (*gated.branches.values(), gated.heads) for p in branch.named_parameters()]
+    for name, parameter in own:
         if not parameter.is_floating_point():
             continue
         noise = torch.randn_like(parameter)
