@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -30,7 +31,9 @@ class Info:
         shape: of a tensor at batch size 2; None for anything else.
         dtype: of a tensor.
         batch_multiple: k where the first dimension is k · batch; 0 where it does not follow the batch.
+        batch_dims: all dimensions that follow the batch.
         constant: the value of a node that is not a tensor and does not depend on the batch size.
+        value: of a node that is not a tensor, at batch size 2.
         macs: multiply-accumulates per sample of the node itself, for one stream.
     """
 
@@ -38,7 +41,9 @@ class Info:
     shape: tuple[int, ...] | None = None
     dtype: torch.dtype | None = None
     batch_multiple: int = 0
+    batch_dims: tuple[int, ...] = ()
     constant: Any = None
+    value: Any = None
     macs: int = 0
 
 
@@ -92,7 +97,9 @@ def fake_inputs(mode: FakeTensorMode, examples: tuple[Any, ...]) -> Callable[[in
 
 def measure_macs(call: Callable[[], Any]) -> tuple[Any, int]:
     """The result of `call` and the MACs it took."""
-    with torch.no_grad(), quiet(), FlopCounterMode(display=False) as counter:
+    # The plain form of attention is made of products that the counter knows.
+    plain = sdpa_kernel(SDPBackend.MATH)
+    with torch.no_grad(), quiet(), plain, FlopCounterMode(display=False) as counter:
         result = call()
     return result, counter.get_total_flops() // 2
 
@@ -143,13 +150,15 @@ def _run(root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], what: str) -
 def _compare(small: tuple[Any, int], large: tuple[Any, int], streams: tuple[int, ...]) -> Info:
     (a, macs), (b, _) = small, large
     if isinstance(a, Tensor):
-        follows = a.dim() > 0 and a.shape[0] != b.shape[0]
+        follow = tuple(d for d, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n)
         return Info(
             streams=streams,
             shape=tuple(a.shape),
             dtype=a.dtype,
-            batch_multiple=a.shape[0] // _BATCHES[0] if follows else 0,
+            batch_multiple=a.shape[0] // _BATCHES[0] if 0 in follow else 0,
+            batch_dims=follow,
             macs=macs // _BATCHES[0],
         )
-    plain = not any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(a)) and a == b
-    return Info(streams=streams, constant=a if plain else None, macs=macs // _BATCHES[0])
+    value = None if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(a)) else a
+    same = value is not None and a == b
+    return Info(streams=streams, constant=value if same else None, value=value, macs=macs // _BATCHES[0])

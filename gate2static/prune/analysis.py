@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
-from gate2static.prune.rules import RULES, Numbering, Rule
-from gate2static.prune.rules.rule import either
+from gate2static.prune.channels import Numbering, either
+from gate2static.prune.rules import RULES, Rule
 
 Rules = dict[fx.Node, Rule]
 
@@ -25,7 +25,7 @@ def number(gated: GatedModel, rules: Mapping[fx.Node, Rule]) -> dict[fx.Node, Nu
     """The pool and views of every node for the gates as they stand (value numbering)."""
     numberings: dict[fx.Node, Numbering] = {}
     for node, rule in rules.items():
-        numberings[node] = rule.number([numberings[r.node] for r in rule.inputs], gated)
+        numberings[node] = rule.number([r.numbering(numberings[r.node]) for r in rule.inputs], gated)
     return numberings
 
 
@@ -45,8 +45,8 @@ def demand(gated: GatedModel, rules: Mapping[fx.Node, Rule], gates: Mapping[str,
     for result in outputs(gated).values():
         needs[result] = torch.ones_like(needs[result])
     for node, rule in reversed(list(rules.items())):
-        for source, wanted in zip(rule.inputs, rule.demand(needs[node], gates), strict=True):
-            needs[source.node] = either(needs[source.node], wanted)
+        for reading, wanted in zip(rule.inputs, rule.demand(needs[node], gates), strict=True):
+            needs[reading.node] = either(needs[reading.node], reading.demand(wanted))
     return needs
 
 

@@ -5,7 +5,6 @@ from torch import Tensor
 
 from gate2static.gates.model import GatedModel
 from gate2static.prune.analysis import demand, match_rules, number
-from gate2static.prune.rules import Barrier
 
 
 def expected_macs(gated: GatedModel) -> Tensor:
@@ -28,8 +27,7 @@ def expected_macs(gated: GatedModel) -> Tensor:
 def _macs(gated: GatedModel, gates: dict[str, Tensor]) -> Tensor:
     rules = match_rules(gated)
     needs = demand(gated, rules, gates)
-    # Only a barrier's MACs depend on which streams are equal.
-    numberings = number(gated, rules) if any(isinstance(r, Barrier) and r.info.macs for r in rules.values()) else {}
+    numberings = number(gated, rules) if any(r.shares_work and r.info.macs for r in rules.values()) else {}
     return torch.stack([rule.macs(needs[node], numberings.get(node)) for node, rule in rules.items()]).sum()
 
 

@@ -8,8 +8,9 @@ from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
 from gate2static.prune.analysis import Rules, demand, match_rules, number, outputs
+from gate2static.prune.channels import Ids, Numbering
 from gate2static.prune.physical import Emitter
-from gate2static.prune.rules import Dense, Ids, Numbering
+from gate2static.prune.rules import Dense
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,11 +31,7 @@ class Plan:
 
     def macs(self) -> int:
         """Per sample, of the network that `emit` builds."""
-        total = 0
-        for node, rule in self.rules.items():
-            if rule.info.macs:
-                total += rule.info.macs // rule.channels * len(self.live[node])
-        return total
+        return sum(r.live_macs(self.live[node], self.numberings[node]) for node, r in self.rules.items() if r.info.macs)
 
 
 def plan(gated: GatedModel, *, align: int = 1) -> Plan:

@@ -3,15 +3,22 @@
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
 from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel
-from gate2static.prune.rules.rule import Ids, Numbering, Rule, as_channels, channels_along, module_of
+from gate2static.prune.channels import Ids, Numbering
+from gate2static.prune.layout import to_canonical
+from gate2static.prune.nodes import module_of
+
+if TYPE_CHECKING:
+    from gate2static.prune.reading import Reading
+    from gate2static.prune.rules.rule import Rule
 
 
 @dataclass(frozen=True)
@@ -27,18 +34,22 @@ class Part:
 
 @dataclass(frozen=True)
 class Pool:
-    """The emitted parts of one base value."""
+    """The emitted parts of one base value; `dim` is where they have their channels, None for opaque values."""
 
     parts: tuple[Part, ...]
     dim: int | None
 
     def place(self, ids: Ids) -> tuple[Ids, Ids]:
-        """Part number and position inside it of each channel."""
-        size = 1 + max(int(p.ids.max(initial=-1)) for p in self.parts)
+        """Part number and position inside it of each channel; -1 where no part holds it."""
+        size = 1 + max(int(p.ids.max(initial=-1)) for p in (*self.parts, Part(None, ids.ravel())))
         part, position = np.full(size, -1, dtype=np.int64), np.zeros(size, dtype=np.int64)
         for number, p in enumerate(self.parts):
             part[p.ids], position[p.ids] = number, np.arange(len(p.ids))
         return part[ids], position[ids]
+
+    def holds(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Which channels were emitted."""
+        return self.place(ids)[0] >= 0
 
     def whole(self, value: int) -> Any:
         """The emitted value number `value` of an opaque pool."""
@@ -62,7 +73,7 @@ class Emitter:
     def __init__(
         self,
         gated: GatedModel,
-        rules: Mapping[fx.Node, Rule],
+        rules: Mapping[fx.Node, "Rule"],
         numberings: Mapping[fx.Node, Numbering],
         needs: Mapping[fx.Node, Tensor],
     ) -> None:
@@ -70,29 +81,30 @@ class Emitter:
         self.graph, self.root = fx.Graph(), nn.Module()
         self.pools: dict[fx.Node, Pool] = {}
         self.inputs: list[fx.Node] = []
+        self._numberings: dict[Any, Numbering] = {}
+        self._pools: dict[Any, Pool] = {}
         self._views: dict[tuple[Any, ...], fx.Node] = {}
 
-    def pool(self, rule: Rule) -> Pool:
-        """The emitted pool of an input."""
-        return self.pools[rule.node]
+    def numbering(self, reading: "Reading") -> Numbering:
+        """The pool and views of an input as it is read."""
+        key = (reading.node, reading.dims)
+        if key not in self._numberings:
+            self._numberings[key] = reading.numbering(self.numberings[reading.node])
+        return self._numberings[key]
 
-    def channel_pool(self, rule: Rule, dim: int) -> Pool:
-        """The emitted pool of an input as channels along `dim`, also where it is opaque."""
-        pool = self.pools[rule.node]
-        if rule.dim is not None:
-            return pool
-        count = channels_along(rule, dim)
-        return Pool(tuple(Part(p.node, p.ids[0] * count + np.arange(count)) for p in pool.parts), dim)
+    def pool(self, reading: "Reading") -> Pool:
+        """The emitted channels of an input as it is read."""
+        key = (reading.node, reading.dims)
+        if key not in self._pools:
+            self._pools[key] = reading.pool(self)
+        return self._pools[key]
 
-    def stream_ids(self, rule: Rule, dim: int, stream: int) -> Ids:
-        """Pool channels that `stream` reads from an input along `dim`, in canonical order."""
-        ids: Ids = as_channels(rule, self.numberings[rule.node], dim)[stream]
-        return ids
-
-    def canonical(self, rule: Rule, stream: int) -> Any:
-        """An input as `stream` sees it, all channels in their original order."""
-        ids = self.numberings[rule.node].views[stream]
-        return self.pool(rule).whole(int(ids[0])) if rule.dim is None else self.view(self.pool(rule), ids)
+    def canonical(self, rule: "Rule", stream: int) -> Any:
+        """A value as `stream` sees it: all channels, in the shape that the user's code gave it."""
+        ids, pool = self.numberings[rule.node].views[stream], self.pools[rule.node]
+        if rule.dims is None:
+            return pool.whole(int(ids[0]))
+        return to_canonical(self.graph, self.view(pool, ids), rule.info.shape or (), rule.dims)
 
     def view(self, pool: Pool, ids: Ids) -> fx.Node:
         """A tensor holding exactly the channels `ids`, in that order."""
@@ -159,7 +171,7 @@ class Emitter:
         self.root.add_module(unique, module)
         return self.graph.call_module(unique, args, dict(kwargs or {}))
 
-    def call_like(self, rule: Rule, stream: int, replacements: Mapping[fx.Node, Any]) -> fx.Node:
+    def call_like(self, rule: "Rule", stream: int, replacements: Mapping[fx.Node, Any]) -> fx.Node:
         """Emit the rule's own operation for `stream`, with its input nodes replaced."""
         args = fx.map_arg(rule.node.args, lambda n: replacements[n])
         kwargs = fx.map_arg(rule.node.kwargs, lambda n: replacements[n])
@@ -169,7 +181,7 @@ class Emitter:
         viewed = rule.node.target == "view" and not isinstance(rule.node.args[-1], torch.dtype)
         return self.graph.create_node(rule.node.op, "reshape" if viewed else rule.node.target, args, kwargs)
 
-    def order(self, rule: Rule, ids: Ids) -> Ids:
+    def order(self, rule: "Rule", ids: Ids) -> Ids:
         """`ids` sorted by who reads them, so that what a stream reads lies together.
 
         Reader sets are ranked as Gray codes: neighbours differ in one reader, and for two streams every view is one
@@ -182,12 +194,12 @@ class Emitter:
             shift *= 2
         return ids[np.lexsort((ids, rank))]
 
-    def by_readers(self, rule: Rule, ordered: Ids) -> list[Ids]:
+    def by_readers(self, rule: "Rule", ordered: Ids) -> list[Ids]:
         """`ordered`, the result of `order`, cut where the readers change."""
         readers = self._readers(rule)[ordered]
         return np.split(ordered, np.flatnonzero(np.diff(readers)) + 1)
 
-    def by_parts(self, rule: Rule, source: Pool, wanted: Ids) -> list[Ids]:
+    def by_parts(self, rule: "Rule", source: Pool, wanted: Ids) -> list[Ids]:
         """The source's channels `wanted`, part by part; parts with the same readers of `rule` count as one.
 
         `rule` keeps the numbers of its source. Merging such parts costs a copy that their readers would make anyway.
@@ -204,7 +216,7 @@ class Emitter:
         """Whether one emitted tensor holds exactly `ids` in that order."""
         return any(np.array_equal(p.ids, ids) for p in pool.parts)
 
-    def _readers(self, rule: Rule) -> Ids:
+    def _readers(self, rule: "Rule") -> Ids:
         """Bit s of entry i: stream s needs pool channel i."""
         readers = np.zeros(self.numberings[rule.node].size, dtype=np.int64)
         views = self.numberings[rule.node].views

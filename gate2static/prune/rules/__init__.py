@@ -1,14 +1,17 @@
 """One rule a kind of node, tried in order; the barrier takes what is left."""
 
+from gate2static.prune.rules.attention import Attention, MatrixProduct
 from gate2static.prune.rules.barrier import Barrier
 from gate2static.prune.rules.channelwise import Channelwise
 from gate2static.prune.rules.concat import Concat
 from gate2static.prune.rules.dense import Dense
 from gate2static.prune.rules.elementwise import Elementwise
-from gate2static.prune.rules.flatten import Flatten
 from gate2static.prune.rules.gate import GateRule
-from gate2static.prune.rules.norm import OwnNorm
-from gate2static.prune.rules.rule import Ids, Numbering, Rule
+from gate2static.prune.rules.grouped import Grouped
+from gate2static.prune.rules.norms import GroupNorm, LayerNorm
+from gate2static.prune.rules.per_channel import PerChannel
+from gate2static.prune.rules.rearrange import Rearrange
+from gate2static.prune.rules.rule import Rule
 from gate2static.prune.rules.structure import Identity, Placeholder, SizeRead, StoredTensor, TakeStream
 
 RULES: tuple[type[Rule], ...] = (
@@ -18,13 +21,18 @@ RULES: tuple[type[Rule], ...] = (
     GateRule,
     SizeRead,
     Identity,
+    PerChannel,
     Dense,
-    OwnNorm,
+    Grouped,
+    LayerNorm,
+    GroupNorm,
     Concat,
-    Flatten,
+    Rearrange,
     Elementwise,
     Channelwise,
+    MatrixProduct,
+    Attention,
     Barrier,
 )
 
-__all__ = ["RULES", "Barrier", "Dense", "Ids", "Numbering", "Rule"]
+__all__ = ["RULES", "Barrier", "Dense", "Rule"]

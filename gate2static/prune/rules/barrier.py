@@ -11,16 +11,21 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
+from gate2static.prune.channels import Ids, Numbering, any_reader
+from gate2static.prune.nodes import has_state, module_of
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.rules.rule import Ids, Numbering, Rule, any_of, has_state, module_of
+from gate2static.prune.reading import Reading, read
+from gate2static.prune.rules.rule import Rule
 
 
 class Barrier(Rule):
     """An opaque operation."""
 
+    shares_work = True
+
     @classmethod
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
-        rule = cls(node, [rules[n] for n in node.all_input_nodes], 1, None)
+        rule = cls(node, [read(rules[n]) for n in node.all_input_nodes], 1, None)
         rule.own = has_state(gated, node)
         module = module_of(gated, node, 0)
         rule.is_torchs_own = module is None or type(module).__module__.startswith("torch.nn")
@@ -32,27 +37,25 @@ class Barrier(Rule):
     """Whether it is no module of a user's."""
 
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
-        seen: dict[tuple[bytes | int, ...], int] = {}
+        seen: dict[tuple[int, ...], int] = {}
         views = []
         for stream in range(self.streams):
-            key = (stream if self.own else -1, *(n.views[stream].tobytes() for n in inputs))
+            key = (stream if self.own else -1, *(int(n.views[stream, 0]) for n in inputs))
             views.append(seen.setdefault(key, len(seen)))
         return Numbering(np.array(views, dtype=np.int64)[:, None], len(seen))
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
-        return [need.expand(-1, r.channels) for r in self.inputs]
+        return [need for _ in self.inputs]
 
     def macs(self, need: Tensor, numbering: Numbering | None) -> Tensor:
         if not self.info.macs:
             return need.new_zeros(())
         assert numbering is not None
-        values = [need[torch.from_numpy(numbering.views[:, 0] == v).to(need.device)] for v in range(numbering.size)]
-        runs = torch.cat([any_of(rows, 0) for rows in values])
-        return runs.sum() * self.info.macs
+        return any_reader(need, numbering.views, numbering.size).sum() * self.info.macs
 
-    def _own_copy(self, source: Rule, value: Any, emitter: Emitter) -> Any:
+    def _own_copy(self, source: Reading, value: Any, emitter: Emitter) -> Any:
         """A user's module may write into its inputs; `capture` removes the copy again."""
-        if self.is_torchs_own or source.info.shape is None:
+        if self.is_torchs_own or source.rule.info.shape is None:
             return value
         return emitter.graph.call_function(torch.clone, (value,))
 
@@ -61,6 +64,6 @@ class Barrier(Rule):
         parts = []
         for value in live.tolist():
             stream = int(np.flatnonzero(views == value)[0])
-            inputs = {r.node: self._own_copy(r, emitter.canonical(r, stream), emitter) for r in self.inputs}
+            inputs = {r.node: self._own_copy(r, emitter.canonical(r.rule, stream), emitter) for r in self.inputs}
             parts.append(Part(emitter.call_like(self, stream, inputs), np.array([value])))
         return Pool(tuple(parts), None)

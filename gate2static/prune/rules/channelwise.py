@@ -1,18 +1,25 @@
-"""Operators that map every channel by itself, alike for all channels: activations, pooling, interpolation, reductions.
+"""Operators that map every channel by itself, alike for all channels.
 
-They run once on each physical part, and keep its numbering.
+Activations, pooling, interpolation, and what works along other dimensions, such as the softmax of attention. They run
+once on each physical part, and keep its numbering. What works along a channel dimension reads the value without it: the
+softmax over the channels of a head needs whole heads.
 """
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 from torch import Tensor, fx, nn
 
 from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
+from gate2static.prune.channels import Ids, Numbering, any_of
+from gate2static.prune.layout import axis, others
+from gate2static.prune.nodes import argument, function_name, module_of, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.rules.rule import Ids, Numbering, Rule, any_of, argument, module_of, tensor_inputs
+from gate2static.prune.reading import read
+from gate2static.prune.rules.rule import Rule
 
 _ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.LogSigmoid,
@@ -23,20 +30,27 @@ _SPATIAL = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool1d, nn.LPPool2d,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
     nn.AdaptiveMaxPool3d, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d,
-    nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d,
+    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d,
 )  # fmt: skip
 _ANYWHERE = {
     "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "sigmoid", "logsigmoid", "tanh",
-    "hardswish", "hardsigmoid", "hardtanh", "softplus", "softsign", "exp", "log", "sqrt", "rsqrt", "abs", "neg",
-    "square", "pow", "clamp", "clamp_min", "clamp_max", "contiguous", "detach", "clone", "float", "reciprocal",
-    "add", "sub", "mul", "div", "truediv", "iadd", "rsub",
+    "hardswish", "hardsigmoid", "hardtanh", "softplus", "softsign", "hardshrink", "exp", "log", "sqrt", "rsqrt", "abs",
+    "neg", "square", "pow", "reciprocal", "sign", "floor", "ceil", "round", "erf", "sin", "cos", "clamp", "clip",
+    "clamp_min", "clamp_max", "nan_to_num", "masked_fill", "isnan", "logical_not", "contiguous", "detach", "clone",
+    "float", "half", "double", "bfloat16", "to", "add", "sub", "mul", "div", "truediv", "iadd", "rsub",
 }  # fmt: skip
 _ON_SPACE = {
     "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
     "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
     "interpolate", "upsample", "boolean_dispatch", "_max_pool1d", "_max_pool2d", "_max_pool3d",
 }  # fmt: skip
-_REDUCTIONS = {"mean", "sum", "amax", "amin"}
+_ALONG = {
+    "mean": 1, "sum": 1, "amax": 1, "amin": 1, "var": 1, "std": 1, "logsumexp": 1, "softmax": 1, "log_softmax": 1,
+    "softmin": 1, "cumsum": 1, "cumprod": 1, "normalize": 2, "norm": 2, "vector_norm": 2, "linalg_vector_norm": 2,
+    "glu": 1, "prod": 1,
+}  # fmt: skip
+"""Function -> position of its argument `dim`."""
+_SOFTMAX = (nn.Softmax, nn.LogSoftmax)
 
 
 class Channelwise(Rule):
@@ -44,13 +58,26 @@ class Channelwise(Rule):
 
     @classmethod
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
-        tensors = tensor_inputs(node)
-        if len(tensors) != 1 or rules[tensors[0]].dim is None or node.meta["info"].shape is None:
+        tensors, after = tensor_inputs(node), node.meta["info"]
+        if len(tensors) != 1 or rules[tensors[0]].dims is None or after.shape is None:
             return None
         source = rules[tensors[0]]
-        dim = _dim_after(node, source, module_of(gated, node, 0))
-        sizes = [rules[n] for n in node.all_input_nodes if n is not source.node]
-        return None if dim is None else cls(node, [source, *sizes], source.channels, dim)
+        module = module_of(gated, node, 0)
+        along = _dims_along(node, module, len(source.info.shape or ()))
+        dims = source.dims if along is None else tuple(d for d in source.dims or () if d not in along)
+        if not dims or (along is None and not _is_channelwise(node, source, module)):
+            return None
+        if along is not None and set(along) & set(source.info.batch_dims):
+            return None
+        reading = read(source, dims)
+        gone = [] if along is None or len(after.shape) == len(reading.shape) else along
+        sizes = [read(rules[n]) for n in node.all_input_nodes if n is not source.node]
+        made = cls(node, [reading, *sizes], reading.channels, tuple(d - sum(g < d for g in gone) for d in dims))
+        made.along = along
+        return made
+
+    along: list[int] | None
+    """The dimensions that the operator works along; None where it does not name any."""
 
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
         return inputs[0]
@@ -60,60 +87,70 @@ class Channelwise(Rule):
 
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         source = emitter.pool(self.inputs[0])
-        sizes = {r.node: emitter.canonical(r, 0) for r in self.inputs[1:]}
-        parts = [
-            Part(emitter.call_like(self, 0, {**sizes, self.inputs[0].node: emitter.view(source, ids)}), ids)
-            for ids in emitter.by_parts(self, source, live)
-        ]
+        sizes = {r.node: emitter.canonical(r.rule, 0) for r in self.inputs[1:]}
+        groups = emitter.by_parts(self, source, live)
+        parts = [Part(self._call(emitter.view(source, ids), sizes, emitter), ids) for ids in groups]
         return Pool(tuple(parts), self.dim)
 
+    def _call(self, view: fx.Node, sizes: dict[fx.Node, Any], emitter: Emitter) -> fx.Node:
+        reading = self.inputs[0]
+        made = emitter.call_like(self, 0, {**sizes, reading.node: view})
+        if self.along is None or len(reading.dims) == 1:
+            return made
+        labels = others(len(reading.shape), reading.dims)
+        labels.insert(axis(reading.dims), -1)
+        dims = [labels.index(d) for d in self.along]
+        _set_dims(made, self.node, dims, emitter)
+        return made
 
-def _dim_after(node: fx.Node, source: Rule, module: nn.Module | None) -> int | None:
-    """The channel dimension of the result, or None where the operator is not known to keep channels apart."""
-    assert source.dim is not None
+
+def _dims_along(node: fx.Node, module: nn.Module | None, ndim: int) -> list[int] | None:
+    """The dimensions that a reduction, a softmax or the like works along; None for other operators."""
+    if layer_class(module) in _SOFTMAX:
+        dims: Any = module.dim  # type: ignore[union-attr]
+    elif (name := function_name(node)) in _ALONG:
+        default = 1 if name == "normalize" else node.kwargs.get("axis")
+        dims = argument(node, _ALONG[name], "dim", default)
+    else:
+        return None
+    if dims is None or dims in ((), []):
+        return list(range(ndim))
+    return sorted({d % ndim for d in (dims if isinstance(dims, list | tuple) else [dims])})
+
+
+def _is_channelwise(node: fx.Node, source: Rule, module: nn.Module | None) -> bool:
+    """Whether an operator that names no dimensions is known to keep channels apart."""
     before, after = source.info.shape or (), node.meta["info"].shape
-    dim = source.dim
     if node.op == "call_module":
         kind = layer_class(module)
-        if kind in _ACTIVATIONS:
-            return dim
-        return dim if kind in _SPATIAL and _spares_channels(kind.__name__, source, after) else None
-    # Somebody's own function may have the name of one of torch's.
-    origin = getattr(node.target, "__module__", None) or "torch"
-    if node.op == "call_function" and origin.partition(".")[0] not in ("torch", "_operator"):
-        return None
-    name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-    if name in _ANYWHERE and before == after:
-        return dim
-    if name in _ON_SPACE and _spares_channels(name, source, after):
-        return dim
-    if name == "pad":
-        padded = len(argument(node, 1, "pad")) // 2
-        return dim if dim < len(before) - padded else None
-    if name in _REDUCTIONS:
-        return _dim_after_reduction(node, dim, before, after)
-    if name == "flatten":
-        return _dim_after_flatten(node, dim, before)
-    return None
+        return kind in _ACTIVATIONS or (kind in _SPATIAL and _spares_channels(kind.__name__, source, after))
+    name = function_name(node)
+    if name in _ANYWHERE:
+        return tuple(before) == tuple(after)
+    if name in _ON_SPACE:
+        return _spares_channels(name, source, after)
+    if name == "pad" and source.dims is not None and len(source.dims) == 1:
+        return source.dims[0] < len(before) - len(argument(node, 1, "pad")) // 2
+    return False
 
 
 def _spares_channels(name: str, source: Rule, after: Sequence[int]) -> bool:
     """Whether a spatial operator, which may be one of `1d`, `2d` or `3d`, has the channels outside its window."""
     before = source.info.shape or ()
     spatial = re.search(r"([123])d$", name)
-    return source.dim == 1 and len(before) == len(after) == (int(spatial[1]) + 2 if spatial else len(before))
+    return source.dims == (1,) and len(before) == len(after) == (int(spatial[1]) + 2 if spatial else len(before))
 
 
-def _dim_after_reduction(node: fx.Node, dim: int, before: Sequence[int], after: Sequence[int]) -> int | None:
-    reduced, ndim = argument(node, 1, "dim", node.kwargs.get("axis")), len(before)
-    if reduced is None or reduced in ((), []):
-        return None
-    dims = {d % ndim for d in (reduced if isinstance(reduced, list | tuple) else [reduced])}
-    if dim in dims or 0 in dims:
-        return None
-    return dim if len(after) == ndim else dim - sum(d < dim for d in dims)
-
-
-def _dim_after_flatten(node: fx.Node, dim: int, before: tuple[int, ...]) -> int | None:
-    start = argument(node, 1, "start_dim", 0) % len(before)
-    return dim if start > dim else None
+def _set_dims(made: fx.Node, node: fx.Node, dims: list[int], emitter: Emitter) -> None:
+    """Name the dimensions of a physical tensor in a call that named the canonical ones."""
+    value: Any = dims if len(dims) > 1 else dims[0]
+    if made.op == "call_module":
+        module = copy.copy(emitter.root.get_submodule(str(made.target)))
+        module.dim = value
+        emitter.root.add_module(str(made.target), module)
+        return
+    position = _ALONG[function_name(node)]
+    if len(made.args) > position:
+        made.update_arg(position, value)
+    else:
+        made.kwargs = {**{k: v for k, v in made.kwargs.items() if k != "axis"}, "dim": value}

@@ -1,4 +1,4 @@
-"""Concatenation along channels: nothing is computed, the pool is the union of the operands' pools."""
+"""Concatenation and stacking along channels: nothing is computed, the pool is the union of the operands' pools."""
 
 from collections.abc import Mapping, Sequence
 from typing import Self
@@ -8,52 +8,64 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
+from gate2static.prune.channels import Ids, Numbering
+from gate2static.prune.layout import axis, count
+from gate2static.prune.nodes import argument
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.rules.rule import Ids, Numbering, Rule, argument, as_channels, channels_along, need_of
+from gate2static.prune.reading import read
+from gate2static.prune.rules.rule import Rule
 
 
 class Concat(Rule):
-    """cat([a, b, …], channel dimension)."""
+    """cat([a, b, …], a channel dimension), or stack([a, b, …]), whose new dimension counts channels."""
 
     @classmethod
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
-        if node.target not in (torch.cat, torch.concat):
-            return None
+        stacked = node.target is torch.stack
         tensors = argument(node, 0, "tensors")
-        if not isinstance(tensors, list | tuple):
+        if not (stacked or node.target in (torch.cat, torch.concat)) or not isinstance(tensors, list | tuple):
             return None
         shape = node.meta["info"].shape
         dim = argument(node, 1, "dim", 0) % len(shape)
-        operands = [rules[n] for n in tensors]
-        if dim == 0 or any(r.dim not in (None, dim) for r in operands) or all(r.dim is None for r in operands):
+        layouts = [r.dims for n in tensors if (r := rules[n]).dims is not None and (stacked or dim in r.dims)]
+        if not layouts or dim in node.meta["info"].batch_dims:
             return None
-        return cls(node, operands, shape[dim], dim)
+        dims = layouts[0]
+        out = tuple(sorted((*(d + (d >= dim) for d in dims), dim))) if stacked else dims
+        rule = cls(node, [read(rules[n], dims) for n in tensors], count(shape, out), out)
+        index = np.arange(rule.channels).reshape([shape[d] for d in out])
+        sizes = [1 if stacked else rules[n].info.shape[dim] for n in tensors]  # type: ignore[index]
+        rule.pieces = tuple(p.ravel() for p in np.split(index, np.cumsum(sizes)[:-1], axis=out.index(dim)))
+        return rule
+
+    pieces: tuple[Ids, ...]
+    """Which of the channels come from each operand."""
 
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
-        offsets = self._offsets(inputs)
-        views = [as_channels(r, n, self._dim) + o for r, n, o in zip(self.inputs, inputs, offsets[:-1], strict=True)]
-        return Numbering(np.concatenate(views, 1), int(offsets[-1]))
+        offsets = _offsets(inputs)
+        views = np.empty((self.streams, self.channels), dtype=np.int64)
+        for piece, operand, offset in zip(self.pieces, inputs, offsets[:-1], strict=True):
+            views[:, piece] = operand.views + offset
+        return Numbering(views, int(offsets[-1]))
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
-        pieces = need.split([channels_along(r, self._dim) for r in self.inputs], 1)
-        return [need_of(r, piece) for r, piece in zip(self.inputs, pieces, strict=True)]
+        return [need[:, torch.from_numpy(piece).to(need.device)] for piece in self.pieces]
 
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
-        offsets = self._offsets([emitter.numberings[r.node] for r in self.inputs])
+        offsets = _offsets([emitter.numbering(r) for r in self.inputs])
         parts = []
-        for rule, start, end in zip(self.inputs, offsets[:-1], offsets[1:], strict=True):
-            if ((live >= start) & (live < end)).any():
-                parts += [Part(p.node, p.ids + start) for p in emitter.channel_pool(rule, self._dim).parts]
-        return Pool(tuple(parts), self._dim)
+        for reading, start, end in zip(self.inputs, offsets[:-1], offsets[1:], strict=True):
+            if not ((live >= start) & (live < end)).any():
+                continue
+            for part in emitter.pool(reading).parts:
+                node = part.node
+                # Stacking moves channels that were followed by other dimensions.
+                before, after = axis(reading.dims), self.dim
+                if before != after:
+                    node = emitter.graph.call_function(torch.movedim, (node, before, after))
+                parts.append(Part(node, part.ids + start))
+        return Pool(tuple(parts), self.dim)
 
-    def _offsets(self, inputs: Sequence[Numbering]) -> Ids:
-        sizes = [
-            n.size * (channels_along(r, self._dim) if r.dim is None else 1)
-            for r, n in zip(self.inputs, inputs, strict=True)
-        ]
-        return np.cumsum([0, *sizes])
 
-    @property
-    def _dim(self) -> int:
-        assert self.dim is not None
-        return self.dim
+def _offsets(inputs: Sequence[Numbering]) -> Ids:
+    return np.cumsum([0, *(n.size for n in inputs)])

@@ -1,76 +1,86 @@
-"""Element-wise operators on tensors that line up channel for channel: additions, products, activations of several."""
+"""Operators on tensors that line up channel for channel: sums, products, choices, and joins along other dimensions."""
 
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
+from gate2static.prune.channels import Ids, Numbering, any_reader, unique_rows
+from gate2static.prune.layout import axis, count, others, permuted
+from gate2static.prune.nodes import argument, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.rules.rule import (
-    Ids,
-    Numbering,
-    Rule,
-    any_of,
-    as_channels,
-    channels_along,
-    need_of,
-    tensor_inputs,
-    unique_rows,
-)
+from gate2static.prune.reading import Reading, read
+from gate2static.prune.rules.rule import Rule
 
 _FUNCTIONS = {
-    operator.add, operator.sub, operator.mul, operator.truediv, torch.add, torch.sub, torch.mul, torch.div,
-    torch.maximum, torch.minimum, torch.lerp, torch.where,
+    operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.floordiv, operator.mod,
+    operator.gt, operator.ge, operator.lt, operator.le, operator.and_, operator.or_,
+    torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum, torch.minimum, torch.lerp, torch.where,
+    torch.addcmul, torch.addcdiv, torch.masked_fill, torch.hypot, torch.atan2,
 }  # fmt: skip
-_METHODS = {"add", "sub", "mul", "div", "maximum", "minimum", "__add__", "__sub__", "__mul__", "__truediv__"}
+_METHODS = {
+    "add", "sub", "mul", "div", "pow", "maximum", "minimum", "lerp", "where", "addcmul", "addcdiv", "masked_fill",
+    "__add__", "__sub__", "__mul__", "__truediv__", "multiply", "true_divide",
+}  # fmt: skip
+_JOINS = (torch.cat, torch.concat)
 
 
 class Elementwise(Rule):
-    """f(a, b, …)[c] = f(a[c], b[c], …); an operand with one channel is broadcast."""
+    """f(a, b, …)[c] = f(a[c], b[c], …); an operand may be broadcast along any channel dimension."""
 
     @classmethod
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
-        known = (node.op == "call_function" and node.target in _FUNCTIONS) or (
-            node.op == "call_method" and node.target in _METHODS
-        )
         operands = [rules[n] for n in tensor_inputs(node)]
-        if not known or len(operands) != len(node.all_input_nodes):
+        shape = node.meta["info"].shape
+        if not _is_known(node) or shape is None or not any(r.dims for r in operands):
             return None
-        ndim = len(node.meta["info"].shape or ())
-        # Counted from the end, as broadcasting does.
-        dims = {r.dim - len(r.info.shape or ()) for r in operands if r.dim is not None}
-        if len(dims) != 1:
+        # The finest layout of all: the others are read along it.
+        layouts = [tuple(d + len(shape) - len(r.info.shape or ()) for d in r.dims) for r in operands if r.dims]
+        dims = max(layouts, key=lambda d: count(shape, d))
+        joined = _joined_dim(node)
+        if joined in dims or set(dims) & set(node.meta["info"].batch_dims):
             return None
-        dim = ndim + dims.pop()
-        if any(len(r.info.shape or ()) != ndim for r in operands):
-            return None
-        channels: int = node.meta["info"].shape[dim]
-        if any(channels_along(r, dim) not in (1, channels) for r in operands):
-            return None
-        return cls(node, operands, channels, dim)
+        rule = cls(node, [], count(shape, dims), dims)
+        index = np.arange(rule.channels).reshape([shape[d] for d in dims])
+        readings, channels = [], []
+        for operand in operands:
+            offset, own = len(shape) - len(operand.info.shape or ()), operand.info.shape or ()
+            present = tuple(d for d in dims if d >= offset and own[d - offset] == shape[d])
+            if any(d >= offset and own[d - offset] not in (1, shape[d]) for d in dims):
+                return None
+            sizes = [shape[d] if d in present else 1 for d in dims]
+            channels.append(np.broadcast_to(np.arange(np.prod(sizes)).reshape(sizes), index.shape).ravel())
+            readings.append(read(operand, tuple(d - offset for d in present)))
+        plain = [read(rules[n]) for n in node.all_input_nodes if n not in tensor_inputs(node)]
+        rule.inputs, rule.channels_of, rule.joined = (*readings, *plain), channels, joined
+        return rule
+
+    channels_of: list[Ids]
+    """For each operand: its channel, as it is read, for each channel of the result."""
+    joined: int | None
+    """The dimension along which the operands stand one behind the other."""
 
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
-        shape = (self.streams, self.channels)
-        columns = [
-            np.broadcast_to(as_channels(r, n, self._dim), shape).ravel()
-            for r, n in zip(self.inputs, inputs, strict=True)
-        ]
-        return unique_rows(np.stack(columns, 1), shape)
+        columns = [n.views[:, c] for n, c in zip(inputs, self.channels_of, strict=False)]
+        return unique_rows(np.stack(columns, 2))
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
-        return [
-            need_of(r, any_of(need, 1) if channels_along(r, self._dim) < self.channels else need) for r in self.inputs
-        ]
+        wanted = []
+        for reading, channels in zip(self.inputs, self.channels_of, strict=False):
+            plain = reading.channels == self.channels
+            wanted.append(need if plain else torch.stack([any_reader(n, channels, reading.channels) for n in need]))
+        whole = any_reader(need, np.arange(self.streams).repeat(self.channels), self.streams)[:, None]
+        return [*wanted, *(whole for _ in self.inputs[len(wanted) :])]
 
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         rows = emitter.numberings[self.node].rows
         assert rows is not None
         parts = [self._part(ids, rows, emitter) for ids in self._split(emitter.order(self, live), rows, emitter)]
-        return Pool(tuple(parts), self._dim)
+        return Pool(tuple(parts), self.dim)
 
     def _split(self, live: Ids, rows: Ids, emitter: Emitter) -> list[Ids]:
         """Channels of one set of readers stay apart where every operand already holds them as one tensor."""
@@ -78,22 +88,75 @@ class Elementwise(Rule):
         together: list[Ids] = []
         for ids in emitter.by_readers(self, live):
             whole = all(
-                emitter.is_whole(emitter.channel_pool(r, self._dim), rows[ids, column])
-                for column, r in enumerate(self.inputs)
+                emitter.is_whole(emitter.pool(r), rows[ids, column])
+                for column, r in enumerate(self.inputs[: len(self.channels_of)])
             )
             (apart if whole else together).append(ids)
         return [*apart, np.concatenate(together)] if together else apart
 
     def _part(self, ids: Ids, rows: Ids, emitter: Emitter) -> Part:
-        operands = {r.node: self._operand(r, rows[ids, column], emitter) for column, r in enumerate(self.inputs)}
-        return Part(emitter.call_like(self, 0, operands), ids)
+        operands: dict[fx.Node, Any] = {}
+        for column, reading in enumerate(self.inputs):
+            if column < len(self.channels_of):
+                operands[reading.node] = self._operand(reading, rows[ids, column], emitter)
+            else:
+                operands[reading.node] = emitter.canonical(reading.rule, 0)
+        if self.joined is None:
+            return Part(emitter.call_like(self, 0, operands), ids)
+        assert self.dims is not None
+        labels = others(len(self.info.shape or ()), self.dims)
+        labels.insert(self.dim, -1)
+        tensors = [operands[n] for n in argument(self.node, 0, "tensors")]
+        return Part(emitter.graph.call_function(torch.cat, (tensors, labels.index(self.joined))), ids)
 
-    def _operand(self, rule: Rule, ids: Ids, emitter: Emitter) -> fx.Node:
-        pool = emitter.channel_pool(rule, self._dim)
-        same = channels_along(rule, self._dim) == 1 and len(np.unique(ids)) == 1
-        return emitter.view(pool, ids[:1] if same else ids)
+    def _operand(self, reading: Reading, ids: Ids, emitter: Emitter) -> fx.Node:
+        pool = emitter.pool(reading)
+        if not reading.dims:
+            # Nothing to pick: the whole value, which may differ from stream to stream.
+            if len(np.unique(ids)) > 1:
+                return self._beside(pool, ids, reading, emitter)
+            return self._aligned(pool.whole(int(ids[0])), reading, emitter)
+        same = reading.channels == 1 and len(np.unique(ids)) == 1
+        return self._aligned(emitter.view(pool, ids[:1] if same else ids), reading, emitter)
 
-    @property
-    def _dim(self) -> int:
-        assert self.dim is not None
-        return self.dim
+    def _beside(self, pool: Pool, ids: Ids, reading: Reading, emitter: Emitter) -> fx.Node:
+        """A value that is broadcast along the channels, but differs between streams: one copy a channel."""
+        values = {v: self._aligned(pool.whole(v), reading, emitter, full=True) for v in np.unique(ids).tolist()}
+        held = Pool(tuple(Part(node, np.array([v])) for v, node in values.items()), self.dim)
+        return emitter.view(held, ids)
+
+    def _aligned(self, node: fx.Node, reading: Reading, emitter: Emitter, full: bool = False) -> fx.Node:
+        """An operand's physical tensor with its dimensions where those of the result's are, `full` with all of them."""
+        assert self.dims is not None
+        ndim = len(self.info.shape or ())
+        offset = ndim - len(reading.shape)
+        labels: list[int] = [d + offset for d in others(len(reading.shape), reading.dims)]
+        if reading.dims:
+            labels.insert(axis(reading.dims), -1)
+        for label in reversed(labels):
+            if label in self.dims and (len(self.dims) > 1 or reading.dims):
+                node = emitter.graph.call_function(torch.squeeze, (node, labels.index(label)))
+                labels.remove(label)
+            elif label in self.dims:
+                labels[labels.index(label)] = -1
+        wanted: list[int] = others(ndim, self.dims)
+        wanted.insert(self.dim, -1)
+        node = permuted(emitter.graph, node, [labels.index(w) for w in wanted if w in labels])
+        first = 0 if full else next((i for i, w in enumerate(wanted) if w in labels), 0)
+        for position in range(first, ndim - len(self.dims) + 1):
+            if wanted[position] not in labels:
+                node = emitter.graph.call_function(torch.unsqueeze, (node, position - first))
+        return node
+
+
+def _is_known(node: fx.Node) -> bool:
+    if node.op == "call_method":
+        return node.target in _METHODS
+    return node.op == "call_function" and (node.target in _FUNCTIONS or node.target in _JOINS)
+
+
+def _joined_dim(node: fx.Node) -> int | None:
+    """The dimension along which a node concatenates; None for element-wise operators."""
+    if node.target not in _JOINS:
+        return None
+    return int(argument(node, 1, "dim", 0) % len(node.meta["info"].shape))

@@ -13,8 +13,10 @@ from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
 from gate2static.gates.program import gated_unit
+from gate2static.prune.channels import Ids, Numbering, either
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.rules.rule import Ids, Numbering, Rule, as_channels, channels_along_output, either, need_of
+from gate2static.prune.reading import read
+from gate2static.prune.rules.rule import Rule
 
 
 class GateRule(Rule):
@@ -28,10 +30,11 @@ class GateRule(Rule):
         if node.target is not gated_unit:
             return None
         dim = gated.gates[str(node.args[1])].dim
-        return cls(node, [rules[node.all_input_nodes[0]]], channels_along_output(node, dim), dim)
+        source = read(rules[node.all_input_nodes[0]], (dim,))
+        return cls(node, [source], source.channels, (dim,))
 
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
-        own = as_channels(self.inputs[0], inputs[0], self._dim)
+        own = inputs[0].views
         size = int(own.max()) + 1
         decisions = gated.gates[self._unit].decisions().cpu().numpy()
         picked = np.where(decisions, own[:-1], own[-1])
@@ -42,11 +45,11 @@ class GateRule(Rule):
         p = gates[self._unit]
         picked = either(need[:-1], need[-1:])
         shared = 1 - (1 - (1 - p) * picked).prod(0, keepdim=True)
-        return [need_of(self.inputs[0], torch.cat([p * picked, shared]))]
+        return [torch.cat([p * picked, shared])]
 
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         numbering = emitter.numberings[self.node]
-        source = emitter.channel_pool(self.inputs[0], self._dim)
+        source = emitter.pool(self.inputs[0])
         first_mixed = numbering.size - self.channels
         mixed = live[live >= first_mixed]
         if not len(mixed):
@@ -56,7 +59,7 @@ class GateRule(Rule):
         logits = emitter.constant(gate.beta.detach()[:, torch.from_numpy(channels)])
         # The softmax stays in the network, so that converting it to float64 is exact; `fold` evaluates it.
         weights = emitter.graph.call_function(torch.softmax, (logits, 0))
-        behind = len(self.info.shape or ()) - 1 - self._dim
+        behind = len(self.info.shape or ()) - 1 - self.dim
         weights = emitter.graph.call_function(
             torch.reshape, (weights, [self.streams - 1, len(channels), *[1] * behind])
         )
@@ -68,12 +71,7 @@ class GateRule(Rule):
         total = terms[0]
         for term in terms[1:]:
             total = emitter.graph.call_function(torch.add, (total, term))
-        return Pool((*source.parts, Part(total, mixed)), self._dim)
-
-    @property
-    def _dim(self) -> int:
-        assert self.dim is not None
-        return self.dim
+        return Pool((*source.parts, Part(total, mixed)), self.dim)
 
     @property
     def _unit(self) -> str:

@@ -12,8 +12,11 @@ from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
 from gate2static.gates.program import take_stream
 from gate2static.gates.shapes import info
+from gate2static.prune.channels import Ids, Numbering, own_channels
+from gate2static.prune.nodes import argument, module_of, owner_of, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.rules.rule import Ids, Numbering, Rule, argument, has_state, module_of, owner_of, tensor_inputs
+from gate2static.prune.reading import Same, read
+from gate2static.prune.rules.rule import Rule
 
 _IDENTITIES = (
     nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
@@ -45,28 +48,27 @@ class Placeholder(Rule):
 
 
 class StoredTensor(Rule):
-    """A parameter or buffer read by name: a value a stream where it is floating-point, else one value."""
+    """A parameter or buffer read by name: a value a stream, but one where the streams' buffers are equal."""
 
     @classmethod
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
         return cls(node, [], 1, None) if node.op == "get_attr" else None
 
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
-        if not has_state(gated, self.node):
-            return one_value(self.streams)
-        return Numbering(np.arange(self.streams)[:, None], self.streams)
+        values = [self._value(gated, stream) for stream in range(self.streams)]
+        same = not isinstance(values[0], nn.Parameter) and all(torch.equal(values[0], v) for v in values[1:])
+        return one_value(self.streams) if same else own_channels(self.streams, 1)
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
         return []
 
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
-        parts = []
-        for stream in live.tolist():
-            value: Any = owner_of(emitter.gated, self.node, stream)
-            for atom in str(self.node.target).split("."):
-                value = getattr(value, atom)
-            parts.append(Part(emitter.constant(value.detach().clone()), np.array([stream])))
-        return Pool(tuple(parts), None)
+        values = {stream: self._value(emitter.gated, stream).detach().clone() for stream in live.tolist()}
+        return Pool(tuple(Part(emitter.constant(v), np.array([stream])) for stream, v in values.items()), None)
+
+    def _value(self, gated: GatedModel, stream: int) -> Tensor:
+        value: Tensor = operator.attrgetter(str(self.node.target))(owner_of(gated, self.node, stream))
+        return value
 
 
 class Identity(Rule):
@@ -80,7 +82,7 @@ class Identity(Rule):
         if layer_class(module) not in _IDENTITIES and not stochastic:
             return None
         source = rules[node.all_input_nodes[0]]
-        return cls(node, [source], source.channels, source.dim)
+        return cls(node, [Same(source, source.dims or ())], source.channels, source.dims)
 
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
         return inputs[0]
@@ -100,14 +102,14 @@ class TakeStream(Rule):
         if node.target is not take_stream:
             return None
         source = rules[node.all_input_nodes[0]]
-        return cls(node, [source], source.channels, source.dim)
+        return cls(node, [Same(source, source.dims or ())], source.channels, source.dims)
 
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
         stream = self.info.streams[0]
         return Numbering(inputs[0].views[stream : stream + 1], inputs[0].size)
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
-        out = need.new_zeros((self.inputs[0].streams, self.channels))
+        out = need.new_zeros((self.inputs[0].rule.streams, self.channels))
         out[self.info.streams[0]] = need[0]
         return [out]
 
@@ -129,8 +131,8 @@ class SizeRead(Rule):
         if constant is not None or node.target == "size" or _is_shape(node):
             return cls(node, [], 1, None)
         sources = [rules[n] for n in node.all_input_nodes]
-        read = node.target is operator.getitem and len(sources) == 1 and isinstance(sources[0], SizeRead)
-        return cls(node, sources, 1, None) if read else None
+        part = node.target is operator.getitem and len(sources) == 1 and isinstance(sources[0], SizeRead)
+        return cls(node, [read(sources[0])], 1, None) if part else None
 
     def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
         return one_value(self.streams)
@@ -149,12 +151,11 @@ class SizeRead(Rule):
         source = info(tensor_inputs(self.node)[0])
         assert source.shape is not None
         batch = emitter.graph.call_method("size", (emitter.inputs[0], 0))
-        first: Any = source.shape[0]
-        if source.batch_multiple:
-            first = emitter.graph.call_function(operator.mul, (batch, source.batch_multiple))
-        sizes = (first, *source.shape[1:])
+        sizes: list[Any] = list(source.shape)
+        for d in source.batch_dims:
+            sizes[d] = emitter.graph.call_function(operator.mul, (batch, sizes[d] // 2))
         dim = None if _is_shape(self.node) else argument(self.node, 1, "dim")
-        return sizes if dim is None else sizes[dim]
+        return tuple(sizes) if dim is None else sizes[dim]
 
 
 def _is_shape(node: fx.Node) -> bool:
