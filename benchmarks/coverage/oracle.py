@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from benchmarks.coverage.counting import flop_counter
@@ -45,7 +46,8 @@ def removable(gated: GatedModel, images: Tensor) -> Removable:
     for parameter in gated.parameters():
         parameter.requires_grad_(False)
     tape = _Tape(gated.encoder)
-    features = tape.run(images.clone().requires_grad_())
+    with _Smooth():
+        features = tape.run(images.clone().requires_grad_())
     with flop_counter() as counter:
         outputs = [gated.heads[task](f) for task, f in zip(gated.tasks, features, strict=True)]
     heads = counter.get_total_flops() // 2
@@ -93,17 +95,6 @@ class _Tape(fx.Interpreter):
         )
         return result
 
-    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        smooth = _smooth_layer(self.fetch_attr(str(target)))
-        return super().call_module(target, args, kwargs) if smooth is None else smooth(*args, **kwargs)
-
-    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return super().call_function(_SMOOTH_FUNCTIONS.get(target, target), args, kwargs)
-
-    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        smooth = _SMOOTH_METHODS.get(str(target))
-        return super().call_method(target, args, kwargs) if smooth is None else smooth(*args, **kwargs)
-
 
 def _channel_dim(layer: nn.Module | None) -> int | None:
     if isinstance(layer, nn.Linear):
@@ -145,46 +136,53 @@ def _live(node: _Taped) -> Tensor:
     return live.movedim(node.channel_dim, 0).flatten(1).any(1)
 
 
-def _softplus(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+class _Smooth(TorchFunctionMode):
+    """Replaces functions whose derivative can be exactly zero by ones of the same shape where it never is."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _SMOOTH.get(func, func)(*args, **(kwargs or {}))
+
+
+def _step(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Like a sigmoid, without its saturation."""
+    return 0.5 + 0.5 * F.softsign(x)
+
+
+def _ramp(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """Like a ReLU: positive and increasing."""
     return F.softplus(x)
 
 
-def _sigmoid(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return x.sigmoid()
+def _swish(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x * _step(x)
 
 
-def _silu(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return F.silu(x)
+def _mean_pool(
+    x: Tensor,
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    **_: Any,
+) -> Tensor:
+    return F.avg_pool2d(x, kernel_size, stride, padding, ceil_mode)
 
 
-def _mean_pool(x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, *args: Any, **kwargs: Any) -> Tensor:
-    return F.avg_pool2d(x, kernel_size, stride, padding, ceil_mode=kwargs.get("ceil_mode", False))
+def _mean(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
+    return x.mean(dim, keepdim)
 
 
-_SMOOTH: dict[type[nn.Module], Callable[..., Tensor]] = {
-    nn.ReLU: _softplus,
-    nn.ReLU6: _sigmoid,
-    nn.Hardtanh: _sigmoid,
-    nn.Hardsigmoid: _sigmoid,
-    nn.Hardswish: _silu,
+def _mean_adaptive(x: Tensor, output_size: Any, return_indices: bool = False) -> Tensor:
+    return F.adaptive_avg_pool2d(x, output_size)
+
+
+_STEPS = (torch.sigmoid, Tensor.sigmoid, F.sigmoid, F.hardsigmoid, F.relu6, F.hardtanh, torch.tanh, Tensor.tanh, F.tanh)
+_SMOOTH: dict[Any, Callable[..., Tensor]] = {
+    **dict.fromkeys(_STEPS, _step),
+    **dict.fromkeys((F.relu, torch.relu, Tensor.relu), _ramp),
+    **dict.fromkeys((F.gelu, F.silu, F.mish, F.hardswish), _swish),
+    **dict.fromkeys((F.max_pool2d, torch.max_pool2d), _mean_pool),
+    F.adaptive_max_pool2d: _mean_adaptive,
+    **dict.fromkeys((torch.amax, Tensor.amax), _mean),
 }
-_SMOOTH_FUNCTIONS: dict[Any, Callable[..., Tensor]] = {
-    F.relu: _softplus,
-    torch.relu: _softplus,
-    F.relu6: _sigmoid,
-    F.hardtanh: _sigmoid,
-    F.hardsigmoid: _sigmoid,
-    F.hardswish: _silu,
-    F.max_pool2d: _mean_pool,
-    torch.max_pool2d: _mean_pool,
-    F.adaptive_max_pool2d: F.adaptive_avg_pool2d,
-}
-_SMOOTH_METHODS: dict[str, Callable[..., Tensor]] = {"relu": _softplus}
-
-
-def _smooth_layer(layer: nn.Module) -> Callable[..., Tensor] | None:
-    if isinstance(layer, nn.MaxPool2d):
-        return lambda x: _mean_pool(x, layer.kernel_size, layer.stride, layer.padding, ceil_mode=layer.ceil_mode)
-    if isinstance(layer, nn.AdaptiveMaxPool2d):
-        return lambda x: F.adaptive_avg_pool2d(x, layer.output_size)
-    return _SMOOTH.get(type(layer))
