@@ -51,7 +51,7 @@ def main() -> None:
         if unknown := wanted - {name for c in chosen for name in (c.model, c.family)}:
             parser.error(f"there is no model or family {', '.join(sorted(unknown))}.")
     arguments.results.mkdir(parents=True, exist_ok=True)
-    todo = [c for c in chosen if not (arguments.resume and passed(read(arguments.results, c)))]
+    todo = [c for c in chosen if not (arguments.resume and passed(read(arguments.results, c), arguments.skip))]
     if arguments.jobs:
         limit = arguments.memory_limit or 0.85 * _free_gb() / arguments.jobs
         runner = partial(Runner, arguments.results, arguments.skip, arguments.time_limit)
@@ -63,7 +63,8 @@ def main() -> None:
     results = [read(arguments.results, c) for c in chosen]
     if not arguments.only:
         write_page(arguments.page, results)
-    print(f"{sum(map(passed, results))} of {len(results)} pass every column")
+    good = sum(passed(result, arguments.skip) for result in results)
+    print(f"{good} of {len(results)} pass every column" + " that was not skipped" * bool(arguments.skip))
 
 
 def read(folder: Path, case: Case) -> dict[str, Any]:

@@ -18,8 +18,8 @@ from torch import nn
 CHOICE = Path(__file__).parent / "smallest.json"
 SUITES = ("timm", "torchvision")
 _CLASSES = 10
-_LARGE_PARAMETERS, _LARGE_SIZE = 50_000_000, 256
 _SIZES = (64, 96, 128, 160, 192)
+_BUILT_SIZES = (112, 128, 160, 192, 224, 256)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,8 +65,8 @@ def choose_smallest() -> None:
 def build(case: Case) -> tuple[nn.Module, torch.Tensor]:
     """The network in eval mode with random weights, and a batch of two random images.
 
-    The images are as small as the network allows, down to 64 pixels. A network of one size keeps that; only where it is
-    large, or its images are, it is built for smaller ones if its constructor can.
+    The images are as small as the network allows, down to 64 pixels. A network made for one size is built for smaller
+    images, down to 112 pixels, where its constructor takes the size.
     """
     meta = _on_meta(case.suite, case.model)
     size, options = next(_runnable(case, meta))
@@ -79,9 +79,8 @@ def _runnable(case: Case, meta: nn.Module) -> Iterator[tuple[tuple[int, int, int
     for side in (s for s in _SIZES if s < min(default)):
         if _runs(meta, (channels, side, side)):
             yield (channels, side, side), {}
-    large = sum(p.numel() for p in meta.parameters()) > _LARGE_PARAMETERS or max(default) > _LARGE_SIZE
     keyword = "img_size" if case.suite == "timm" else "image_size"
-    for side in (112, 128, 160, 192, 224, 256) if large else ():
+    for side in _BUILT_SIZES:
         if side < min(default):
             try:
                 smaller = _on_meta(case.suite, case.model, **{keyword: side})
@@ -109,8 +108,11 @@ def _default_size(case: Case, meta: nn.Module) -> tuple[int, int, int]:
 
 
 def _on_meta(suite: str, name: str, **options: Any) -> nn.Module:
-    with torch.device("meta"):
-        return _create(suite, name, **options)
+    try:
+        with torch.device("meta"):
+            return _create(suite, name, **options)
+    except NotImplementedError:  # a constructor that reads values, as torchvision's RegNet does
+        return _create(suite, name, **options).to("meta")
 
 
 def _create(suite: str, name: str, **options: Any) -> nn.Module:
