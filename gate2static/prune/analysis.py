@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Numbering, either
+from gate2static.prune.channels import Decisions, Numbering, either
 from gate2static.prune.rules import RULES, Rule
 
 Rules = dict[fx.Node, Rule]
@@ -21,11 +21,11 @@ def match_rules(gated: GatedModel) -> Rules:
     return rules
 
 
-def number(gated: GatedModel, rules: Mapping[fx.Node, Rule]) -> dict[fx.Node, Numbering]:
-    """The pool and views of every node for the gates as they stand (value numbering)."""
+def number(gated: GatedModel, rules: Mapping[fx.Node, Rule], decisions: Decisions) -> dict[fx.Node, Numbering]:
+    """The pool and views of every node where the gates decide so (value numbering)."""
     numberings: dict[fx.Node, Numbering] = {}
     for node, rule in rules.items():
-        numberings[node] = rule.number([r.numbering(numberings[r.node]) for r in rule.inputs], gated)
+        numberings[node] = rule.number([r.numbering(numberings[r.node]) for r in rule.inputs], decisions, gated)
     return numberings
 
 

@@ -6,6 +6,7 @@ exact for 0 and 1 and accepts probabilities, with products for "and" and complem
 cost differentiable.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 Ids = npt.NDArray[np.int64]
+Decisions = Mapping[str, Tensor]
+"""Unit -> (T, C) bool, True where a task takes its own channel."""
 
 
 @dataclass(frozen=True)

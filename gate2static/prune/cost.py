@@ -5,6 +5,7 @@ from torch import Tensor
 
 from gate2static.gates.model import GatedModel
 from gate2static.prune.analysis import demand, match_rules, number
+from gate2static.prune.channels import Decisions
 
 
 def expected_macs(gated: GatedModel) -> Tensor:
@@ -17,21 +18,20 @@ def expected_macs(gated: GatedModel) -> Tensor:
     Returns:
         A float64 scalar (exact up to 2^53 MACs).
     """
-    soft = gated.training
-    gates = {
-        name: gate.probabilities().double() if soft else gate.decisions().double() for name, gate in gated.gates.items()
-    }
-    return _macs(gated, gates)
+    decisions = {name: gate.decisions() for name, gate in gated.gates.items()}
+    if not gated.training:
+        return _macs(gated, decisions)
+    return _macs(gated, decisions, {name: gate.probabilities().double() for name, gate in gated.gates.items()})
 
 
-def _macs(gated: GatedModel, gates: dict[str, Tensor]) -> Tensor:
+def _macs(gated: GatedModel, decisions: Decisions, probabilities: dict[str, Tensor] | None = None) -> Tensor:
     rules = match_rules(gated)
-    needs = demand(gated, rules, gates)
-    numberings = number(gated, rules) if any(r.shares_work and r.info.macs for r in rules.values()) else {}
+    needs = demand(gated, rules, probabilities or {name: d.double() for name, d in decisions.items()})
+    # Which streams are equal is taken from the decisions.
+    numberings = number(gated, rules, decisions) if any(r.shares_work and r.info.macs for r in rules.values()) else {}
     return torch.stack([rule.macs(needs[node], numberings.get(node)) for node, rule in rules.items()]).sum()
 
 
 def constant_gate_macs(gated: GatedModel, specific: bool) -> int:
     """MACs with all gates task-specific (T separate networks) or all shared (one network)."""
-    gates = {n: torch.full_like(g.decisions(), specific).double() for n, g in gated.gates.items()}
-    return int(_macs(gated, gates))
+    return int(_macs(gated, {n: torch.full_like(g.decisions(), specific) for n, g in gated.gates.items()}))

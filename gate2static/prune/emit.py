@@ -37,8 +37,9 @@ class Plan:
 def plan(gated: GatedModel, *, align: int = 1) -> Plan:
     """Decide what the static network computes; pure."""
     rules = match_rules(gated)
-    numberings = number(gated, rules)
-    needs = demand(gated, rules, {n: g.decisions().double().cpu() for n, g in gated.gates.items()})
+    decisions = {n: g.decisions().cpu() for n, g in gated.gates.items()}
+    numberings = number(gated, rules, decisions)
+    needs = demand(gated, rules, {n: d.double() for n, d in decisions.items()})
     live = {node: np.unique(numberings[node].views[needs[node].numpy() > 0]) for node in rules}
     if align > 1:
         for node, rule in rules.items():

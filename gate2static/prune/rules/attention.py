@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Ids, Numbering, any_reader, unique_rows
+from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader, unique_rows
 from gate2static.prune.layout import Dims, axis, count
 from gate2static.prune.nodes import argument
 from gate2static.prune.physical import Emitter, Part, Pool
@@ -76,7 +76,7 @@ class MatrixProduct(Rule):
     free: int | None
     """The operand with channels along a free dimension."""
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         return unique_rows(np.stack([n.views[:, c] for n, c in zip(inputs, self.channels_of, strict=True)], 2))
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:

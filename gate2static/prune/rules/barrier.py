@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Ids, Numbering, any_reader
+from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader
 from gate2static.prune.nodes import has_state, module_of
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.reading import Reading, read
@@ -36,7 +36,7 @@ class Barrier(Rule):
     is_torchs_own: bool
     """Whether it is no module of a user's."""
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         seen: dict[tuple[int, ...], int] = {}
         views = []
         for stream in range(self.streams):

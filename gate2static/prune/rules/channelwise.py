@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 
 from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Ids, Numbering, any_of
+from gate2static.prune.channels import Decisions, Ids, Numbering, any_of
 from gate2static.prune.layout import axis, others
 from gate2static.prune.nodes import argument, function_name, module_of, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
@@ -79,7 +79,7 @@ class Channelwise(Rule):
     along: list[int] | None
     """The dimensions that the operator works along; None where it does not name any."""
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         return inputs[0]
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:

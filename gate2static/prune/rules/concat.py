@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Ids, Numbering
+from gate2static.prune.channels import Decisions, Ids, Numbering
 from gate2static.prune.layout import axis, count
 from gate2static.prune.nodes import argument
 from gate2static.prune.physical import Emitter, Part, Pool
@@ -41,7 +41,7 @@ class Concat(Rule):
     pieces: tuple[Ids, ...]
     """Which of the channels come from each operand."""
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         offsets = _offsets(inputs)
         views = np.empty((self.streams, self.channels), dtype=np.int64)
         for piece, operand, offset in zip(self.pieces, inputs, offsets[:-1], strict=True):

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 
 from gate2static.gates.layers import channel_dim, layer_class
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Ids, Numbering, any_of, own_channels
+from gate2static.prune.channels import Decisions, Ids, Numbering, any_of, own_channels
 from gate2static.prune.nodes import module_of
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.reading import read
@@ -36,7 +36,7 @@ class Dense(Rule):
         source = read(rules[node.all_input_nodes[0]], (dim,))
         return cls(node, [source], node.meta["info"].shape[dim], (dim,))
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         return own_channels(self.streams, self.channels)
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:

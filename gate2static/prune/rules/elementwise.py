@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Ids, Numbering, any_reader, unique_rows
+from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader, unique_rows
 from gate2static.prune.layout import axis, count, others, permuted
 from gate2static.prune.nodes import argument, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
@@ -64,7 +64,7 @@ class Elementwise(Rule):
     joined: int | None
     """The dimension along which the operands stand one behind the other."""
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         columns = [n.views[:, c] for n, c in zip(inputs, self.channels_of, strict=False)]
         return unique_rows(np.stack(columns, 2))
 

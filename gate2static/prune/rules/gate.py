@@ -13,7 +13,7 @@ from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
 from gate2static.gates.program import gated_unit
-from gate2static.prune.channels import Ids, Numbering, either
+from gate2static.prune.channels import Decisions, Ids, Numbering, either
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.reading import read
 from gate2static.prune.rules.rule import Rule
@@ -33,11 +33,10 @@ class GateRule(Rule):
         source = read(rules[node.all_input_nodes[0]], (dim,))
         return cls(node, [source], source.channels, (dim,))
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         own = inputs[0].views
         size = int(own.max()) + 1
-        decisions = gated.gates[self._unit].decisions().cpu().numpy()
-        picked = np.where(decisions, own[:-1], own[-1])
+        picked = np.where(decisions[self._unit].cpu().numpy(), own[:-1], own[-1])
         mixed = np.where((picked == picked[0]).all(0), picked[0], size + np.arange(self.channels))
         return Numbering(np.concatenate([picked, mixed[None]]), size + self.channels)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Ids, Numbering, any_of, own_channels
+from gate2static.prune.channels import Decisions, Ids, Numbering, any_of, own_channels
 from gate2static.prune.nodes import module_of
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.reading import read
@@ -35,7 +35,7 @@ class Grouped(Rule):
     groups: int
     """Of the layer."""
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         return own_channels(self.streams, self.channels)
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from gate2static.gates.layers import channel_dim, layer_class
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Ids, Numbering, any_of, own_channels, unique_rows
+from gate2static.prune.channels import Decisions, Ids, Numbering, any_of, own_channels, unique_rows
 from gate2static.prune.nodes import has_state, module_of
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.reading import read
@@ -36,7 +36,7 @@ class LayerNorm(Rule):
     own: bool
     """Whether each stream has its own scale and shift."""
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         if self.own:
             return own_channels(self.streams, self.channels)
         values = unique_rows(inputs[0].views[:, None])
@@ -74,7 +74,7 @@ class GroupNorm(Rule):
     width: int
     """Channels of a group."""
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         return own_channels(self.streams, self.channels)
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 
 from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Ids, Numbering, own_channels
+from gate2static.prune.channels import Decisions, Ids, Numbering, own_channels
 from gate2static.prune.nodes import module_of
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.reading import read
@@ -37,7 +37,7 @@ class PerChannel(Rule):
             return None
         return cls(node, [read(rules[node.all_input_nodes[0]], (1,))], shape[1], (1,))
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         views = inputs[0].views
         own = own_channels(*views.shape).views
         if len(np.unique(views)) == views.size:

@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
 from gate2static.gates.shapes import info
-from gate2static.prune.channels import Ids, Numbering, any_reader
+from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader
 from gate2static.prune.layout import Dims
 from gate2static.prune.movement import Movement, emit_rest, movement
 from gate2static.prune.nodes import function_name, module_of, tensor_inputs
@@ -60,7 +60,7 @@ class Rearrange(Rule):
     moved: Movement
     """What moves where."""
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         return Numbering(inputs[0].views[:, self.moved.channels], inputs[0].size)
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from torch import Tensor, fx
 
 from gate2static.gates.shapes import Info, info
-from gate2static.prune.channels import Ids, Numbering
+from gate2static.prune.channels import Decisions, Ids, Numbering
 from gate2static.prune.layout import Dims, axis
 from gate2static.prune.reading import Reading
 
@@ -46,8 +46,8 @@ class Rule(ABC):
         """The rule for `node`, or None where it does not apply. `rules` holds those of all earlier nodes."""
 
     @abstractmethod
-    def number(self, inputs: Sequence[Numbering], gated: "GatedModel") -> Numbering:
-        """The node's pool and views from those of its inputs, as they are read."""
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: "GatedModel") -> Numbering:
+        """The node's pool and views from those of its inputs, as they are read, where the gates decide so."""
 
     @abstractmethod
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:

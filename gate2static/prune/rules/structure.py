@@ -12,8 +12,8 @@ from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
 from gate2static.gates.program import take_stream
 from gate2static.gates.shapes import info
-from gate2static.prune.channels import Ids, Numbering, own_channels
-from gate2static.prune.nodes import argument, module_of, owner_of, tensor_inputs
+from gate2static.prune.channels import Decisions, Ids, Numbering, own_channels
+from gate2static.prune.nodes import argument, has_state, module_of, owner_of, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.reading import Same, read
 from gate2static.prune.rules.rule import Rule
@@ -36,7 +36,7 @@ class Placeholder(Rule):
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
         return cls(node, [], 1, None) if node.op == "placeholder" else None
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         return one_value(self.streams)
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
@@ -54,9 +54,11 @@ class StoredTensor(Rule):
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
         return cls(node, [], 1, None) if node.op == "get_attr" else None
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
-        values = [self._value(gated, stream) for stream in range(self.streams)]
-        same = not isinstance(values[0], nn.Parameter) and all(torch.equal(values[0], v) for v in values[1:])
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
+        if not has_state(gated, self.node):
+            return one_value(self.streams)
+        first, *more = (self._value(gated, stream) for stream in range(self.streams))
+        same = not isinstance(first, nn.Parameter) and all(torch.equal(first, value) for value in more)
         return one_value(self.streams) if same else own_channels(self.streams, 1)
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
@@ -84,7 +86,7 @@ class Identity(Rule):
         source = rules[node.all_input_nodes[0]]
         return cls(node, [Same(source, source.dims or ())], source.channels, source.dims)
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         return inputs[0]
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
@@ -104,7 +106,7 @@ class TakeStream(Rule):
         source = rules[node.all_input_nodes[0]]
         return cls(node, [Same(source, source.dims or ())], source.channels, source.dims)
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         stream = self.info.streams[0]
         return Numbering(inputs[0].views[stream : stream + 1], inputs[0].size)
 
@@ -134,7 +136,7 @@ class SizeRead(Rule):
         part = node.target is operator.getitem and len(sources) == 1 and isinstance(sources[0], SizeRead)
         return cls(node, [read(sources[0])], 1, None) if part else None
 
-    def number(self, inputs: Sequence[Numbering], gated: GatedModel) -> Numbering:
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         return one_value(self.streams)
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
