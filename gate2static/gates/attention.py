@@ -24,22 +24,16 @@ def written_out(module: nn.Module) -> Form | None:
     return next((form for kind, form in _FORMS.items() if type(module).forward is kind.forward), None)
 
 
-def attend(query: Any, key: Any, value: Any, mask: Any = None, *, dropout: float, scale: float | None = None) -> Any:
-    """Scaled dot-product attention, (..., L, D); written out where it has dropout, which must follow `train()`."""
-    if not dropout:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask, scale=scale)
-    weights = attention_weights(query, key, mask, scale=scale)
-    return F.dropout(weights, dropout).matmul(value)
+def attention_weights(query: Any, key: Any, mask: Any, *, scale: float, dropout: float) -> Any:
+    """Softmax of the scaled products, (..., L, S), with dropout that follows `train()`.
 
-
-def attention_weights(query: Any, key: Any, mask: Any, *, scale: float | None) -> Any:
-    """Softmax of the scaled products, (..., L, S); `mask` is added, or true where a key may be read."""
-    scores = query.matmul(key.transpose(-2, -1)) * (scale if scale is not None else query.size(-1) ** -0.5)
-    if mask is None:
-        return scores.softmax(-1)
-    if _is_bool(mask):
-        return scores.masked_fill(torch.logical_not(mask), -math.inf).softmax(-1)
-    return (scores + mask).softmax(-1)
+    `mask` is added, or true where a key may be read.
+    """
+    scores = query.matmul(key.transpose(-2, -1)) * scale
+    if mask is not None:
+        scores = scores.masked_fill(torch.logical_not(mask), -math.inf) if _is_bool(mask) else scores + mask
+    weights = scores.softmax(-1)
+    return F.dropout(weights, dropout) if dropout else weights
 
 
 def _is_bool(mask: Any) -> bool:
@@ -70,14 +64,15 @@ def _multihead_attention(
     if projected is NotImplemented:
         return NotImplemented
     mask = torch.logical_not(attn_mask) if attn_mask is not None and _is_bool(attn_mask) else attn_mask
-    heads = [_split_heads(layer, x) for x in projected]
+    q, k, v = (_split_heads(layer, x) for x in projected)
     length = query.size(1 if layer.batch_first else 0)
-    out = attend(*heads, mask, dropout=layer.dropout)
+    # Dropout inside the fused function would not follow `train()`. Where weights go unused, they are dead code.
+    weights = attention_weights(q, k, mask, scale=layer.head_dim**-0.5, dropout=layer.dropout)
+    out = weights.matmul(v) if layer.dropout else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     out = out.transpose(1, 2).reshape(-1, length, layer.embed_dim)
     out = layer.out_proj(out if layer.batch_first else out.transpose(0, 1))
     if not need_weights:
         return out, None
-    weights = F.dropout(attention_weights(*heads[:2], mask, scale=None), layer.dropout)
     return out, weights.mean(1) if average_attn_weights else weights
 
 

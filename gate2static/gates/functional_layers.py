@@ -83,20 +83,21 @@ def make_weight_layers(root: nn.Module, graph: fx.Graph, shape_of: Callable[[Any
         graph: rewritten in place. Calls with computed weights or options, or without a batch, stay as they are.
         shape_of: the shape of a node's value, where it is known.
     """
+    calls = []
+    for node in graph.nodes:
+        if node.op == "call_function" and node.target in _LAYERS:
+            given = {**dict(zip(_LAYERS[node.target][0], node.args, strict=False)), **node.kwargs}
+            calls.append((node, shape_of(given.pop("input", None)), given))
     made: dict[str, str] = {}
-    for node in list(graph.nodes):
-        if node.op != "call_function" or node.target not in _LAYERS:
-            continue
-        names, make = _LAYERS[node.target]
-        given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
-        source = given.pop("input", None)
+    for node, shape, given in calls:
         name = _base_name(given.get("weight"), node)
         key = f"{node.target} {given}"
         if key not in made:
-            layer = _tied_layer(root, make, given, shape_of(source))
+            layer = _tied_layer(root, _LAYERS[node.target][1], given, shape)
             if layer is None:
                 continue
             made[key] = _add(root, layer, f"{name}_layer")
+        source = node.args[0] if node.args else node.kwargs["input"]
         with graph.inserting_before(node):
             call = graph.create_node("call_module", made[key], (source,), {}, name=name)
         node.replace_all_uses_with(call)

@@ -80,4 +80,3 @@ def _lift_segment(
                 if node.op in ("call_module", "get_attr"):
                     made[key].target = f"branches.{name}.{node.target}"
             env[node].append(made[key])
-

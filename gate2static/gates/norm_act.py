@@ -1,4 +1,4 @@
-"""timm's norms with activation, taken apart: the norm belongs to the gated unit, the activation comes after the gate."""
+"""timm's norms with activation, taken apart: the norm belongs to the unit, the activation comes after the gate."""
 
 import sys
 

@@ -14,11 +14,12 @@ from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError, TraceError
 from gate2static.gates.shapes import Info, annotate, fake_inputs, info, measure_macs
-from gate2static.gates.trace import trace
+from gate2static.gates.trace import copy_structure, trace
 from gate2static.gates.tracer import is_leaf
 from gate2static.gates.units import Unit as Unit
 from gate2static.gates.units import gated_unit as gated_unit
 from gate2static.gates.units import insert_gates
+
 
 def take_stream(value: Tensor, stream: int) -> Tensor:
     """Marks where a head picks up its task's stream in a program; never called."""
@@ -67,7 +68,7 @@ def build_program(
     root, graph = trace(backbone, examples, "the backbone")
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     streams = tuple(range(len(heads) + 1))
-    outputs = annotate(root, graph, fake_inputs(mode, examples), streams, "the backbone")
+    outputs = annotate(copy_structure(root), graph, fake_inputs(mode, examples), streams, "the backbone")
     output = next(iter(graph.find_nodes(op="output")))
     features = output.args[0]
     if not all(isinstance(leaf, fx.Node) and info(leaf).batch_multiple for leaf in pytree.tree_leaves(features)):
@@ -100,8 +101,11 @@ def _append_head(
             return _append_whole_head(graph, taken, outputs, task, index, head, mode)
         _, head_graph = trace(head, (outputs(2),), what, own=False)
     except TraceError:
+        head_graph = None
+    if head_graph is None or any("_tensor_constant" in str(n.target) for n in head_graph.find_nodes(op="get_attr")):
+        # What the head makes up while it runs is no part of the user's own module.
         return _append_whole_head(graph, taken, outputs, task, index, head, mode)
-    annotate(head, head_graph, lambda batch: (outputs(batch),), (index,), what)
+    annotate(copy_structure(head), head_graph, lambda batch: (outputs(batch),), (index,), what)
     copied = dict(zip(head_graph.find_nodes(op="placeholder"), pytree.tree_leaves(taken), strict=True))
     for node in head_graph.nodes:
         if node.op == "output":
@@ -151,4 +155,3 @@ def _checked(result: fx.Node | None, what: str) -> fx.Node:
     if result is None or not info(result).batch_multiple:
         raise GateError(f"{what} does not return one tensor; allowed is a single tensor with the batch first.")
     return result
-

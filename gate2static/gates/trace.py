@@ -29,9 +29,7 @@ _FROZEN = {F.batch_norm: "BatchNorm", F.instance_norm: "InstanceNorm"}
 _NOT_THEIRS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
-def trace(
-    module: nn.Module, inputs: tuple[Any, ...], what: str, *, own: bool = True
-) -> tuple[nn.Module, fx.Graph]:
+def trace(module: nn.Module, inputs: tuple[Any, ...], what: str, *, own: bool = True) -> tuple[nn.Module, fx.Graph]:
     """Trace `module` called on `inputs`.
 
     Args:
@@ -79,6 +77,9 @@ def trace(
     tracer, graph = _follow(root, {**defaults, **structured}, leaves, what, own)
     for name, kind in tracer.classes.items():
         root.get_submodule(name).__class__ = kind
+    for node in graph.find_nodes(op="get_attr"):
+        if node.target.startswith("_tensor_constant"):
+            setattr(root, node.target, getattr(tracer.root, node.target))
     if own:
         make_weight_layers(root, graph, tracer.shape)
     _restore_output_structure(graph)
@@ -92,6 +93,11 @@ def trace(
     return root, graph
 
 
+def copy_structure(module: nn.Module) -> nn.Module:
+    """A copy that shares the parameters: what a forward remembers in its module while it is tried out stays there."""
+    return copy.deepcopy(module, {id(p): p for p in module.parameters()})
+
+
 def _follow(
     root: nn.Module,
     concrete: dict[str, Any],
@@ -102,10 +108,11 @@ def _follow(
     """Trace, and trace again with what could not be followed kept whole."""
     whole: frozenset[str] = frozenset()
     causes: list[Exception] = []
-    while True:
+    graph = None
+    while graph is None:
         tracer = Tracer(*leaves, whole=whole, own=own)
         try:
-            graph = _run_tracer(tracer, root, concrete)
+            graph = _run_tracer(tracer, copy_structure(root), concrete)
         except Exception as error:
             if tracer.failed is None:
                 raise TraceError(_explain(error, what)) from error
@@ -114,14 +121,12 @@ def _follow(
             kind = type(root.get_submodule(tracer.failed))
             again = any(type(root.get_submodule(name)) is kind for name in whole)
             whole |= {name for name, m in root.named_modules() if name and again and type(m) is kind} | {tracer.failed}
-            continue
-        break
     for node in graph.find_nodes(op="call_module"):
         if node.target in whole and not tracer.is_known(node):
             raise TraceError(_explain(causes[0], what)) from causes[0]
     if own and (dropouts := _attention_dropouts(root, concrete, leaves, whole, tracer)):
         tracer = Tracer(*leaves, whole=whole, dropouts=dropouts)
-        graph = _run_tracer(tracer, root, concrete)
+        graph = _run_tracer(tracer, copy_structure(root), concrete)
     return tracer, graph
 
 
@@ -140,7 +145,7 @@ def _attention_dropouts(
         return ()
     training = Tracer(*leaves, whole=whole, own=False)
     try:
-        _run_tracer(training, copy.deepcopy(root).train(), concrete)
+        _run_tracer(training, copy_structure(root).train(), concrete)
     except Exception:  # noqa: BLE001  # the trace that counts was taken already
         return ()
     comparable = len(training.attentions) == len(traced.attentions)

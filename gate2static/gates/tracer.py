@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from torch.nn import functional as F
 
-from gate2static.gates.attention import attend, written_out
+from gate2static.gates.attention import attention_weights, written_out
 from gate2static.gates.composite import LAYERS, STEPS
 from gate2static.gates.layers import layer_class
 from gate2static.gates.norm_act import plain_norm
@@ -76,6 +76,7 @@ class Tracer(ValueTracer):
         self.classes: dict[str, type[nn.Module]] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether a module becomes one node."""
         if module_qualified_name in self._whole:
             return True
         if isinstance(m, (*_CONTAINERS, *LAYERS)):
@@ -88,6 +89,7 @@ class Tracer(ValueTracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """Record a call of a module, whole or in pieces."""
         if self.evaluating:
             return forward(*args, **kwargs)
         name = self.path_of_module(m)
@@ -109,6 +111,7 @@ class Tracer(ValueTracer):
     def create_proxy(
         self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *rest: Any, **options: Any
     ) -> Any:
+        """Record an operation, or the steps it consists of."""
         if kind == "call_function" and target in STEPS:
             shape = self.shape(args[0] if args else kwargs.get("input"))
             if shape is not None and (result := STEPS[target](shape, *args, **kwargs)) is not NotImplemented:
@@ -117,9 +120,7 @@ class Tracer(ValueTracer):
             return self._attention(args, kwargs)
         return super().create_proxy(kind, target, args, kwargs, *rest, **options)
 
-    def _norm_then_activation(
-        self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def _norm_then_activation(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value: Any = self.create_proxy("call_module", name, args, kwargs)
         for child in ("drop", "act"):
             following = getattr(module, child, None)
@@ -139,9 +140,13 @@ class Tracer(ValueTracer):
         self.attentions.append(dropout)
         trained = self._dropouts[index] if index < len(self._dropouts) else 0.0
         plain = not given.get("is_causal", False) and not given.get("enable_gqa", False)
-        if self._own and trained and not dropout and plain:
-            operands = (given[n] for n in names[:3])
-            return attend(*operands, given.get("attn_mask"), dropout=trained, scale=given.get("scale"))
+        shape = self.shape(given["query"])
+        if self._own and trained and not dropout and plain and shape is not None:
+            scale = shape[-1] ** -0.5 if given.get("scale") is None else given["scale"]
+            weights = attention_weights(
+                given["query"], given["key"], given.get("attn_mask"), scale=scale, dropout=trained
+            )
+            return weights.matmul(given["value"])
         return super().create_proxy("call_function", F.scaled_dot_product_attention, args, kwargs)
 
 

@@ -4,6 +4,8 @@ A forward may decide on sizes: `if x.shape[2] % 7`, `for i in range(len(parts))`
 batch, so the trace may use it. It is found by running the nodes it comes from on fake tensors at two batch sizes.
 """
 
+import functools
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +19,8 @@ from gate2static.gates.shapes import fake_inputs, quiet
 
 _BATCHES = (2, 3)
 _UNKNOWN = object()
+_FACTORIES = ("zeros", "ones", "empty", "rand", "randn")
+"""Functions of torch that take sizes one by one, which torch.fx does not record by itself; so does `Tensor.expand`."""
 
 
 class KnownProxy(fx.Proxy):
@@ -26,6 +30,11 @@ class KnownProxy(fx.Proxy):
 
     def __getattr__(self, k: str) -> Attribute:
         return _KnownAttribute(self, k)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        if self.tracer.shape(self) is None:
+            raise TypeError("only a tensor's items can be assigned while tracing")
+        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
 
     def __len__(self) -> int:
         return self.tracer.length(self)
@@ -60,20 +69,46 @@ class ValueTracer(fx.Tracer):
         self._values: dict[fx.Node, tuple[Any, ...]] = {}
         self.evaluating = False
 
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """The graph of a module; see fx.Tracer."""
+        plain = {name: getattr(torch, name) for name in _FACTORIES}
+        for name, function in plain.items():
+            setattr(torch, name, self._recorded(function, "call_function", function))
+        Tensor.expand = self._recorded(Tensor.expand, "call_method", "expand")  # type: ignore[method-assign]
+        try:
+            return super().trace(root, concrete_args)
+        finally:
+            del Tensor.expand  # what it inherits stands again
+            for name, function in plain.items():
+                setattr(torch, name, function)
+
+    def _recorded(self, function: Callable[..., Any], kind: str, target: Any) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            if any(isinstance(x, fx.Proxy) for x in args):
+                return self.create_proxy(kind, target, args, kwargs)
+            return function(*args, **kwargs)
+
+        return call
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Of a node; see fx.Tracer."""
         return KnownProxy(node, self)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Of a module: parameters are recorded, but not while nodes run."""
         return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
+        """`bool` of a proxy."""
         return bool(self.constant(obj))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
+        """`iter` of a proxy: the keys of a dict, else as many items as it is known to have."""
         first, second = self.values(obj.node)
         if isinstance(first, dict) and isinstance(second, dict) and [*first] == [*second]:
             return iter(first)
-        return iter([obj[i] for i in range(self.length(obj))])
+        return iter([operator.getitem(obj, i) for i in range(self.length(obj))])
 
     def constant(self, proxy: fx.Proxy) -> Any:
         """The value of a proxy that is not a tensor.
@@ -152,6 +187,8 @@ class ValueTracer(fx.Tracer):
 
 def _agreed(first: Any, second: Any) -> Any:
     if first != second:
-        raise TraceError(f"the forward decides on a value that depends on the batch size ({first} and {second} for "
-                         "batches of 2 and 3)")
+        raise TraceError(
+            f"the forward decides on a value that depends on the batch size ({first} and {second} for "
+            "batches of 2 and 3)"
+        )
     return first

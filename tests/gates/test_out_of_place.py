@@ -53,6 +53,16 @@ def test_readers_after_a_write_read_what_was_written(write: Callable[[Tensor], T
     assert set(versions) == {0}
 
 
+def test_readers_after_an_assignment_to_items_read_what_was_assigned() -> None:
+    def assign(y: Tensor) -> Tensor:
+        y[:, 1:3] = y[:, :2] * 2
+        return y
+
+    net, x = Net(assign).eval(), torch.randn(2, 3, 4, 4)
+    root, graph = trace(net, (x,), "the network")
+    torch.testing.assert_close(torch.fx.GraphModule(root, graph)(x), net(x))
+
+
 def test_a_layers_flag_is_cleared_on_the_copy_alone() -> None:
     net = Net(nn.ReLU(inplace=True))
     root, _ = trace(net, (torch.zeros(1, 3, 4, 4),), "the network")

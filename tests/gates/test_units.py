@@ -1,0 +1,151 @@
+"""Every module with parameters that the trace keeps whole is a unit, and every parameter passes a gate."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from timm.layers import Conv2dSame, LayerNorm2d, RmsNorm, StdConv2d
+from torch import Tensor, nn
+from torchvision.ops.misc import FrozenBatchNorm2d
+
+from gate2static.gates import set_gates
+
+from .tracing import gated, scramble
+
+IMAGES, TOKENS = torch.randn(2, 3, 8, 8), torch.randn(2, 5, 6)
+
+
+class Odd(nn.Module):
+    """Runs, but torch.fx cannot follow it: the batch decides."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.layer(part) for part in x.split(1)])
+
+
+class First(nn.Module):
+    """What the layer returns first."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Any:
+        return self.layer(x)[0]
+
+
+class All(First):
+    def forward(self, x: Tensor) -> Any:
+        out, (hidden, _) = self.layer(x)
+        return out + hidden.movedim(0, 1)
+
+
+class Doubled(nn.Conv2d):
+    """Not what torch calls Conv2d."""
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002
+        return super().forward(input) * 2
+
+
+class Noisy(nn.Module):
+    """Trains differently, so it stays whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.randn(3, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.scale + (torch.randn_like(x) if self.training else 0.0)
+
+
+class Scaled(nn.Module):
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv, self.scale = nn.Conv2d(3, 4, 1), nn.Parameter(torch.randn(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return x + self.scale.abs() * x.relu()
+
+
+ids = torch.randint(0, 9, (2, 5))
+CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, list[tuple[str, int, int]]]] = {
+    "lstm": (lambda: First(nn.LSTM(6, 4, batch_first=True)), TOKENS, [("layer", 4, 2)]),
+    "lstm and its state": (
+        lambda: All(nn.LSTM(6, 4, batch_first=True)),
+        TOKENS,
+        [("layer", 4, 2), ("getitem_2", 4, 2)],
+    ),
+    "embedding": (lambda: nn.Sequential(nn.Embedding(9, 4)), ids, [("_0", 4, 2)]),
+    "bilinear": (lambda: Pairs(), TOKENS, [("layer", 4, 2)]),
+    "not traceable, image": (lambda: nn.Sequential(Odd(nn.Conv2d(3, 4, 1))), IMAGES, [("_0", 4, 1)]),
+    "not traceable, tokens": (lambda: nn.Sequential(Odd(nn.Linear(6, 4))), TOKENS, [("_0", 4, 2)]),
+    "own convolution": (lambda: nn.Sequential(Doubled(3, 4, 1), nn.ReLU()), IMAGES, [("_0", 4, 1)]),
+    "trains differently": (lambda: nn.Sequential(Noisy()), IMAGES, [("_0", 3, 1)]),
+    "scale of channels": (lambda: Scaled((4, 1, 1)), IMAGES, [("conv", 4, 1), ("mul", 4, 1)]),
+    "scale of columns": (lambda: Scaled((8,)), IMAGES, [("conv", 4, 1), ("mul", 8, 3)]),
+    "prelu at the end": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU(4)), IMAGES, [("_0", 4, 1), ("_1", 4, 1)]),
+    "standardised": (lambda: nn.Sequential(StdConv2d(3, 4, 1), nn.ReLU()), IMAGES, [("_0", 4, 1)]),
+    "same padding": (lambda: nn.Sequential(Conv2dSame(3, 4, 3, 2), nn.ReLU()), IMAGES, [("_0", 4, 1)]),
+    "frozen norm": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), FrozenBatchNorm2d(4)), IMAGES, [("_0", 4, 1)]),
+    "norm of images": (lambda: nn.Sequential(nn.ReLU(), LayerNorm2d(3)), IMAGES, [("_1", 3, 1)]),
+    "norm of tokens": (lambda: nn.Sequential(nn.Linear(6, 4), RmsNorm(4)), TOKENS, [("_0", 4, 2)]),
+}
+
+
+class Pairs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Bilinear(6, 6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x, x)
+
+
+@pytest.mark.parametrize(("make", "x", "expected"), CASES.values(), ids=CASES)
+def test_units_and_their_channels(
+    make: Callable[[], nn.Module], x: Tensor, expected: list[tuple[str, int, int]]
+) -> None:
+    model = gated(make().eval(), x)
+    assert [(u.name, u.channels, u.dim) for u in model.program.units] == expected
+
+
+@pytest.mark.parametrize(("make", "x", "expected"), CASES.values(), ids=CASES)
+def test_closed_gates_leave_nothing_of_a_tasks_own_branch(
+    make: Callable[[], nn.Module], x: Tensor, expected: object
+) -> None:
+    """Invariant 2: with all gates shared every task computes what the shared branch alone computes."""
+    backbone = make().eval()
+    model = gated(backbone, x)
+    for branch in model.branches.values():
+        scramble(branch)
+    set_gates(model, False)
+    backbone.load_state_dict(model.branches["shared"].state_dict(), strict=False)
+    for features in model.encoder(x):
+        torch.testing.assert_close(features, backbone(x))
+    set_gates(model, True)
+    assert not torch.allclose(*model.encoder(x))
+
+
+def test_only_the_innermost_module_that_cannot_be_followed_is_whole() -> None:
+    block = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(Odd(nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4)))
+    model = gated(nn.Sequential(block, nn.Conv2d(4, 2, 1)).eval(), IMAGES)
+    assert [u.name for u in model.program.units] == ["_0_0", "_0_1_0", "_1"]
+    assert "_0_1_1" in {n.name for n in model.program.graph.nodes}
+
+
+def test_a_gate_behind_a_whole_module_of_three_repeats_is_found_in_each() -> None:
+    blocks = nn.Sequential(*(nn.Sequential(Odd(nn.Conv2d(3, 3, 1)), nn.ReLU()) for _ in range(4)))
+    assert len(gated(blocks.eval(), IMAGES).program.units) == 4
+
+
+def test_a_gate_that_is_forgotten_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The planted bug of the test above."""
+    monkeypatch.setattr("gate2static.gates.units._ungated", lambda *_: [])
+    make, x, _ = CASES["scale of channels"]
+    with pytest.raises(AssertionError, match="not close"):
+        test_closed_gates_leave_nothing_of_a_tasks_own_branch(make, x, None)
