@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import gate2static as g2s
+from gate2static.gates import Gate
 
 
 class Tiny(nn.Module):
@@ -61,6 +62,14 @@ def test_a_wrong_prediction_is_reported(run: Callable[[], dict[str, Any]], monke
     monkeypatch.setattr(g2s, "expected_macs", lambda gated: expected(gated) + 1)
     failed = {name: error for name, error in run()["columns"].items() if error != "ok"}
     assert list(failed) == ["macs"]
+
+
+def test_gates_without_a_gradient_are_reported(
+    run: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    probabilities = Gate.probabilities
+    monkeypatch.setattr(Gate, "probabilities", lambda self: probabilities(self).detach())
+    assert run()["columns"]["train"].startswith("3 of 3 gates get no gradient")
 
 
 def test_a_network_that_cannot_be_traced_stops_at_its_first_column(run: Callable[[], dict[str, Any]]) -> None:
