@@ -90,18 +90,30 @@ def make_weight_layers(root: nn.Module, graph: fx.Graph, shape_of: Callable[[Any
             calls.append((node, shape_of(given.pop("input", None)), given))
     made: dict[str, str] = {}
     for node, shape, given in calls:
+        added = _take_computed_bias(root, node, given)
         name = _base_name(given.get("weight"), node)
         key = f"{node.target} {given}"
         if key not in made:
             layer = _tied_layer(root, _LAYERS[node.target][1], given, shape)
             if layer is None:
                 continue
-            made[key] = _add(root, layer, f"{name}_layer")
+            made[key] = _owner(root, given["weight"], layer) or _add(root, layer, f"{name}_layer")
         source = node.args[0] if node.args else node.kwargs["input"]
         with graph.inserting_before(node):
             call = graph.create_node("call_module", made[key], (source,), {}, name=name)
+            if added is not None:
+                call = graph.call_function(operator.add, (call, added))
         node.replace_all_uses_with(call)
         graph.erase_node(node)
+
+
+def _take_computed_bias(root: nn.Module, node: fx.Node, given: dict[str, Any]) -> fx.Node | None:
+    """Take a bias that is no parameter out of a linear layer's arguments: it is added afterwards."""
+    bias = given.get("bias")
+    if node.target is not F.linear or not isinstance(bias, fx.Node) or _stored(root, bias) is not None:
+        return None
+    del given["bias"]
+    return bias
 
 
 def _tied_layer(
@@ -149,6 +161,14 @@ def _base_name(weight: Any, node: fx.Node) -> str:
     """`layers.0.attn.in_proj_weight` -> `layers_0_attn_in_proj`."""
     owner = str(weight.target).removesuffix("weight").rstrip("._") if isinstance(weight, fx.Node) else ""
     return owner.replace(".", "_") or node.name
+
+
+def _owner(root: nn.Module, weight: fx.Node, layer: nn.Module) -> str | None:
+    """The module that the weight belongs to, if it is this very layer, only called by its parts."""
+    name = str(weight.target).rpartition(".")[0]
+    owner = root.get_submodule(name)
+    same = type(owner) is type(layer) and repr(owner) == repr(layer)
+    return name if same and all(p is q for p, q in zip(owner.parameters(), layer.parameters(), strict=True)) else None
 
 
 def _add(root: nn.Module, layer: nn.Module, name: str) -> str:

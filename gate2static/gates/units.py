@@ -3,13 +3,25 @@
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
 
 from gate2static.gates.layers import channel_dim
 from gate2static.gates.shapes import info
 from gate2static.gates.tracer import WEIGHT_LAYERS, is_norm
 
+_WEIGHT_FUNCTIONS = (
+    F.linear,
+    F.conv1d,
+    F.conv2d,
+    F.conv3d,
+    F.conv_transpose1d,
+    F.conv_transpose2d,
+    F.conv_transpose3d,
+)
 _FEATURES_LAST = (nn.Embedding, nn.EmbeddingBag, nn.Bilinear)
 
 
@@ -23,7 +35,8 @@ class Unit:
     """A gated unit: a weight layer with the norm that follows it, or what alone stands before the heads.
 
     Any module with parameters that the trace kept whole is a weight layer, but for norms and PReLU; each tensor that is
-    used of what it returns has a gate.
+    used of what it returns has a gate. So is a function such as `F.linear` whose weight is computed from parameters. A
+    parameter added to the layer's output is its bias.
 
     Attributes:
         name: the layer's node, such as `layer1_0_conv1`.
@@ -40,12 +53,12 @@ class Unit:
 def insert_gates(root: nn.Module, graph: fx.Graph) -> tuple[Unit, ...]:
     """Put a gate node after each unit of an annotated graph; the units in data-flow order."""
     ends: dict[fx.Node, tuple[str, int]] = {}
+    stored = _stored(root, graph, set())
     for node in graph.nodes:
-        if _is_layer(_module(root, node)):
+        if _is_layer(_module(root, node)) or (node.target in _WEIGHT_FUNCTIONS and _second(node) in stored):
             for number, value in enumerate(_values(node)):
-                users = list(value.users)
-                norm = users[0] if len(users) == 1 and is_norm(_module(root, users[0])) else None
-                ends[norm or value] = (value.name if number else node.name, _channel_dim(root, norm or value, node))
+                end = _end(root, value, stored)
+                ends[end] = (value.name if number else node.name, _channel_dim(root, end, node))
     for node in _ungated(root, graph, set(ends)):
         ends[node] = (node.name, _channel_dim(root, node, node))
     order = {node: position for position, node in enumerate(graph.nodes)}
@@ -59,6 +72,25 @@ def owns_state(root: nn.Module, node: fx.Node) -> bool:
         return isinstance(value, Tensor) and value.is_floating_point()
     module = _module(root, node)
     return module is not None and any(t.is_floating_point() for t in (*module.parameters(), *module.buffers()))
+
+
+def _end(root: nn.Module, value: fx.Node, stored: set[fx.Node]) -> fx.Node:
+    """Where a unit ends: at the bias that is added to the layer's output, and at the norm that follows."""
+    following = _only_user(value)
+    if following is not None and following.target in (operator.add, torch.add, "add") and len(following.args) == 2:
+        other = next((n for n in following.args if n is not value), None)
+        if other in stored and info(following).shape == info(value).shape:
+            value, following = following, _only_user(following)
+    return following if following is not None and is_norm(_module(root, following)) else value
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _second(node: fx.Node) -> Any:
+    """The weight of a call of a weight function."""
+    return node.args[1] if len(node.args) > 1 else node.kwargs.get("weight")
 
 
 def _insert_gate(graph: fx.Graph, end: fx.Node, name: str, dim: int) -> Unit:
@@ -99,6 +131,8 @@ def _channel_dim(root: nn.Module, end: fx.Node, layer: fx.Node) -> int:
         return channel_dim(module, len(shape))
     if isinstance(module, nn.PReLU):
         return 1
+    if layer.target in _WEIGHT_FUNCTIONS:
+        return len(shape) - 1 if layer.target is F.linear else 1
     along = {d for n in end.all_input_nodes for d in _own_dims(n, len(shape))} if module is None else set()
     if len(along) == 1:
         return along.pop()

@@ -79,13 +79,27 @@ class Odd(nn.Module):
         return F.linear(x, self.weight).movedim(-1, 1)  # stored
 
 
-def test_computed_weights_stay_functions_and_fixed_ones_have_no_gate() -> None:
+def test_computed_weights_stay_in_functions_and_fixed_ones_have_no_gate() -> None:
     x = torch.randn(IMAGE)
     model = gated(Odd(), x)
-    assert [(u.name.split("_")[0], u.dim) for u in model.program.units] == [("conv", 1), ("linear", 3)]
+    assert [(u.name.split("_")[0], u.dim) for u in model.program.units] == [("conv", 1), ("linear", 3), ("linear", 3)]
     names = called(traced(Odd(), x))
     assert names.count("linear") == 1
     assert "conv2d" not in names
+
+
+class InParts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.fc.weight, self.fc.bias)
+
+
+def test_a_layer_called_by_its_parts_keeps_its_name() -> None:
+    model = gated(InParts(), torch.randn(ROWS))
+    assert model.branches["a"].state_dict().keys() == InParts().state_dict().keys()
 
 
 class Shared(nn.Module):

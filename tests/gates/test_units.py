@@ -7,6 +7,7 @@ import pytest
 import torch
 from timm.layers import Conv2dSame, LayerNorm2d, RmsNorm, StdConv2d
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from gate2static.gates import set_gates
@@ -72,6 +73,38 @@ class Scaled(nn.Module):
         return x + self.scale.abs() * x.relu()
 
 
+class ComputedBias(nn.Module):
+    """As BEiT has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.q, self.v = nn.Linear(6, 9, bias=False), nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+        self.register_buffer("k", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, weight=self.fc.weight, bias=torch.cat([self.q, self.k, self.v])).relu()
+
+
+class ComputedWeight(nn.Module):
+    """As weight standardisation has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.norm = nn.Parameter(torch.randn(4, 3, 1, 1)), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(F.conv2d(x, self.weight - self.weight.mean())).relu()
+
+
+class AddedBias(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.bias, self.norm = nn.Linear(6, 4), nn.Parameter(torch.ones(4)), nn.LayerNorm(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.fc(x) + self.bias).relu()
+
+
 ids = torch.randint(0, 9, (2, 5))
 CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, list[tuple[str, int, int]]]] = {
     "lstm": (lambda: First(nn.LSTM(6, 4, batch_first=True)), TOKENS, [("layer", 4, 2)]),
@@ -88,6 +121,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], Tensor, list[tuple[str, int, int
     "trains differently": (lambda: nn.Sequential(Noisy()), IMAGES, [("_0", 3, 1)]),
     "scale of channels": (lambda: Scaled((4, 1, 1)), IMAGES, [("conv", 4, 1), ("mul", 4, 1)]),
     "scale of columns": (lambda: Scaled((8,)), IMAGES, [("conv", 4, 1), ("mul", 8, 3)]),
+    "computed bias": (ComputedBias, TOKENS, [("fc", 9, 2)]),
+    "computed weight": (ComputedWeight, IMAGES, [("conv2d", 4, 1)]),
+    "added bias": (AddedBias, TOKENS, [("fc", 4, 2)]),
     "prelu at the end": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.PReLU(4)), IMAGES, [("_0", 4, 1), ("_1", 4, 1)]),
     "standardised": (lambda: nn.Sequential(StdConv2d(3, 4, 1), nn.ReLU()), IMAGES, [("_0", 4, 1)]),
     "same padding": (lambda: nn.Sequential(Conv2dSame(3, 4, 3, 2), nn.ReLU()), IMAGES, [("_0", 4, 1)]),
