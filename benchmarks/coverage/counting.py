@@ -1,6 +1,7 @@
 """Multiply-accumulates counted by libraries that know nothing of gate2static."""
 
 import math
+import re
 import warnings
 from typing import Any
 
@@ -17,12 +18,19 @@ _COUNTED = ("conv", "linear", "addmm", "mm", "matmul", "bmm", "baddbmm", "einsum
 
 
 def fvcore_macs(network: nn.Module, inputs: tuple[Tensor, ...]) -> int:
-    """By fvcore, which counts one a multiply-accumulate, with its two missing operators added."""
+    """By fvcore, which counts one a multiply-accumulate, with the operators that it lacks added.
+
+    Raises:
+        NotImplementedError: an operator that surely multiplies and is counted by none.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         counts = FlopCountAnalysis(network, inputs)
-        counts.set_op_handle("aten::scaled_dot_product_attention", _attention, "aten::baddbmm", _baddbmm)
+        for name, handle in _ADDED.items():
+            counts.set_op_handle(name, handle)
         found = counts.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
+        if unknown := [name for name in counts.unsupported_ops() if re.search(r"conv|mm|matmul|attention", name)]:
+            raise NotImplementedError(f"fvcore does not count {', '.join(unknown)}")
     return int(sum(found[name] for name in _COUNTED))
 
 
@@ -45,3 +53,16 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
 def _baddbmm(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
     first, second = (get_shape(x) for x in inputs[1:3])
     return {"baddbmm": math.prod(first) * second[-1]}
+
+
+def _same_convolution(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
+    """A convolution with padding "same"."""
+    result, weight = get_shape(outputs[0]), get_shape(inputs[1])
+    return {"conv": math.prod(result) * math.prod(weight[1:])}
+
+
+_ADDED = {
+    "aten::scaled_dot_product_attention": _attention,
+    "aten::baddbmm": _baddbmm,
+    "aten::_convolution_mode": _same_convolution,
+}
