@@ -122,7 +122,7 @@ def _follow(
             again = any(type(root.get_submodule(name)) is kind for name in whole)
             whole |= {name for name, m in root.named_modules() if name and again and type(m) is kind} | {tracer.failed}
     for node in graph.find_nodes(op="call_module"):
-        if node.target in whole and not tracer.is_known(node):
+        if node.target in whole and not tracer.is_pure(node):
             raise TraceError(_explain(causes[0], what)) from causes[0]
     if own and (dropouts := _attention_dropouts(root, concrete, leaves, whole, tracer)):
         tracer = Tracer(*leaves, whole=whole, dropouts=dropouts)

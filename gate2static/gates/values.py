@@ -50,7 +50,11 @@ class KnownProxy(fx.Proxy):
 
 
 class _KnownAttribute(Attribute, KnownProxy):
-    """An attribute of a known proxy."""
+    """An attribute of a known proxy. The type of a device is a plain string, which `torch.autocast` insists on."""
+
+    def __getattr__(self, k: str) -> Any:
+        found = super().__getattr__(k)
+        return self.tracer.constant(found) if (self.attr, k) == ("device", "type") else found
 
 
 class ValueTracer(fx.Tracer):
@@ -139,9 +143,14 @@ class ValueTracer(fx.Tracer):
             value = self.values(value if isinstance(value, fx.Node) else value.node)[0]
         return tuple(value.shape) if isinstance(value, Tensor) else None
 
-    def is_known(self, node: fx.Node) -> bool:
-        """Whether the node runs on fake tensors."""
-        return not any(v is _UNKNOWN for v in self.values(node))
+    def is_pure(self, node: fx.Node) -> bool:
+        """Whether the node runs on fake tensors and leaves its inputs as they are."""
+        inputs = [leaf for n in node.all_input_nodes for leaf in pytree.tree_leaves(self.values(n))]
+        tensors = [leaf for leaf in inputs if isinstance(leaf, Tensor)]
+        versions = [t._version for t in tensors]
+        self._values.pop(node, None)
+        known = not any(value is _UNKNOWN for value in self.values(node))
+        return known and versions == [t._version for t in tensors]
 
     def values(self, node: fx.Node) -> tuple[Any, ...]:
         """What the node holds at each of the two batch sizes."""

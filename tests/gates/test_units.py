@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops.misc import FrozenBatchNorm2d
 
+from gate2static.errors import TraceError
 from gate2static.gates import set_gates
 
 from .tracing import gated, scramble
@@ -165,6 +166,45 @@ def test_closed_gates_leave_nothing_of_a_tasks_own_branch(
         torch.testing.assert_close(features, backbone(x))
     set_gates(model, True)
     assert not torch.allclose(*model.encoder(x))
+
+
+class WritesItsInput(Odd):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.relu_())
+
+
+def test_a_whole_module_that_writes_into_its_input_is_refused() -> None:
+    """Streams share values: one stream's write would change what the others read."""
+    with pytest.raises(TraceError, match="batch size.*torch.cat"):
+        gated(nn.Sequential(nn.Conv2d(3, 3, 1), WritesItsInput(nn.Conv2d(3, 4, 1))).eval(), IMAGES)
+
+
+class Remembers(Odd):
+    """Makes a table when it runs for the first time."""
+
+    table: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = torch.arange(x.shape[-1]) * 1.0
+        return super().forward(x) + self.table
+
+
+class RemembersInPieces(Remembers):
+    def forward(self, x: Tensor) -> Tensor:
+        if self.table is None:
+            self.table = x.new_zeros(1) + torch.arange(x.shape[-1])
+        return self.layer(x) + self.table
+
+
+@pytest.mark.parametrize("kind", [Remembers, RemembersInPieces])
+def test_what_a_forward_remembers_while_it_is_traced_is_forgotten(kind: type[Remembers]) -> None:
+    backbone = nn.Sequential(kind(nn.Conv2d(3, 4, 1))).eval()
+    model = gated(backbone, IMAGES)
+    set_gates(model, True)
+    assert backbone[0].table is None
+    x = torch.randn(3, 3, 8, 8)
+    torch.testing.assert_close(model.encoder(x)[0], backbone(x))
 
 
 def test_only_the_innermost_module_that_cannot_be_followed_is_whole() -> None:
