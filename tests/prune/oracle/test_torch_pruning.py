@@ -199,11 +199,13 @@ def _pruned(backbone: nn.Module, head: nn.Module, x: Tensor, specific: bool) -> 
 
 def _gone(backbone: nn.Module, static: StaticModel) -> Channels:
     """Layer -> its output channels of which the static network has no weight; of the others it has whole rows."""
-    found = torch.cat([p.detach().flatten() for p in static.parameters()])
+    found = torch.cat([p.detach().flatten() for p in static.parameters()]).long()
+    kept = torch.zeros(sum(p.numel() for p in backbone.parameters()), dtype=torch.bool)
+    kept[found[found >= 0]] = True
     gone = {}
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Conv2d | nn.BatchNorm2d | nn.Linear):
-            alive = torch.isin(module.weight, found).view(len(module.weight), -1)
+            alive = kept[module.weight.long()].view(len(module.weight), -1)
             assert torch.equal(alive.any(1), alive.all(1)), f"{name} has lost inputs"
             gone[name] = set((~alive.all(1)).nonzero().flatten().tolist())
     return gone
