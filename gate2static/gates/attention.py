@@ -67,8 +67,9 @@ def _multihead_attention(
     q, k, v = (_split_heads(layer, x) for x in projected)
     length = query.size(1 if layer.batch_first else 0)
     # Dropout inside the fused function would not follow `train()`. Where weights go unused, they are dead code.
-    weights = attention_weights(q, k, mask, scale=layer.head_dim**-0.5, dropout=layer.dropout)
-    out = weights.matmul(v) if layer.dropout else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    dropout = layer.dropout if tracer.own else 0.0
+    weights = attention_weights(q, k, mask, scale=layer.head_dim**-0.5, dropout=dropout)
+    out = weights.matmul(v) if dropout else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     out = out.transpose(1, 2).reshape(-1, length, layer.embed_dim)
     out = layer.out_proj(out if layer.batch_first else out.transpose(0, 1))
     if not need_weights:

@@ -143,7 +143,7 @@ def _attention_dropouts(
     """
     if not traced.attentions:
         return ()
-    training = Tracer(*leaves, whole=whole, own=False)
+    training = Tracer(*leaves, whole=whole)
     try:
         _run_tracer(training, copy_structure(root).train(), concrete)
     except Exception:  # noqa: BLE001  # the trace that counts was taken already

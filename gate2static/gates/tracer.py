@@ -52,7 +52,7 @@ class Tracer(ValueTracer):
         defaults: the leaves of the arguments that keep their defaults.
         whole: names of submodules to keep whole because their forward cannot be traced.
         dropouts: dropout of the n-th attention in training, where it is known.
-        own: whether the traced module is a copy that may change. Otherwise modules with activation stay whole.
+        own: whether the traced module is a copy that will run. If not, norms with activation stay whole.
 
     Attributes:
         attentions: dropout of each attention that was traced.
@@ -69,8 +69,8 @@ class Tracer(ValueTracer):
         dropouts: tuple[float, ...] = (),
         own: bool = True,
     ) -> None:
-        super().__init__(inputs, defaults)
-        self._whole, self._dropouts, self._own = whole, dropouts, own
+        super().__init__(inputs, defaults, own=own)
+        self._whole, self._dropouts = whole, dropouts
         self.attentions: list[float] = []
         self.failed: str | None = None
         self.classes: dict[str, type[nn.Module]] = {}
@@ -94,7 +94,7 @@ class Tracer(ValueTracer):
             return forward(*args, **kwargs)
         name = self.path_of_module(m)
         if name not in self._whole:
-            form, plain = written_out(m), plain_norm(m) if self._own else None
+            form, plain = written_out(m), plain_norm(m) if self.own else None
             if plain is not None:
                 self.classes[name] = plain
                 return self._norm_then_activation(m, name, args, kwargs)
@@ -140,8 +140,7 @@ class Tracer(ValueTracer):
         self.attentions.append(dropout)
         trained = self._dropouts[index] if index < len(self._dropouts) else 0.0
         plain = not given.get("is_causal", False) and not given.get("enable_gqa", False)
-        shape = self.shape(given["query"])
-        if self._own and trained and not dropout and plain and shape is not None:
+        if self.own and trained and not dropout and plain and (shape := self.shape(given["query"])):
             scale = shape[-1] ** -0.5 if given.get("scale") is None else given["scale"]
             weights = attention_weights(
                 given["query"], given["key"], given.get("attn_mask"), scale=scale, dropout=trained

@@ -36,7 +36,7 @@ class Unit:
 
     Any module with parameters that the trace kept whole is a weight layer, but for norms and PReLU; each tensor that is
     used of what it returns has a gate. So is a function such as `F.linear` whose weight is computed from parameters. A
-    parameter added to the layer's output is its bias.
+    parameter added to the layer's output is its bias. Integers and tensors of fewer than two dimensions have no gate.
 
     Attributes:
         name: the layer's node, such as `layer1_0_conv1`.

@@ -63,10 +63,12 @@ class ValueTracer(fx.Tracer):
     Args:
         inputs: the leaves of the example inputs, in the order of the graph's first placeholders.
         defaults: the leaves of the arguments that keep their defaults, which have the last placeholders.
+        own: whether the traced module is a copy that will run. If not, its graph is for evaluation alone.
     """
 
-    def __init__(self, inputs: tuple[Any, ...] = (), defaults: tuple[Any, ...] = ()) -> None:
+    def __init__(self, inputs: tuple[Any, ...] = (), defaults: tuple[Any, ...] = (), *, own: bool = True) -> None:
         super().__init__()
+        self.own = own
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         at = fake_inputs(self._mode, inputs)
         self._placeholders = {batch: [*at(batch), *defaults] for batch in _BATCHES}

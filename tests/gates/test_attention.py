@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from gate2static.errors import TraceError
 from gate2static.gates import attention
+from gate2static.gates.trace import trace
 
 from .tracing import called, gated, scramble, traced
 
@@ -137,6 +138,13 @@ def test_attention_drops_in_training_and_only_there(network: nn.Module) -> None:
     assert not torch.equal(written(TOKENS), written(TOKENS))
     masses = torch.stack([written(TOKENS) for _ in range(400)]).mean(0)
     torch.testing.assert_close(masses.mean(), network(TOKENS).mean(), rtol=0.2, atol=0.1)
+
+
+def test_the_graph_of_a_head_is_for_evaluation_alone() -> None:
+    head = nn.Sequential(Cross(bias=False, kdim=8, vdim=8, dropout=0.5)).eval()
+    _, graph = trace(head, (TOKENS,), "the head", own=False)
+    assert all(hasattr(head, n.target.split(".")[0]) for n in graph.nodes if n.op in ("call_module", "get_attr"))
+    torch.testing.assert_close(fx.GraphModule(head, graph)(TOKENS), head(TOKENS))
 
 
 def test_swapped_queries_and_keys_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
