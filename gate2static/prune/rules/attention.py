@@ -66,7 +66,7 @@ class MatrixProduct(Rule):
             if number == free:
                 present.append(free_dims[free])
             sizes = [shape[d] if d in present else 1 for d in dims]
-            channels.append(np.broadcast_to(np.arange(np.prod(sizes)).reshape(sizes), index.shape).ravel())
+            channels.append(np.broadcast_to(np.arange(np.prod(sizes)).reshape(sizes), index.shape).flatten())
             readings.append(read(operand, tuple(d - offset for d in present)))
         rule.inputs, rule.channels_of, rule.free = tuple(readings), channels, free
         return rule

@@ -53,7 +53,7 @@ class Elementwise(Rule):
             if any(d >= offset and own[d - offset] not in (1, shape[d]) for d in dims):
                 return None
             sizes = [shape[d] if d in present else 1 for d in dims]
-            channels.append(np.broadcast_to(np.arange(np.prod(sizes)).reshape(sizes), index.shape).ravel())
+            channels.append(np.broadcast_to(np.arange(np.prod(sizes)).reshape(sizes), index.shape).flatten())
             readings.append(read(operand, tuple(d - offset for d in present)))
         plain = [read(rules[n]) for n in node.all_input_nodes if n not in tensor_inputs(node)]
         rule.inputs, rule.channels_of, rule.joined = (*readings, *plain), channels, joined
