@@ -1,5 +1,6 @@
 """Networks to prune, gates to set, and the two oracles: the gated network's own output and fvcore's count."""
 
+import math
 import warnings
 from collections.abc import Callable, Iterable
 from types import SimpleNamespace
@@ -55,9 +56,37 @@ class ManyRules(nn.Module):
         first = torch.relu(self.first(x))
         both = torch.cat([first, self.norm(self.second(first))], 1)
         third = nn.functional.max_pool2d(self.third(torch.relu(self.later_norm(both))), 2)
-        third = third + self.depthwise(third)
+        third = third + self.depthwise(third) + third.softmax(1)
         third = third * torch.sigmoid(self.gate(third.mean((2, 3))))[:, :, None, None]
         return self.linear(nn.functional.adaptive_avg_pool2d(third, 2).flatten(1))
+
+
+class TokenRules(nn.Module):
+    """Something for every rule of transformers: grouped layers, norms over channels, windows, heads, a gated MLP."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.expand = nn.Conv2d(3, 8, 2, 2), nn.Conv2d(8, 12, 3, 1, 1, groups=2)
+        self.group_norm, self.depthwise = nn.GroupNorm(4, 12), nn.Conv2d(12, 12, 3, 1, 1, groups=12)
+        self.norm, self.qkv, self.project = nn.LayerNorm(12), nn.Linear(12, 36), nn.Linear(12, 12)
+        self.token, self.gamma = nn.Parameter(torch.randn(1, 1, 12)), nn.Parameter(torch.rand(12) + 0.5)
+        self.bias = nn.Parameter(torch.randn(1, 3, 5, 5))
+        self.second_norm, self.up, self.down = nn.LayerNorm(12), nn.Linear(12, 16), nn.Linear(8, 12)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.depthwise(torch.relu(self.group_norm(self.expand(self.stem(x)))))
+        batch, channels, height, width = x.shape
+        x = x.view(batch, 2, channels // 2, height, width).transpose(1, 2).reshape(batch, channels, height, width)
+        x = x.permute(0, 2, 3, 1).roll((1, 1), (1, 2)).view(batch, height // 2, 2, width // 2, 2, channels)
+        x = x.permute(0, 1, 3, 2, 4, 5).reshape(-1, 4, channels)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+        q, k, v = self.qkv(self.norm(x)).view(-1, 5, 3, 3, 4).permute(2, 0, 3, 1, 4).unbind(0)
+        attention = (q * 0.5 @ k.transpose(-2, -1) + self.bias).softmax(-1)
+        half = nn.functional.scaled_dot_product_attention(q, k, v) + attention @ v
+        x = x + self.gamma * self.project(half.transpose(1, 2).flatten(2))
+        value, gate = self.up(self.second_norm(x)).chunk(2, -1)
+        x = (x + self.down(value * gate.sigmoid()))[:, 1:]
+        return nn.functional.pixel_shuffle(x.reshape(batch, -1, 12).transpose(1, 2).unflatten(2, (height, width)), 2)
 
 
 def _densenet() -> nn.Module:
@@ -71,6 +100,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "densenet": (_densenet, 32),
     "two_scales": (TwoScales, 12),
     "many_rules": (ManyRules, 8),
+    "token_rules": (TokenRules, 8),
 }
 """Name -> the network and the size of its images."""
 
@@ -104,7 +134,9 @@ def randomise(gated: GatedModel, p: float = 0.5) -> GatedModel:
                     module.weight.uniform_(0.5, 1.5)
                     module.bias.normal_(std=0.2)
         for parameter in [*gated.encoder.branches.parameters(), *gated.heads.parameters()]:
-            parameter.add_(torch.randn_like(parameter) * (0.3 * parameter.std() if parameter.numel() > 1 else 0.3))
+            # Scales and shifts of norms start all alike.
+            spread = float(parameter.std()) if parameter.numel() > 1 else 0.0
+            parameter.add_(torch.randn_like(parameter) * 0.3 * (spread or 1.0))
         for unit in gated.gates.values():
             unit.alpha.copy_(torch.where(torch.rand_like(unit.alpha) < p, 1.0, -1.0))
             unit.beta.normal_()
@@ -162,8 +194,15 @@ def counted_macs(network: nn.Module, inputs: tuple[Any, ...]) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         counts = FlopCountAnalysis(network, pytree.tree_map(lambda x: x[:1], inputs))
+        counts.set_op_handle("aten::scaled_dot_product_attention", _attention_macs)
         found = counts.unsupported_ops_warnings(False).uncalled_modules_warnings(False).by_operator()
-    return int(sum(found[name] for name in ("conv", "linear", "addmm", "matmul", "bmm")))
+    return int(sum(found[name] for name in ("conv", "linear", "addmm", "matmul", "bmm", "attention")))
+
+
+def _attention_macs(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
+    """Fvcore does not know attention as one operator: two products a head."""
+    query, key, value = (x.type().sizes() for x in inputs[:3])
+    return {"attention": math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])}
 
 
 @torch.no_grad()

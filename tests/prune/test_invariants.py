@@ -12,7 +12,7 @@ from gate2static.gates import GatedModel, set_gates
 from gate2static.prune import expected_macs, plan
 from gate2static.prune.emit import emit
 
-NETWORKS = ("resnet18", "resnet20", "vgg11_bn", "densenet", "two_scales")
+NETWORKS = ("resnet18", "resnet20", "vgg11_bn", "densenet", "two_scales", "many_rules", "token_rules")
 PATTERNS = ("random_0.1", "random_0.5", "all_shared", "all_specific", "one_channel", "one_task")
 
 

@@ -9,18 +9,19 @@ import torch
 from torch import Tensor
 
 from gate2static.gates import GatedModel, gating
-from gate2static.prune import analysis, expected_macs, plan, rules
+from gate2static.prune import analysis, expected_macs, plan, reading, rules
+from gate2static.prune.channels import Numbering
 from gate2static.prune.emit import emit
 from gate2static.prune.physical import Emitter
-from gate2static.prune.rules import concat, dense, elementwise, flatten, norm
+from gate2static.prune.rules import attention, concat, dense, elementwise, grouped, norms, per_channel, rearrange
 from gate2static.prune.rules import gate as gate_rule
 
 Patch = pytest.MonkeyPatch
 
 
-@pytest.fixture
-def gated(zoo: Any) -> tuple[GatedModel, Tensor]:
-    model, x = zoo.make_gated("many_rules", tasks=3)
+def _gated(name: str, zoo: Any) -> tuple[GatedModel, Tensor]:
+    torch.manual_seed(0)
+    model, x = zoo.make_gated(name, tasks=3)
     return model.double(), x.double()
 
 
@@ -55,12 +56,10 @@ def ignore_the_mixing_weights(patch: Patch) -> None:
 def swap_open_and_closed(patch: Patch) -> None:
     """The static network alone reads every gate the wrong way round."""
 
-    def number(self: Any, inputs: Any, gated: GatedModel) -> Any:
-        with pytest.MonkeyPatch.context() as inner:
-            inner.setattr(gating.Gate, "decisions", lambda gate: ~original_decisions(gate))
-            return original(self, inputs, gated)
+    def number(self: Any, inputs: Any, decisions: Any, gated: GatedModel) -> Any:
+        return original(self, inputs, {name: ~decision for name, decision in decisions.items()}, gated)
 
-    original, original_decisions = gate_rule.GateRule.number, gating.Gate.decisions
+    original = gate_rule.GateRule.number
     patch.setattr(gate_rule.GateRule, "number", number)
 
 
@@ -98,65 +97,111 @@ def forget_the_second_operand(patch: Patch) -> None:
 
 
 def normalise_with_one_streams_statistics(patch: Patch) -> None:
-    def normalise(self: Any, view: Any, ids: Any, rows: Any, emitter: Any) -> Any:
-        return original(self, view, ids, np.stack([rows[:, 0], rows[:, 1] % self.channels], 1), emitter)
+    def call(self: Any, view: Any, own: Any, emitter: Any) -> Any:
+        return original(self, view, own % self.channels, emitter)
 
-    original = norm.OwnNorm._normalise
-    patch.setattr(norm.OwnNorm, "_normalise", normalise)
+    original = per_channel.PerChannel._call
+    patch.setattr(per_channel.PerChannel, "_call", call)
+
+
+def _shifted(patch: Patch, rule: Any) -> None:
+    """The views of a rule are one channel off."""
+
+    def number(self: Any, *args: Any) -> Any:
+        numbering = original(self, *args)
+        return Numbering(np.roll(numbering.views, 1, axis=1), numbering.size, numbering.rows)
+
+    original = rule.number
+    patch.setattr(rule, "number", number)
 
 
 def concatenate_the_wrong_way_round(patch: Patch) -> None:
-    def number(self: Any, inputs: Any, gated: GatedModel) -> Any:
-        numbering = original(self, inputs, gated)
-        return rules.Numbering(np.roll(numbering.views, 1, axis=1), numbering.size, numbering.rows)
+    _shifted(patch, concat.Concat)
 
-    original = concat.Concat.number
-    patch.setattr(concat.Concat, "number", number)
+
+def move_channels_elsewhere(patch: Patch) -> None:
+    _shifted(patch, rearrange.Rearrange)
+
+
+def take_the_next_head(patch: Patch) -> None:
+    _shifted(patch, attention.MatrixProduct)
 
 
 def flatten_pixel_by_pixel(patch: Patch) -> None:
-    def expand(self: Any, ids: Any) -> Any:
-        expanded = original(self, ids)
-        return expanded.reshape(len(ids), -1, self._factor).swapaxes(1, 2).reshape(len(ids), -1)
+    def origin(self: Any) -> Any:
+        channel, inner, factor = original(self)
+        return channel, (inner + 1) % factor, factor
 
-    original = flatten.Flatten._expand
-    patch.setattr(flatten.Flatten, "_expand", expand)
+    original = reading.Fine._origin
+    patch.setattr(reading.Fine, "_origin", origin)
+
+
+def take_the_members_of_another_head(patch: Patch) -> None:
+    original = reading.Coarse._members
+    patch.setattr(reading.Coarse, "_members", lambda self: np.roll(original(self), 1, axis=0))
+
+
+def normalise_a_group_with_another_ones_scale(patch: Patch) -> None:
+    original = norms.picked
+    patch.setattr(
+        norms, "picked", lambda layers, name, owners, channels: original(layers, name, owners, channels[::-1])
+    )
+
+
+def forget_the_order_of_a_norms_scale(patch: Patch) -> None:
+    patch.setattr(norms, "select", lambda tensor, dim, order: tensor)
+
+
+def read_another_group(patch: Patch) -> None:
+    original = grouped.Grouped._weight
+    patch.setattr(grouped.Grouped, "_weight", lambda *args: original(*args).flip(0))
 
 
 def number_all_streams_alike(patch: Patch) -> None:
     """Value numbering that takes every task for the first."""
 
-    def number(self: Any, inputs: Any, gated: GatedModel) -> Any:
-        numbering = original(self, inputs, gated)
-        return rules.Numbering(np.repeat(numbering.views[:1], len(numbering.views), 0), numbering.size, numbering.rows)
+    def number(self: Any, *args: Any) -> Any:
+        numbering = original(self, *args)
+        return Numbering(np.repeat(numbering.views[:1], len(numbering.views), 0), numbering.size, numbering.rows)
 
     original = dense.Dense.number
     patch.setattr(dense.Dense, "number", number)
 
 
 def run_a_barrier_once_for_all(patch: Patch) -> None:
-    def number(self: Any, inputs: Any, gated: GatedModel) -> Any:
-        return rules.Numbering(np.zeros((self.streams, 1), dtype=np.int64), 1)
+    def number(self: Any, *args: Any) -> Any:
+        return Numbering(np.zeros((self.streams, 1), dtype=np.int64), 1)
 
     patch.setattr(rules.Barrier, "number", number)
 
 
-BUGS = [
+EVERYWHERE = [
     mix_what_was_offered, ignore_the_mixing_weights, swap_open_and_closed, forget_the_order_of_the_inputs,
     gather_one_off, view_one_off, forget_earlier_readers, forget_the_second_operand,
-    normalise_with_one_streams_statistics, concatenate_the_wrong_way_round, flatten_pixel_by_pixel,
-    number_all_streams_alike, run_a_barrier_once_for_all,
+    normalise_with_one_streams_statistics, move_channels_elsewhere, number_all_streams_alike,
 ]  # fmt: skip
+BUGS = [
+    *(("many_rules", bug) for bug in EVERYWHERE),
+    ("many_rules", concatenate_the_wrong_way_round),
+    ("many_rules", flatten_pixel_by_pixel),
+    ("many_rules", run_a_barrier_once_for_all),
+    *(("token_rules", bug) for bug in EVERYWHERE),
+    ("token_rules", take_the_next_head),
+    ("token_rules", take_the_members_of_another_head),
+    ("token_rules", normalise_a_group_with_another_ones_scale),
+    ("token_rules", forget_the_order_of_a_norms_scale),
+    ("token_rules", read_another_group),
+]
 
 
-def test_without_a_planted_bug_the_networks_are_equal(gated: tuple[GatedModel, Tensor], zoo: Any) -> None:
-    assert _error(*gated, zoo) <= 1e-9
+@pytest.mark.parametrize("name", ["many_rules", "token_rules"])
+def test_without_a_planted_bug_the_networks_are_equal(name: str, zoo: Any) -> None:
+    assert _error(*_gated(name, zoo), zoo) <= 1e-9
 
 
-@pytest.mark.parametrize("plant", BUGS, ids=lambda bug: bug.__name__)
-def test_a_planted_bug_is_seen(
-    plant: Callable[[Patch], None], gated: tuple[GatedModel, Tensor], zoo: Any, monkeypatch: Patch
-) -> None:
+@pytest.mark.parametrize(("name", "plant"), BUGS, ids=lambda value: getattr(value, "__name__", value))
+def test_a_planted_bug_is_seen(name: str, plant: Callable[[Patch], None], zoo: Any, monkeypatch: Patch) -> None:
+    gated = _gated(name, zoo)
     plant(monkeypatch)
     assert _error(*gated, zoo) > 1e-6
 
@@ -184,10 +229,8 @@ def price_the_soft_gates_in_eval_mode(patch: Patch) -> None:
 @pytest.mark.parametrize(
     "plant", [count_every_stream, need_the_shared_stream_always, price_the_soft_gates_in_eval_mode]
 )
-def test_a_wrong_cost_is_seen(
-    plant: Callable[[Patch], None], gated: tuple[GatedModel, Tensor], zoo: Any, monkeypatch: Patch
-) -> None:
-    model, x = gated
+def test_a_wrong_cost_is_seen(plant: Callable[[Patch], None], zoo: Any, monkeypatch: Patch) -> None:
+    model, x = _gated("many_rules", zoo)
     model.gates["first"].alpha.data.fill_(1.0)
     right = zoo.counted_macs(emit(model, plan(model)), (x,))
     assert int(expected_macs(model)) == right
