@@ -60,11 +60,8 @@ def _multihead_attention(
         return NotImplemented
     if attn_mask is not None and len(tracer.shape(attn_mask) or ()) != 2:
         return NotImplemented
-    projected = _project(layer, query, key, value)
-    if projected is NotImplemented:
-        return NotImplemented
     mask = torch.logical_not(attn_mask) if attn_mask is not None and _is_bool(attn_mask) else attn_mask
-    q, k, v = (_split_heads(layer, x) for x in projected)
+    q, k, v = (_split_heads(layer, x) for x in _project(layer, query, key, value))
     length = query.size(1 if layer.batch_first else 0)
     # Dropout inside the fused function would not follow `train()`. Where weights go unused, they are dead code.
     dropout = layer.dropout if tracer.own else 0.0
@@ -77,20 +74,20 @@ def _multihead_attention(
     return out, weights.mean(1) if average_attn_weights else weights
 
 
-def _project(layer: nn.MultiheadAttention, query: Any, key: Any, value: Any) -> Any:
-    """Queries, keys and values, each (…, E).
-
-    The rows of one weight for different inputs would be slices of a parameter, which no layer can own: such
-    cross-attention is not written out.
-    """
-    size = layer.embed_dim
+def _project(layer: nn.MultiheadAttention, query: Any, key: Any, value: Any) -> list[Any]:
+    """Queries, keys and values, each (…, E): one linear layer of the joint weight where all have the same input."""
+    size, inputs = layer.embed_dim, (query, key, value)
+    starts = (0, size, 2 * size)
     if layer._qkv_same_embed_dim and query is key and key is value:
         joint = F.linear(query, layer.in_proj_weight, layer.in_proj_bias)
-        return [joint.narrow(-1, start, size) for start in (0, size, 2 * size)]
-    if not layer._qkv_same_embed_dim and layer.in_proj_bias is None:
+        return [joint.narrow(-1, start, size) for start in starts]
+    if layer._qkv_same_embed_dim:
+        weights: Any = [layer.in_proj_weight.narrow(0, start, size) for start in starts]
+    else:
         weights = (layer.q_proj_weight, layer.k_proj_weight, layer.v_proj_weight)
-        return [F.linear(x, w) for x, w in zip((query, key, value), weights, strict=True)]
-    return NotImplemented
+    bias = layer.in_proj_bias
+    biases = [None if bias is None else bias.narrow(0, start, size) for start in starts]
+    return [F.linear(x, weight, b) for x, weight, b in zip(inputs, weights, biases, strict=True)]
 
 
 def _split_heads(layer: nn.MultiheadAttention, x: Any) -> Any:

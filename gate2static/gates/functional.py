@@ -6,6 +6,7 @@ operation becomes its out-of-place form, and whoever read the written tensor lat
 
 import inspect
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,13 +30,20 @@ _DROPOUTS: dict[Any, type[nn.Module]] = {
 }
 
 
-def functionalise(root: nn.Module, graph: fx.Graph, *, layers: bool = True) -> None:
+def functionalise(
+    root: nn.Module,
+    graph: fx.Graph,
+    *,
+    layers: bool = True,
+    shape_of: Callable[[Any], tuple[int, ...] | None] = lambda _: None,
+) -> None:
     """Rewrite `graph` in place so that no node writes into its inputs; `root`'s layers are switched accordingly.
 
     Args:
         root: owner of the modules that `graph` calls.
         graph: what to rewrite.
         layers: whether functional dropout becomes a layer of `root`.
+        shape_of: the shape of a node's value, where it is known to be a tensor.
 
     Raises:
         TraceError: an in-place method that has no out-of-place form.
@@ -46,6 +54,7 @@ def functionalise(root: nn.Module, graph: fx.Graph, *, layers: bool = True) -> N
         if _make_out_of_place(root, node):
             written = node.args[0] if node.args else next(iter(node.kwargs.values()))
             written.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
+            _write_through(graph, written, node, shape_of)
     for module in root.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]
@@ -58,6 +67,19 @@ def set_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
     return out
 
 
+def _write_through(
+    graph: fx.Graph, view: fx.Node, result: fx.Node, shape_of: Callable[[Any], tuple[int, ...] | None]
+) -> None:
+    """Where items of a tensor were written, whoever reads that tensor later reads it with the new items."""
+    while view.target is operator.getitem and shape_of(view.args[0]) is not None:
+        base: Any = view.args[0]
+        index = view.args[1]
+        with graph.inserting_after(result):
+            result = graph.call_function(set_item, (base, index, result))
+        base.replace_all_uses_with(result, delete_user_cb=lambda user, made=result: user > made)
+        view = base
+
+
 def _make_out_of_place(root: nn.Module, node: fx.Node) -> bool:
     """Replace an in-place operation by its out-of-place form; tell whether the node was one."""
     if node.op == "call_module":
@@ -66,6 +88,9 @@ def _make_out_of_place(root: nn.Module, node: fx.Node) -> bool:
         name = str(node.target)
         if not name.endswith("_") or name.endswith("__"):
             return False
+        if name == "zero_":
+            node.op, node.target = "call_function", torch.zeros_like
+            return True
         if not callable(getattr(Tensor, name[:-1], None)):
             raise TraceError(f"the method {name} writes in place and has no out-of-place form; rewrite that line.")
         node.target = name[:-1]

@@ -85,7 +85,7 @@ def trace(module: nn.Module, inputs: tuple[Any, ...], what: str, *, own: bool = 
     _restore_output_structure(graph)
     _drop_unused_inputs(graph, set(defaults))
     _refuse_frozen(graph, what)
-    functionalise(root, graph, layers=own)
+    functionalise(root, graph, layers=own, shape_of=tracer.shape)
     for node in graph.find_nodes(op="call_function", target=torch._assert):
         graph.erase_node(node)
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
@@ -106,7 +106,7 @@ def _follow(
     own: bool,
 ) -> tuple[Tracer, fx.Graph]:
     """Trace, and trace again with what could not be followed kept whole."""
-    whole: frozenset[str] = frozenset()
+    whole: frozenset[Any] = frozenset()
     causes: list[Exception] = []
     graph = None
     while graph is None:
@@ -117,10 +117,12 @@ def _follow(
             if tracer.failed is None:
                 raise TraceError(_explain(error, what)) from error
             causes.append(error)
-            # What failed twice will fail wherever the class is used.
-            kind = type(root.get_submodule(tracer.failed))
-            again = any(type(root.get_submodule(name)) is kind for name in whole)
-            whole |= {name for name, m in root.named_modules() if name and again and type(m) is kind} | {tracer.failed}
+            whole |= {tracer.failed}
+            if isinstance(tracer.failed, str):
+                # What fails twice will fail wherever the class is used.
+                kind = type(root.get_submodule(tracer.failed))
+                alike = {name for name, m in root.named_modules() if name and type(m) is kind}
+                whole |= alike if len(alike & whole) > 1 else set()
     for node in graph.find_nodes(op="call_module"):
         if node.target in whole and not tracer.is_pure(node):
             raise TraceError(_explain(causes[0], what)) from causes[0]
@@ -134,7 +136,7 @@ def _attention_dropouts(
     root: nn.Module,
     concrete: dict[str, Any],
     leaves: tuple[tuple[Any, ...], tuple[Any, ...]],
-    whole: frozenset[str],
+    whole: frozenset[Any],
     traced: Tracer,
 ) -> tuple[float, ...]:
     """Dropout of each attention in training, where code such as `p if self.training else 0.0` froze it to zero.

@@ -2,14 +2,15 @@
 
 Whole: torch's layers, childless layers derived from them, and childless modules that behave differently in training.
 Apart: what pruning understands better in pieces, which are norms with activation, attention, shuffles and gated linear
-units.
+units. A function marked with `torch.fx.wrap` is followed too, where that works.
 """
 
 import functools
+import types
 from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import fx, nn
 from torch.nn import functional as F
 
 from gate2static.gates.attention import attention_weights, written_out
@@ -34,6 +35,7 @@ _NORMS = (
     nn.LayerNorm,
     nn.RMSNorm,
 )
+_OWN_PACKAGES = ("torch", __name__.partition(".")[0])
 _CONTAINERS = (nn.Transformer, nn.TransformerDecoder, nn.TransformerDecoderLayer)
 _TRAINS_DIFFERENTLY = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
@@ -50,13 +52,13 @@ class Tracer(ValueTracer):
     Args:
         inputs: the leaves of the example inputs.
         defaults: the leaves of the arguments that keep their defaults.
-        whole: names of submodules to keep whole because their forward cannot be traced.
+        whole: names of submodules, and functions, to keep whole because they cannot be traced.
         dropouts: dropout of the n-th attention in training, where it is known.
         own: whether the traced module is a copy that will run. If not, norms with activation stay whole.
 
     Attributes:
         attentions: dropout of each attention that was traced.
-        failed: the innermost submodule whose forward could not be traced.
+        failed: the innermost submodule or marked function that could not be traced.
         classes: submodules that the graph calls as another class: name -> that class.
     """
 
@@ -65,14 +67,14 @@ class Tracer(ValueTracer):
         inputs: tuple[Any, ...] = (),
         defaults: tuple[Any, ...] = (),
         *,
-        whole: frozenset[str] = frozenset(),
+        whole: frozenset[Any] = frozenset(),
         dropouts: tuple[float, ...] = (),
         own: bool = True,
     ) -> None:
         super().__init__(inputs, defaults, own=own)
         self._whole, self._dropouts = whole, dropouts
         self.attentions: list[float] = []
-        self.failed: str | None = None
+        self.failed: Any = None
         self.classes: dict[str, type[nn.Module]] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -118,7 +120,19 @@ class Tracer(ValueTracer):
                 return result
         if kind == "call_function" and target is F.scaled_dot_product_attention:
             return self._attention(args, kwargs)
+        if kind == "call_function" and is_users(target) and target not in self._whole:
+            return self._follow(target, args, kwargs)
         return super().create_proxy(kind, target, args, kwargs, *rest, **options)
+
+    def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            result = function(*args, **kwargs)
+            if isinstance(result, fx.Proxy):
+                return result
+            raise fx.proxy.TraceError("a marked function that returns one value is followed; this one stays whole")
+        except Exception:
+            self.failed = self.failed or function
+            raise
 
     def _norm_then_activation(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value: Any = self.create_proxy("call_module", name, args, kwargs)
@@ -147,6 +161,11 @@ class Tracer(ValueTracer):
             )
             return weights.matmul(given["value"])
         return super().create_proxy("call_function", F.scaled_dot_product_attention, args, kwargs)
+
+
+def is_users(function: Any) -> bool:
+    """Whether a function that a node calls is not torch's, but one that was marked with `torch.fx.wrap`."""
+    return isinstance(function, types.FunctionType) and function.__module__.partition(".")[0] not in _OWN_PACKAGES
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from gate2static.gates.layers import channel_dim
 from gate2static.gates.shapes import info
-from gate2static.gates.tracer import WEIGHT_LAYERS, is_norm
+from gate2static.gates.tracer import WEIGHT_LAYERS, is_norm, is_users
 
 _WEIGHT_FUNCTIONS = (
     F.linear,
@@ -55,7 +55,9 @@ def insert_gates(root: nn.Module, graph: fx.Graph) -> tuple[Unit, ...]:
     ends: dict[fx.Node, tuple[str, int]] = {}
     stored = _stored(root, graph, set())
     for node in graph.nodes:
-        if _is_layer(_module(root, node)) or (node.target in _WEIGHT_FUNCTIONS and _second(node) in stored):
+        weights = [_second(node)] if node.target in _WEIGHT_FUNCTIONS else node.all_input_nodes
+        weighs = (node.target in _WEIGHT_FUNCTIONS or is_users(node.target)) and any(w in stored for w in weights)
+        if _is_layer(_module(root, node)) or weighs:
             for number, value in enumerate(_values(node)):
                 end = _end(root, value, stored)
                 ends[end] = (value.name if number else node.name, _channel_dim(root, end, node))

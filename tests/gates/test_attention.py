@@ -101,21 +101,25 @@ class Cross(nn.Module):
         self.attn = nn.MultiheadAttention(16, 4, batch_first=True, **options)
 
     def forward(self, x: Tensor) -> Tensor:
-        keys = x[..., : self.attn.kdim]
+        keys = x.flip(1)[..., : self.attn.kdim]
         return self.attn(x, keys, keys, need_weights=False)[0]
 
 
-@pytest.mark.parametrize("network", [Padded(), Cross(kdim=8, vdim=8), nn.Sequential(Padded())])
+@pytest.mark.parametrize("network", [Padded(), nn.Sequential(Padded())])
 def test_attention_in_other_uses_is_one_unit(network: nn.Module) -> None:
     model = gated(network.eval(), TOKENS)
     assert [(u.channels, u.dim) for u in model.program.units] == [(16, 2)]
 
 
-def test_separate_projections_are_units() -> None:
-    network = Cross(kdim=8, vdim=8, bias=False).eval()
-    assert [u.name for u in gated(network, TOKENS).program.units] == [
-        "attn_q_proj", "attn_k_proj", "attn_v_proj", "attn_out_proj",
-    ]  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, {"kdim": 8, "vdim": 8}, {"kdim": 8, "vdim": 8, "bias": False}]
+)
+def test_queries_and_keys_from_different_inputs_have_units_of_their_own(options: dict[str, Any]) -> None:
+    network = scramble(Cross(**options)).eval()
+    model = gated(network, TOKENS)
+    assert [(u.channels, u.dim) for u in model.program.units] == [(16, 2)] * 4
+    x = torch.randn(5, 7, 16)
+    torch.testing.assert_close(model.encoder(x)[0], network(x), rtol=1e-4, atol=1e-4)
 
 
 class Own(nn.Module):

@@ -53,14 +53,33 @@ def test_readers_after_a_write_read_what_was_written(write: Callable[[Tensor], T
     assert set(versions) == {0}
 
 
-def test_readers_after_an_assignment_to_items_read_what_was_assigned() -> None:
-    def assign(y: Tensor) -> Tensor:
-        y[:, 1:3] = y[:, :2] * 2
-        return y
+def assign(y: Tensor) -> Tensor:
+    y[:, 1:3] = y[:, :2] * 2
+    return y
 
-    net, x = Net(assign).eval(), torch.randn(2, 3, 4, 4)
+
+def write_into_items(y: Tensor) -> Tensor:
+    y[1:].zero_()
+    y[:, 1:][:, :, 2].mul_(3.0)
+    return y
+
+
+def write_into_one_of_several(y: Tensor) -> Tensor:
+    parts = y.chunk(2, 1)
+    return torch.cat([parts[0].relu_(), parts[1]], 1)
+
+
+@pytest.mark.parametrize("write", [assign, write_into_items])
+def test_readers_after_a_write_into_items_read_what_was_written(write: Callable[[Tensor], Tensor]) -> None:
+    net, x = Net(write).eval(), torch.randn(2, 3, 4, 4)
     root, graph = trace(net, (x,), "the network")
     torch.testing.assert_close(torch.fx.GraphModule(root, graph)(x), net(x))
+
+
+def test_one_of_several_results_is_written_alone() -> None:
+    root, graph = trace(Net(write_into_one_of_several).eval(), (torch.randn(2, 3, 4, 4),), "the network")
+    torch.fx.GraphModule(root, graph)(torch.randn(2, 3, 4, 4))
+    assert not any(n.target is set_item for n in graph.nodes)
 
 
 def test_a_layers_flag_is_cleared_on_the_copy_alone() -> None:
@@ -93,5 +112,5 @@ def test_operators_and_items_written_by_hand_built_graphs_come_out_too() -> None
 
 
 def test_a_write_without_a_counterpart_is_refused() -> None:
-    with pytest.raises(TraceError, match="the method zero_ writes in place and has no out-of-place form"):
-        trace(Net(lambda y: y.zero_()), (torch.zeros(1, 3, 4, 4),), "the network")
+    with pytest.raises(TraceError, match="the method normal_ writes in place and has no out-of-place form"):
+        trace(Net(lambda y: y.normal_()), (torch.zeros(1, 3, 4, 4),), "the network")

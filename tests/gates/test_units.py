@@ -225,3 +225,33 @@ def test_a_gate_that_is_forgotten_is_noticed(monkeypatch: pytest.MonkeyPatch) ->
     make, x, _ = CASES["scale of channels"]
     with pytest.raises(AssertionError, match="not close"):
         test_closed_gates_leave_nothing_of_a_tasks_own_branch(make, x, None)
+
+
+@torch.fx.wrap
+def marked(x: Tensor, weight: Tensor, limit: float) -> Tensor:
+    return F.linear(x, weight) if x.shape[-1] > 3 else x
+
+
+@torch.fx.wrap
+def marked_for_a_reason(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight) * (2.0 if len(x) > 2 else 1.0)
+
+
+class CallsMarked(nn.Module):
+    def __init__(self, function: Callable[..., Tensor], *args: Any) -> None:
+        super().__init__()
+        self.function, self.args, self.weight = function, args, nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        call = marked if self.function == "marked" else marked_for_a_reason
+        return call(x, self.weight, *self.args).relu()
+
+
+@pytest.mark.parametrize(("module", "calls"), [(CallsMarked("marked", 3.0), False), (CallsMarked("other"), True)])
+def test_marked_functions_are_followed_or_are_units_themselves(module: nn.Module, calls: bool) -> None:
+    model = gated(module.eval(), TOKENS)
+    (unit,) = model.program.units
+    assert (unit.channels, unit.dim) == (4, 2)
+    assert calls == any(n.target is marked_for_a_reason for n in model.program.graph.nodes)
+    x = torch.randn(3, 5, 6)
+    torch.testing.assert_close(model.encoder(x)[0], module(x))
