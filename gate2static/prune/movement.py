@@ -64,6 +64,8 @@ def movement(
 ) -> Movement | None:
     """What `call` does to a tensor of this shape with channels along `dims`; None where it does not split."""
     result = call(torch.arange(int(np.prod(shape))).reshape(list(shape)))
+    if not result.numel():
+        return None
     coordinates = np.unravel_index(result.numpy(), shape)
     varies = np.array([[_varies(c, j) for j in range(result.dim())] for c in coordinates], dtype=bool).reshape(
         len(shape), result.dim()

@@ -1,6 +1,7 @@
 """Physical channels: which emitted tensor holds which pool channel, and how a consumer gets those it reads."""
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,9 @@ class Emitter:
         self._numberings: dict[Any, Numbering] = {}
         self._pools: dict[Any, Pool] = {}
         self._views: dict[tuple[Any, ...], fx.Node] = {}
+        self._made: dict[str, list[tuple[str, nn.Module]]] = {}
+        calls = Counter(node.target for node in rules if node.op == "call_module")
+        self._repeated = {target for target, times in calls.items() if times > 1}
 
     def numbering(self, reading: "Reading") -> Numbering:
         """The pool and views of an input as it is read."""
@@ -152,31 +156,35 @@ class Emitter:
             self._views[key] = self.graph.call_function(function, args)
         return self._views[key]
 
-    def constant(self, value: Tensor) -> fx.Node:
-        """A tensor of the static network; a parameter where it is floating-point."""
+    def constant(self, value: Tensor, *, trained: bool = False) -> fx.Node:
+        """A tensor of the static network; a parameter where it was trained."""
         name = f"constant_{len(self.root._parameters) + len(self.root._buffers)}"
-        if value.is_floating_point():
+        if trained:
             self.root.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=False))
         else:
             self.root.register_buffer(name, value)
         return self.graph.get_attr(name)
 
     def module(
-        self, name: str, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
+        self, node: fx.Node, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None = None
     ) -> fx.Node:
-        """Add a module under a name derived from `name` and call it."""
-        unique = name.replace(".", "_")
-        while hasattr(self.root, unique):
-            unique += "_"
-        self.root.add_module(unique, module)
-        return self.graph.call_module(unique, args, dict(kwargs or {}))
+        """Call a module that stands for what `node` calls; where that is called repeatedly, equal ones are one."""
+        made = self._made.setdefault(str(node.target), [])
+        name = next((n for n, other in made if node.target in self._repeated and _are_equal(other, module)), None)
+        if name is None:
+            name = node.name
+            while hasattr(self.root, name):
+                name += "_"
+            self.root.add_module(name, module)
+            made.append((name, module))
+        return self.graph.call_module(name, args, dict(kwargs or {}))
 
     def call_like(self, rule: "Rule", stream: int, replacements: Mapping[fx.Node, Any]) -> fx.Node:
         """Emit the rule's own operation for `stream`, with its input nodes replaced."""
         args = fx.map_arg(rule.node.args, lambda n: replacements[n])
         kwargs = fx.map_arg(rule.node.kwargs, lambda n: replacements[n])
         if rule.node.op == "call_module":
-            return self.module(rule.node.name, detached_copy(self.gated, rule.node, stream), args, kwargs)
+            return self.module(rule.node, detached_copy(self.gated, rule.node, stream), args, kwargs)
         # A view of what was one tensor may be a view of a slice of one now.
         viewed = rule.node.target == "view" and not isinstance(rule.node.args[-1], torch.dtype)
         return self.graph.create_node(rule.node.op, "reshape" if viewed else rule.node.target, args, kwargs)
@@ -223,6 +231,12 @@ class Emitter:
         for stream, needed in enumerate((self.needs[rule.node] > 0).cpu().numpy()):
             np.bitwise_or.at(readers, views[stream][needed], 1 << stream)
         return readers
+
+
+def _are_equal(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two modules made from one have the same tensors."""
+    first, second = a.state_dict(), b.state_dict()
+    return first.keys() == second.keys() and all(torch.equal(t, second[name]) for name, t in first.items())
 
 
 def detached_copy(gated: GatedModel, node: fx.Node, stream: int) -> nn.Module:

@@ -59,7 +59,7 @@ class Dense(Rule):
             ids = emitter.order(unit_end(self, emitter), np.concatenate([by_stream[s] for s, _ in members]))
             layer = self._slice(emitter.gated, ids, dict(members))
             view = emitter.view(source, np.frombuffer(key, dtype=np.int64))
-            parts.append(Part(emitter.module(self.node.name, layer, (view,)), ids))
+            parts.append(Part(emitter.module(self.node, layer, (view,)), ids))
         return Pool(tuple(parts), self.dim)
 
     def _slice(self, gated: GatedModel, ids: Ids, orders: Mapping[int, Ids]) -> nn.Module:

@@ -55,7 +55,7 @@ class GateRule(Rule):
             return source
         channels = mixed - first_mixed
         gate = emitter.gated.gates[self._unit]
-        logits = emitter.constant(gate.beta.detach()[:, torch.from_numpy(channels)])
+        logits = emitter.constant(gate.beta.detach()[:, torch.from_numpy(channels)], trained=True)
         # The softmax stays in the network, so that converting it to float64 is exact; `fold` evaluates it.
         weights = emitter.graph.call_function(torch.softmax, (logits, 0))
         behind = len(self.info.shape or ()) - 1 - self.dim

@@ -62,7 +62,7 @@ class Grouped(Rule):
         tensors = {name: picked(layers, name, owners, channels) for name in tensors_of(layers[0]) if name != "weight"}
         tensors["weight"] = self._weight(layers, blocks, ids)
         made = with_tensors(layers[0], tensors, in_channels=len(read_by), out_channels=len(ids), groups=len(blocks))
-        return Part(emitter.module(self.node.name, made, (emitter.view(emitter.pool(self.inputs[0]), read_by),)), ids)
+        return Part(emitter.module(self.node, made, (emitter.view(emitter.pool(self.inputs[0]), read_by),)), ids)
 
     def _weight(self, layers: Sequence[nn.Module], blocks: Ids, ids: Ids) -> Tensor:
         if output_dim(layers[0]) == 0:

@@ -55,7 +55,7 @@ class LayerNorm(Rule):
             layer: Any = module_of(emitter.gated, self.node, stream)
             made = with_tensors(layer, {name: select(t, 0, order) for name, t in tensors_of(layer).items()})
             view = emitter.view(source, views[stream][order])
-            parts.append(Part(emitter.module(self.node.name, made, (view,)), value * self.channels + order))
+            parts.append(Part(emitter.module(self.node, made, (view,)), value * self.channels + order))
         return Pool(tuple(parts), self.dim)
 
 
@@ -88,4 +88,4 @@ class GroupNorm(Rule):
         owners, channels = np.divmod(ids, self.channels)
         tensors = {name: picked(layers, name, owners, channels) for name in tensors_of(layers[0])}
         made = with_tensors(layers[0], tensors, num_channels=len(ids), num_groups=len(blocks))
-        return Pool((Part(emitter.module(self.node.name, made, (view,)), ids),), 1)
+        return Pool((Part(emitter.module(self.node, made, (view,)), ids),), 1)

@@ -74,7 +74,7 @@ class PerChannel(Rule):
         }
         names = ("num_features", "num_parameters", "in_channels", "out_channels", "groups")
         settings = {name: len(own) for name in names if hasattr(layers[0], name)}
-        return emitter.module(self.node.name, with_tensors(layers[0], tensors, **settings), (view,))
+        return emitter.module(self.node, with_tensors(layers[0], tensors, **settings), (view,))
 
 
 def _is_per_channel(node: fx.Node, module: Any, gated: GatedModel) -> bool:

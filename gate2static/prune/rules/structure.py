@@ -65,8 +65,12 @@ class StoredTensor(Rule):
         return []
 
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
-        values = {stream: self._value(emitter.gated, stream).detach().clone() for stream in live.tolist()}
-        return Pool(tuple(Part(emitter.constant(v), np.array([stream])) for stream, v in values.items()), None)
+        parts = []
+        for stream in live.tolist():
+            value = self._value(emitter.gated, stream)
+            trained = isinstance(value, nn.Parameter)
+            parts.append(Part(emitter.constant(value.detach().clone(), trained=trained), np.array([stream])))
+        return Pool(tuple(parts), None)
 
     def _value(self, gated: GatedModel, stream: int) -> Tensor:
         value: Tensor = operator.attrgetter(str(self.node.target))(owner_of(gated, self.node, stream))
