@@ -29,7 +29,9 @@ _FROZEN = {F.batch_norm: "BatchNorm", F.instance_norm: "InstanceNorm"}
 _NOT_THEIRS = (Path(torch.__file__).parent, Path(__file__).parent)
 
 
-def trace(module: nn.Module, inputs: tuple[Any, ...], what: str, *, own: bool = True) -> tuple[nn.Module, fx.Graph]:
+def trace(
+    module: nn.Module, inputs: tuple[Any, ...], what: str, *, own: bool = True, whole: frozenset[Any] = frozenset()
+) -> tuple[nn.Module, fx.Graph]:
     """Trace `module` called on `inputs`.
 
     Args:
@@ -39,6 +41,7 @@ def trace(module: nn.Module, inputs: tuple[Any, ...], what: str, *, own: bool = 
         what: how to name the module in an error, such as "the backbone".
         own: whether the returned copy will run instead of the module. If not, the graph keeps to what the module has:
             functions do not become layers, and norms with activation stay whole.
+        whole: functions marked with `torch.fx.wrap` that are not followed.
 
     Returns:
         A copy of the module in which nothing works in place, and its graph, with a placeholder for each tensor leaf of
@@ -74,7 +77,7 @@ def trace(module: nn.Module, inputs: tuple[Any, ...], what: str, *, own: bool = 
         if not isinstance(value, Tensor)
     }
     leaves = tuple(pytree.tree_leaves(inputs)), tuple(pytree.tree_leaves(list(defaults.values())))
-    tracer, graph = _follow(root, {**defaults, **structured}, leaves, what, own)
+    tracer, graph = _follow(root, {**defaults, **structured}, leaves, what, own, whole)
     for name, kind in tracer.classes.items():
         root.get_submodule(name).__class__ = kind
     for node in graph.find_nodes(op="get_attr"):
@@ -84,8 +87,13 @@ def trace(module: nn.Module, inputs: tuple[Any, ...], what: str, *, own: bool = 
         make_weight_layers(root, graph, tracer.shape)
     _restore_output_structure(graph)
     _drop_unused_inputs(graph, set(defaults))
-    _refuse_frozen(graph, what)
-    functionalise(root, graph, layers=own, shape_of=tracer.shape)
+    try:
+        _refuse_frozen(graph, what)
+        functionalise(root, graph, layers=own, shape_of=tracer.shape)
+    except TraceError:
+        if tracer.followed <= whole:
+            raise
+        return trace(module, inputs, what, own=own, whole=whole | tracer.followed)
     for node in graph.find_nodes(op="call_function", target=torch._assert):
         graph.erase_node(node)
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
@@ -104,9 +112,9 @@ def _follow(
     leaves: tuple[tuple[Any, ...], tuple[Any, ...]],
     what: str,
     own: bool,
+    whole: frozenset[Any],
 ) -> tuple[Tracer, fx.Graph]:
     """Trace, and trace again with what could not be followed kept whole."""
-    whole: frozenset[Any] = frozenset()
     causes: list[Exception] = []
     graph = None
     while graph is None:

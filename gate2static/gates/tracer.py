@@ -59,6 +59,7 @@ class Tracer(ValueTracer):
     Attributes:
         attentions: dropout of each attention that was traced.
         failed: the innermost submodule or marked function that could not be traced.
+        followed: the marked functions that were followed.
         classes: submodules that the graph calls as another class: name -> that class.
     """
 
@@ -75,6 +76,7 @@ class Tracer(ValueTracer):
         self._whole, self._dropouts = whole, dropouts
         self.attentions: list[float] = []
         self.failed: Any = None
+        self.followed: set[Any] = set()
         self.classes: dict[str, type[nn.Module]] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -125,6 +127,7 @@ class Tracer(ValueTracer):
         return super().create_proxy(kind, target, args, kwargs, *rest, **options)
 
     def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self.followed.add(function)
         try:
             result = function(*args, **kwargs)
             if isinstance(result, fx.Proxy):

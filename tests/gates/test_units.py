@@ -255,3 +255,18 @@ def test_marked_functions_are_followed_or_are_units_themselves(module: nn.Module
     assert calls == any(n.target is marked_for_a_reason for n in model.program.graph.nodes)
     x = torch.randn(3, 5, 6)
     torch.testing.assert_close(model.encoder(x)[0], module(x))
+
+
+@torch.fx.wrap
+def marked_for_its_noise(x: Tensor, weight: Tensor) -> Tensor:
+    return F.linear(x, weight) + 0.0 * torch.empty_like(x[..., :4]).normal_()
+
+
+class CallsNoise(CallsMarked):
+    def forward(self, x: Tensor) -> Tensor:
+        return marked_for_its_noise(x, self.weight)
+
+
+def test_a_marked_function_that_cannot_be_made_out_of_place_stays_whole() -> None:
+    nodes = gated(CallsNoise("").eval(), TOKENS).program.graph.nodes
+    assert any(n.target is marked_for_its_noise for n in nodes)
