@@ -36,7 +36,7 @@ def layer_class(module: nn.Module | None) -> type[nn.Module] | None:
     kind = type(module)
     if kind.__module__.startswith(("timm.", "torchvision.")) and kind.__name__ in _LIBRARY_LAYERS:
         return _LIBRARY_LAYERS[kind.__name__]
-    base = next(c for c in kind.__mro__ if c.__module__.startswith("torch.nn."))
+    base = next(c for c in kind.__mro__ if getattr(nn, c.__name__, None) is c)
     same = all(getattr(kind, name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward"))
     return base if same else None
 

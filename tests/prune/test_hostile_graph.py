@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from gate2static.errors import ArtefactError
-from gate2static.gates import gate
+from gate2static.gates import gate, set_gates
 from gate2static.prune import StaticModel, load_static, prune
 from gate2static.prune.static import digest
 
@@ -23,6 +23,7 @@ def plain() -> StaticModel:
     """One convolution and an activation: nodes are weight, bias, input, convolution, activation, output."""
     backbone = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
     gated = gate(backbone, tasks=["a"], example_inputs=(torch.randn(2, 3, 4, 4),), heads={"a": nn.Identity()})
+    set_gates(gated, True)
     return prune(gated.eval())
 
 

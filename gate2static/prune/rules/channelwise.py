@@ -129,9 +129,18 @@ def _is_channelwise(node: fx.Node, source: Rule, module: nn.Module | None) -> bo
         return tuple(before) == tuple(after)
     if name in _ON_SPACE:
         return _spares_channels(name, source, after)
-    if name == "pad" and source.dims is not None and len(source.dims) == 1:
-        return source.dims[0] < len(before) - len(argument(node, 1, "pad")) // 2
-    return False
+    if source.dims is None or len(source.dims) > 1:
+        return False
+    if name == "pad":
+        widths = list(argument(node, 1, "pad"))
+        padded = {len(before) - 1 - i // 2 for i, width in enumerate(widths) if width != 0}
+        return not padded.intersection(source.dims)
+    # Windows of another dimension; the function of the same name makes channels of them.
+    return (
+        node.op == "call_method"
+        and name == "unfold"
+        and argument(node, 1, "dimension") % len(before) not in source.dims
+    )
 
 
 def _spares_channels(name: str, source: Rule, after: Sequence[int]) -> bool:

@@ -1,18 +1,19 @@
 """Layers that map every channel by itself with parameters of its own.
 
 Batch norm in eval mode, depth-wise convolution, instance norm, PReLU. The same input channel mapped by two streams is
-two channels.
+two channels, but by a fixed filter, which is the same in all streams.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 
 from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Decisions, Ids, Numbering, own_channels
+from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader, own_channels, unique_rows
 from gate2static.prune.nodes import module_of
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.reading import read
@@ -35,7 +36,9 @@ class PerChannel(Rule):
         shape = node.meta["info"].shape
         if shape is None or len(shape) < 2 or not _is_per_channel(node, module, gated):
             return None
-        return cls(node, [read(rules[node.all_input_nodes[0]], (1,))], shape[1], (1,))
+        rule = cls(node, [read(rules[node.all_input_nodes[0]], (1,))], shape[1], (1,))
+        rule.shares_work = _is_fixed([module_of(gated, node, s) for s in range(rule.streams)])
+        return rule
 
     def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         views = inputs[0].views
@@ -45,12 +48,17 @@ class PerChannel(Rule):
             rows = np.full((int(views.max()) + 1, 2), -1, dtype=np.int64)
             rows[views.ravel()] = np.stack([views.ravel(), own.ravel()], 1)
             return Numbering(views, len(rows), rows)
+        if self.shares_work:
+            return unique_rows(np.stack([views, own % self.channels], 2))
         return Numbering(own, views.size, np.stack([views.ravel(), own.ravel()], 1))
 
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
         return [need]
 
     def macs(self, need: Tensor, numbering: Numbering | None) -> Tensor:
+        if self.shares_work and self.info.macs:
+            assert numbering is not None
+            need = any_reader(need, numbering.views, numbering.size)
         return need.sum() * (self.info.macs // self.channels)
 
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
@@ -75,6 +83,13 @@ class PerChannel(Rule):
         names = ("num_features", "num_parameters", "in_channels", "out_channels", "groups")
         settings = {name: len(own) for name in names if hasattr(layers[0], name)}
         return emitter.module(self.node, with_tensors(layers[0], tensors, **settings), (view,))
+
+
+def _is_fixed(layers: Sequence[Any]) -> bool:
+    """Whether all streams have the same filter, which is not trained."""
+    first = tensors_of(layers[0])
+    equal = all(torch.equal(t, tensors_of(other)[name]) for other in layers[1:] for name, t in first.items())
+    return not any(True for _ in layers[0].parameters()) and equal
 
 
 def _is_per_channel(node: fx.Node, module: Any, gated: GatedModel) -> bool:

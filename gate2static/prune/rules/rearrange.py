@@ -25,7 +25,7 @@ from gate2static.prune.rules.rule import Rule
 _MOVES = {
     "reshape", "view", "view_as", "reshape_as", "flatten", "ravel", "unflatten", "permute", "transpose", "swapaxes",
     "swapdims", "movedim", "moveaxis", "t", "squeeze", "unsqueeze", "select", "narrow", "getitem", "flip", "roll",
-    "rot90", "expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile", "unfold", "diagonal",
+    "rot90", "expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile", "diagonal",
     "__getitem__",
 }  # fmt: skip
 _SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit"}
