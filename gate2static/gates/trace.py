@@ -94,11 +94,19 @@ def trace(
         if tracer.followed <= whole:
             raise
         return trace(module, inputs, what, own=own, whole=whole | tracer.followed)
+    _tidy(graph)
+    return root, graph
+
+
+def _tidy(graph: fx.Graph) -> None:
+    """Remove assertions, dead code and marks."""
     for node in graph.find_nodes(op="call_function", target=torch._assert):
         graph.erase_node(node)
+    for node in graph.nodes:
+        # Code made from a node with this mark would mark the function for all later traces of this process.
+        node.meta.pop("is_wrapped", None)
     graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
     graph.lint()
-    return root, graph
 
 
 def copy_structure(module: nn.Module) -> nn.Module:

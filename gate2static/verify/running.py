@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from gate2static.errors import VerificationError
@@ -21,17 +22,41 @@ class _InDtype(fx.Interpreter):
         self.dtype, self.rounded_to = dtype, rounded_to
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return converted(self.fetch_attr(str(target)), self.dtype, self.rounded_to)(*args, **kwargs)
+        module = converted(self.fetch_attr(str(target)), self.dtype, self.rounded_to)
+        with _OneFloat(self.dtype):
+            return module(*args, **kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return super().call_function(target, *pytree.tree_map(self._running, (args, kwargs)))
+        with _OneFloat(self.dtype):
+            return super().call_function(target, *_in_dtype((args, kwargs), self.dtype))
 
-    def _running(self, value: Any) -> Any:
-        """A floating-point type that the graph names is the one it was made in; here it means the one it runs in."""
-        return self.dtype if isinstance(value, torch.dtype) and value.is_floating_point else value
+    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        with _OneFloat(self.dtype):
+            return super().call_method(target, args, kwargs)
 
     def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return to_dtype(to_dtype(super().get_attr(target, args, kwargs), self.rounded_to), self.dtype)
+
+
+class _OneFloat(TorchFunctionMode):
+    """Code that asks for a floating-point type gets the one it runs in, inside modules too."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in _CONVERSIONS:
+            return args[0].to(self.dtype)
+        return func(*_in_dtype(args, self.dtype), **_in_dtype(kwargs or {}, self.dtype))
+
+
+_CONVERSIONS = (Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16)
+
+
+def _in_dtype(arguments: Any, dtype: torch.dtype) -> Any:
+    """A floating-point type that code names is the one it was made in; here it means the one it runs in."""
+    return pytree.tree_map_only(torch.dtype, lambda d: dtype if d.is_floating_point else d, arguments)
 
 
 def converted(module: nn.Module, dtype: torch.dtype, rounded_to: torch.dtype) -> nn.Module:
@@ -53,9 +78,10 @@ def run_gated(
 ) -> Mapping[str, Tensor]:
     """The gated model's outputs in eval mode, computed in `dtype` on the CPU, its weights rounded first if asked."""
     stored = dtype if rounded_to is None else rounded_to
-    features = _InDtype(gated.encoder, dtype, stored).run(*(to_dtype(x, dtype) for x in inputs))
     heads = {task: converted(gated.heads[task], dtype, stored) for task in gated.tasks}
-    return {task: heads[task](f) for task, f in zip(gated.tasks, features, strict=True)}
+    features = _InDtype(gated.encoder, dtype, stored).run(*(to_dtype(x, dtype) for x in inputs))
+    with _OneFloat(dtype):
+        return {task: heads[task](f) for task, f in zip(gated.tasks, features, strict=True)}
 
 
 @torch.no_grad()
