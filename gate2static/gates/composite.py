@@ -1,4 +1,4 @@
-"""Functions that move data in several steps, as those steps. The batch, and the size of the image, stay open."""
+"""Functions that do several things at once, as those steps. The batch, and the size of the image, stay open."""
 
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +41,25 @@ def _glu(shape: tuple[int, ...], input: Any, dim: int = -1) -> Any:  # noqa: A00
     return input.narrow(dim, 0, half) * input.narrow(dim, half, half).sigmoid()
 
 
+def _matrix_product(equation: str, *operands: Any) -> Any:
+    """An einsum that sums over one letter, as a product of matrices; `NotImplemented` for all others."""
+    inputs, _, out = equation.replace(" ", "").partition("->")
+    first, _, second = inputs.partition(",")
+    batch = [c for c in out if c in first and c in second]
+    left, right = [c for c in first if c not in second], [c for c in second if c not in first]
+    summed = [c for c in first if c in second and c not in out]
+    once = all(len(set(term)) == len(term) and term.isalpha() for term in (first, second, out))
+    if not once or len(operands) != 2 or not (len(left) == len(right) == len(summed) == 1) or {*left, *right} - {*out}:
+        return NotImplemented
+    a = _permuted(operands[0], first, [*batch, *left, *summed])
+    b = _permuted(operands[1], second, [*batch, *summed, *right])
+    return _permuted(torch.matmul(a, b), "".join([*batch, *left, *right]), [*out])
+
+
+def _permuted(tensor: Any, letters: str, wanted: list[str]) -> Any:
+    return tensor if [*letters] == wanted else tensor.permute([letters.index(c) for c in wanted])
+
+
 STEPS: dict[Any, Callable[..., Any]] = {
     F.pixel_shuffle: _pixel_shuffle,
     torch.pixel_shuffle: _pixel_shuffle,
@@ -52,3 +71,12 @@ STEPS: dict[Any, Callable[..., Any]] = {
 }
 """Function -> its steps, called with the shape of the input and the function's own arguments; `NotImplemented` where
 they do not apply."""
+
+
+def in_steps(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], shape_of: Callable[[Any], Any]) -> Any:
+    """What a call computes, in steps; `NotImplemented` where there are none."""
+    if function is torch.einsum and isinstance(args[0], str):
+        return _matrix_product(args[0], *(args[1] if isinstance(args[1], list | tuple) else args[1:]))
+    if function not in STEPS or (shape := shape_of(args[0] if args else kwargs.get("input"))) is None:
+        return NotImplemented
+    return STEPS[function](shape, *args, **kwargs)

@@ -14,7 +14,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from gate2static.gates.attention import attention_weights, written_out
-from gate2static.gates.composite import LAYERS, STEPS
+from gate2static.gates.composite import LAYERS, in_steps
 from gate2static.gates.layers import layer_class
 from gate2static.gates.norm_act import plain_norm
 from gate2static.gates.values import ValueTracer
@@ -116,10 +116,8 @@ class Tracer(ValueTracer):
         self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *rest: Any, **options: Any
     ) -> Any:
         """Record an operation, or the steps it consists of."""
-        if kind == "call_function" and target in STEPS:
-            shape = self.shape(args[0] if args else kwargs.get("input"))
-            if shape is not None and (result := STEPS[target](shape, *args, **kwargs)) is not NotImplemented:
-                return result
+        if kind == "call_function" and (result := in_steps(target, args, kwargs, self.shape)) is not NotImplemented:
+            return result
         if kind == "call_function" and target is F.scaled_dot_product_attention:
             return self._attention(args, kwargs)
         if kind == "call_function" and is_users(target) and target not in self._whole:

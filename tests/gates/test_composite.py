@@ -53,3 +53,26 @@ def test_wrong_steps_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(composite.STEPS, F.channel_shuffle, swapped)
     with pytest.raises(TraceError, match="does not compute what the backbone computes"):
         gated(Call(F.channel_shuffle, 2), torch.randn(2, 3, 6, 6))
+
+
+class Einsum(nn.Module):
+    def __init__(self, equation: str) -> None:
+        super().__init__()
+        self.conv, self.equation = nn.Conv2d(3, 16, 1), equation
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.conv(x).unflatten(1, (4, 4)).flatten(3).split(2, 1)
+        return torch.einsum(self.equation, a, b.roll(1, 2))
+
+
+PRODUCTS = ["b h i d, b h j d -> b h i j", "bhid,bhij->bhjd", "bhdi,bhdj->bhij", "bhdi,bhdj->bjih", "bhid,bhjd->bijh"]
+OTHERS = ["bhid,bhid->bhi", "bhid,bhjd->hij", "bhid,bhij->bjd", "bhid,bkid->bhk"]
+
+
+@pytest.mark.parametrize("equation", PRODUCTS + OTHERS)
+def test_an_einsum_over_one_letter_is_a_product_of_matrices(equation: str) -> None:
+    module = Einsum(equation).eval()
+    x = torch.randn(2, 3, 4, 4)
+    network = traced(module, x)
+    assert torch.allclose(network(x), module(x), atol=1e-6)
+    assert ("matmul" in called(network)) == (equation in PRODUCTS) == ("einsum" not in called(network))
