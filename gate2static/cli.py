@@ -127,21 +127,27 @@ def prune(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the static network.")] = None,
     align: Annotated[int, typer.Option("--align", help="Keep a multiple of this many channels.")] = 1,
     dtype: Annotated[DType | None, typer.Option("--dtype", help="Of the static network; else as trained.")] = None,
-    explain: Annotated[bool, typer.Option("--explain", help="Show which channels stay, layer by layer.")] = False,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show which channels stay in each layer, and which operators have no rule."),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")] = False,
 ) -> None:
     """Cut away what no task picked: a checkpoint becomes a static network."""
     import torch
 
-    from gate2static.prune import plan
+    from gate2static.prune import barrier_costs, plan
     from gate2static.prune import prune as prune_gated
-    from gate2static.report import plan_table
+    from gate2static.report import barrier_table, plan_table
 
     if output is None and not dry_run:
         raise typer.BadParameter("give -o DIR, or --dry-run to see the plan only")
     gated = _gated(checkpoint)
     if explain or dry_run:
-        _print(plan_table(gated, plan(gated, align=align)))
+        decided = plan(gated, align=align)
+        _print(plan_table(gated, decided))
+        if costs := barrier_costs(gated, decided):
+            _print(barrier_table(costs))
     if output is not None and not dry_run:
         static = prune_gated(gated, align=align, dtype=getattr(torch, dtype) if dtype else None)
         static.save(output)

@@ -1,9 +1,21 @@
 """Pruning: a gated model becomes a static one."""
 
+from gate2static.prune.barriers import BarrierCost, barrier_costs
 from gate2static.prune.cost import expected_macs
 from gate2static.prune.emit import Plan, plan
 from gate2static.prune.manifest import Manifest, TensorSpec
 from gate2static.prune.pruning import prune
 from gate2static.prune.static import StaticModel, load_static
 
-__all__ = ["Manifest", "Plan", "StaticModel", "TensorSpec", "expected_macs", "load_static", "plan", "prune"]
+__all__ = [
+    "BarrierCost",
+    "Manifest",
+    "Plan",
+    "StaticModel",
+    "TensorSpec",
+    "barrier_costs",
+    "expected_macs",
+    "load_static",
+    "plan",
+    "prune",
+]

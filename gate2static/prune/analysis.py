@@ -1,6 +1,6 @@
 """The two analyses of a program: numbering forwards, demand backwards."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, fx
@@ -29,13 +29,16 @@ def number(gated: GatedModel, rules: Mapping[fx.Node, Rule], decisions: Decision
     return numberings
 
 
-def demand(gated: GatedModel, rules: Mapping[fx.Node, Rule], gates: Mapping[str, Tensor]) -> dict[fx.Node, Tensor]:
+def demand(
+    gated: GatedModel, rules: Mapping[fx.Node, Rule], gates: Mapping[str, Tensor], blind: Collection[fx.Node] = ()
+) -> dict[fx.Node, Tensor]:
     """How far every channel of every stream is needed by the outputs (liveness).
 
     Args:
         gated: the model.
         rules: of its program.
         gates: unit -> (T, C), in [0, 1]; 0 and 1 give exact liveness.
+        blind: nodes that read nothing, to see what they cost.
 
     Returns:
         Node -> (S, C).
@@ -45,6 +48,8 @@ def demand(gated: GatedModel, rules: Mapping[fx.Node, Rule], gates: Mapping[str,
     for result in outputs(gated).values():
         needs[result] = torch.ones_like(needs[result])
     for node, rule in reversed(list(rules.items())):
+        if node in blind:
+            continue
         for reading, wanted in zip(rule.inputs, rule.demand(needs[node], gates), strict=True):
             needs[reading.node] = either(needs[reading.node], reading.demand(wanted))
     return needs

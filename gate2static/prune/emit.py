@@ -1,6 +1,6 @@
 """Plan -> the static network as a graph of sliced layers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,9 +29,10 @@ class Plan:
     needs: Mapping[fx.Node, Tensor]
     live: Mapping[fx.Node, Ids]
 
-    def macs(self) -> int:
-        """Per sample, of the network that `emit` builds."""
-        return sum(r.live_macs(self.live[node], self.numberings[node]) for node, r in self.rules.items() if r.info.macs)
+    def macs(self, nodes: Iterable[fx.Node] | None = None) -> int:
+        """Per sample, of the network that `emit` builds, or of some of its nodes."""
+        chosen = self.rules if nodes is None else nodes
+        return sum(self.rules[n].live_macs(self.live[n], self.numberings[n]) for n in chosen if self.rules[n].info.macs)
 
 
 def plan(gated: GatedModel, *, align: int = 1) -> Plan:

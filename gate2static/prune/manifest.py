@@ -48,7 +48,7 @@ class Manifest(BaseModel):
         macs: per sample: of this network, of the gated one unpruned (all T+1 branches), of one shared network, of T
             separate networks; heads included.
         parameters: of the same networks; batch norms' running statistics not counted.
-        barriers: node -> MACs of operations without a rule, which run whole.
+        barriers: node -> MACs per sample in this network, of operations without a rule, which run whole.
         versions: of the libraries that made it.
         digest: SHA-256 over graph and weights.
         equivalence: what `verify` found, once it ran.

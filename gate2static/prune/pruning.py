@@ -10,11 +10,11 @@ from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel
 from gate2static.gates.shapes import info
 from gate2static.prune.analysis import outputs
+from gate2static.prune.barriers import barriers
 from gate2static.prune.capture import capture
 from gate2static.prune.cost import constant_gate_macs
 from gate2static.prune.emit import Plan, emit, plan
 from gate2static.prune.manifest import Costs, Manifest, TensorSpec
-from gate2static.prune.rules import Barrier
 from gate2static.prune.static import StaticModel, digest, serialise
 
 
@@ -67,7 +67,6 @@ def _describe(gated: GatedModel, decided: Plan, network: nn.Module, floating: to
     branches = gated.branches
     heads, shared = _count(gated.heads), _count(branches["shared"])
     separate = sum(_count(branches[task]) for task in gated.tasks)
-    nodes = {node: r.info.macs * r.streams for node, r in decided.rules.items()}
     return Manifest(
         tasks=gated.tasks,
         inputs=tuple(spec(p.name, p) for p in gated.program.graph.find_nodes(op="placeholder")),
@@ -76,12 +75,12 @@ def _describe(gated: GatedModel, decided: Plan, network: nn.Module, floating: to
         contributions={name: gate.contributions() for name, gate in gated.gates.items()},
         macs=Costs(
             static=decided.macs(),
-            gated=sum(nodes.values()),
+            gated=sum(rule.info.macs * rule.streams for rule in decided.rules.values()),
             shared=constant_gate_macs(gated, specific=False),
             separate=constant_gate_macs(gated, specific=True),
         ),
         parameters=Costs(static=_count(network), gated=_count(gated), shared=shared + heads, separate=separate + heads),
-        barriers={n.name: m for n, m in nodes.items() if isinstance(decided.rules[n], Barrier)},
+        barriers={node.name: decided.macs([node]) for node in barriers(decided)},
         versions={
             "gate2static": version("gate2static"),
             "torch": torch.__version__,

@@ -1,12 +1,13 @@
 """A run folder to one HTML page that opens offline, with its pictures as PNG beside it."""
 
 from gate2static.report.checks import checks_table, gated_checks, onnx_checks, record, was_verified
-from gate2static.report.plan_table import plan_table
+from gate2static.report.plan_table import barrier_table, plan_table
 from gate2static.report.table import markdown_table, rich_table
 from gate2static.report.writing import WrittenReport, write_report
 
 __all__ = [
     "WrittenReport",
+    "barrier_table",
     "checks_table",
     "gated_checks",
     "markdown_table",

@@ -1,0 +1,52 @@
+"""Operators without a rule are named with what they cost."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gate2static.gates import gate, set_gates
+from gate2static.prune import barrier_costs, plan, prune
+from gate2static.report import barrier_table
+
+
+class Product(nn.Module):
+    """A user's layer that multiplies, and that nothing knows; it reads `training`, so it stays whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tensordot(x, self.weight * (2 if self.training else 1), ([1], [0])).movedim(-1, 1)
+
+
+class Mixed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.mix, self.second = nn.Conv2d(3, 4, 1), Product(), nn.Conv2d(4, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.mix(torch.relu(self.first(x)).sort(1).values))
+
+
+def test_a_barrier_costs_its_own_macs_and_those_that_only_it_reads(zoo: Any) -> None:
+    backbone, x = Mixed().eval(), torch.randn(2, 3, 8, 8)
+    heads = {"a": nn.Conv2d(5, 1, 1), "b": nn.Conv2d(5, 1, 1)}
+    gated = zoo.randomise(gate(backbone, tasks=["a", "b"], example_inputs=(x,), heads=heads))
+    set_gates(gated, False)
+    decided = plan(gated)
+    costs = {cost.operator: cost for cost in barrier_costs(gated, decided)}
+    assert set(costs) == {"Product", "sort"}
+    assert (costs["Product"].macs, costs["Product"].behind) == (4 * 4 * 64, 3 * 4 * 64)
+    assert (costs["sort"].macs, costs["sort"].behind) == (0, 3 * 4 * 64)
+    assert set(prune(gated).manifest.barriers.values()) == {4 * 4 * 64, 0}
+    cells = [list(column.cells) for column in barrier_table(list(costs.values())).columns]
+    assert cells[0] == ["Product", "sort"]
+    assert cells[2] == ["1,024", "0"]
+
+
+def test_a_network_with_a_rule_for_everything_has_no_barriers(zoo: Any) -> None:
+    gated, _ = zoo.make_gated("token_rules")
+    assert barrier_costs(gated, plan(gated)) == []
+    assert prune(gated).manifest.barriers == {}
