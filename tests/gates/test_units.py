@@ -257,6 +257,13 @@ def test_marked_functions_are_followed_or_are_units_themselves(module: nn.Module
     torch.testing.assert_close(model.encoder(x)[0], module(x))
 
 
+def test_following_a_marked_function_leaves_torchs_own_functions_unmarked() -> None:
+    model = gated(CallsMarked("marked", 3.0).eval(), TOKENS)
+    model.encoder.recompile()
+    torch.fx.symbolic_trace(nn.Sequential(nn.Linear(6, 4), nn.ReLU()))
+    assert not any("is_wrapped" in node.meta for node in model.encoder.graph.nodes)
+
+
 @torch.fx.wrap
 def marked_for_its_noise(x: Tensor, weight: Tensor) -> Tensor:
     return F.linear(x, weight) + 0.0 * torch.empty_like(x[..., :4]).normal_()

@@ -52,6 +52,8 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
     "2-d padding of channels, read as a height": PaddedTwice(),
     "2-d pooling over channels, read as a height": lambda x: F.max_pool2d(x.flatten(2), 3, 1, 1)[:, :, :, None],
     "a view that merges channels with the batch": lambda x: x.view(-1, 8).softmax(-1).view(x.size(0), 4, 8, 8),
+    "an empty slice": lambda x: torch.cat([x[:, 4:], x[:, :4]], 1),
+    "a padding of channels that is nought": lambda x: F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1)).permute(0, 3, 1, 2),
     "an in-place activation that has a second reader": lambda x: F.relu(x.sub_(0.5), inplace=True) + x,
 }
 
@@ -60,6 +62,28 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
 @pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
 def test_the_pruned_network_is_right_after(between: Callable[[Tensor], Tensor] | nn.Module, p: float, zoo: Any) -> None:
     _check(After(between), {"a": nn.Conv2d(5, 2, 1), "b": nn.Identity()}, zoo, p)
+
+
+class Heads(nn.Module):
+    """Attention with a table of biases that a stored index reads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.table = nn.Linear(4, 12), nn.Parameter(torch.randn(2, 5))
+        self.register_buffer("index", torch.randint(5, (6, 6)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).view(-1, 6, 3, 2, 2).permute(2, 0, 3, 1, 4)
+        return (q @ k.mT + self.table[:, self.index]).softmax(-1).matmul(v).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.5])
+def test_separate_and_shared_networks_are_counted_apart_from_the_gates(p: float, zoo: Any) -> None:
+    backbone, x = Heads().eval(), torch.randn(2, 6, 4)
+    gated = gate(backbone, tasks=["a", "b"], example_inputs=(x,), heads={"a": nn.Identity(), "b": nn.Linear(4, 2)})
+    macs, head = zoo.counted_macs(backbone, (x,)), 6 * 4 * 2
+    found = prune(zoo.randomise(gated, p)).manifest.macs
+    assert (found.shared, found.separate) == (macs + head, 2 * macs + head)
 
 
 class WritesIntoItsFeatures(nn.Module):
