@@ -1,6 +1,7 @@
 """Which of torch's layers a module computes, and where its channels are."""
 
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 _CONVOLUTIONS = (
     "Conv2dSame",
@@ -28,10 +29,10 @@ def layer_class(module: nn.Module | None) -> type[nn.Module] | None:
     """The torch layer whose channels a module relates alike.
 
     That is the layer it is or, where it overrides nothing that computes, is a subclass of, or the layer that a class of
-    timm or torchvision stands for. None for anything else, and for a layer with hooks, which may change what it
-    computes.
+    timm or torchvision stands for. None for anything else, and for a layer with hooks or parametrizations, which may
+    change what it computes.
     """
-    if module is None or module._forward_hooks or module._forward_pre_hooks:
+    if module is None or module._forward_hooks or module._forward_pre_hooks or is_parametrized(module):
         return None
     kind = type(module)
     if kind.__module__.startswith(("timm.", "torchvision.")) and kind.__name__ in _LIBRARY_LAYERS:

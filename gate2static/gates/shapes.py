@@ -19,7 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gate2static.errors import TraceError
 
-_BATCHES = (2, 3)
+BATCHES = (2, 3)
+"""The batch sizes that networks are looked at with: what differs between them follows the batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +34,7 @@ class Info:
         batch_multiple: k where the first dimension is k · batch; 0 where it does not follow the batch.
         batch_dims: all dimensions that follow the batch.
         constant: the value of a node that is not a tensor and does not depend on the batch size.
-        value: of a node that is not a tensor, at batch size 2.
+        values: of a node that is not a tensor, at each of `BATCHES`.
         macs: multiply-accumulates per sample of the node itself, for one stream.
     """
 
@@ -43,7 +44,13 @@ class Info:
     batch_multiple: int = 0
     batch_dims: tuple[int, ...] = ()
     constant: Any = None
-    value: Any = None
+    values: tuple[Any, ...] = (None, None)
+
+    def at(self, batch: int) -> tuple[int, ...]:
+        """The shape at another batch size."""
+        sizes = enumerate(self.shape or ())
+        return tuple(size // BATCHES[0] * batch if d in self.batch_dims else size for d, size in sizes)
+
     macs: int = 0
 
 
@@ -71,8 +78,8 @@ def annotate(
     Raises:
         TraceError: the graph does not run on these inputs.
     """
-    runs = {batch: _run(root, graph, inputs(batch), what) for batch in _BATCHES}
-    small, large = (runs[batch] for batch in _BATCHES)
+    runs = {batch: _run(root, graph, inputs(batch), what) for batch in BATCHES}
+    small, large = (runs[batch] for batch in BATCHES)
     for node in graph.nodes:
         node.meta["info"] = _compare(small[node], large[node], streams)
     output = next(iter(graph.find_nodes(op="output")))
@@ -156,13 +163,13 @@ def _compare(small: tuple[Any, int], large: tuple[Any, int], streams: tuple[int,
             streams=streams,
             shape=tuple(a.shape),
             dtype=a.dtype,
-            batch_multiple=a.shape[0] // _BATCHES[0] if 0 in follow else 0,
+            batch_multiple=a.shape[0] // BATCHES[0] if 0 in follow else 0,
             batch_dims=follow,
             macs=macs,
         )
-    value = None if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(a)) else a
-    same = value is not None and a == b
-    return Info(streams=streams, constant=value if same else None, value=value, macs=macs)
+    if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(a)):
+        return Info(streams=streams, macs=macs)
+    return Info(streams=streams, constant=a if a == b else None, values=(a, b), macs=macs)
 
 
 def _of_one_sample(two: int, three: int) -> int:

@@ -15,9 +15,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import Attribute, TraceError
 from torch.utils import _pytree as pytree
 
-from gate2static.gates.shapes import fake_inputs, quiet
+from gate2static.gates.shapes import BATCHES, fake_inputs, quiet
 
-_BATCHES = (2, 3)
 _UNKNOWN = object()
 _FACTORIES = ("zeros", "ones", "empty", "rand", "randn")
 """Functions of torch that take sizes one by one, which torch.fx does not record by itself; so does `Tensor.expand`."""
@@ -71,7 +70,7 @@ class ValueTracer(fx.Tracer):
         self.own = own
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         at = fake_inputs(self._mode, inputs)
-        self._placeholders = {batch: [*at(batch), *defaults] for batch in _BATCHES}
+        self._placeholders = {batch: [*at(batch), *defaults] for batch in BATCHES}
         self._values: dict[fx.Node, tuple[Any, ...]] = {}
         self.evaluating = False
 
@@ -166,14 +165,14 @@ class ValueTracer(fx.Tracer):
             with torch.no_grad(), quiet():
                 for n in self.graph.nodes:
                     if n in wanted and n not in self._values:
-                        self._values[n] = tuple(self._evaluate(n, i) for i in range(len(_BATCHES)))
+                        self._values[n] = tuple(self._evaluate(n, i) for i in range(len(BATCHES)))
         finally:
             self.evaluating = False
         return self._values[node]
 
     def _evaluate(self, node: fx.Node, run: int) -> Any:
         if node.op == "placeholder":
-            leaves = self._placeholders[_BATCHES[run]]
+            leaves = self._placeholders[BATCHES[run]]
             position = next(i for i, n in enumerate(self.graph.find_nodes(op="placeholder")) if n is node)
             return leaves[position] if position < len(leaves) else _UNKNOWN
         if any(self._values[n][run] is _UNKNOWN for n in node.all_input_nodes):

@@ -8,6 +8,7 @@ no more than another index, and one of the remaining dimensions, which stays an 
    is no channel any more) or, when nothing would be left, finer (flattening: space becomes channels).
 """
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
+from gate2static.gates.shapes import BATCHES, Info
 from gate2static.prune.channels import Ids
 from gate2static.prune.layout import Dims, axis, count, others, permuted
 
@@ -44,9 +46,9 @@ class Rest:
     """How the dimensions without channels move.
 
     Attributes:
-        before: their sizes, at batch size 2.
+        before: their sizes, at one batch size.
         after: their sizes in the result.
-        batch: which of the result's follows the batch.
+        batch: which of those before, and which of the result's, follows the batch.
         origin: for each dimension of the result the one it comes from, or None where it is new; None where the
             movement is a plain reshape.
         picks: for each dimension before: the positions taken, None for all of them.
@@ -54,40 +56,67 @@ class Rest:
 
     before: tuple[int, ...]
     after: tuple[int, ...]
-    batch: int | None
+    batch: tuple[int | None, int | None]
     origin: tuple[int | None, ...] | None
     picks: tuple[tuple[int, ...] | None, ...]
 
 
-def movement(
-    call: Callable[[Tensor], Tensor], shape: Sequence[int], dims: Dims, batch_dims: Dims, batch_dims_after: Dims
-) -> Movement | None:
-    """What `call` does to a tensor of this shape with channels along `dims`; None where it does not split."""
-    result = call(torch.arange(int(np.prod(shape))).reshape(list(shape)))
+def movement(calls: Sequence[Callable[[Tensor], Tensor]], before: Info, dims: Dims, after: Info) -> Movement | None:
+    """What an operator does to a value with channels along `dims`; None where it does not split.
+
+    Args:
+        calls: the operator as it is called at each of `BATCHES`. What it does must not depend on which.
+        before: of the value.
+        dims: its channel dimensions.
+        after: of the result.
+    """
+    found = [_at_batch(call, before, dims, after, batch) for call, batch in zip(calls, BATCHES, strict=True)]
+    first = found[0]
+    return first if first is not None and all(other is not None and _agree(first, other) for other in found) else None
+
+
+def _at_batch(call: Callable[[Tensor], Tensor], before: Info, dims: Dims, after: Info, batch: int) -> Movement | None:
+    shape = before.at(batch)
+    result = call(torch.arange(math.prod(shape)).reshape(shape))
     if not result.numel():
         return None
     coordinates = np.unravel_index(result.numpy(), shape)
-    varies = np.array([[_varies(c, j) for j in range(result.dim())] for c in coordinates], dtype=bool).reshape(
-        len(shape), result.dim()
-    )
+    varies = np.array([[_varies(c, j) for j in range(result.dim())] for c in coordinates], dtype=bool)
+    varies = varies.reshape(len(shape), result.dim())
     source = _separable(varies, dims)
-    if source is None or set(source) & set(batch_dims) or count(shape, source) > _MOST_CHANNELS:
+    if source is None or set(source) & set(before.batch_dims) or count(shape, source) > _MOST_CHANNELS:
         return None
-    after = tuple(int(j) for j in np.flatnonzero(varies[list(source)].any(0)))
-    if not after or set(after) & set(batch_dims_after) or len(batch_dims_after) > 1:
+    moved = tuple(int(j) for j in np.flatnonzero(varies[list(source)].any(0)))
+    if not moved or set(moved) & set(after.batch_dims) or len(before.batch_dims) > 1 or len(after.batch_dims) > 1:
         return None
-    at_rest = tuple(slice(None) if j in after else 0 for j in range(result.dim()))
+    at_rest = tuple(slice(None) if j in moved else 0 for j in range(result.dim()))
     channels = np.ravel_multi_index([coordinates[d][at_rest].ravel() for d in source], [shape[d] for d in source])
-    rest_before, rest_after = others(len(shape), source), others(result.dim(), after)
-    at_channel = tuple(0 if j in after else slice(None) for j in range(result.dim()))
+    rest_before, rest_after = others(len(shape), source), others(result.dim(), moved)
+    at_channel = tuple(0 if j in moved else slice(None) for j in range(result.dim()))
     rest = _rest(
         [coordinates[d][at_channel] for d in rest_before],
-        [shape[d] for d in rest_before],
-        [result.shape[j] for j in rest_after],
-        [rest_before.index(d) for d in batch_dims],
-        rest_after.index(batch_dims_after[0]) if batch_dims_after else None,
+        tuple(shape[d] for d in rest_before),
+        tuple(result.shape[j] for j in rest_after),
+        (_position(rest_before, before.batch_dims), _position(rest_after, after.batch_dims)),
     )
-    return None if rest is None else Movement(source, after, channels.astype(np.int64), rest)
+    return None if rest is None else Movement(source, moved, channels.astype(np.int64), rest)
+
+
+def _position(dims: Sequence[int], batch_dims: Dims) -> int | None:
+    return dims.index(batch_dims[0]) if batch_dims else None
+
+
+def _agree(a: Movement, b: Movement) -> bool:
+    """Whether two movements are the same but for the batch size."""
+    same = (a.source, a.dims, a.rest.origin, a.rest.picks) == (b.source, b.dims, b.rest.origin, b.rest.picks)
+    sizes = all(
+        x == y or d == batch
+        for one, other, batch in zip(
+            (a.rest.before, a.rest.after), (b.rest.before, b.rest.after), a.rest.batch, strict=True
+        )
+        for d, (x, y) in enumerate(zip(one, other, strict=True))
+    )
+    return same and sizes and np.array_equal(a.channels, b.channels)
 
 
 def emit_rest(graph: fx.Graph, node: fx.Node, moved: Movement, channels: int) -> fx.Node:
@@ -144,18 +173,13 @@ def _mixed(varies: Ids, source: set[int]) -> list[int]:
 
 
 def _rest(
-    coordinates: Sequence[Ids],
-    before: Sequence[int],
-    after: Sequence[int],
-    batch_before: Sequence[int],
-    batch: int | None,
+    coordinates: Sequence[Ids], before: tuple[int, ...], after: tuple[int, ...], batch: tuple[int | None, int | None]
 ) -> Rest | None:
     """From the coordinates, one array a dimension before, that every place of the result comes from."""
-    sizes = (tuple(before), tuple(after))
     if coordinates:
-        addresses = np.ravel_multi_index(tuple(coordinates), sizes[0]).ravel()
-        if np.array_equal(addresses, np.arange(np.prod(before))):
-            return Rest(*sizes, batch, None, ())
+        addresses = np.ravel_multi_index(tuple(coordinates), before).ravel()
+        if np.array_equal(addresses, np.arange(math.prod(before))):
+            return Rest(before, after, batch, None, ())
     origin: list[int | None] = [None] * len(after)
     picks: list[tuple[int, ...] | None] = []
     for d, coordinate in enumerate(coordinates):
@@ -167,11 +191,11 @@ def _rest(
         taken = coordinate[tuple(slice(None) if j in along else 0 for j in range(len(after)))]
         pick = tuple(np.atleast_1d(taken).tolist())
         picks.append(None if pick == tuple(range(before[d])) else pick)
-        if d in batch_before and picks[-1] is not None:
+        if d == batch[0] and picks[-1] is not None:
             return None
-    if batch is not None and origin[batch] is None:
+    if batch[1] is not None and origin[batch[1]] != batch[0]:
         return None
-    return Rest(*sizes, batch, tuple(origin), tuple(picks))
+    return Rest(before, after, batch, tuple(origin), tuple(picks))
 
 
 def _picked(graph: fx.Graph, node: fx.Node, dim: int, pick: tuple[int, ...], size: int) -> fx.Node:
@@ -194,14 +218,14 @@ def _reshaped(graph: fx.Graph, node: fx.Node, moved: Movement, channels: int) ->
     """A reshape of the other dimensions; channels stay between those that they separate, or move to the end first."""
     rest, before, after = moved.rest, axis(moved.source), axis(moved.dims)
     at = after
-    if rest.before != rest.after:
-        outer = int(np.prod(rest.before[:before]))
-        places = [p for p in range(len(rest.after) + 1) if np.prod(rest.after[:p]) == outer]
+    if rest.before != rest.after or rest.batch[0] != rest.batch[1]:
+        outer = math.prod(rest.before[:before])
+        places = [p for p in range(len(rest.after) + 1) if math.prod(rest.after[:p]) == outer]
         if not places:
             node = graph.call_function(torch.movedim, (node, before, len(rest.before)))
             places = [len(rest.after)]
         at = after if after in places else places[-1]
-        sizes = [-1 if j == rest.batch else size for j, size in enumerate(rest.after)]
+        sizes = [-1 if j == rest.batch[1] else size for j, size in enumerate(rest.after)]
         sizes.insert(at, channels)
         node = graph.call_function(torch.reshape, (node, sizes))
     else:

@@ -54,7 +54,12 @@ class Pool:
 
     def whole(self, value: int) -> Any:
         """The emitted value number `value` of an opaque pool."""
-        return next(p.node for p in self.parts if value in p.ids)
+        found = next((p.node for p in self.parts if value in p.ids), None)
+        if found is None:
+            raise PruneError(
+                f"value {value} is read and was not computed; this is a fault of gate2static's, please report it."
+            )
+        return found
 
 
 class Emitter:

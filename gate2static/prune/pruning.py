@@ -45,13 +45,18 @@ def prune(gated: GatedModel, *, align: int = 1, dtype: torch.dtype | None = None
     return StaticModel(captured, _describe(gated, decided, captured, floating))
 
 
+_EXPORTED_BATCH = 3
+"""Not 2: code that reads a size of 2 elsewhere would tie it to the batch."""
+
+
 def _examples(gated: GatedModel, floating: torch.dtype) -> tuple[Tensor, ...]:
     made = []
     for node in gated.program.graph.find_nodes(op="placeholder"):
         known = info(node)
         if known.shape is None or known.dtype is None:
             raise PruneError(f"the input {node.name} is not a tensor; a static model takes tensors only.")
-        made.append(torch.zeros(known.shape, dtype=floating if known.dtype.is_floating_point else known.dtype))
+        kind = floating if known.dtype.is_floating_point else known.dtype
+        made.append(torch.zeros((_EXPORTED_BATCH, *known.shape[1:]), dtype=kind))
     return tuple(made)
 
 

@@ -31,6 +31,7 @@ _REFUSED_OPERATORS = re.compile(
 """Internal operators, and those that read files, expose unset memory, or trust indices without checking them."""
 _INTERNAL_OPERATORS = {
     "_to_copy", "_unsafe_view", "_softmax", "_log_softmax", "_adaptive_avg_pool2d", "_native_multi_head_attention",
+    "_weight_norm", "_weight_norm_interface",
     "_transformer_encoder_layer_fwd", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa",
 }  # fmt: skip
 _DEEPEST = 8

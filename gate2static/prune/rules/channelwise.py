@@ -42,7 +42,7 @@ _ANYWHERE = {
 _ON_SPACE = {
     "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
     "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
-    "interpolate", "upsample", "boolean_dispatch", "_max_pool1d", "_max_pool2d", "_max_pool3d",
+    "interpolate", "upsample", "_max_pool1d", "_max_pool2d", "_max_pool3d",
 }  # fmt: skip
 _ALONG = {
     "mean": 1, "sum": 1, "amax": 1, "amin": 1, "var": 1, "std": 1, "logsumexp": 1, "softmax": 1, "log_softmax": 1,
@@ -95,7 +95,11 @@ class Channelwise(Rule):
     def _call(self, view: fx.Node, sizes: dict[fx.Node, Any], emitter: Emitter) -> fx.Node:
         reading = self.inputs[0]
         made = emitter.call_like(self, 0, {**sizes, reading.node: view})
-        if self.along is None or len(reading.dims) == 1:
+        if len(reading.dims) == 1:
+            return made
+        # A physical tensor has fewer dimensions than the memory format was meant for.
+        made.kwargs = {k: v for k, v in made.kwargs.items() if k != "memory_format"}
+        if self.along is None:
             return made
         labels = others(len(reading.shape), reading.dims)
         labels.insert(axis(reading.dims), -1)

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from gate2static.gates.model import GatedModel
 from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader, unique_rows
 from gate2static.prune.layout import axis, count, others, permuted
-from gate2static.prune.nodes import argument, tensor_inputs
+from gate2static.prune.nodes import argument, function_name, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
 from gate2static.prune.reading import Reading, read
 from gate2static.prune.rules.rule import Rule
@@ -37,6 +37,9 @@ class Elementwise(Rule):
         operands = [rules[n] for n in tensor_inputs(node)]
         shape = node.meta["info"].shape
         if not _is_known(node) or shape is None or not any(r.dims for r in operands):
+            return None
+        # The value of masked_fill has no dimensions, so streams with values of their own cannot run together.
+        if function_name(node) == "masked_fill" and len(operands) > 2:
             return None
         # The finest layout of all: the others are read along it.
         layouts = [tuple(d + len(shape) - len(r.info.shape or ()) for d in r.dims) for r in operands if r.dims]
@@ -128,6 +131,8 @@ class Elementwise(Rule):
     def _aligned(self, node: fx.Node, reading: Reading, emitter: Emitter, full: bool = False) -> fx.Node:
         """An operand's physical tensor with its dimensions where those of the result's are, `full` with all of them."""
         assert self.dims is not None
+        if not reading.shape and not full:
+            return node
         ndim = len(self.info.shape or ())
         offset = ndim - len(reading.shape)
         labels: list[int] = [d + offset for d in others(len(reading.shape), reading.dims)]

@@ -4,8 +4,7 @@ Along channels they compute nothing: the views are indexed, and channels that no
 other dimensions they stay operators, applied to each physical part.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import torch
@@ -13,9 +12,8 @@ from torch import Tensor, fx, nn
 
 from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
-from gate2static.gates.shapes import info
+from gate2static.gates.shapes import BATCHES, info
 from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader
-from gate2static.prune.layout import Dims
 from gate2static.prune.movement import Movement, emit_rest, movement
 from gate2static.prune.nodes import function_name, module_of, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
@@ -45,12 +43,12 @@ class Rearrange(Rule):
         rule = rules[source]
         if rule.dims is None:
             return None
-        key = tuple((n.op, str(n.target), _described(n, gated)) for n in steps)
         before, after = info(source), info(node)
-        assert before.shape is not None
-        moved = _remembered(
-            _Call(key, steps, source, gated), before.shape, rule.dims, before.batch_dims, after.batch_dims
-        )
+        key = (before.shape, rule.dims, before.batch_dims, after.batch_dims, *(_described(n, gated) for n in steps))
+        if key not in _KNOWN:
+            calls = [_Call(steps, source, gated, run) for run in range(len(BATCHES))]
+            _KNOWN[key] = movement(calls, before, rule.dims, after)
+        moved = _KNOWN[key]
         if moved is None:
             return None
         made = cls(node, [read(rule, moved.source)], len(moved.channels), moved.dims)
@@ -77,17 +75,15 @@ class Rearrange(Rule):
         return Pool(tuple(parts), self.dim)
 
 
+_KNOWN: dict[Any, Movement | None] = {}
+"""What was found before: blocks of a network repeat each other."""
+
+
 class _Call:
-    """A chain of nodes as a function of the first one's tensor; equal to others that do the same."""
+    """A chain of nodes as a function of the first one's tensor, at one of `BATCHES`."""
 
-    def __init__(self, key: Any, steps: Sequence[fx.Node], source: fx.Node, gated: GatedModel) -> None:
-        self.key, self.steps, self.source, self.gated = key, steps, source, gated
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Call) and self.key == other.key
+    def __init__(self, steps: Sequence[fx.Node], source: fx.Node, gated: GatedModel, run: int) -> None:
+        self.steps, self.source, self.gated, self.run = steps, source, gated, run
 
     def __call__(self, addresses: Tensor) -> Tensor:
         env: dict[fx.Node, Any] = {self.source: addresses}
@@ -105,12 +101,7 @@ class _Call:
         return result
 
     def _known(self, arguments: Any, env: Mapping[fx.Node, Any]) -> Any:
-        return fx.map_arg(arguments, lambda n: env[n] if n in env else _value(n))
-
-
-@cache
-def _remembered(call: Callable[[Tensor], Tensor], shape: Any, dims: Dims, batch: Dims, after: Dims) -> Movement | None:
-    return movement(call, shape, dims, batch, after)
+        return fx.map_arg(arguments, lambda n: env[n] if n in env else _value(n, self.run))
 
 
 def _steps(node: fx.Node, gated: GatedModel) -> tuple[fx.Node, list[fx.Node]] | None:
@@ -138,12 +129,12 @@ def _moves(node: fx.Node) -> bool:
     return function_name(node) in _MOVES
 
 
-def _value(node: fx.Node) -> Any:
+def _value(node: fx.Node, run: int) -> Any:
     known = info(node)
-    return known.value if known.shape is None else torch.empty(known.shape, device="meta")
+    return known.values[run] if known.shape is None else torch.empty(known.at(BATCHES[run]), device="meta")
 
 
-def _described(node: fx.Node, gated: GatedModel) -> str:
-    """The arguments by value, and a module by what it is."""
-    arguments = fx.map_arg((node.args[1:], node.kwargs), lambda n: (info(n).shape, info(n).value))
-    return f"{arguments} {module_of(gated, node, 0) if node.op == 'call_module' else ''}"
+def _described(node: fx.Node, gated: GatedModel) -> tuple[str, ...]:
+    """What a node does: the operator, the arguments by value, and a module by what it is."""
+    arguments = fx.map_arg((node.args[1:], node.kwargs), lambda n: (info(n).shape, info(n).values))
+    return node.op, str(node.target), str(arguments), str(module_of(gated, node, 0))

@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
 from gate2static.gates.program import take_stream
-from gate2static.gates.shapes import info
+from gate2static.gates.shapes import BATCHES, info
 from gate2static.prune.channels import Decisions, Ids, Numbering, own_channels
 from gate2static.prune.nodes import argument, has_state, module_of, owner_of, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
@@ -124,16 +124,13 @@ class TakeStream(Rule):
 
 
 class SizeRead(Rule):
-    """A tensor's size, or a part of it: a constant but for the batch, which the network's input tells."""
+    """A tensor's size, or a part of it, its type or device: constants but for what the network's input tells."""
 
     @classmethod
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
         if info(node).shape is not None:
             return None
         constant = info(node).constant
-        # A dtype or device is the input's, whatever the example inputs were.
-        if isinstance(constant, torch.dtype | torch.device):
-            return None
         if constant is not None or node.target == "size" or _is_shape(node):
             return cls(node, [], 1, None)
         sources = [rules[n] for n in node.all_input_nodes]
@@ -151,7 +148,7 @@ class SizeRead(Rule):
 
     def _value(self, emitter: Emitter) -> Any:
         if self.info.constant is not None:
-            return self.info.constant
+            return self._constant(emitter)
         if self.inputs:
             return emitter.pool(self.inputs[0]).whole(0)[self.node.args[1]]
         source = info(tensor_inputs(self.node)[0])
@@ -159,9 +156,21 @@ class SizeRead(Rule):
         batch = emitter.graph.call_method("size", (emitter.inputs[0], 0))
         sizes: list[Any] = list(source.shape)
         for d in source.batch_dims:
-            sizes[d] = emitter.graph.call_function(operator.mul, (batch, sizes[d] // 2))
+            sizes[d] = emitter.graph.call_function(operator.mul, (batch, sizes[d] // BATCHES[0]))
         dim = None if _is_shape(self.node) else argument(self.node, 1, "dim")
         return tuple(sizes) if dim is None else sizes[dim]
+
+    def _constant(self, emitter: Emitter) -> Any:
+        """What was read while tracing, or read again from an input that had the same type or device then."""
+        constant = self.info.constant
+        for placeholder, given in zip(
+            emitter.gated.program.graph.find_nodes(op="placeholder"), emitter.inputs, strict=True
+        ):
+            if isinstance(constant, torch.device):
+                return emitter.graph.call_function(getattr, (given, "device"))
+            if isinstance(constant, torch.dtype) and info(placeholder).dtype == constant:
+                return emitter.graph.call_function(getattr, (given, "dtype"))
+        return constant
 
 
 def _is_shape(node: fx.Node) -> bool:
