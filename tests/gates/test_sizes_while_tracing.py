@@ -83,3 +83,13 @@ def test_tracing_leaves_torch_as_it_was() -> None:
         with contextlib.suppress(TraceError):
             traced(module, IMAGES)
     assert all(getattr(torch, name) is function for name, function in before.items())
+
+
+class OneIsSpecial(Branches):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if x.shape[0] > 1 else self.conv(x) * 2
+
+
+def test_a_forward_that_treats_single_samples_differently_is_refused() -> None:
+    with pytest.raises(TraceError, match="on a batch size that torch.fx fixes while tracing"):
+        gated(OneIsSpecial(), IMAGES)

@@ -46,12 +46,26 @@ class PaddedTwice(nn.Module):
         return torch.cat([padded, padded], 1)[:, :, :, None]
 
 
+class RootMeanSquare(nn.Module):
+    """As language models write it: in a wider type, and back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(x) * torch.rsqrt(x.float().pow(2).mean(1, keepdim=True) + 1e-6).to(x.dtype)
+        return x * torch.rsqrt(x.pow(2).mean(1, keepdim=True, dtype=x.dtype) + 1e-6)
+
+
 BETWEEN: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
     "a function whose schema is ambiguous": lambda x: torch.lerp(x, x * x, 0.3),
     "a concatenation along a dimension that is computed": lambda x: torch.cat([x, x + 1], dim=1 - x.dim()),
     "2-d padding of channels, read as a height": PaddedTwice(),
     "2-d pooling over channels, read as a height": lambda x: F.max_pool2d(x.flatten(2), 3, 1, 1)[:, :, :, None],
     "a view that merges channels with the batch": lambda x: x.view(-1, 8).softmax(-1).view(x.size(0), 4, 8, 8),
+    "a slice of the batch that is all of it while tracing": lambda x: x + x[:2].sum(0, keepdim=True),
+    "a fill with a tensor without dimensions": lambda x: x.masked_fill(x > 0.5, torch.tensor(0.25, dtype=x.dtype)),
+    "a memory format of more dimensions than are left": lambda x: (
+        x.unflatten(1, (2, 2)).flatten(3).contiguous(memory_format=torch.channels_last).reshape(-1, 4, 8, 8)
+    ),
+    "reads of a type": RootMeanSquare(),
     "an empty slice": lambda x: torch.cat([x[:, 4:], x[:, :4]], 1),
     "a padding of channels that is nought": lambda x: F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1)).permute(0, 3, 1, 2),
     "an in-place activation that has a second reader": lambda x: F.relu(x.sub_(0.5), inplace=True) + x,
@@ -62,6 +76,14 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
 @pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
 def test_the_pruned_network_is_right_after(between: Callable[[Tensor], Tensor] | nn.Module, p: float, zoo: Any) -> None:
     _check(After(between), {"a": nn.Conv2d(5, 2, 1), "b": nn.Identity()}, zoo, p)
+
+
+@pytest.mark.parametrize(
+    "parametrize", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm]
+)
+def test_a_parametrised_layer_is_no_plain_one(parametrize: Callable[[nn.Module], nn.Module], zoo: Any) -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 4, 1), parametrize(nn.Conv2d(4, 6, 1)), nn.ReLU(), nn.Conv2d(6, 4, 1))
+    _check(backbone, {"a": nn.Conv2d(4, 2, 1), "b": nn.Identity()}, zoo)
 
 
 class Heads(nn.Module):
