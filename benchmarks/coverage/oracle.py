@@ -166,7 +166,8 @@ def _mean_pool(
     ceil_mode: bool = False,
     **_: Any,
 ) -> Tensor:
-    return F.avg_pool2d(x, kernel_size, stride, padding, ceil_mode)
+    # Padding before a maximum is minus infinity, which has no mean.
+    return F.avg_pool2d(x.nan_to_num(neginf=0.0), kernel_size, stride, padding, ceil_mode)
 
 
 def _mean(x: Tensor, dim: Any = (), keepdim: bool = False) -> Tensor:
