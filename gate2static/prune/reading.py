@@ -10,6 +10,7 @@
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,6 +72,26 @@ def read(rule: "Rule", dims: Dims = ()) -> Reading:
         if set(own) < set(dims):
             return Fine(rule, dims)
     return Whole(rule, dims)
+
+
+def read_along(rule: "Rule", shape: Sequence[int], dims: Dims, along: Dims) -> tuple[Reading, Ids]:
+    """The way to read an operand that lines up with a result from the right, as broadcasting does.
+
+    Args:
+        rule: of the operand.
+        shape: of the result.
+        dims: channel dimensions of the result.
+        along: those along which the operand may have channels.
+
+    Returns:
+        The reading, and for each channel of the result the operand's channel, as it is read.
+    """
+    own = rule.info.shape or ()
+    offset = len(shape) - len(own)
+    present = [d for d in along if d >= offset and own[d - offset] == shape[d]]
+    sizes = [shape[d] if d in present else 1 for d in dims]
+    channels = np.broadcast_to(np.arange(math.prod(sizes)).reshape(sizes), [shape[d] for d in dims])
+    return read(rule, tuple(d - offset for d in present)), channels.flatten()
 
 
 class Same(Reading):

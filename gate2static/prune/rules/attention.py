@@ -20,7 +20,7 @@ from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader, un
 from gate2static.prune.layout import Dims, axis, count
 from gate2static.prune.nodes import argument
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.reading import read
+from gate2static.prune.reading import read_along
 from gate2static.prune.rules.rule import Rule
 
 _PRODUCTS = (torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm", "__matmul__")
@@ -58,20 +58,12 @@ class MatrixProduct(Rule):
         if ndim < 3 or not dims or len(heads) > 1:
             return None
         rule = cls(node, [], count(shape, dims), dims)
-        index = np.arange(rule.channels).reshape([shape[d] for d in dims])
-        readings, channels = [], []
-        for number, operand in enumerate([*operands, *masks]):
-            offset, own = ndim - len(operand.info.shape or ()), operand.info.shape or ()
-            present = [d for d in heads if d >= offset and own[d - offset] == shape[d]]
-            if number == free:
-                present.append(free_dims[free])
-            sizes = [shape[d] if d in present else 1 for d in dims]
-            channels.append(np.broadcast_to(np.arange(np.prod(sizes)).reshape(sizes), index.shape).flatten())
-            readings.append(read(operand, tuple(d - offset for d in present)))
-        rule.inputs, rule.channels_of, rule.free = tuple(readings), channels, free
+        pairs = [read_along(r, shape, dims, dims if i == free else heads) for i, r in enumerate([*operands, *masks])]
+        readings, channels = zip(*pairs, strict=True)
+        rule.inputs, rule.channels_of, rule.free = readings, channels, free
         return rule
 
-    channels_of: list[Ids]
+    channels_of: Sequence[Ids]
     """For each operand: its channel, as it is read, for each channel of the result."""
     free: int | None
     """The operand with channels along a free dimension."""

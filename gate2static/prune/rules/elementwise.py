@@ -10,10 +10,10 @@ from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
 from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader, unique_rows
-from gate2static.prune.layout import axis, count, others, permuted
+from gate2static.prune.layout import Dims, axis, count, others, permuted
 from gate2static.prune.nodes import argument, function_name, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.reading import Reading, read
+from gate2static.prune.reading import Reading, read, read_along
 from gate2static.prune.rules.rule import Rule
 
 _FUNCTIONS = {
@@ -47,22 +47,15 @@ class Elementwise(Rule):
         joined = _joined_dim(node)
         if joined in dims or set(dims) & set(node.meta["info"].batch_dims):
             return None
+        if not all(_lines_up(r.info.shape or (), shape, dims) for r in operands):
+            return None
         rule = cls(node, [], count(shape, dims), dims)
-        index = np.arange(rule.channels).reshape([shape[d] for d in dims])
-        readings, channels = [], []
-        for operand in operands:
-            offset, own = len(shape) - len(operand.info.shape or ()), operand.info.shape or ()
-            present = tuple(d for d in dims if d >= offset and own[d - offset] == shape[d])
-            if any(d >= offset and own[d - offset] not in (1, shape[d]) for d in dims):
-                return None
-            sizes = [shape[d] if d in present else 1 for d in dims]
-            channels.append(np.broadcast_to(np.arange(np.prod(sizes)).reshape(sizes), index.shape).flatten())
-            readings.append(read(operand, tuple(d - offset for d in present)))
+        readings, channels = zip(*(read_along(r, shape, dims, dims) for r in operands), strict=True)
         plain = [read(rules[n]) for n in node.all_input_nodes if n not in tensor_inputs(node)]
         rule.inputs, rule.channels_of, rule.joined = (*readings, *plain), channels, joined
         return rule
 
-    channels_of: list[Ids]
+    channels_of: Sequence[Ids]
     """For each operand: its channel, as it is read, for each channel of the result."""
     joined: int | None
     """The dimension along which the operands stand one behind the other."""
@@ -152,6 +145,12 @@ class Elementwise(Rule):
             if wanted[position] not in labels:
                 node = emitter.graph.call_function(torch.unsqueeze, (node, position - first))
         return node
+
+
+def _lines_up(own: Sequence[int], shape: Sequence[int], dims: Dims) -> bool:
+    """Whether an operand has one channel or all of them along each channel dimension of the result."""
+    offset = len(shape) - len(own)
+    return all(d < offset or own[d - offset] in (1, shape[d]) for d in dims)
 
 
 def _is_known(node: fx.Node) -> bool:
