@@ -193,7 +193,7 @@ def _rest(
         picks.append(None if pick == tuple(range(before[d])) else pick)
         if d == batch[0] and picks[-1] is not None:
             return None
-    if batch[1] is not None and origin[batch[1]] != batch[0]:
+    if batch[1] is not None and (batch[0] is None or origin[batch[1]] != batch[0]):
         return None
     return Rest(before, after, batch, tuple(origin), tuple(picks))
 

@@ -54,6 +54,18 @@ class RootMeanSquare(nn.Module):
         return x * torch.rsqrt(x.pow(2).mean(1, keepdim=True, dtype=x.dtype) + 1e-6)
 
 
+class Positions(nn.Module):
+    """A layer on a stored grid, repeated for every sample."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(2, 4, 1)
+        self.register_buffer("grid", torch.rand(1, 2, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.layer(self.grid).repeat(x.shape[0], 1, 1, 1)
+
+
 BETWEEN: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
     "a function whose schema is ambiguous": lambda x: torch.lerp(x, x * x, 0.3),
     "a concatenation along a dimension that is computed": lambda x: torch.cat([x, x + 1], dim=1 - x.dim()),
@@ -66,6 +78,7 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
         x.unflatten(1, (2, 2)).flatten(3).contiguous(memory_format=torch.channels_last).reshape(-1, 4, 8, 8)
     ),
     "reads of a type": RootMeanSquare(),
+    "a repetition as long as the batch": Positions(),
     "an empty slice": lambda x: torch.cat([x[:, 4:], x[:, :4]], 1),
     "a padding of channels that is nought": lambda x: F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1)).permute(0, 3, 1, 2),
     "an in-place activation that has a second reader": lambda x: F.relu(x.sub_(0.5), inplace=True) + x,
