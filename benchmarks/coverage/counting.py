@@ -61,7 +61,20 @@ def _same_convolution(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
     return {"conv": math.prod(result) * math.prod(weight[1:])}
 
 
+def _einsum(inputs: list[Any], outputs: list[Any]) -> dict[str, int]:
+    """Of two operands; fvcore's own reads them from a text with four digits."""
+    terms = inputs[0].toIValue().replace(" ", "").partition("->")[0].split(",")
+    shapes = [get_shape(x) for x in inputs[1].node().inputs()]
+    sizes = {
+        letter: size
+        for term, shape in zip(terms, shapes, strict=True)
+        for letter, size in zip(term, shape, strict=True)
+    }
+    return {"einsum": math.prod(sizes.values())}
+
+
 _ADDED = {
+    "aten::einsum": _einsum,
     "aten::scaled_dot_product_attention": _attention,
     "aten::baddbmm": _baddbmm,
     "aten::_convolution_mode": _same_convolution,
