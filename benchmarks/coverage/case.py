@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import gate2static as g2s
-from benchmarks.coverage.counting import fvcore_macs
+from benchmarks.coverage.counting import counted_macs
 from benchmarks.coverage.models import Case, build
 from benchmarks.coverage.oracle import removable
 from benchmarks.coverage.perturbing import perturb, settled_norms
@@ -130,7 +130,7 @@ class Run:
         """Predicted from the gates, stated in the manifest and counted on the static network by fvcore."""
         predicted = int(g2s.expected_macs(self.gated))
         stated = self.static.manifest.macs.static
-        counted = fvcore_macs(self.static.network, self.static.example_inputs(1))
+        counted = counted_macs(self.static.network, self.static.example_inputs(1))
         self.result["macs"] |= {"predicted": predicted, "counted": counted}
         if not predicted == stated == counted:
             raise WrongResultError(f"predicted {predicted}, stated {stated}, counted {counted} MACs")
