@@ -50,8 +50,9 @@ class RandomNet(nn.Module):
             try:
                 step, sources = STEPS[name](Chosen(seed, values, steps))
                 with torch.no_grad():
+                    step.eval()(*(values[i][:1].clone() for i in sources))  # torch's group norm may need two samples
                     # What writes into a value writes into it here too: later steps may then read another shape of it.
-                    value = step.eval()(*(values[i] for i in sources))
+                    value = step(*(values[i] for i in sources))
             except (DoesNotFitError, RuntimeError, ValueError, IndexError):
                 continue  # nothing to read, or a shape that the step does not take
             if _is_usable(value):

@@ -63,6 +63,11 @@ class Chosen:
         others = [i for i, v in enumerate(self.values) if i != first and alike(self.values[first], v)]
         return [first, self.one_of(others) if others else first]
 
+    def alone(self) -> list[int]:
+        """Values that may be written into: none is the network's input, and none shares memory with another."""
+        addresses = [v.untyped_storage().data_ptr() for v in self.values]
+        return [i for i, address in enumerate(addresses) if i and addresses.count(address) == 1]
+
     def one_of(self, options: Sequence[Any]) -> Any:
         return self.rng.choice(options)
 

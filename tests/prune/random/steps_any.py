@@ -78,8 +78,7 @@ def written_in_place(c: Chosen) -> Step:
         lambda x: x.mul_(0.5),
         lambda x: x.add_(x),
     ]
-    addresses = [v.untyped_storage().data_ptr() for v in c.values]
-    alone = [i for i, address in enumerate(addresses) if i and addresses.count(address) == 1]
+    alone = c.alone()
     if not alone:
         raise DoesNotFitError
     return Call(c.one_of(forms)), alone[-1:]
@@ -173,12 +172,15 @@ def used_again(c: Chosen) -> Step:
     layer = c.one_of(c.layers)
     candidates = list(range(len(c.values)))
     c.rng.shuffle(candidates)
+    alone = c.alone()
     for index in candidates:
+        value = -c.values[index].abs() - 1  # an in-place activation changes it
         try:
-            layer(c.values[index].clone())
-        except (RuntimeError, ValueError, TypeError, IndexError):
+            layer(written := value.clone())
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):
             continue
-        return layer, [index]
+        if index in alone or torch.equal(value, written):
+            return layer, [index]
     raise DoesNotFitError
 
 
