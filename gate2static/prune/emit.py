@@ -8,9 +8,14 @@ from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
 from gate2static.prune.analysis import Rules, demand, match_rules, number, outputs
+from gate2static.prune.blocks import blocks
 from gate2static.prune.channels import Ids, Numbering
 from gate2static.prune.physical import Emitter
 from gate2static.prune.rules import Dense
+
+
+import os
+BLOCK = int(os.environ.get("BLOCK", "24"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +33,7 @@ class Plan:
     numberings: Mapping[fx.Node, Numbering]
     needs: Mapping[fx.Node, Tensor]
     live: Mapping[fx.Node, Ids]
+    blocks: Mapping[fx.Node, Ids]
 
     def macs(self, nodes: Iterable[fx.Node] | None = None) -> int:
         """Per sample, of the network that `emit` builds, or of some of its nodes."""
@@ -46,7 +52,8 @@ def plan(gated: GatedModel, *, align: int = 1) -> Plan:
         for node, rule in rules.items():
             if isinstance(rule, Dense):
                 live[node] = _fill_up(rule, live[node], align)
-    return Plan(rules=rules, numberings=numberings, needs=needs, live=live)
+    cut = blocks(rules, numberings, needs, live, BLOCK)
+    return Plan(rules=rules, numberings=numberings, needs=needs, live=live, blocks=cut)
 
 
 def _fill_up(rule: Dense, live: Ids, align: int) -> Ids:
@@ -62,7 +69,7 @@ def _fill_up(rule: Dense, live: Ids, align: int) -> Ids:
 
 def emit(gated: GatedModel, decided: Plan) -> fx.GraphModule:
     """Build the network that the plan describes; its output is a tuple over tasks."""
-    emitter = Emitter(gated, decided.rules, decided.numberings, decided.needs)
+    emitter = Emitter(gated, decided.rules, decided.numberings, decided.needs, decided.blocks)
     emitter.inputs = [emitter.graph.placeholder(p.name) for p in gated.program.graph.find_nodes(op="placeholder")]
     for node, rule in decided.rules.items():
         if len(decided.live[node]):

@@ -82,8 +82,10 @@ class Emitter:
         rules: Mapping[fx.Node, "Rule"],
         numberings: Mapping[fx.Node, Numbering],
         needs: Mapping[fx.Node, Tensor],
+        blocks: Mapping[fx.Node, Ids],
     ) -> None:
         self.gated, self.rules, self.numberings, self.needs = gated, rules, numberings, needs
+        self.blocks = blocks
         self.graph, self.root = fx.Graph(), nn.Module()
         self.pools: dict[fx.Node, Pool] = {}
         self.inputs: list[fx.Node] = []
@@ -212,17 +214,28 @@ class Emitter:
         readers = self._readers(rule)[ordered]
         return np.split(ordered, np.flatnonzero(np.diff(readers)) + 1)
 
+    def in_blocks(self, rule: "Rule", ids: Ids) -> list[Ids]:
+        """`ids` cut into blocks; all together where the node has none."""
+        if rule.node not in self.blocks or not len(ids):
+            return [ids]
+        labels = self.blocks[rule.node][ids]
+        order = np.argsort(labels, kind="stable")
+        return np.split(ids[order], np.flatnonzero(np.diff(labels[order])) + 1)
+
     def by_parts(self, rule: "Rule", source: Pool, wanted: Ids) -> list[Ids]:
         """The source's channels `wanted`, part by part; parts with the same readers of `rule` count as one.
 
         `rule` keeps the numbers of its source. Merging such parts costs a copy that their readers would make anyway.
         """
         readers = self._readers(rule)
-        groups: dict[int, list[Ids]] = {}
+        groups: dict[tuple[int, int], list[Ids]] = {}
         for part in source.parts:
             kept = part.ids[np.isin(part.ids, wanted)]
             if len(kept):
-                groups.setdefault(int(np.bitwise_or.reduce(readers[kept])), []).append(kept)
+                key = (int(np.bitwise_or.reduce(readers[kept])), -1)
+                if rule.node in self.blocks:
+                    key = (-1, int(self.blocks[rule.node][kept[0]]))
+                groups.setdefault(key, []).append(kept)
         return [np.concatenate(ids) for ids in groups.values()]
 
     def is_whole(self, pool: Pool, ids: Ids) -> bool:

@@ -57,9 +57,10 @@ class Dense(Rule):
         parts = []
         for key, members in groups.items():
             ids = emitter.order(unit_end(self, emitter), np.concatenate([by_stream[s] for s, _ in members]))
-            layer = self._slice(emitter.gated, ids, dict(members))
             view = emitter.view(source, np.frombuffer(key, dtype=np.int64))
-            parts.append(Part(emitter.module(self.node, layer, (view,)), ids))
+            for block in emitter.in_blocks(self, ids):
+                layer = self._slice(emitter.gated, block, dict(members))
+                parts.append(Part(emitter.module(self.node, layer, (view,)), block))
         return Pool(tuple(parts), self.dim)
 
     def _slice(self, gated: GatedModel, ids: Ids, orders: Mapping[int, Ids]) -> nn.Module:

@@ -13,7 +13,7 @@ from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader, un
 from gate2static.prune.layout import Dims, axis, count, others, permuted
 from gate2static.prune.nodes import argument, function_name, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.reading import Reading, read, read_along
+from gate2static.prune.reading import Reading, Same, read, read_along
 from gate2static.prune.rules.rule import Rule
 
 _FUNCTIONS = {
@@ -72,6 +72,11 @@ class Elementwise(Rule):
         whole = any_reader(need, np.arange(self.streams).repeat(self.channels), self.streams)[:, None]
         return [*wanted, *(whole for _ in self.inputs[len(wanted) :])]
 
+    def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
+        assert own.rows is not None
+        same = [i for i in range(len(self.channels_of)) if isinstance(self.inputs[i], Same) and self.inputs[i].dims]
+        return [(i, own.rows[:, i]) for i in same]
+
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         rows = emitter.numberings[self.node].rows
         assert rows is not None
@@ -82,7 +87,8 @@ class Elementwise(Rule):
         """Channels of one set of readers stay apart where every operand already holds them as one tensor."""
         apart: list[Ids] = []
         together: list[Ids] = []
-        for ids in emitter.by_readers(self, live):
+        pieces = emitter.in_blocks(self, live) if self.node in emitter.blocks else emitter.by_readers(self, live)
+        for ids in pieces:
             whole = all(
                 emitter.is_whole(emitter.pool(r), rows[ids, column])
                 for column, r in enumerate(self.inputs[: len(self.channels_of)])

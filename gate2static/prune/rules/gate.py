@@ -46,6 +46,10 @@ class GateRule(Rule):
         shared = 1 - (1 - (1 - p) * picked).prod(0, keepdim=True)
         return [torch.cat([p * picked, shared])]
 
+    def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
+        ids = np.arange(own.size - self.channels)
+        return [(0, np.concatenate([ids, picked])) for picked in own.views[:-1]]
+
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         numbering = emitter.numberings[self.node]
         source = emitter.pool(self.inputs[0])
@@ -53,7 +57,13 @@ class GateRule(Rule):
         mixed = live[live >= first_mixed]
         if not len(mixed):
             return source
-        channels = mixed - first_mixed
+        parts = [Part(self._mix(ids, source, emitter), ids) for ids in emitter.in_blocks(self, mixed)]
+        return Pool((*source.parts, *parts), self.dim)
+
+    def _mix(self, ids: Ids, source: Pool, emitter: Emitter) -> fx.Node:
+        """The shared stream's own channels: the picked ones weighted by the softmax of β."""
+        numbering = emitter.numberings[self.node]
+        channels = ids - (numbering.size - self.channels)
         gate = emitter.gated.gates[self._unit]
         logits = emitter.constant(gate.beta.detach()[:, torch.from_numpy(channels)], trained=True)
         # The softmax stays in the network, so that converting it to float64 is exact; `fold` evaluates it.
@@ -70,7 +80,7 @@ class GateRule(Rule):
         total = terms[0]
         for term in terms[1:]:
             total = emitter.graph.call_function(torch.add, (total, term))
-        return Pool((*source.parts, Part(total, mixed)), self.dim)
+        return total
 
     @property
     def _unit(self) -> str:

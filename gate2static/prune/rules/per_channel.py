@@ -61,6 +61,10 @@ class PerChannel(Rule):
             need = any_reader(need, numbering.views, numbering.size)
         return need.sum() * (self.info.macs // self.channels)
 
+    def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
+        assert own.rows is not None
+        return [(0, own.rows[:, 0])]
+
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         rows = emitter.numberings[self.node].rows
         assert rows is not None

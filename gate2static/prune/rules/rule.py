@@ -61,6 +61,13 @@ class Rule(ABC):
         """MACs per sample of the live channels of the pool."""
         return self.info.macs // self.channels * len(live)
 
+    def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
+        """Where channels are worked on one by one: an input's number, and for each pool channel that of the input.
+
+        -1 where a pool channel has none. `inputs` are the numberings as they are read. None by default.
+        """
+        return []
+
     @abstractmethod
     def emit(self, live: Ids, emitter: "Emitter") -> "Pool":
         """Emit the live channels of the pool, in any order and in any number of parts."""
