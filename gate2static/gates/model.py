@@ -4,14 +4,14 @@ import copy
 import keyword
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError, TraceError
-from gate2static.gates.gating import Gate
+from gate2static.gates.gating import Gate, Mixing
 from gate2static.gates.lift import lift
 from gate2static.gates.program import Program, build_program
 
@@ -61,6 +61,7 @@ def gate(
     group_size: int = 1,
     gate_init: float = 0.05,
     gate_init_std: float = 0.05,
+    mixing: Mixing = "softmax",
     shared_state: Mapping[str, Tensor] | None = None,
     task_states: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> GatedModel:
@@ -77,6 +78,8 @@ def gate(
         group_size: neighbouring channels that share one gate.
         gate_init: mean of the initial gate logits; positive starts the tasks on their own features.
         gate_init_std: their standard deviation; drawn from torch's global generator.
+        mixing: how the shared stream goes on after a gate. `softmax` weighs the tasks' picked features (eq. 3); `hard`
+            takes, group by group, that of the task with the largest mixing logit, which costs nothing once pruned.
         shared_state: the backbone's `state_dict` to start the shared branch from; the backbone's own when absent.
         task_states: task -> the backbone's `state_dict` to start its branch from; the backbone's own when absent.
 
@@ -84,7 +87,7 @@ def gate(
         A module called like the backbone that returns task -> head output.
 
     Raises:
-        GateError: tasks, heads, states or group size that do not fit together.
+        GateError: tasks, heads, states, group size or mixing that do not exist or fit together.
         TraceError: a backbone that cannot be traced or does not run on the example inputs.
     """
     if not isinstance(example_inputs, tuple | list):
@@ -93,6 +96,8 @@ def gate(
             "arguments, such as (images,)."
         )
     _check_arguments(tasks, heads, group_size, task_states or {})
+    if mixing not in get_args(Mixing):
+        raise GateError(f"mixing is {mixing!r}; allowed are {' and '.join(map(repr, get_args(Mixing)))}.")
     ordered = {task: copy.deepcopy(heads[task]) for task in tasks}
     evaluated = {task: copy.deepcopy(head).eval() for task, head in ordered.items()}
     root, program = build_program(backbone, evaluated, example_inputs)
@@ -107,6 +112,7 @@ def gate(
             group_size=group_size,
             gate_init=gate_init,
             gate_init_std=gate_init_std,
+            mixing=mixing,
         ).to(weight.device, weight.dtype)
         for u in program.units
     }

@@ -62,6 +62,8 @@ class GatingRecipe(Strict):
     """Mean of the first α; a gate is task-specific while α > 0."""
     gate_init_std: NotNegative = 0.05
     """Standard deviation of the first α: a shared branch that no gate picks gets no gradient."""
+    mixing: Literal["softmax", "hard"] = "softmax"
+    """The shared stream mixes the tasks' features (eq. 3), or takes one task's, group by group."""
     shared_init: Literal["shared", "initial"] = "shared"
     """The shared branch starts from the trained shared network, or from the backbone's first weights as in the paper,
     where those are ImageNet's."""
