@@ -16,7 +16,10 @@ NETWORKS = ("resnet20", "densenet", "two_scales", "many_rules", "token_rules")
 PATTERNS = ("random_0.1", "random_0.5", "all_shared", "all_specific", "one_channel", "one_task")
 OPTIONS: dict[str, dict[str, Any]] = {
     "hard": {"mixing": "hard"},
-    "hard_groups": {"mixing": "hard", "group_size": 4},
+    "hard_groups": {"mixing": "hard", "group_size": 5},
+    "tied_groups": {"tie_residual": True, "group_size": 3},
+    "tied_hard": {"tie_residual": True, "mixing": "hard"},
+    "tied_hard_groups": {"tie_residual": True, "mixing": "hard", "group_size": 4},
 }
 
 
