@@ -58,3 +58,7 @@ class MissingDependencyError(Gate2StaticError):
 
 class BenchError(Gate2StaticError):
     """A latency measurement that cannot be made: unknown backend, unreadable model, no device."""
+
+
+class BudgetError(Gate2StaticError):
+    """A budget that no setting of the gates meets, or one for other tasks than the network's."""

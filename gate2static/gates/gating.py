@@ -1,11 +1,16 @@
 """The gate of one unit: which channels a task takes from its own branch, and what the shared stream mixes."""
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
+
+Mixing = Literal["softmax", "hard"]
+
+_HARD_BETA_STD = 0.01
+"""Of the initial β of hard mixing: enough that every task wins somewhere, too little to outweigh a few steps."""
 
 
 class Gate(nn.Module):
@@ -20,21 +25,48 @@ class Gate(nn.Module):
             is where the paper's initialisation from single-task networks leaves them.
         gate_init_std: standard deviation of the initial α. Without spread every gate starts on the same side, and a
             shared branch that no task picks gets no gradient.
+        mixing: `softmax` is eq. 3; `hard` passes on the picked feature of the task with the largest β.
 
     Attributes:
         alpha: gate logits, (T, ceil(C / group_size)); positive means task-specific.
-        beta: mixing logits, (T, C).
+        beta: mixing logits, (T, C); of hard mixing shaped like `alpha`.
+        hard: whether the shared stream takes one task's feature, not a mix.
     """
 
     def __init__(
-        self, *, tasks: int, channels: int, dim: int, group_size: int, gate_init: float, gate_init_std: float
+        self,
+        *,
+        tasks: int,
+        channels: int,
+        dim: int,
+        group_size: int,
+        gate_init: float,
+        gate_init_std: float,
+        mixing: Mixing = "softmax",
     ) -> None:
         super().__init__()
-        self.channels, self.dim, self.group_size = channels, dim, group_size
-        self.alpha = nn.Parameter(
-            torch.empty(tasks, math.ceil(channels / group_size)).normal_(gate_init, gate_init_std)
-        )
-        self.beta = nn.Parameter(torch.zeros(tasks, channels))
+        self.channels, self.dim, self.group_size, self.hard = channels, dim, group_size, mixing == "hard"
+        groups = math.ceil(channels / group_size)
+        self.alpha = nn.Parameter(torch.empty(tasks, groups).normal_(gate_init, gate_init_std))
+        # With equal β the first task would win everywhere.
+        beta = torch.empty(tasks, groups).normal_(0.0, _HARD_BETA_STD) if self.hard else torch.zeros(tasks, channels)
+        self.beta = nn.Parameter(beta)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Moves and converts, see nn.Module; rounding may make two β equal, which must not change who wins."""
+        before = self._largest().cpu() if self.hard and not self.beta.is_meta else None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if before is None or self.beta.is_meta or not (tied := self._largest().cpu() != before).any():
+            return self
+        beta = self.beta.detach().cpu()
+        highest = beta.gather(0, before)
+        above = torch.nextafter(highest, torch.full_like(highest, math.inf))
+        self.beta.detach().copy_(beta.scatter(0, before, torch.where(tied, above, highest)))
+        return self
+
+    def _largest(self) -> Tensor:
+        """The row of the largest β, the first of equals; shaped like one row of it."""
+        return self.beta.detach().argmax(0, keepdim=True)
 
     def _per_channel(self, groups: Tensor) -> Tensor:
         return groups.repeat_interleave(self.group_size, dim=1)[:, : self.channels]
@@ -48,12 +80,24 @@ class Gate(nn.Module):
         return self._per_channel(self.alpha.sigmoid())
 
     def mixing(self) -> Tensor:
-        """Softmax of β over the tasks, (T, C), differentiable."""
-        return self.beta.softmax(0)
+        """What the tasks weigh in the shared stream, (T, C), differentiable.
+
+        The softmax of β over the tasks; of hard mixing 1 for the winner and 0 for the others, with the softmax's
+        gradient.
+        """
+        soft = self.beta.softmax(0)
+        if not self.hard:
+            return soft
+        winner = torch.zeros_like(soft).scatter_(0, self._largest(), 1.0)
+        return self._per_channel(winner + (soft - soft.detach()))
+
+    def winners(self) -> Tensor:
+        """(C,) int64, the task with the largest β; the first of equals."""
+        return (self._per_channel(self._largest()) if self.hard else self._largest())[0]
 
     def contributions(self) -> list[float]:
         """Share of channels where each task has the largest mixing weight (figure 3 of the paper)."""
-        winners = self.beta.detach().argmax(0)
+        winners = self.winners()
         return [float((winners == t).double().mean()) for t in range(self.beta.shape[0])]
 
     def forward(self, *streams: Tensor) -> tuple[Tensor, ...]:

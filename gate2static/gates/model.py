@@ -3,17 +3,18 @@
 import copy
 import keyword
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError, TraceError
-from gate2static.gates.gating import Gate
+from gate2static.gates.gating import Gate, Mixing
 from gate2static.gates.lift import lift
 from gate2static.gates.program import Program, build_program
+from gate2static.gates.ties import residual_ties
 
 SHARED = "shared"
 """Name of the shared stream; not allowed as a task."""
@@ -61,6 +62,8 @@ def gate(
     group_size: int = 1,
     gate_init: float = 0.05,
     gate_init_std: float = 0.05,
+    mixing: Mixing = "softmax",
+    tie_residual: bool = False,
     shared_state: Mapping[str, Tensor] | None = None,
     task_states: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> GatedModel:
@@ -77,6 +80,10 @@ def gate(
         group_size: neighbouring channels that share one gate.
         gate_init: mean of the initial gate logits; positive starts the tasks on their own features.
         gate_init_std: their standard deviation; drawn from torch's global generator.
+        mixing: how the shared stream goes on after a gate. `softmax` weighs the tasks' picked features (eq. 3); `hard`
+            takes, group by group, that of the task with the largest mixing logit, which costs nothing once pruned.
+        tie_residual: whether units that write to the same residual stream (`residual_ties`) share one α and, with hard
+            mixing, one β: the same `nn.Parameter`.
         shared_state: the backbone's `state_dict` to start the shared branch from; the backbone's own when absent.
         task_states: task -> the backbone's `state_dict` to start its branch from; the backbone's own when absent.
 
@@ -84,7 +91,7 @@ def gate(
         A module called like the backbone that returns task -> head output.
 
     Raises:
-        GateError: tasks, heads, states or group size that do not fit together.
+        GateError: tasks, heads, states, group size or mixing that do not exist or fit together.
         TraceError: a backbone that cannot be traced or does not run on the example inputs.
     """
     if not isinstance(example_inputs, tuple | list):
@@ -93,6 +100,8 @@ def gate(
             "arguments, such as (images,)."
         )
     _check_arguments(tasks, heads, group_size, task_states or {})
+    if mixing not in get_args(Mixing):
+        raise GateError(f"mixing is {mixing!r}; allowed are {' and '.join(map(repr, get_args(Mixing)))}.")
     ordered = {task: copy.deepcopy(heads[task]) for task in tasks}
     evaluated = {task: copy.deepcopy(head).eval() for task, head in ordered.items()}
     root, program = build_program(backbone, evaluated, example_inputs)
@@ -107,9 +116,12 @@ def gate(
             group_size=group_size,
             gate_init=gate_init,
             gate_init_std=gate_init_std,
+            mixing=mixing,
         ).to(weight.device, weight.dtype)
         for u in program.units
     }
+    if tie_residual:
+        _tie(gates, residual_ties(root, program))
     encoder = lift(program, branches, gates)
     _check_lift(backbone, encoder, example_inputs)
     for stream, state in states.items():
@@ -125,8 +137,8 @@ def weight_parameters(gated: GatedModel) -> list[nn.Parameter]:
 
 
 def gate_parameters(gated: GatedModel) -> list[nn.Parameter]:
-    """α and β of every unit."""
-    return [p for gate in gated.gates.values() for p in gate.parameters()]
+    """α and β of every unit; those that tied units share, once."""
+    return list({id(p): p for gate in gated.gates.values() for p in gate.parameters()}.values())
 
 
 def gate_decisions(gated: GatedModel) -> dict[str, Tensor]:
@@ -140,14 +152,15 @@ def set_gates(gated: GatedModel, decisions: bool | Mapping[str, Tensor]) -> None
     Args:
         gated: changed in place.
         decisions: True for all task-specific (T separate backbones), False for all shared (one backbone), or unit ->
-            (T, groups) bool; units not named keep their gates.
+            (T, groups) bool; units not named keep their gates, unless they are tied to one that is.
 
     Raises:
-        GateError: an unknown unit or a wrong shape.
+        GateError: an unknown unit, a wrong shape, or different decisions for tied units.
     """
     gates = gated.gates
     if isinstance(decisions, bool):
         decisions = {name: torch.full_like(g.alpha, float(decisions)) > 0.5 for name, g in gates.items()}
+    decided: dict[int, str] = {}
     for name, decision in decisions.items():
         if name not in gates:
             raise GateError(f"there is no unit {name!r}; the units are {', '.join(gates)}.")
@@ -156,8 +169,23 @@ def set_gates(gated: GatedModel, decisions: bool | Mapping[str, Tensor]) -> None
                 f"decisions for unit {name!r} are {decision.dtype} of shape {tuple(decision.shape)}; allowed are "
                 f"torch.bool of shape (tasks, gates), here {tuple(gates[name].alpha.shape)}."
             )
+        first = decided.setdefault(id(gates[name].alpha), name)
+        if not torch.equal(decisions[first], decision):
+            raise GateError(
+                f"units {first!r} and {name!r} are tied and are given different decisions; give both the same, or "
+                "gate without tie_residual."
+            )
+    for name, decision in decisions.items():
         with torch.no_grad():
             gates[name].alpha.copy_(torch.where(decision, 1.0, -1.0))
+
+
+def _tie(gates: Mapping[str, Gate], groups: Iterable[Sequence[str]]) -> None:
+    for first, *others in groups:
+        for name in others:
+            gates[name].alpha = gates[first].alpha
+            if gates[first].hard:
+                gates[name].beta = gates[first].beta
 
 
 def _check_arguments(

@@ -1,6 +1,7 @@
 """YAML to `Recipe`: everything a run is made of, checked before anything runs."""
 
-from gate2static.recipe.loading import load_recipe
+from gate2static.recipe.budget import Budget
+from gate2static.recipe.loading import load_recipe, parse_budget
 from gate2static.recipe.parsing import parse
 from gate2static.recipe.schema import (
     DataRecipe,
@@ -11,13 +12,14 @@ from gate2static.recipe.schema import (
     Recipe,
     ScheduleRecipe,
     StageRecipe,
-    Strict,
     TaskRecipe,
     TrainingRecipe,
     WeightOptimiserRecipe,
 )
+from gate2static.recipe.strict import Strict
 
 __all__ = [
+    "Budget",
     "DataRecipe",
     "GateOptimiserRecipe",
     "GatedStageRecipe",
@@ -32,4 +34,5 @@ __all__ = [
     "WeightOptimiserRecipe",
     "load_recipe",
     "parse",
+    "parse_budget",
 ]

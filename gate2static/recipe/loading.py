@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from gate2static.errors import RecipeError
+from gate2static.recipe.budget import Budget
 from gate2static.recipe.parsing import parse
 from gate2static.recipe.schema import Recipe
 
@@ -47,22 +48,37 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     return parse(Recipe, raw, where=str(path))
 
 
-def _override(raw: dict[str, Any], text: str) -> None:
+def parse_budget(values: Sequence[str]) -> Budget:
+    """Makes a budget of `key=value` each, such as `macs=0.5`, or `latency_ms=8` and `device=board.json`.
+
+    Raises:
+        RecipeError: One line: no budget, or one that names several kinds of cost or an unknown one.
+    """
+    raw: dict[str, Any] = {}
+    for value in values:
+        _override(raw, value, option="--budget", example="macs=0.5")
+    return parse(Budget, raw, where="--budget")
+
+
+def _override(
+    raw: dict[str, Any], text: str, *, option: str = "--set", example: str = "training.gated.epochs=5"
+) -> None:
     """Sets one `key.sub=value` in place; whether the key exists at all is the schema's business."""
     key, equals, value = text.partition("=")
+    text = f"{option} {text}"
     if not equals or not key:
-        raise RecipeError(f"--set {text}: expected key.sub=value, such as training.gated.epochs=5")
+        raise RecipeError(f"{text}: expected key.sub=value, such as {example}")
     *parents, last = key.split(".")
     here: Any = raw
     for depth, part in enumerate(parents):
         here = _step(here, part, text) if isinstance(here, list) else here.setdefault(part, {})
         if not isinstance(here, dict | list):
             path = ".".join(parents[: depth + 1])
-            raise RecipeError(f"--set {text}: {path} is {here!r}, which has no keys below it")
+            raise RecipeError(f"{text}: {path} is {here!r}, which has no keys below it")
     try:
         parsed = _yaml(value)
     except yaml.YAMLError as error:
-        raise RecipeError(f"--set {text}: the value is not YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{text}: the value is not YAML: {' '.join(str(error).split())}") from None
     if isinstance(here, list):
         _step(here, last, text)
         here[int(last)] = parsed
@@ -76,5 +92,5 @@ def _yaml(text: str) -> Any:
 
 def _step(items: list[Any], part: str, text: str) -> Any:
     if not part.isdigit() or int(part) >= len(items):
-        raise RecipeError(f"--set {text}: found item {part}, allowed: 0 to {len(items) - 1}")
+        raise RecipeError(f"{text}: found item {part}, allowed: 0 to {len(items) - 1}")
     return items[int(part)]

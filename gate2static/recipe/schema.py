@@ -2,9 +2,11 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[float, Field(gt=0)]
+from gate2static.recipe.budget import Budget
+from gate2static.recipe.strict import Positive, Strict
+
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -16,17 +18,11 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
-class Strict(BaseModel):
-    """A frozen model that rejects unknown keys, NaN and silent conversions such as `true` to 1."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
 class DataRecipe(Strict):
     """Which data set, and its own options."""
 
     name: str
-    options: dict[str, Option] = {}
+    options: dict[str, Option] = Field(default_factory=dict)
 
 
 class TaskRecipe(Strict):
@@ -46,7 +42,7 @@ class ModelRecipe(Strict):
     """Which backbone, and its own options such as `width`."""
 
     name: str
-    options: dict[str, Option] = {}
+    options: dict[str, Option] = Field(default_factory=dict)
 
 
 class GatingRecipe(Strict):
@@ -62,6 +58,10 @@ class GatingRecipe(Strict):
     """Mean of the first α; a gate is task-specific while α > 0."""
     gate_init_std: NotNegative = 0.05
     """Standard deviation of the first α: a shared branch that no gate picks gets no gradient."""
+    mixing: Literal["softmax", "hard"] = "softmax"
+    """The shared stream mixes the tasks' features (eq. 3), or takes one task's, group by group."""
+    tie_residual: bool = False
+    """Layers that write to the same residual stream share their gates."""
     shared_init: Literal["shared", "initial"] = "shared"
     """The shared branch starts from the trained shared network, or from the backbone's first weights as in the paper,
     where those are ImageNet's."""
@@ -132,7 +132,9 @@ class Recipe(Strict):
     gating: GatingRecipe = GatingRecipe()
     training: TrainingRecipe = TrainingRecipe()
     sparsity_weight: NotNegative = 0.05
-    """λ_s of eq. 5 for `train`."""
+    """λ_s of eq. 5 for `train`; with a budget, where λ_s starts."""
+    budget: Budget | None = None
+    """What the static network of `train` may cost at most."""
     sweep: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.01, 0.03, 0.05, 0.07, 0.1)
     """λ_s values for `sweep`: the paper's."""
     runs_dir: str = "runs"
@@ -145,6 +147,17 @@ class Recipe(Strict):
         values = [f"{weight:g}" for weight in self.sweep]
         if len(set(values)) < len(values):
             raise ValueError(f"sweep must hold different values, found {', '.join(values)}")
+        return self
+
+    @model_validator(mode="after")
+    def _budget_fits(self) -> "Recipe":
+        if self.budget is None:
+            return self
+        names = [task.name for task in self.tasks]
+        if isinstance(self.budget.macs, dict) and (unknown := sorted(set(self.budget.macs) - set(names))):
+            raise ValueError(f"budget.macs: found {', '.join(unknown)}; the tasks are {', '.join(names)}")
+        if self.sparsity_weight == 0:
+            raise ValueError("sparsity_weight is 0, and a budget steers it by factors; give a positive value")
         return self
 
     @property

@@ -107,6 +107,8 @@ def _gate(
             group_size=recipe.gating.group_size,
             gate_init=recipe.gating.gate_init,
             gate_init_std=recipe.gating.gate_init_std,
+            mixing=recipe.gating.mixing,
+            tie_residual=recipe.gating.tie_residual,
             shared_state=shared,
             task_states={task: _part(state, "backbone") for task, state in singles.items()},
         )

@@ -1,0 +1,26 @@
+"""Latency predicted from measured units or from a data sheet, without running anything."""
+
+from pathlib import Path
+
+from gate2static.errors import BenchError
+from gate2static.latency.model import LatencyModel, OperatorCost
+from gate2static.latency.roofline import DEVICES, Roofline
+from gate2static.latency.table import LatencyTable, load_latency_table
+
+__all__ = ["DEVICES", "LatencyModel", "LatencyTable", "OperatorCost", "Roofline", "latency_model", "load_latency_table"]
+
+
+def latency_model(name_or_path: str | Path) -> LatencyModel:
+    """The roofline of a device by its name, such as "a100", or a measured table by its JSON file.
+
+    Raises:
+        BenchError: neither a known device nor a readable table.
+    """
+    if str(name_or_path) in DEVICES:
+        return DEVICES[str(name_or_path)]
+    if Path(name_or_path).suffix != ".json" and not Path(name_or_path).exists():
+        raise BenchError(
+            f"{name_or_path} is neither a latency table (a JSON file that `gate2static profile` writes) nor a known "
+            f"device; known: {', '.join(DEVICES)}"
+        )
+    return load_latency_table(name_or_path)

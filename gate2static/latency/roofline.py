@@ -1,0 +1,99 @@
+"""Estimates from a data sheet: each operator takes as long as its arithmetic or its memory traffic, and a launch.
+
+S. Williams, A. Waterman, D. Patterson: Roofline, CACM 52(4), 2009. Peaks are never reached, so this is a lower bound
+with the right order of magnitude; it ranks networks of one kind, and a measured table predicts them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from gate2static.latency.model import LatencyModel, OperatorCost, described
+from gate2static.latency.operators import Operator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Roofline(LatencyModel):
+    """A device as its data sheet describes it.
+
+    Attributes:
+        name: of the device.
+        peak_macs_per_s: by element width in bits; a width that is not listed runs at the next wider one's peak.
+        bytes_per_s: memory bandwidth.
+        launch_s: what starting one operator costs, when they are launched back to back.
+    """
+
+    estimated: ClassVar[bool] = True  # type: ignore[misc]
+
+    name: str
+    peak_macs_per_s: Mapping[int, float]
+    bytes_per_s: float
+    launch_s: float
+
+    def costs(self, operators: Sequence[Operator]) -> tuple[OperatorCost, ...]:
+        """See `LatencyModel`."""
+        return tuple(self._cost(operator) for operator in operators)
+
+    def _cost(self, operator: Operator) -> OperatorCost:
+        arithmetic_s = operator.macs / self._peak(operator.dtype)
+        traffic_s = operator.size_bytes / self.bytes_per_s
+        return OperatorCost(
+            operator=operator.name,
+            shapes=described(operator),
+            ms=1e3 * (max(arithmetic_s, traffic_s) + self.launch_s),
+            macs=operator.macs,
+            note="arithmetic" if arithmetic_s > traffic_s else "memory",
+        )
+
+    def _peak(self, dtype: torch.dtype) -> float:
+        wide_enough = [width for width in self.peak_macs_per_s if width >= dtype.itemsize * 8]
+        return self.peak_macs_per_s[min(wide_enough, default=max(self.peak_macs_per_s))]
+
+
+# A MAC is two of a data sheet's FLOP or OP. Peaks are dense ones (data sheets of NVIDIA's newer parts give sparse ones,
+# twice as high). float32 on Ampere and later runs in TF32 on tensor cores only if asked to, so its peak is the CUDA
+# cores'. Launch costs are not on data sheets: 2 µs is what back-to-back launches of small kernels in a CUDA graph or an
+# engine take on a server GPU, twice that behind an embedded CPU.
+_T, _G = 1e12, 1e9
+_DEVICES = (
+    Roofline(  # NVIDIA Jetson AGX Orin 64 GB data sheet DS-10662-001: 5.3 TFLOPS fp32; 170 sparse INT8 TOPS (GPU)
+        name="jetson-orin-agx",
+        peak_macs_per_s={32: 5.3 / 2 * _T, 16: 42.5 / 2 * _T, 8: 85 / 2 * _T},
+        bytes_per_s=204.8 * _G,
+        launch_s=4e-6,
+    ),
+    Roofline(  # NVIDIA Jetson Orin Nano 8 GB data sheet DS-11105-001: 1024 cores at 625 MHz; 40 sparse INT8 TOPS
+        name="jetson-orin-nano",
+        peak_macs_per_s={32: 1.28 / 2 * _T, 16: 10 / 2 * _T, 8: 20 / 2 * _T},
+        bytes_per_s=68 * _G,
+        launch_s=4e-6,
+    ),
+    Roofline(  # NVIDIA T4 tensor core GPU data sheet: 8.1 TFLOPS fp32, 65 fp16, 130 INT8 TOPS, 320 GB/s
+        name="t4",
+        peak_macs_per_s={32: 8.1 / 2 * _T, 16: 65 / 2 * _T, 8: 130 / 2 * _T},
+        bytes_per_s=320 * _G,
+        launch_s=2e-6,
+    ),
+    Roofline(  # NVIDIA A100 80 GB SXM data sheet: 19.5 TFLOPS fp32, 312 fp16, 624 INT8 TOPS, 2,039 GB/s
+        name="a100",
+        peak_macs_per_s={64: 9.7 / 2 * _T, 32: 19.5 / 2 * _T, 16: 312 / 2 * _T, 8: 624 / 2 * _T},
+        bytes_per_s=2039 * _G,
+        launch_s=2e-6,
+    ),
+    Roofline(  # NVIDIA H100 SXM data sheet: 67 TFLOPS fp32, 1,979 fp16 and 3,958 INT8 TOPS sparse, 3.35 TB/s
+        name="h100",
+        peak_macs_per_s={64: 34 / 2 * _T, 32: 67 / 2 * _T, 16: 989.5 / 2 * _T, 8: 1979 / 2 * _T},
+        bytes_per_s=3350 * _G,
+        launch_s=2e-6,
+    ),
+    Roofline(  # two x86 cores at 3 GHz with two 256-bit FMA units each (16 fp32 MACs a cycle), two DDR4-3200 channels
+        name="cpu-2-core",
+        peak_macs_per_s={64: 48 * _G, 32: 96 * _G},
+        bytes_per_s=51.2 * _G,
+        launch_s=1e-6,
+    ),
+)
+DEVICES: Mapping[str, Roofline] = {device.name: device for device in _DEVICES}
+"""Devices by name, from their data sheets."""

@@ -1,0 +1,115 @@
+"""A latency table: what the units of networks cost on one device and backend, as they were measured there."""
+
+import os
+import secrets
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gate2static.errors import BenchError
+from gate2static.latency.grid import Grid
+from gate2static.latency.lowering import lower
+from gate2static.latency.model import LatencyModel, OperatorCost, described
+from gate2static.latency.operators import Operator
+from gate2static.latency.units import Unit
+
+
+class LatencyTable(BaseModel, LatencyModel):
+    """Times of units, measured on one device; a network costs the sum of what its backend runs.
+
+    Attributes:
+        backend: what ran the units, such as "onnxruntime"; it decides which operators run as parts of others.
+        threads: CPU threads the units were given.
+        environment: the machine and the versions of its libraries, for people.
+        overhead_ms: what a forward pass costs besides its units.
+        grids: the measured times.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+    estimated: ClassVar[bool] = False  # type: ignore[misc]
+
+    format: Literal["gate2static latency table"] = "gate2static latency table"
+    version: Literal[1] = 1
+    name: str
+    backend: str
+    threads: int = Field(ge=1)
+    environment: dict[str, str] = {}
+    overhead_ms: float = Field(ge=0)
+    grids: tuple[Grid, ...] = Field(min_length=1)
+
+    def costs(self, operators: Sequence[Operator]) -> tuple[OperatorCost, ...]:
+        """See `LatencyModel`.
+
+        Raises:
+            BenchError: a layer of a kind that was not measured.
+        """
+        found = [
+            OperatorCost(
+                operator=step.unit.kind if step.unit else step.operator.name,
+                shapes=described(step.operator),
+                ms=self._ms(step.unit) if step.unit else 0.0,
+                macs=step.operator.macs,
+                note=step.note,
+            )
+            for step in lower(operators, self.backend)
+        ]
+        return (*found, OperatorCost(operator="a forward pass", shapes="", ms=self.overhead_ms))
+
+    @cached_property
+    def _by_kind(self) -> dict[str, Grid]:
+        return {grid.kind: grid for grid in self.grids}
+
+    def _ms(self, unit: Unit) -> float:
+        if unit.kind not in self._by_kind:
+            raise BenchError(
+                f"the latency table {self.name} has no times of {unit.kind!r}; it has {', '.join(self._by_kind)}. "
+                "Profile this network: gate2static profile STATIC_DIR"
+            )
+        return self._by_kind[unit.kind].at(unit.sizes)
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as JSON, whole or not at all.
+
+        Raises:
+            BenchError: the file cannot be written; what stood there is untouched.
+        """
+        path = Path(path)
+        staging = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                staging.write_text(self.model_dump_json(indent=1) + "\n")
+                staging.replace(path)
+            finally:
+                staging.unlink(missing_ok=True)
+        except OSError as error:
+            raise BenchError(
+                f"cannot write {path}: {error.strerror or error}; nothing was changed there. "
+                "Free some space or choose another path."
+            ) from error
+
+
+def load_latency_table(path: str | Path) -> LatencyTable:
+    """Read a table that `LatencyTable.save` wrote.
+
+    Raises:
+        BenchError: missing, damaged, not a latency table, or of another format version.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise BenchError(
+            f"cannot read the latency table {path}: {error.strerror or error}; `gate2static profile` makes one"
+        ) from error
+    try:
+        return LatencyTable.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise BenchError(
+            f"{path} is not a latency table, or a damaged one: {where}: {first['msg']}; make one with "
+            "`gate2static profile`"
+        ) from None
