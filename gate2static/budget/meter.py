@@ -109,9 +109,9 @@ class Meter:
             what = "the budget" if name == NETWORK else f"the budget of {name}"
             share = ", as a share of separate networks" if self._relative(name) else ""
             raise BudgetError(
-                f"{what} is {self.describe(name, limit)}{share}, below what any gates reach: "
-                f"{self.describe(name, self.lowest[name])} with all gates shared to "
-                f"{self.describe(name, self.highest[name])} with all task-specific; raise it, or take a smaller backbone."
+                f"{what} is {self.describe(name, limit)}{share}, below what any gates reach, from "
+                f"{self.describe(name, self.lowest[name])} with all gates shared "
+                f"to {self.describe(name, self.highest[name])} with all task-specific; raise it or shrink the backbone."
             )
 
 
