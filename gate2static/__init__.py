@@ -1,6 +1,7 @@
 """gate2static: turns multi-task networks into one static network that does every task."""
 
 from gate2static.bench import LatencyReport, benchmark
+from gate2static.budget import BudgetController, BudgetReport, project_to_budget
 from gate2static.export import build_engine, export_onnx
 from gate2static.gates import (
     GatedModel,
@@ -12,11 +13,15 @@ from gate2static.gates import (
     weight_parameters,
 )
 from gate2static.prune import StaticModel, expected_macs, load_static, prune
+from gate2static.recipe import Budget
 from gate2static.verify import EquivalenceReport, verify
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Budget",
+    "BudgetController",
+    "BudgetReport",
     "EquivalenceReport",
     "GatedModel",
     "LatencyReport",
@@ -29,6 +34,7 @@ __all__ = [
     "gate_decisions",
     "gate_parameters",
     "load_static",
+    "project_to_budget",
     "prune",
     "set_gates",
     "sparsity_hinge",

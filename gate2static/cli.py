@@ -99,7 +99,7 @@ def demo(
 
 @app.command()
 def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False, run_dir: RunDir = None) -> None:
-    """Train single-task, shared and gated networks at the recipe's sparsity weight."""
+    """Train single-task, shared and gated networks at the recipe's sparsity weight, or to its budget."""
     from gate2static.recipe import load_recipe
     from gate2static.train import train as train_run
 
@@ -127,6 +127,14 @@ def prune(
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the static network.")] = None,
     align: Annotated[int, typer.Option("--align", help="Keep a multiple of this many channels.")] = 1,
     dtype: Annotated[DType | None, typer.Option("--dtype", help="Of the static network; else as trained.")] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            metavar="KEY=VALUE",
+            help="Make the least certain gates shared until it costs at most this, such as macs=0.5; may be repeated.",
+        ),
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option("--explain", help="Show which channels stay in each layer, and which operators have no rule."),
@@ -138,11 +146,20 @@ def prune(
 
     from gate2static.prune import barrier_costs, plan
     from gate2static.prune import prune as prune_gated
+    from gate2static.recipe import parse_budget
     from gate2static.report import barrier_table, plan_table
+    from gate2static.train import project_checkpoint
 
     if output is None and not dry_run:
         raise typer.BadParameter("give -o DIR, or --dry-run to see the plan only")
-    gated = _gated(checkpoint)
+    if budget:
+        if align > 1:
+            raise typer.BadParameter("--budget counts channels that are needed, --align adds others; give one of them")
+        projected = None if output is None or dry_run else output.with_name(f"{output.name}.ckpt.pt")
+        gated, spent = project_checkpoint(checkpoint, parse_budget(budget), target=projected)
+        typer.echo(f"budget: {spent}{f'; verify with {projected}' if projected else ''}")
+    else:
+        gated = _gated(checkpoint)
     if explain or dry_run:
         decided = plan(gated, align=align)
         _print(plan_table(gated, decided))

@@ -16,7 +16,7 @@ from gate2static.gates import GatedModel
 from gate2static.prune import load_static, prune
 from gate2static.recipe import load_recipe
 from gate2static.report import WrittenReport, gated_checks, onnx_checks, record, was_verified, write_report
-from gate2static.train import RunResult, gated_baseline, load_gated, sweep
+from gate2static.train import RunResult, gated_baseline, load_gated, sweep, train
 from gate2static.train.results import Row
 from gate2static.verify import verify
 
@@ -49,7 +49,8 @@ def run_demo(run_dir: Path, *, overrides: Sequence[str] = ()) -> WrittenReport:
         VerificationError: a static network does not compute what its gated network computes.
         Gate2StaticError: a stage cannot do its work; its message says which and why.
     """
-    result = sweep(load_recipe(bundled_recipe(), overrides), run_dir, resume=True)
+    recipe = load_recipe(bundled_recipe(), overrides)
+    result = (sweep if recipe.budget is None else train)(recipe, run_dir, resume=True)
     _deliver(run_dir, result)
     _time(run_dir, result)
     return write_report(run_dir)

@@ -81,6 +81,7 @@ class Row:
         latency_ratios: the same over the latency of the row named by the key, paired round by round.
         pattern: gates per unit.
         checks: what verification compared.
+        budget: cost over budget, the budget and where λ ended, in words; empty without a budget.
     """
 
     name: str
@@ -93,6 +94,7 @@ class Row:
     latency_ratios: dict[str, float] = field(default_factory=dict)
     pattern: GatePattern | None = None
     checks: tuple[Check, ...] = ()
+    budget: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

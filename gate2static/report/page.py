@@ -44,7 +44,7 @@ def trade_off_pictures(content: Content) -> Iterator[Picture]:
     for attribute, title, label, scale in axes:
         points = [
             TradeOffPoint(
-                name=row.name.replace("gated-", "λ = "),
+                name=row.name.replace("gated-", "" if row.budget else "λ = "),
                 kind=row.kind,
                 cost=getattr(row, attribute) * scale,
                 delta_mtl_percent=row.delta_mtl_percent,

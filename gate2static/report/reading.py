@@ -60,7 +60,20 @@ def _row(row: TrainedRow, manifest: Manifest | None, latency: LatencyReport | No
         latency_ratios=ratios(latency, target) if latency and target else {},
         pattern=_pattern(manifest) if manifest and row.kind == "gated" else None,
         checks=read_checks(manifest) if manifest else (),
+        budget=_budget(row),
     )
+
+
+def _budget(row: TrainedRow) -> str:
+    if row.budget is None:
+        return ""
+    spent = row.budget
+    scale, unit = (1e6, "M MACs") if spent.unit == "MACs" else (1.0, spent.unit)
+    parts = (
+        f"{'' if name == 'network' else f'{name} '}{spent.after[name] / limit:.3f} of {limit / scale:.4g} {unit}"
+        for name, limit in spent.limits.items()
+    )
+    return ", ".join([*parts, f"λ {row.sparsity_weight:.3g}"])
 
 
 def _pattern(manifest: Manifest) -> GatePattern:

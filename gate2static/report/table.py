@@ -22,6 +22,7 @@ def header(content: Content) -> tuple[str, ...]:
         "latency (ms)",
         "latency / shared",
         "latency / separate",
+        *(["cost / budget"] if _has_budgets(content) else []),
     )
 
 
@@ -37,6 +38,7 @@ def cells(content: Content, row: Row) -> tuple[str, ...]:
         _number(row.latency_ms, lambda value: f"{value:.3f}"),
         _number(row.latency_ratios.get("shared"), lambda value: f"{value:.2f}×"),
         _number(row.latency_ratios.get("separate"), lambda value: f"{value:.2f}×"),
+        *([row.budget or _ABSENT] if _has_budgets(content) else []),
     )
 
 
@@ -56,6 +58,10 @@ def markdown_table(content: Content) -> str:
     titles = header(content)
     lines = [titles, ("---", *("---:" for _ in titles[1:])), *(cells(content, row) for row in content.rows)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def _has_budgets(content: Content) -> bool:
+    return any(row.budget for row in content.rows)
 
 
 def _number(value: float | None, write: Callable[[float], str]) -> str:

@@ -2,7 +2,19 @@
 
 from gate2static.train.evaluation import evaluate
 from gate2static.train.networks import gated_baseline, load_gated
+from gate2static.train.projecting import project_checkpoint
 from gate2static.train.results import Row, RunResult, TaskInfo, load_result
 from gate2static.train.runs import sweep, train
 
-__all__ = ["Row", "RunResult", "TaskInfo", "evaluate", "gated_baseline", "load_gated", "load_result", "sweep", "train"]
+__all__ = [
+    "Row",
+    "RunResult",
+    "TaskInfo",
+    "evaluate",
+    "gated_baseline",
+    "load_gated",
+    "load_result",
+    "project_checkpoint",
+    "sweep",
+    "train",
+]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from gate2static.budget import BudgetReport
 from gate2static.errors import CheckpointError
 from gate2static.train.atomic import write_atomically
 
@@ -28,7 +29,8 @@ class Row(_Frozen):
     """One network of a run, or the set of single-task networks.
 
     `metrics` are of the test split. `macs` (per image, heads included) and `parameters` count the static network that
-    pruning makes. `delta_mtl` is eq. 6 as a fraction. `checkpoints` are relative to the run's folder.
+    pruning makes. `delta_mtl` is eq. 6 as a fraction. `checkpoints` are relative to the run's folder. `budget` says
+    what was asked of a network with one and what it costs; its `sparsity_weight` is λ_s at the end of training.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Row(_Frozen):
     delta_mtl: float
     macs: int
     parameters: int
+    budget: BudgetReport | None = None
 
 
 class RunResult(_Frozen):

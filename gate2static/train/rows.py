@@ -2,6 +2,7 @@
 
 import torch
 
+from gate2static.budget import BudgetReport
 from gate2static.data import Splits
 from gate2static.gates import GatedModel
 from gate2static.prune import prune
@@ -25,6 +26,7 @@ def add_row(
     splits: Splits,
     device: torch.device,
     sparsity_weight: float | None = None,
+    budget: BudgetReport | None = None,
 ) -> RunResult:
     """Measures a trained network on the test split and adds its row.
 
@@ -40,6 +42,7 @@ def add_row(
         splits: Measured on `test`.
         device: Where to compute.
         sparsity_weight: λ_s of a gated network.
+        budget: What was asked of it and what it costs.
     """
     static = prune(gated)
     metrics = evaluate(static.to(device), test_loader(splits.test, TEST_BATCH_SIZE), tasks)
@@ -54,5 +57,6 @@ def add_row(
         delta_mtl=delta_mtl(metrics, baseline, tasks),
         macs=static.manifest.macs["static"],
         parameters=static.manifest.parameters["static"],
+        budget=budget,
     )
     return result.with_row(row)

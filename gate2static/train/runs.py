@@ -7,13 +7,16 @@ from typing import Literal
 
 import torch
 
+from gate2static.budget import BudgetReport, check_budget
 from gate2static.data import describe_data, load_data
-from gate2static.errors import MissingDependencyError, TrainingError
-from gate2static.gates import GatedModel
+from gate2static.errors import MissingDependencyError, RecipeError, TrainingError
+from gate2static.gates import GatedModel, gate
+from gate2static.models import build_model
 from gate2static.recipe import Recipe
 from gate2static.tasks import Task, build_tasks
 from gate2static.train.batches import length
 from gate2static.train.checkpoints import FILE as CHECKPOINT
+from gate2static.train.checkpoints import load_checkpoint
 from gate2static.train.loop import train_stage
 from gate2static.train.networks import build_gated, build_shared, build_single, gated_baseline, load_gated
 from gate2static.train.progress import TrainingProgress
@@ -25,6 +28,8 @@ from gate2static.train.stage import Stage
 
 def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
     """Trains the single-task networks, the shared network and one gated network with λ_s = `recipe.sparsity_weight`.
+
+    With a budget, λ_s starts there and is steered, and the gated network costs at most the budget in the end.
 
     Args:
         recipe: What to train.
@@ -38,18 +43,25 @@ def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
 
     Raises:
         RecipeError: A name or option that does not exist.
+        BudgetError: No setting of the gates meets the budget; nothing is trained then.
         TrainingError: A loss is no longer finite, the disk is full, or the folder already holds a run.
         CheckpointError: The run to go on with is damaged or another recipe's.
     """
-    return _run(recipe, Path(run_dir), (recipe.sparsity_weight,), resume=resume, show=progress)
+    return _run(recipe, Path(run_dir), {_gated_name(recipe): recipe.sparsity_weight}, resume=resume, show=progress)
 
 
 def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
     """Like `train`, with one gated network for each λ_s of `recipe.sweep`; the baselines are trained once.
 
     `run.json` is written after every row, so an interrupted sweep goes on where it was.
+
+    Raises:
+        RecipeError: Also where the recipe has a budget: that steers λ_s, so there is nothing to sweep.
     """
-    return _run(recipe, Path(run_dir), recipe.sweep, resume=resume, show=progress)
+    if recipe.budget is not None:
+        raise RecipeError("a budget steers λ_s, so there is nothing to sweep; use `train`, or remove the budget")
+    weights = {f"gated-{weight:g}": weight for weight in recipe.sweep}
+    return _run(recipe, Path(run_dir), weights, resume=resume, show=progress)
 
 
 def pick_device(choice: Literal["auto", "cpu", "cuda"]) -> torch.device:
@@ -63,12 +75,14 @@ def pick_device(choice: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _run(recipe: Recipe, run_dir: Path, weights: tuple[float, ...], *, resume: bool, show: bool) -> RunResult:
+def _run(recipe: Recipe, run_dir: Path, weights: dict[str, float], *, resume: bool, show: bool) -> RunResult:
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
     device = pick_device(recipe.training.device)
+    if recipe.budget is not None:
+        check_budget(_untrained(recipe), recipe.budget)
     result = _open_result(recipe, run_dir, tasks, resume=resume)
     splits = load_data(recipe.data)
-    rows = {"separate": 0.0, "shared": 0.0, **{f"gated-{weight:g}": weight for weight in weights}}
+    rows = {"separate": 0.0, "shared": 0.0, **weights}
     with TrainingProgress(enabled=show, total_cost=_total_cost(recipe, length(splits.train), len(weights))) as progress:
         for name, weight in rows.items():
             checkpoints = []
@@ -77,6 +91,9 @@ def _run(recipe: Recipe, run_dir: Path, weights: tuple[float, ...], *, resume: b
                 checkpoints.append(f"{stage.name}/{CHECKPOINT}")
             if any(row.name == name for row in result.rows):
                 continue  # measured before an interruption
+            sparsity_weight, report = weights.get(name), None
+            if recipe.budget is not None and name in weights:
+                sparsity_weight, report = _steered(run_dir, name)
             result = add_row(
                 result,
                 _trained(run_dir, name),
@@ -86,7 +103,8 @@ def _run(recipe: Recipe, run_dir: Path, weights: tuple[float, ...], *, resume: b
                 tasks=tasks,
                 splits=splits,
                 device=device,
-                sparsity_weight=weight if name.startswith("gated") else None,
+                sparsity_weight=sparsity_weight,
+                budget=report,
             )
             result.save(run_dir)
     return result
@@ -113,6 +131,22 @@ def _stages(name: str, recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], w
             run_dir=run_dir,
             sparsity_weight=weight,
         )
+
+
+def _gated_name(recipe: Recipe) -> str:
+    return f"gated-{recipe.sparsity_weight:g}" if recipe.budget is None else f"gated-{recipe.budget.label}"
+
+
+def _untrained(recipe: Recipe) -> GatedModel:
+    """The recipe's network before any training: what its gates may cost does not depend on weights."""
+    backbone, heads, examples = build_model(recipe, initial_weights=False)
+    return gate(backbone, tasks=[task.name for task in recipe.tasks], example_inputs=examples, heads=heads)
+
+
+def _steered(run_dir: Path, name: str) -> tuple[float, BudgetReport]:
+    """λ_s at the end of a training with a budget, and what the projection did."""
+    position = load_checkpoint(run_dir / name / CHECKPOINT)["position"]
+    return position["log"][-1]["lambda"], BudgetReport.model_validate(position["budget"]["report"])
 
 
 def _open_result(recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], *, resume: bool) -> RunResult:

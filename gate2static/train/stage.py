@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gate2static.errors import CheckpointError, TrainingError
-from gate2static.recipe import GatedStageRecipe, Recipe, StageRecipe
+from gate2static.recipe import Budget, GatedStageRecipe, Recipe, StageRecipe
 from gate2static.tasks import Task
 from gate2static.train import checkpoints, random_state
 from gate2static.train.log import LogRow
@@ -25,7 +25,7 @@ class Stage:
         kind: which part of the recipe's `training` it is trained by.
         model: maps images to a dict task -> output.
         tasks: the tasks that its loss sums over (eq. 1).
-        sparsity_weight: λ_s of eq. 5; 0 where there are no gates.
+        sparsity_weight: λ_s of eq. 5, or where it starts if there is a budget; 0 where there are no gates.
     """
 
     name: str
@@ -48,6 +48,11 @@ class Stage:
         return len(self.tasks) + 1 if self.kind == "gated" else 1
 
     @property
+    def budget(self) -> Budget | None:
+        """What the static network may cost, if that is limited."""
+        return self.recipe.budget if self.kind == "gated" else None
+
+    @property
     def checkpoint(self) -> Path:
         """Where its checkpoint lies."""
         return self.run_dir / self.name / checkpoints.FILE
@@ -60,7 +65,7 @@ class Stage:
         parts = {key: recipe[key] for key in ("seed", "data", "tasks", "model")}
         parts |= {f"training.{kind}": recipe["training"][kind] for kind in kinds}
         if self.kind == "gated":
-            parts |= {"gating": recipe["gating"], "sparsity_weight": self.sparsity_weight}
+            parts |= {"gating": recipe["gating"], "sparsity_weight": self.sparsity_weight, "budget": recipe["budget"]}
         return {"stage": self.name, **parts}
 
 
@@ -76,6 +81,8 @@ class Position:
     best: dict[str, float] = field(default_factory=dict)
     """`epoch` and `score` of the best epoch so far, by the mean of the validation metrics. The last epoch is the
     result nevertheless: while gates close, the best epoch of a gated network is simply its least sparse one."""
+    budget: dict[str, Any] = field(default_factory=dict)
+    """With a budget: the state of its `controller` and, at the end, the `report` of the projection."""
 
 
 def save(stage: Stage, position: Position, optimisers: dict[str, Optimizer]) -> None:

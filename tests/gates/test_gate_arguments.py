@@ -226,6 +226,10 @@ def test_a_group_has_channels() -> None:
     refused(GateError, "group_size is 0; it counts channels and must be at least 1", group_size=0)
 
 
+def test_the_shared_stream_mixes_in_one_of_two_ways() -> None:
+    refused(GateError, "mixing is 'max'; allowed are 'softmax' and 'hard'", mixing="max")
+
+
 @pytest.mark.parametrize(
     ("decisions", "reason"),
     [

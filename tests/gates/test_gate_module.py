@@ -1,5 +1,7 @@
 """The gate of one unit: eq. 2 and 3, and their gradients."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -83,3 +85,69 @@ def test_channels_of_a_group_share_a_logit_and_the_last_group_may_be_short() -> 
     assert torch.equal(decisions[:, 0], decisions[:, 1])
     assert torch.equal(decisions[:, 2], decisions[:, 3])
     assert decisions.shape == (2, 5)
+
+
+def hard(channels: int = 7, gate_init: float = 1.0) -> Gate:
+    """Three tasks, groups of two channels."""
+    sizes = {"tasks": 3, "channels": channels, "dim": 1, "group_size": 2}
+    return Gate(**sizes, gate_init=gate_init, gate_init_std=0.5, mixing="hard")
+
+
+def test_a_hard_mix_is_the_winners_picked_channel_bit_for_bit() -> None:
+    gate = hard(gate_init=0.0)
+    streams = [torch.randn(2, 7, 3, 3) for _ in range(4)]
+    *picked, mixed = gate(*streams)
+    assert gate.beta.shape == gate.alpha.shape == (3, 4)
+    winners = gate.beta.argmax(0).repeat_interleave(2)[:7]
+    assert torch.equal(gate.winners(), winners)
+    assert all(torch.equal(mixed[:, c], picked[w][:, c]) for c, w in enumerate(winners))
+    assert gate.contributions() == [pytest.approx(float((winners == t).double().mean())) for t in range(3)]
+
+
+def test_the_hard_choice_passes_the_gradient_of_the_softmax() -> None:
+    gate = hard().double()
+    streams = [torch.randn(2, 7, 3, 3).double().requires_grad_() for _ in range(4)]
+    seed = torch.randn(2, 7, 3, 3).double()
+    *picked, mixed = gate(*streams)
+    mixed.backward(seed)
+    beta = gate.beta.detach().clone().requires_grad_()
+    products = torch.stack([(seed * x.detach()).sum((0, 2, 3)) for x in picked])
+    (beta.softmax(0).repeat_interleave(2, 1)[:, :7] * products).sum().backward()
+    torch.testing.assert_close(gate.beta.grad, beta.grad)
+    for task, stream in enumerate(streams[:-1]):
+        taken = (gate.winners() == task) & gate.decisions()[task]
+        torch.testing.assert_close(stream.grad, seed * taken.view(7, 1, 1))
+
+
+def test_every_task_wins_somewhere_at_first_and_the_generator_says_where() -> None:
+    def winners(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return hard(channels=64).winners()
+
+    assert set(winners(0).tolist()) == {0, 1, 2}
+    assert torch.equal(winners(0), winners(0))
+    assert not torch.equal(winners(0), winners(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.half, torch.bfloat16])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_rounding_does_not_change_who_wins(dtype: torch.dtype, sign: float) -> None:
+    gate = hard(channels=64)
+    with torch.no_grad():
+        gate.beta.copy_(sign + 1e-6 * torch.rand_like(gate.beta))
+    winners = gate.winners()
+    assert not torch.equal(gate.beta.to(dtype).argmax(0).repeat_interleave(2), winners)
+    assert torch.equal(gate.to(dtype).winners(), winners)
+    assert torch.equal(gate.double().winners(), winners)
+
+
+def test_plain_gates_draw_nothing_for_the_mix() -> None:
+    def next_draw(**options: Any) -> Tensor:
+        torch.manual_seed(0)
+        Gate(tasks=2, channels=4, dim=1, group_size=1, gate_init=0.0, gate_init_std=1.0, **options)
+        return torch.rand(1)
+
+    torch.manual_seed(0)
+    torch.empty(2, 4).normal_()
+    assert torch.equal(torch.rand(1), next_draw())
+    assert not torch.equal(next_draw(), next_draw(mixing="hard"))

@@ -68,7 +68,7 @@ class Two(nn.Module):
         self.first, self.second, self.third = nn.Conv2d(3, 6, 1), nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1)
         self.norm, self.act, self.linear = nn.BatchNorm2d(6), nn.PReLU(6), nn.Linear(6, 6)
         self.drop, self.depth = nn.Dropout(0.1), torchvision.ops.StochasticDepth(0.1, "row")
-        self.gamma = nn.Parameter(torch.ones(6, 1, 1))
+        self.gamma, self.table = nn.Parameter(torch.ones(6, 1, 1)), nn.Parameter(torch.randn(6, 6))
         self.join = join
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,6 +99,7 @@ APART: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "other_dimension": lambda net, a, b: a + b.transpose(1, 2),
     "other_order": lambda net, a, b: a + b.flip(1),
     "some_channels": lambda net, a, b: a[:, :3] + b[:, 3:],
+    "mixed_channels": lambda net, a, b: net.third(a + (b.transpose(1, 3) @ net.table).transpose(1, 3)),
     "matrix_product": lambda net, a, b: a + a.softmax(-1) @ b,
 }
 
@@ -111,6 +112,11 @@ def test_channels_that_are_added_are_tied(name: str) -> None:
 @pytest.mark.parametrize("name", APART)
 def test_channels_that_are_not_added_are_not_tied(name: str) -> None:
     assert not any({"first", "second"} <= group for group in ties(Two(APART[name]), 3, 6, 6))
+
+
+def test_ties_are_transitive() -> None:
+    found = ties(Two(lambda net, a, b: a + net.third(a + b)), 3, 6, 6)
+    assert found == [{"first", "second", "third"}]
 
 
 def test_the_layer_between_two_streams_keeps_them_apart() -> None:

@@ -65,6 +65,31 @@ def gated_model() -> GatedModel:
     return gate(backbone, tasks=["kind", "ink"], example_inputs=(torch.zeros(2, 1, 8, 8),), heads=heads)
 
 
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(1, 5, 3, padding=1), nn.Conv2d(5, 5, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.stem(x))
+        return x + self.conv(x)
+
+
+def structured_model() -> GatedModel:
+    """Gates in groups, one logit for both layers of the residual stream, hard mixing."""
+    torch.manual_seed(0)
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3))
+    return gate(
+        Residual(),
+        tasks=["kind", "ink"],
+        example_inputs=(torch.zeros(2, 1, 8, 8),),
+        heads={"kind": pool, "ink": nn.Conv2d(5, 1, 1)},
+        group_size=2,
+        mixing="hard",
+        tie_residual=True,
+    )
+
+
 def noisy_model() -> Noisy:
     torch.manual_seed(0)
     return Noisy()
@@ -134,6 +159,23 @@ def test_going_on_after_an_interruption_equals_never_stopping(
     logs = [(tmp_path / name / kind / "log.csv").read_text() for name in ("whole", "cut")]
     assert logs[0] == logs[1]
     assert logs[0].count("\n") == 4
+
+
+@pytest.mark.parametrize("steps", [4, 6])
+def test_tied_gates_with_hard_mixing_go_on_exactly(tmp_path: Path, steps: int, assert_same: Same) -> None:
+    def one(folder: str) -> Stage:
+        return stage(tmp_path / folder, "gated", structured_model(), checkpoint_steps=3)
+
+    whole = fit(one("whole"))
+    with pytest.raises(KeyboardInterrupt):
+        fit(one("cut"), stop_after=steps)
+    again = one("cut")
+    assert_same(fit(again, go_on=True), whole)
+    first, second = again.model.gates.values()
+    assert first.alpha is second.alpha
+    assert first.beta is second.beta
+    fresh = structured_model().state_dict()
+    assert all(not torch.equal(whole["model"][key], fresh[key]) for key in fresh if key.endswith(("alpha", "beta")))
 
 
 @pytest.mark.parametrize("forgotten", ["random", "optimisers", "position"])

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from gate2static.data import describe_data, load_data
 from gate2static.errors import CheckpointError
-from gate2static.gates import gate_decisions
+from gate2static.gates import gate_decisions, gate_parameters
 from gate2static.models import MultiTaskNetwork
 from gate2static.recipe import Recipe
 from gate2static.tasks import build_tasks
@@ -87,6 +87,31 @@ def test_a_loaded_network_is_the_trained_one(small: Recipe, whole_run: Run, imag
         metric = task.new_metric()
         metric.update(task.kind.predict(outputs[task.name]), torch.stack([test[i][1][task.name] for i in range(20)]))
         assert float(metric.compute()) == pytest.approx(result.rows[-1].metrics[task.name], abs=0.051)
+
+
+def structured(recipe: Recipe) -> Recipe:
+    gating = recipe.gating.model_copy(update={"mixing": "hard", "tie_residual": True, "group_size": 3})
+    return recipe.model_copy(update={"gating": gating})
+
+
+@torch.no_grad()
+def test_a_checkpoint_brings_back_its_recipes_kind_of_gates(
+    small: Recipe, whole_run: Run, images: Tensor, tmp_path: Path
+) -> None:
+    assert (small.gating.mixing, small.gating.tie_residual) == ("softmax", False)
+    gated = build_gated(structured(small), whole_run[0]).eval()
+    content = load_checkpoint(whole_run[0] / "gated-200" / "ckpt.pt")
+    content |= {"model": gated.state_dict(), "recipe": structured(small).model_dump(mode="json")}
+    torch.save(content, tmp_path / "ckpt.pt")
+    found, recipe = load_gated(tmp_path / "ckpt.pt")
+    assert recipe == structured(small)
+    assert all(gate.hard for gate in found.gates.values())
+    assert len({id(gate.alpha) for gate in found.gates.values()}) < len(found.gates)
+    assert len(gate_parameters(found)) == len(gate_parameters(gated))
+    assert all(torch.equal(found(images)[task], gated(images)[task]) for task in gated.tasks)
+    torch.save(content | {"recipe": small.model_dump(mode="json")}, tmp_path / "ckpt.pt")
+    with pytest.raises(CheckpointError, match="for another model: .*alpha is "):
+        load_gated(tmp_path / "ckpt.pt")
 
 
 def test_the_first_gates_depend_on_the_recipes_seed_alone(small: Recipe, whole_run: Run) -> None:

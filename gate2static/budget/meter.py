@@ -1,0 +1,167 @@
+"""What the static network costs where the gates stand, in the unit of a budget."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from gate2static.errors import BudgetError
+from gate2static.gates import GatedModel, gate_decisions, set_gates
+from gate2static.prune import expected_macs, prune
+from gate2static.prune.analysis import demand, match_rules, number
+from gate2static.recipe import Budget
+
+NETWORK = "network"
+"""Name of the limit of a budget for the whole network; other limits are named for their tasks."""
+
+
+class Meter:
+    """Measures a gated network against a budget.
+
+    Args:
+        gated: its program and tasks matter, not where its gates stand; not changed.
+        budget: the most that it may cost.
+
+    Attributes:
+        budget: as given.
+        unit: `MACs` or `ms`, per sample.
+        lowest: limit -> cost with all gates shared.
+        highest: limit -> cost with all gates task-specific.
+        limits: limit -> the most that it may cost; `network`, or the tasks that the budget names.
+
+    Raises:
+        BudgetError: the budget names an unknown task or lies below what the network costs with all gates shared.
+    """
+
+    def __init__(self, gated: GatedModel, budget: Budget) -> None:
+        self.budget = budget
+        self._tasks = tuple(budget.macs) if isinstance(budget.macs, Mapping) else ()
+        if unknown := sorted(set(self._tasks) - set(gated.tasks)):
+            raise BudgetError(
+                f"the budget names {', '.join(unknown)}; the network's tasks are {', '.join(gated.tasks)}."
+            )
+        self._latency = None
+        if budget.device is not None:
+            from gate2static.latency import latency_model
+
+            self._latency = latency_model(budget.device)
+        self.unit = "MACs" if self._latency is None else "ms"
+        with kept_gates(gated):
+            set_gates(gated, False)
+            self.lowest = self.measure(gated)
+            set_gates(gated, True)
+            self.highest = self.measure(gated)
+        self.limits = {name: self._limit(name) for name in self.lowest}
+        self._refuse_unreachable()
+
+    def measure(self, gated: GatedModel) -> dict[str, float]:
+        """Limit -> the cost of the static network that the gates decide now.
+
+        MACs are exact. A latency is the model's prediction for the deployed form, which takes pruning the network.
+        """
+        if self._latency is None:
+            return self.macs(gated)
+        static = prune(gated).fold_norms()
+        return {NETWORK: self._latency.predict_ms(static, static.example_inputs())}
+
+    def macs(self, gated: GatedModel) -> dict[str, float]:
+        """Limit -> exact MACs, whatever the unit of the budget: what a latency follows from gate to gate."""
+        if self._tasks:
+            return task_macs(gated, self._tasks)
+        mode, gated.training = gated.training, False
+        try:
+            return {NETWORK: float(expected_macs(gated))}
+        finally:
+            gated.training = mode
+
+    @property
+    def predicts(self) -> bool:
+        """Whether measuring takes a prediction, which is slow beside counting MACs."""
+        return self._latency is not None
+
+    def fits(self, costs: Mapping[str, float]) -> bool:
+        """Whether no cost is above its limit."""
+        return all(costs[name] <= limit for name, limit in self.limits.items())
+
+    def describe(self, name: str, cost: float) -> str:
+        """A cost as the budget states costs: as a share, in MACs or in ms."""
+        if self._relative(name):
+            return f"{cost / self.highest[name]:.4g}"
+        return f"{cost:.4g} ms" if self.predicts else f"{cost / 1e6:.4g} M MACs"
+
+    def _limit(self, name: str) -> float:
+        value = self._value(name)
+        return value * self.highest[name] if self._relative(name) else value
+
+    def _value(self, name: str) -> float:
+        given = (self.budget.macs, self.budget.latency_ms, self.budget.latency)
+        value = next(v for v in given if v is not None)
+        return value[name] if isinstance(value, Mapping) else value
+
+    def _relative(self, name: str) -> bool:
+        return self.budget.latency is not None or (self.budget.macs is not None and self._value(name) <= 1)
+
+    def _refuse_unreachable(self) -> None:
+        for name, limit in self.limits.items():
+            if limit >= self.lowest[name]:
+                continue
+            what = "the budget" if name == NETWORK else f"the budget of {name}"
+            share = ", as a share of separate networks" if self._relative(name) else ""
+            raise BudgetError(
+                f"{what} is {self.describe(name, limit)}{share}, below what any gates reach, from "
+                f"{self.describe(name, self.lowest[name])} with all gates shared "
+                f"to {self.describe(name, self.highest[name])} with all task-specific; raise it or shrink the backbone."
+            )
+
+
+def check_budget(gated: GatedModel, budget: Budget) -> None:
+    """Finds out before anything is trained whether a budget can be met.
+
+    Raises:
+        BudgetError: it cannot; names the range that can.
+        Gate2StaticError: its device is unknown or its table unreadable.
+    """
+    Meter(gated, budget)
+
+
+def task_macs(gated: GatedModel, tasks: tuple[str, ...]) -> dict[str, float]:
+    """Task -> MACs per sample that the static network spends on this task alone: its own channels and its head.
+
+    With all gates task-specific that is the task's separate network, with all shared its head.
+    """
+    rules = match_rules(gated)
+    decisions = gate_decisions(gated)
+    needs = demand(gated, rules, {name: d.double() for name, d in decisions.items()})
+    numberings = number(gated, rules, decisions)
+    spent = dict.fromkeys(tasks, 0.0)
+    for node, rule in rules.items():
+        if not rule.info.macs:
+            continue
+        whole = float(rule.macs(needs[node], numberings[node]))
+        for row, stream in enumerate(rule.info.streams):
+            if stream < len(gated.tasks) and (task := gated.tasks[stream]) in spent:
+                others = needs[node].clone()
+                others[row] = 0
+                spent[task] += whole - float(rule.macs(others, numberings[node]))
+    return spent
+
+
+def gate_logits(gated: GatedModel) -> dict[str, Tensor]:
+    """The first unit of each -> its α (T, gates); units that are tied share one."""
+    distinct: dict[int, tuple[str, Tensor]] = {}
+    for name, gate in gated.gates.items():
+        distinct.setdefault(id(gate.alpha), (name, gate.alpha.detach()))
+    return dict(distinct.values())
+
+
+@contextmanager
+def kept_gates(gated: GatedModel) -> Iterator[None]:
+    """Puts the gate logits back in the end."""
+    before = {name: alpha.clone() for name, alpha in gate_logits(gated).items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, alpha in gate_logits(gated).items():
+                alpha.copy_(before[name])
