@@ -10,12 +10,9 @@ from gate2static.gates.model import GatedModel
 from gate2static.prune.analysis import Rules, demand, match_rules, number, outputs
 from gate2static.prune.blocks import blocks
 from gate2static.prune.channels import Ids, Numbering
+from gate2static.prune.lowering import Lowering
 from gate2static.prune.physical import Emitter
 from gate2static.prune.rules import Dense
-
-
-import os
-BLOCK = int(os.environ.get("BLOCK", "24"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +31,7 @@ class Plan:
     needs: Mapping[fx.Node, Tensor]
     live: Mapping[fx.Node, Ids]
     blocks: Mapping[fx.Node, Ids]
+    lowering: Lowering
 
     def macs(self, nodes: Iterable[fx.Node] | None = None) -> int:
         """Per sample, of the network that `emit` builds, or of some of its nodes."""
@@ -41,7 +39,7 @@ class Plan:
         return sum(self.rules[n].live_macs(self.live[n], self.numberings[n]) for n in chosen if self.rules[n].info.macs)
 
 
-def plan(gated: GatedModel, *, align: int = 1) -> Plan:
+def plan(gated: GatedModel, *, align: int = 1, lowering: Lowering = Lowering()) -> Plan:
     """Decide what the static network computes; pure."""
     rules = match_rules(gated)
     decisions = {n: g.decisions().cpu() for n, g in gated.gates.items()}
@@ -52,8 +50,8 @@ def plan(gated: GatedModel, *, align: int = 1) -> Plan:
         for node, rule in rules.items():
             if isinstance(rule, Dense):
                 live[node] = _fill_up(rule, live[node], align)
-    cut = blocks(rules, numberings, needs, live, BLOCK)
-    return Plan(rules=rules, numberings=numberings, needs=needs, live=live, blocks=cut)
+    cut = blocks(rules, numberings, needs, live, lowering.block_channels) if lowering.block_channels else {}
+    return Plan(rules=rules, numberings=numberings, needs=needs, live=live, blocks=cut, lowering=lowering)
 
 
 def _fill_up(rule: Dense, live: Ids, align: int) -> Ids:
@@ -69,7 +67,7 @@ def _fill_up(rule: Dense, live: Ids, align: int) -> Ids:
 
 def emit(gated: GatedModel, decided: Plan) -> fx.GraphModule:
     """Build the network that the plan describes; its output is a tuple over tasks."""
-    emitter = Emitter(gated, decided.rules, decided.numberings, decided.needs, decided.blocks)
+    emitter = Emitter(gated, decided.rules, decided.numberings, decided.needs, decided.blocks, decided.lowering)
     emitter.inputs = [emitter.graph.placeholder(p.name) for p in gated.program.graph.find_nodes(op="placeholder")]
     for node, rule in decided.rules.items():
         if len(decided.live[node]):

@@ -15,6 +15,7 @@ from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel
 from gate2static.prune.channels import Ids, Numbering
 from gate2static.prune.layout import to_canonical
+from gate2static.prune.lowering import Lowering
 from gate2static.prune.nodes import module_of
 
 if TYPE_CHECKING:
@@ -83,9 +84,10 @@ class Emitter:
         numberings: Mapping[fx.Node, Numbering],
         needs: Mapping[fx.Node, Tensor],
         blocks: Mapping[fx.Node, Ids],
+        lowering: Lowering,
     ) -> None:
         self.gated, self.rules, self.numberings, self.needs = gated, rules, numberings, needs
-        self.blocks = blocks
+        self.blocks, self.lowering = blocks, lowering
         self.graph, self.root = fx.Graph(), nn.Module()
         self.pools: dict[fx.Node, Pool] = {}
         self.inputs: list[fx.Node] = []
@@ -119,6 +121,8 @@ class Emitter:
 
     def view(self, pool: Pool, ids: Ids) -> fx.Node:
         """A tensor holding exactly the channels `ids`, in that order."""
+        if (whole := next((p for p in pool.parts if np.array_equal(p.ids, ids)), None)) is not None:
+            return whole.node  # type: ignore[no-any-return]
         parts, positions = pool.place(ids)
         cuts = np.flatnonzero(np.diff(parts)) + 1
         used = np.unique(parts)
@@ -132,6 +136,8 @@ class Emitter:
 
     def sorted_ids(self, pool: Pool, ids: Ids) -> Ids:
         """The order that reads `ids` in as few runs as possible: indices into `ids`."""
+        if not self.lowering.permute_weights or self.is_whole(pool, ids):
+            return np.arange(len(ids))
         parts, positions = pool.place(ids)
         return np.lexsort((positions, parts)).astype(np.int64)
 
@@ -202,6 +208,8 @@ class Emitter:
         Reader sets are ranked as Gray codes: neighbours differ in one reader, and for two streams every view is one
         slice.
         """
+        if not self.lowering.order_channels:
+            return np.sort(ids)
         rank = self._readers(rule)[ids]
         shift = 1
         while shift < 64:
@@ -213,6 +221,12 @@ class Emitter:
         """`ordered`, the result of `order`, cut where the readers change."""
         readers = self._readers(rule)[ordered]
         return np.split(ordered, np.flatnonzero(np.diff(readers)) + 1)
+
+    def by_streams(self, rule: "Rule", live: Ids) -> list[Ids]:
+        """The channels that each stream needs, in canonical order; those of equal streams once."""
+        needs = (self.needs[rule.node] > 0).cpu().numpy()
+        found = [view[needed] for view, needed in zip(self.numberings[rule.node].views, needs, strict=True)]
+        return [np.array(ids) for ids in dict.fromkeys(tuple(ids.tolist()) for ids in found if len(ids))]
 
     def in_blocks(self, rule: "Rule", ids: Ids) -> list[Ids]:
         """`ids` cut into blocks; all together where the node has none."""
@@ -227,6 +241,8 @@ class Emitter:
 
         `rule` keeps the numbers of its source. Merging such parts costs a copy that their readers would make anyway.
         """
+        if not self.lowering.share_elementwise:
+            return [p.ids for p in source.parts if np.isin(p.ids, wanted).any()]
         readers = self._readers(rule)
         groups: dict[tuple[int, int], list[Ids]] = {}
         for part in source.parts:

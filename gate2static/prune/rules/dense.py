@@ -49,13 +49,14 @@ class Dense(Rule):
         source, views = emitter.pool(self.inputs[0]), emitter.numbering(self.inputs[0]).views
         by_stream = {s: live[live // self.channels == s] for s in range(self.streams)}
         # Streams that read the same channels run as one layer.
-        groups: dict[bytes, list[tuple[int, Ids]]] = {}
+        groups: dict[tuple[bytes, int], list[tuple[int, Ids]]] = {}
         for stream, ids in by_stream.items():
             if len(ids):
                 order = emitter.sorted_ids(source, views[stream])
-                groups.setdefault(views[stream][order].tobytes(), []).append((stream, order))
+                key = views[stream][order].tobytes(), -1 if emitter.lowering.merge_layers else stream
+                groups.setdefault(key, []).append((stream, order))
         parts = []
-        for key, members in groups.items():
+        for (key, _), members in groups.items():
             ids = emitter.order(unit_end(self, emitter), np.concatenate([by_stream[s] for s, _ in members]))
             view = emitter.view(source, np.frombuffer(key, dtype=np.int64))
             for block in emitter.in_blocks(self, ids):

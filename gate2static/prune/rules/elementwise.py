@@ -80,7 +80,11 @@ class Elementwise(Rule):
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         rows = emitter.numberings[self.node].rows
         assert rows is not None
-        parts = [self._part(ids, rows, emitter) for ids in self._split(emitter.order(self, live), rows, emitter)]
+        if emitter.lowering.share_elementwise or self.streams == 1:
+            groups = self._split(emitter.order(self, live), rows, emitter)
+        else:
+            groups = emitter.by_streams(self, live)
+        parts = [self._part(ids, rows, emitter) for ids in groups]
         return Pool(tuple(parts), self.dim)
 
     def _split(self, live: Ids, rows: Ids, emitter: Emitter) -> list[Ids]:

@@ -68,10 +68,12 @@ class GateRule(Rule):
         source = emitter.pool(self.inputs[0])
         first_mixed = numbering.size - self.channels
         mixed = live[live >= first_mixed]
-        if self._gate.hard or not len(mixed):
+        if not (self._gate.hard or not len(mixed)):
+            parts = [Part(self._mix(ids, source, emitter), ids) for ids in emitter.in_blocks(self, mixed)]
+            source = Pool((*source.parts, *parts), self.dim)
+        if emitter.lowering.share_elementwise:
             return source
-        parts = [Part(self._mix(ids, source, emitter), ids) for ids in emitter.in_blocks(self, mixed)]
-        return Pool((*source.parts, *parts), self.dim)
+        return Pool(tuple(Part(emitter.view(source, ids), ids) for ids in emitter.by_streams(self, live)), self.dim)
 
     def _mix(self, ids: Ids, source: Pool, emitter: Emitter) -> fx.Node:
         """The shared stream's own channels: the picked ones weighted by the softmax of β."""
