@@ -263,6 +263,42 @@ def bench(
 
 
 @app.command()
+def profile(
+    network: Annotated[Path | None, typer.Argument(help="STATIC_DIR or CKPT; else common backbones' layers.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The latency table.")] = Path("profile.json"),
+    backend: Annotated[str, typer.Option("--backend", help="What runs the layers.")] = "onnxruntime",
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; else as torch.")] = None,
+    json: Json = None,
+) -> None:
+    """Measure what layers cost on this machine; `predict` then tells a network's latency without running it."""
+    from gate2static.bench import networks_to_profile, profile_table
+    from gate2static.bench import profile as profile_units
+
+    table = profile_units(networks_to_profile(network), backend=backend, threads=threads)
+    table.save(output)
+    _print(profile_table(table), json, table.model_dump(mode="json"))
+    if json != Path("-"):
+        typer.echo(f"profiled: {output}")
+
+
+@app.command()
+def predict(
+    static_dir: StaticDir,
+    latency: Annotated[str, typer.Option("--latency", help="A file of `profile`, or a device such as a100.")],
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples in one forward pass.")] = 1,
+    json: Json = None,
+) -> None:
+    """Predict a static network's latency, operator by operator, without running it."""
+    from gate2static.latency import latency_model
+    from gate2static.latency import predict as predict_latency
+    from gate2static.prune import load_static
+
+    static = load_static(static_dir)
+    found = predict_latency(static.fold_norms(), static.example_inputs(batch_size), latency_model(latency))
+    _print(found.table(), json, found.as_json())
+
+
+@app.command()
 def report(
     run_dir: Annotated[Path, typer.Argument(help="A folder that `train`, `sweep` or `demo` wrote.")],
 ) -> None:

@@ -2,6 +2,8 @@
 
 from gate2static.bench.backends import BACKENDS
 from gate2static.bench.doctor import Finding, diagnose, findings_table
+from gate2static.bench.profiled_networks import networks_to_profile
+from gate2static.bench.profiling import profile, profile_table
 from gate2static.bench.report import LatencyReport, TargetLatency
 from gate2static.bench.rounds import benchmark
 from gate2static.bench.table import latency_table
@@ -15,4 +17,7 @@ __all__ = [
     "diagnose",
     "findings_table",
     "latency_table",
+    "networks_to_profile",
+    "profile",
+    "profile_table",
 ]

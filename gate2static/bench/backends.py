@@ -8,9 +8,11 @@ from typing import TypeGuard
 
 from gate2static.bench.onnxruntime_cpu_runner import open_onnxruntime_cpu
 from gate2static.bench.onnxruntime_cuda_runner import open_onnxruntime_cuda
+from gate2static.bench.openvino_runner import open_openvino_cpu
 from gate2static.bench.runner import OpenRunner
 from gate2static.bench.sources import EngineSource, OnnxSource, Source, TorchSource
 from gate2static.bench.tensorrt_runner import open_tensorrt
+from gate2static.bench.torch_compiled_runner import open_torch_compiled
 from gate2static.bench.torch_cpu_runner import open_torch_cpu
 from gate2static.bench.torch_cuda_runner import open_torch_cuda, open_torch_cuda_graph
 from gate2static.errors import BenchError
@@ -28,9 +30,11 @@ class Backend:
 
 BACKENDS: Mapping[str, Backend] = {
     "torch": Backend(takes=TorchSource, open=open_torch_cpu),
+    "torch-compiled": Backend(takes=TorchSource, open=open_torch_compiled),
     "torch-cuda": Backend(takes=TorchSource, open=open_torch_cuda),
     "torch-cuda-graph": Backend(takes=TorchSource, open=open_torch_cuda_graph),
     "onnxruntime": Backend(takes=OnnxSource, open=open_onnxruntime_cpu),
+    "openvino": Backend(takes=OnnxSource, open=open_openvino_cpu),
     "onnxruntime-cuda": Backend(takes=OnnxSource, open=open_onnxruntime_cuda),
     "tensorrt": Backend(takes=EngineSource, open=open_tensorrt),
     "tensorrt-rtx": Backend(takes=EngineSource, open=open_tensorrt),

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from gate2static.bench.environment import cpu_model, usable_cores
+from gate2static.bench.torch_compiled_runner import compiler
 from gate2static.errors import MissingDependencyError
 from gate2static.export.onnx_session import onnxruntime
 from gate2static.export.optional import require
@@ -41,6 +42,8 @@ def diagnose() -> tuple[Finding, ...]:
         _gpu(),
         _library("ONNX export", "onnxscript", "needed for `export --onnx`"),
         _onnxruntime_cpu(),
+        _library("OpenVINO", "openvino", "needed to time networks with OpenVINO"),
+        _compiler(),
         _onnxruntime_cuda(),
         _library("TensorRT-RTX", "tensorrt_rtx", "needed for `export --trt-rtx`, which builds engines without a GPU"),
         _tensorrt(),
@@ -79,6 +82,13 @@ def _library(item: str, module: str, purpose: str) -> Finding:
     except MissingDependencyError as error:
         return Finding(item=item, found="not usable", state="missing", advice=f"{error} ({purpose})")
     return Finding(item=item, found=str(loaded.__version__), state="ok")
+
+
+def _compiler() -> Finding:
+    try:
+        return Finding(item="torch.compile on the CPU", found=compiler(), state="ok")
+    except MissingDependencyError as error:
+        return Finding(item="torch.compile on the CPU", found="no C++ compiler", state="missing", advice=str(error))
 
 
 def _onnxruntime_cpu() -> Finding:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict
 
-_LIBRARIES = ("gate2static", "torch", "onnxruntime", "onnxruntime-gpu", "tensorrt", "tensorrt-rtx")
+_LIBRARIES = ("gate2static", "torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx")
 
 
 class Environment(BaseModel):

@@ -11,9 +11,9 @@ from gate2static.budget.meter import Meter
 from gate2static.gates import GatedModel, sparsity_hinge
 from gate2static.recipe import Budget
 
-REACHED_AT = 0.6
+REACHED_AT = 0.4
 """Share of the training after which the cost should be at the budget; before, the aim falls in a straight line."""
-PROPORTIONAL, INTEGRAL = 8.0, 60.0
+PROPORTIONAL, INTEGRAL = 15.0, 300.0
 """Gains on log λ: for a cost that is above its aim by the whole budget, and for that much during the whole training."""
 RANGE = math.log(1000)
 """How far log λ may go from where it started, up and down."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from gate2static.errors import BudgetError
 from gate2static.gates import GatedModel, gate_decisions, set_gates
+from gate2static.latency import latency_model
 from gate2static.prune import expected_macs, prune
 from gate2static.prune.analysis import demand, match_rules, number
 from gate2static.recipe import Budget
@@ -41,11 +42,7 @@ class Meter:
             raise BudgetError(
                 f"the budget names {', '.join(unknown)}; the network's tasks are {', '.join(gated.tasks)}."
             )
-        self._latency = None
-        if budget.device is not None:
-            from gate2static.latency import latency_model
-
-            self._latency = latency_model(budget.device)
+        self._latency = None if budget.device is None else latency_model(budget.device)
         self.unit = "MACs" if self._latency is None else "ms"
         with kept_gates(gated):
             set_gates(gated, False)

@@ -4,10 +4,21 @@ from pathlib import Path
 
 from gate2static.errors import BenchError
 from gate2static.latency.model import LatencyModel, OperatorCost
+from gate2static.latency.prediction import Prediction, predict
 from gate2static.latency.roofline import DEVICES, Roofline
 from gate2static.latency.table import LatencyTable, load_latency_table
 
-__all__ = ["DEVICES", "LatencyModel", "LatencyTable", "OperatorCost", "Roofline", "latency_model", "load_latency_table"]
+__all__ = [
+    "DEVICES",
+    "LatencyModel",
+    "LatencyTable",
+    "OperatorCost",
+    "Prediction",
+    "Roofline",
+    "latency_model",
+    "load_latency_table",
+    "predict",
+]
 
 
 def latency_model(name_or_path: str | Path) -> LatencyModel:

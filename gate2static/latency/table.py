@@ -48,9 +48,9 @@ class LatencyTable(BaseModel, LatencyModel):
         """
         found = [
             OperatorCost(
-                operator=step.unit.kind if step.unit else step.operator.name,
+                operator=step.units[0].kind if step.units else step.operator.name,
                 shapes=described(step.operator),
-                ms=self._ms(step.unit) if step.unit else 0.0,
+                ms=sum(self._ms(unit) for unit in step.units),
                 macs=step.operator.macs,
                 note=step.note,
             )

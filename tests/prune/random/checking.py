@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -32,6 +32,8 @@ class Case:
         group_size: channels a gate.
         align: channels that a static layer's width is a multiple of.
         seed: of weights, gates and inputs.
+        mixing: of the shared stream.
+        tie_residual: whether units along a residual stream decide alike.
     """
 
     kind: str
@@ -43,6 +45,8 @@ class Case:
     group_size: int = 1
     align: int = 1
     seed: int = 0
+    mixing: Literal["softmax", "hard"] = "softmax"
+    tie_residual: bool = False
 
 
 def make(case: Case) -> tuple[RandomNet, GatedModel, Tensor]:
@@ -54,7 +58,8 @@ def make(case: Case) -> tuple[RandomNet, GatedModel, Tensor]:
         features = backbone(x.clone())
     tasks = [f"t{i}" for i in range(len(case.heads))]
     heads = {task: HEADS[head](features) for task, head in zip(tasks, case.heads, strict=True)}
-    gated = gate(backbone, tasks=tasks, example_inputs=(x,), heads=heads, group_size=case.group_size)
+    options: Any = {"group_size": case.group_size, "mixing": case.mixing, "tie_residual": case.tie_residual}
+    gated = gate(backbone, tasks=tasks, example_inputs=(x,), heads=heads, **options)
     return backbone.double(), _randomise(gated, case.p).double().eval(), torch.randn(3, *INPUTS[case.kind]).double()
 
 

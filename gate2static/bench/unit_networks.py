@@ -1,0 +1,341 @@
+"""Networks that repeat one unit, as ONNX and as torch, so that the unit's own time is what one more of it adds."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gate2static.bench.sources import OnnxSource, Source, TorchSource
+from gate2static.export.optional import require
+from gate2static.latency.lowering import REORDER
+from gate2static.latency.units import Unit
+
+_OPSET = 20
+_FLOAT_BYTES = 4
+_ROW = 192  # width of what is normalised or goes through a softmax
+_GATHERED = 64  # channels that a gather picks from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One ONNX operator."""
+
+    operator: str
+    inputs: tuple[str, ...]
+    output: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class UnitNetwork:
+    """A network that holds some unit `copies` times.
+
+    Attributes:
+        inputs: name -> shape.
+        constants: name -> array; weights and indices.
+        others: per copy, the units that it needs besides, whose time is not the unit's.
+    """
+
+    inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    constants: dict[str, NDArray[Any]] = field(default_factory=dict)
+    nodes: list[Node] = field(default_factory=list)
+    outputs: list[str] = field(default_factory=list)
+    others: tuple[Unit, ...] = ()
+
+    def input(self, *shape: int) -> str:
+        """A new input."""
+        self.inputs[f"x{len(self.inputs)}"] = shape
+        return f"x{len(self.inputs) - 1}"
+
+    def weight(self, *shape: int) -> str:
+        """A new random weight, small enough that chains stay finite."""
+        generator = np.random.default_rng(len(self.constants))
+        return self.constant(0.01 * generator.standard_normal(shape, dtype=np.float32))
+
+    def constant(self, array: NDArray[Any]) -> str:
+        """A new constant."""
+        self.constants[f"w{len(self.constants)}"] = array
+        return f"w{len(self.constants) - 1}"
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """A new node; gives the name of its output."""
+        node = Node(operator=operator, inputs=inputs, output=f"y{len(self.nodes)}", attributes=attributes)
+        self.nodes.append(node)
+        return node.output
+
+    def source(self, takes: type[Source]) -> Source:
+        """What a backend that takes such sources runs."""
+        return TorchSource(network=_Interpreter(self), inputs=self._tensors) if takes is TorchSource else self._onnx()
+
+    def _tensors(self, batch_size: int) -> tuple[Tensor, ...]:
+        generator = torch.Generator().manual_seed(0)
+        return tuple(torch.randn(shape, generator=generator) for shape in self.inputs.values())
+
+    def _onnx(self) -> OnnxSource:
+        onnx = require("onnx")
+        helper, kinds = onnx.helper, onnx.TensorProto
+        graph = helper.make_graph(
+            [helper.make_node(n.operator, list(n.inputs), [n.output], **n.attributes) for n in self.nodes],
+            "unit",
+            [helper.make_tensor_value_info(name, kinds.FLOAT, shape) for name, shape in self.inputs.items()],
+            [helper.make_tensor_value_info(name, kinds.FLOAT, None) for name in self.outputs],
+            [onnx.numpy_helper.from_array(array, name) for name, array in self.constants.items()],
+        )
+        model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", _OPSET)])
+        return OnnxSource(data=model.SerializeToString(), label="a unit network")
+
+
+def repeated(unit: Unit, copies: int) -> UnitNetwork:
+    """A network with some unit `copies` times, in a chain or side by side; all else is the same for any number."""
+    network = UnitNetwork()
+    if found := re.fullmatch(r"(depth-wise )?(transposed )?convolution ([\d×]+)/(\d+)\D*.*", unit.kind):
+        _convolutions(network, unit, copies, found)
+    else:
+        _BUILDERS.get(unit.kind, _elementwise)(network, unit, copies)
+    return network
+
+
+def _convolutions(network: UnitNetwork, unit: Unit, copies: int, found: re.Match[str]) -> None:
+    positions, channels_in, channels_out = unit.sizes if len(unit.sizes) == 3 else (*unit.sizes, unit.sizes[-1])
+    window, stride = [int(size) for size in found[3].split("×")], int(found[4])
+    side = max(1, round(positions ** (1 / len(window))))
+    scale = 1 if found[2] else stride
+    x = network.input(1, channels_in, *[side * scale] * len(window))
+    groups = channels_in if found[1] else 1
+    shape = (channels_in, channels_out) if found[2] else (channels_out, channels_in // groups)
+    for _ in range(copies):
+        weight, bias = network.weight(*shape, *window), network.weight(channels_out)
+        before, after = [(k - 1) // 2 for k in window], [k // 2 for k in window]
+        padding = {} if found[2] else {"pads": [*before, *after]}
+        operator = "ConvTranspose" if found[2] else "Conv"
+        y = network.add(operator, x, weight, bias, strides=[stride] * len(window), group=groups, **padding)
+        network.outputs.append(network.add("GlobalAveragePool", y))
+    network.others = (Unit(kind="reduce", sizes=(_FLOAT_BYTES * positions * channels_out,)),)
+
+
+def _linear(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    rows, inner, columns = unit.sizes
+    x = network.input(1, rows, inner)
+    for _ in range(copies):
+        y = network.add("Add", network.add("MatMul", x, network.weight(inner, columns)), network.weight(columns))
+        _reduce_to_output(network, y)
+    network.others = (Unit(kind="reduce", sizes=(_FLOAT_BYTES * rows * columns,)),)
+
+
+def _matmul(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    products, rows, inner, columns = unit.sizes
+    x = network.input(1, products, rows, inner)
+    for _ in range(copies):
+        _reduce_to_output(network, network.add("MatMul", x, network.input(1, products, inner, columns)))
+    network.others = (Unit(kind="reduce", sizes=(_FLOAT_BYTES * products * rows * columns,)),)
+
+
+def _reduce(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    for _ in range(copies):
+        side = _side(unit.sizes[0] / _FLOAT_BYTES / 16)
+        network.outputs.append(network.add("GlobalAveragePool", network.input(1, 16, side, side)))
+
+
+def _reduce_to_output(network: UnitNetwork, y: str) -> None:
+    network.outputs.append(network.add("ReduceMean", y, keepdims=0))
+
+
+def _chain(network: UnitNetwork, x: str, copies: int, link: Callable[[str], str]) -> None:
+    y = x
+    for _ in range(copies):
+        y = link(y)
+    network.outputs.append(y)
+
+
+def _elementwise(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    operands = 3 if unit.kind in ("add", "multiply") else 2
+    elements = max(1, unit.sizes[0] // (_FLOAT_BYTES * operands))
+    x = network.input(1, elements)
+    second = network.input(1, elements) if operands == 3 else None
+
+    def link(y: str) -> str:
+        if unit.kind == "silu":
+            return network.add("Mul", y, network.add("Sigmoid", y))
+        operator = {"add": "Add", "multiply": "Mul"}.get(unit.kind) or _ONNX_NAMES[unit.kind]
+        return network.add(operator, y, second) if second else network.add(operator, y)
+
+    _chain(network, x, copies, link)
+
+
+def _rows(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    rows = max(1, unit.sizes[0] // (2 * _FLOAT_BYTES * _ROW))
+    x = network.input(1, rows, _ROW)
+
+    def link(y: str) -> str:
+        if unit.kind == "softmax":
+            return network.add("Softmax", y, axis=-1)
+        return network.add("LayerNormalization", y, network.weight(_ROW), network.weight(_ROW), axis=-1)
+
+    _chain(network, x, copies, link)
+
+
+def _pool(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    side = _side(unit.sizes[0] / (2 * _FLOAT_BYTES) / 16)
+    x = network.input(1, 16, side, side)
+    _chain(
+        network,
+        x,
+        copies,
+        lambda y: network.add("MaxPool", y, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1]),
+    )
+
+
+def _reorder(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    """A convolution works on blocks, a sign change does not: between them stands one reorder each way."""
+    elements = unit.sizes[0] / (2 * _FLOAT_BYTES)
+    side = _side(elements / 64)
+    x = network.input(1, 64, side, side)
+
+    def link(y: str) -> str:
+        return network.add("MaxPool", network.add("Neg", y), kernel_shape=[1, 1], strides=[1, 1])
+
+    _chain(network, x, copies, link)
+    size = 2 * _FLOAT_BYTES * 64 * side * side
+    network.others = (Unit(kind="relu", sizes=(size,)), Unit(kind="relu", sizes=(size,)))
+
+
+def _transpose(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    """Flattened at once, since optimisers push transposes through whatever else comes next."""
+    rows = max(1, unit.sizes[0] // (2 * _FLOAT_BYTES * _ROW))
+    flat = network.constant(np.array([1, -1], dtype=np.int64))
+    for _ in range(copies):
+        y = network.add("Transpose", network.input(1, rows, 3, _ROW // 3), perm=[0, 2, 1, 3])
+        _reduce_to_output(network, network.add("Reshape", y, flat))
+    network.others = (Unit(kind="reduce", sizes=(_FLOAT_BYTES * rows * _ROW,)),)
+
+
+def _gather(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    pieces, size = unit.sizes
+    picked = min(_GATHERED, pieces)
+    x = network.input(1, max(1, pieces // picked), picked, max(1, size // _FLOAT_BYTES))
+    generator = np.random.default_rng(0)
+
+    def link(y: str) -> str:
+        return network.add("Gather", y, network.constant(generator.permutation(picked)), axis=2)
+
+    _chain(network, x, copies, link)
+
+
+def _slice(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    """Each slice leaves one element out."""
+    pieces, size = unit.sizes
+    width = max(1, size // _FLOAT_BYTES)
+    x = network.input(1, pieces, width + copies)
+
+    def link(y: str) -> str:
+        bounds = (network.constant(np.array([at], dtype=np.int64)) for at in (1, 2**31, 2))
+        return network.add("Slice", y, *bounds)
+
+    _chain(network, x, copies, link)
+
+
+def _concat(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    """Two halves, one of which is a slice of what the last concatenation gave."""
+    pieces, size = unit.sizes
+    rows, width = max(1, pieces // 2), max(1, size // _FLOAT_BYTES)
+    x, other = network.input(1, rows, 2 * width), network.input(1, rows, width)
+    zero, half, axis = (network.constant(np.array([at], dtype=np.int64)) for at in (0, width, 2))
+    _chain(
+        network,
+        x,
+        copies,
+        lambda y: network.add("Concat", network.add("Slice", y, zero, half, axis), other, axis=2),
+    )
+    network.others = (Unit(kind="slice", sizes=(rows, width * _FLOAT_BYTES)),)
+
+
+def _side(positions: float) -> int:
+    return max(1, round(math.sqrt(positions)))
+
+
+_BUILDERS: Mapping[str, Callable[[UnitNetwork, Unit, int], None]] = {
+    "linear": _linear,
+    "matmul": _matmul,
+    "reduce": _reduce,
+    "softmax": _rows,
+    "norm": _rows,
+    "pool": _pool,
+    "transpose": _transpose,
+    "gather": _gather,
+    "slice": _slice,
+    "concat": _concat,
+    REORDER: _reorder,
+}
+_ONNX_NAMES = {
+    "relu": "Relu",
+    "gelu": "Gelu",
+    "sigmoid": "Sigmoid",
+    "hardsigmoid": "HardSigmoid",
+    "hardswish": "HardSwish",
+    "copy": "Identity",
+}
+
+
+def _convolve(x: Tensor, weight: Tensor, bias: Tensor, *, strides: Any, group: int, pads: Any) -> Tensor:
+    dims = len(strides)
+    padding = [p for pair in zip(pads[:dims][::-1], pads[dims:][::-1], strict=True) for p in pair]
+    convolution = (F.conv1d, F.conv2d, F.conv3d)[dims - 1]
+    if pads[:dims] == pads[dims:]:
+        return convolution(x, weight, bias, strides, pads[:dims], 1, group)
+    return convolution(F.pad(x, padding), weight, bias, strides, 0, 1, group)
+
+
+def _deconvolve(x: Tensor, weight: Tensor, bias: Tensor, *, strides: Any, group: int) -> Tensor:
+    return (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)[len(strides) - 1](
+        x, weight, bias, strides, groups=group
+    )
+
+
+_TORCH: Mapping[str, Callable[..., Tensor]] = {
+    "Conv": _convolve,
+    "ConvTranspose": _deconvolve,
+    "GlobalAveragePool": lambda x: x.mean(tuple(range(2, x.dim())), keepdim=True),
+    "ReduceMean": lambda x, keepdims: x.mean(),
+    "MatMul": torch.matmul,
+    "Add": torch.add,
+    "Mul": torch.mul,
+    "Neg": torch.neg,
+    "Relu": F.relu,
+    "Gelu": F.gelu,
+    "Sigmoid": torch.sigmoid,
+    "HardSigmoid": F.hardsigmoid,
+    "HardSwish": F.hardswish,
+    "Identity": torch.clone,
+    "Softmax": lambda x, axis: x.softmax(axis),
+    "LayerNormalization": lambda x, w, b, axis: F.layer_norm(x, w.shape, w, b),
+    "MaxPool": lambda x, kernel_shape, strides, pads=(0, 0, 0, 0): F.max_pool2d(x, kernel_shape, strides, pads[:2]),
+    "Transpose": lambda x, perm: x.permute(perm),
+    "Reshape": lambda x, shape: x.reshape(shape.tolist()),
+    "Gather": lambda x, index, axis: x.index_select(axis, index),
+    "Slice": lambda x, start, end, axis: x[..., int(start) : int(end)],
+    "Concat": lambda *xs, axis: torch.cat(xs, axis),
+}
+
+
+class _Interpreter(nn.Module):
+    """Runs the nodes by torch."""
+
+    def __init__(self, network: UnitNetwork) -> None:
+        super().__init__()
+        self._network = network
+        for name, array in network.constants.items():
+            self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)))
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """The inputs in order -> the outputs in order."""
+        values = dict(zip(self._network.inputs, inputs, strict=True)) | dict(self.named_buffers())
+        for node in self._network.nodes:
+            values[node.output] = _TORCH[node.operator](*(values[i] for i in node.inputs), **node.attributes)
+        return tuple(values[name] for name in self._network.outputs)

@@ -1,0 +1,146 @@
+"""Projection: what comes out costs at most the budget, and nearly as much."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+import gate2static as g2s
+from gate2static.budget import projection
+from gate2static.budget.meter import gate_logits, task_macs
+from gate2static.errors import BenchError, BudgetError
+from gate2static.latency import latency_model
+
+Make = Callable[..., g2s.GatedModel]
+
+
+def alphas(gated: g2s.GatedModel) -> torch.Tensor:
+    return torch.cat([alpha.flatten() for alpha in gate_logits(gated).values()]).clone()
+
+
+@pytest.mark.parametrize("share", [0.36, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("options", [{}, {"group_size": 4}, {"mixing": "hard"}, {"tie_residual": True}], ids=str)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_the_static_network_costs_at_most_the_budget_and_at_least_99_per_cent_of_it(
+    make: Make, share: float, options: dict[str, object], seed: int
+) -> None:
+    gated = make(seed, **options)
+    report = g2s.project_to_budget(gated, g2s.Budget(macs=share))
+    macs = g2s.prune(gated).manifest.macs
+    assert macs.static == report.after["network"]
+    assert report.limits["network"] == share * macs.separate
+    assert 0.99 <= macs.static / (share * macs.separate) <= 1
+
+
+def test_an_absolute_budget_is_in_macs(make: Make) -> None:
+    gated = make()
+    report = g2s.project_to_budget(gated, g2s.Budget(macs=4e6))
+    assert 0.99 * 4e6 <= float(g2s.expected_macs(gated.eval())) <= 4e6
+    assert "of 4 M MACs (before: " in str(report)
+
+
+def test_a_network_that_fits_is_not_changed(make: Make) -> None:
+    gated = make(mean=0.0)
+    before = alphas(gated)
+    report = g2s.project_to_budget(gated, g2s.Budget(macs=1))
+    assert torch.equal(alphas(gated), before)
+    assert report.flips == {}
+    assert report.before == report.after
+
+
+def assert_least_certain(gated: g2s.GatedModel, budget: float) -> None:
+    """Only open gates flip, and but for those given back all that flip are less certain than all that stay."""
+    before = alphas(gated)
+    report = g2s.project_to_budget(gated, g2s.Budget(macs=budget))
+    after = alphas(gated)
+    flipped = after != before
+    assert int(flipped.sum()) == sum(report.flips.values()) > 10
+    assert bool((before[flipped] > 0).all())
+    assert bool((after[flipped] < 0).all())
+    assert float(after[flipped].abs().max()) <= projection.FLIPPED
+    stayed = before[~flipped & (before > 0)]
+    assert float(before[flipped].max()) <= float(stayed.median())
+    assert float((stayed < before[flipped].max()).double().mean()) < 0.05
+
+
+def test_the_least_certain_gates_flip(make: Make) -> None:
+    assert_least_certain(make(), 0.8)
+
+
+def test_flipping_the_most_certain_gates_would_show(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = projection._Gates.open
+    monkeypatch.setattr(projection._Gates, "open", lambda self, name: right(self, name).flip(0))
+    with pytest.raises(AssertionError):
+        assert_least_certain(make(), 0.8)
+
+
+def test_a_budget_by_task_limits_what_is_spent_on_that_task_alone(make: Make) -> None:
+    gated = make()
+    before = {name: gate.alpha[2].clone() for name, gate in gated.gates.items()}
+    budget = g2s.Budget(macs={"left": 0.3, "right": 2e6})
+    report = g2s.project_to_budget(gated, budget)
+    spent = task_macs(gated, ("left", "right"))
+    assert spent == report.after
+    for name, limit in report.limits.items():
+        assert 0.95 <= spent[name] / limit <= 1
+    assert all(torch.equal(gate.alpha[2], before[name]) for name, gate in gated.gates.items())
+
+
+def test_what_is_spent_on_tasks_alone_adds_up(make: Make) -> None:
+    gated = make().eval()
+    g2s.set_gates(gated, True)
+    assert sum(task_macs(gated, gated.tasks).values()) == float(g2s.expected_macs(gated))
+    g2s.set_gates(gated, False)
+    assert set(task_macs(gated, gated.tasks).values()) == {48.0 * 5}
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ({"macs": 0.3}, r"the budget is 0\.3, as a share .* from 0\.\d+ with all gates shared to 1 with all task-spec"),
+        ({"macs": 2e6}, r"the budget is 2 M MACs, below .* from 2\.\d+ M MACs with all gates shared to 7\.\d+ M MACs"),
+        ({"macs": {"left": 2.0}}, r"the budget of left is .* from 0\.00024 M MACs with all gates shared"),
+        ({"macs": {"centre": 0.5}}, "the budget names centre; the tasks are left, right, mask"),
+        ({"latency_ms": 1e-9, "device": "a100"}, r"the budget is 1e-09 ms, below .* from \S+ ms with all gates shared"),
+        ({"latency": 1e-9, "device": "a100"}, r"the budget is 1e-09, as a share of separate networks, below"),
+    ],
+)
+def test_an_unreachable_budget_is_refused_with_the_range(make: Make, budget: dict[str, object], message: str) -> None:
+    gated = make()
+    before = alphas(gated)
+    with pytest.raises(BudgetError, match=message):
+        g2s.project_to_budget(gated, g2s.Budget(**budget))
+    assert torch.equal(alphas(gated), before)
+
+
+def test_an_unknown_device_is_refused(make: Make) -> None:
+    with pytest.raises(BenchError, match="nowhere is neither a latency table"):
+        g2s.project_to_budget(make(), g2s.Budget(latency_ms=1, device="nowhere"))
+
+
+def test_a_latency_budget_holds_for_the_deployed_form(make: Make) -> None:
+    gated = make(group_size=8)
+    model = latency_model("a100")
+
+    def predicted() -> float:
+        static = g2s.prune(gated).fold_norms()
+        return model.predict_ms(static, static.example_inputs())
+
+    before = predicted()
+    report = g2s.project_to_budget(gated, g2s.Budget(latency_ms=0.9 * before, device="a100"))
+    assert report.unit == "ms"
+    assert predicted() == report.after["network"] <= 0.9 * before == report.limits["network"]
+    assert report.before["network"] == before
+
+
+def test_an_interrupted_projection_changes_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    gated = make()
+    before = alphas(gated)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(projection, "_give_back", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        g2s.project_to_budget(gated, g2s.Budget(macs=0.5))
+    assert torch.equal(alphas(gated), before)
