@@ -83,6 +83,8 @@ def draw(seed: int) -> Any:
         group_size=rng.choice([1, 1, 2, 3]),
         align=rng.choice([1, 1, 1, 4]),
         seed=rng.randrange(1000),
+        mixing=rng.choice(["softmax", "hard"]),
+        tie_residual=rng.choice([False, True]),
     )
 
 
@@ -117,7 +119,8 @@ def _smaller(case: Any) -> Iterator[Any]:
         yield dataclasses.replace(case, program=program[:index] + program[index + 1 :])
     for index in range(len(case.heads) if len(case.heads) > 1 else 0):
         yield dataclasses.replace(case, heads=case.heads[:index] + case.heads[index + 1 :])
-    for name, plain in {"outputs": 1, "structure": 1, "group_size": 1, "align": 1, "p": 1.0}.items():
+    plainest = {"outputs": 1, "structure": 1, "group_size": 1, "align": 1, "p": 1.0}
+    for name, plain in {**plainest, "mixing": "softmax", "tie_residual": False}.items():
         if getattr(case, name) != plain:
             yield dataclasses.replace(case, **{name: plain})
 

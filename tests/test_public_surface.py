@@ -23,7 +23,7 @@ FUNCTIONS = {
     "export_onnx": "(static, path, *, opset=None, fold_norms=True, precision='fp32')",
     "gate": (
         "(backbone, *, tasks, example_inputs, heads, group_size=1, gate_init=0.05, gate_init_std=0.05, "
-        "shared_state=None, task_states=None)"
+        "mixing='softmax', tie_residual=False, shared_state=None, task_states=None)"
     ),
     "gate_decisions": "(gated)",
     "gate_parameters": "(gated)",

@@ -27,7 +27,7 @@ _FEW, _SOME, _MANY = 1, 3, 9  # copies of a unit that are timed: some of a large
 _WARMUP_S, _TIMED_S, _RUNS = 0.004, 0.02, 5
 _FIRST = ("reduce", "relu", "add", "slice")  # others are measured together with these
 _SHORTEST_MS = 1e-4
-_DISTINCT, _POINTS = 5, 7  # sizes of an axis that are all measured; how many are left where there are more
+_POSITIONS, _CHANNELS, _BYTES = 3, 5, 6  # how many sizes of an axis are measured
 
 Network = tuple[nn.Module, tuple[Tensor, ...]]
 
@@ -98,9 +98,11 @@ def _plan(networks: Iterable[Network], backend: str) -> _Plan:
         seen[kind] |= bytes_range if kind != "slice" else seen.get("concat", set()) or {(1, 2**12), (1, 2**20)}
     plan = {}
     for kind in sorted(seen, key=lambda kind: (kind not in _FIRST, kind)):
-        axes = tuple(_axis(sizes) for sizes in zip(*seen[kind], strict=True))
+        first = _POSITIONS if "convolution" in kind or kind in ("linear", "matmul") else _BYTES
+        columns = list(zip(*seen[kind], strict=True))
+        axes = tuple(_axis(sizes, _CHANNELS if i else first) for i, sizes in enumerate(columns))
         most = max(math.prod(sizes) for sizes in seen[kind])
-        cells = {cell for cell in product(*axes) if math.prod(cell) <= 1.5 * most or cell == tuple(a[0] for a in axes)}
+        cells = {cell for cell in product(*axes) if math.prod(cell) <= most or cell == tuple(a[0] for a in axes)}
         plan[kind] = (axes, cells)
     return plan
 
@@ -112,13 +114,12 @@ def _narrow(unit: Unit) -> tuple[int, ...]:
     return (unit.sizes[0], *(min(size, BLOCK) for size in unit.sizes[1:]))
 
 
-def _axis(sizes: Sequence[int]) -> tuple[int, ...]:
-    """The sizes themselves where they are few, else those nearest to a geometric series over their range."""
+def _axis(sizes: Sequence[int], points: int) -> tuple[int, ...]:
+    """At most so many of the sizes: those nearest to a geometric series over their range."""
     distinct = sorted(set(sizes))
-    if len(distinct) <= _DISTINCT:
+    if len(distinct) <= points:
         return tuple(distinct)
     span = distinct[-1] / distinct[0]
-    points = min(_POINTS, math.ceil(math.log2(span)) + 1)
     series = (distinct[0] * span ** (i / (points - 1)) for i in range(points))
     return tuple(sorted({min(distinct, key=lambda size: abs(math.log(size / wanted))) for wanted in series}))
 

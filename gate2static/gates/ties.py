@@ -120,7 +120,7 @@ def _moved(root: nn.Module, node: fx.Node, sources: dict[fx.Node, _Written]) -> 
             return info(n).values[0]
         # What else is concatenated, such as class tokens, has its channels at the same place.
         fits = n in sources or (joins and len(shape) >= -one.dim and shape[one.dim] == one.channels)
-        return _numbered(shape, one.dim) if fits else None
+        return _numbered(shape, one.dim) if fits else torch.full(shape, -1, dtype=torch.int32)
 
     args, kwargs = fx.map_arg((node.args, node.kwargs), argument)
     if not joins and len([n for n in node.all_input_nodes if info(n).shape is not None]) > 1:

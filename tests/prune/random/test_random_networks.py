@@ -27,6 +27,8 @@ def programs(kind: str) -> st.SearchStrategy[Any]:
     group_size=st.sampled_from([1, 1, 2, 3]),
     align=st.sampled_from([1, 1, 1, 4]),
     seed=st.integers(0, 999),
+    mixing=st.sampled_from(["softmax", "hard"]),
+    tie_residual=st.booleans(),
 )
 def test_a_pruned_random_network_computes_what_the_gated_one_does(
     kind_and_program: Any, seed: int, generator: Any, **settings: Any
