@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor, fx
 
 from gate2static.prune.channels import Ids, Numbering
+from gate2static.prune.reading import Same
 from gate2static.prune.rules import Rule
 
 Origins = Sequence[tuple[fx.Node, Ids]]
@@ -30,7 +31,9 @@ def blocks(
     for node, rule in rules.items():
         inputs = [r.numbering(numberings[r.node]) for r in rule.inputs]
         origins[node] = [
-            (rule.inputs[i].node, np.where(found[node] < 0, -1, ids)) for i, ids in rule.origins(numberings[node], inputs)
+            (rule.inputs[i].node, np.where(found[node] < 0, -1, ids))
+            for i, ids in rule.origins(numberings[node], inputs)
+            if isinstance(rule.inputs[i], Same)
         ]
     count, before = _count(found), 0
     while count > before:

@@ -10,7 +10,7 @@ from gate2static.gates.model import GatedModel
 from gate2static.prune.analysis import Rules, demand, match_rules, number, outputs
 from gate2static.prune.blocks import blocks
 from gate2static.prune.channels import Ids, Numbering
-from gate2static.prune.lowering import Lowering
+from gate2static.prune.lowering import LOWERING, Lowering
 from gate2static.prune.physical import Emitter
 from gate2static.prune.rules import Dense
 
@@ -39,7 +39,7 @@ class Plan:
         return sum(self.rules[n].live_macs(self.live[n], self.numberings[n]) for n in chosen if self.rules[n].info.macs)
 
 
-def plan(gated: GatedModel, *, align: int = 1, lowering: Lowering = Lowering()) -> Plan:
+def plan(gated: GatedModel, *, align: int = 1, lowering: Lowering = LOWERING) -> Plan:
     """Decide what the static network computes; pure."""
     rules = match_rules(gated)
     decisions = {n: g.decisions().cpu() for n, g in gated.gates.items()}

@@ -1,6 +1,5 @@
 """How a plan becomes layers and copies: choices that change the time, and neither the function nor the MACs."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -23,8 +22,13 @@ class Lowering:
     order_channels: bool = True
     permute_weights: bool = True
     share_elementwise: bool = True
-    block_channels: int = 0
+    block_channels: int = 64
 
 
-PLAIN = Lowering(merge_layers=False, order_channels=False, permute_weights=False, share_elementwise=False)
+LOWERING = Lowering()
+"""What `prune` does when nothing else is asked."""
+
+PLAIN = Lowering(
+    merge_layers=False, order_channels=False, permute_weights=False, share_elementwise=False, block_channels=0
+)
 """Every stream is put back into canonical order after each unit."""

@@ -14,12 +14,14 @@ from gate2static.prune.barriers import barriers
 from gate2static.prune.capture import capture
 from gate2static.prune.cost import constant_gate_macs
 from gate2static.prune.emit import Plan, emit, plan
-from gate2static.prune.lowering import Lowering
+from gate2static.prune.lowering import LOWERING, Lowering
 from gate2static.prune.manifest import Costs, Manifest, TensorSpec
 from gate2static.prune.static import StaticModel, digest, serialise
 
 
-def prune(gated: GatedModel, *, align: int = 1, lowering: Lowering = Lowering(), dtype: torch.dtype | None = None) -> StaticModel:
+def prune(
+    gated: GatedModel, *, align: int = 1, lowering: Lowering = LOWERING, dtype: torch.dtype | None = None
+) -> StaticModel:
     """Cut away every channel that no task picked (GatedMTL, section 3.1, and all that follows from it).
 
     The static model computes what `gated` computes in eval mode, in one pass. Its weights are slices of the gated

@@ -19,7 +19,7 @@ from gate2static.prune.channels import Decisions, Ids, Numbering, any_of
 from gate2static.prune.layout import axis, others
 from gate2static.prune.nodes import argument, function_name, module_of, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.reading import Same, read
+from gate2static.prune.reading import read
 from gate2static.prune.rules.rule import Rule
 
 _ACTIVATIONS = (
@@ -87,7 +87,7 @@ class Channelwise(Rule):
         return [need, *(any_of(need, 1) for _ in self.inputs[1:])]
 
     def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
-        return [(0, np.arange(own.size))] if isinstance(self.inputs[0], Same) else []
+        return [(0, np.arange(own.size))]
 
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         source = emitter.pool(self.inputs[0])

@@ -12,7 +12,7 @@ from gate2static.prune.channels import Decisions, Ids, Numbering
 from gate2static.prune.layout import axis, count
 from gate2static.prune.nodes import argument
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.reading import Same, read
+from gate2static.prune.reading import read
 from gate2static.prune.rules.rule import Rule
 
 
@@ -55,8 +55,7 @@ class Concat(Rule):
         found, everything = [], np.arange(own.size)
         for number, (start, operand) in enumerate(zip(_offsets(inputs)[:-1], inputs, strict=True)):
             inside = (everything >= start) & (everything < start + operand.size)
-            if isinstance(self.inputs[number], Same):
-                found.append((number, np.where(inside, everything - start, -1)))
+            found.append((number, np.where(inside, everything - start, -1)))
         return found
 
     def emit(self, live: Ids, emitter: Emitter) -> Pool:

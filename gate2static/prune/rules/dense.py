@@ -56,9 +56,9 @@ class Dense(Rule):
                 key = views[stream][order].tobytes(), -1 if emitter.lowering.merge_layers else stream
                 groups.setdefault(key, []).append((stream, order))
         parts = []
-        for (key, _), members in groups.items():
+        for (wanted, _), members in groups.items():
             ids = emitter.order(unit_end(self, emitter), np.concatenate([by_stream[s] for s, _ in members]))
-            view = emitter.view(source, np.frombuffer(key, dtype=np.int64))
+            view = emitter.view(source, np.frombuffer(wanted, dtype=np.int64))
             for block in emitter.in_blocks(self, ids):
                 layer = self._slice(emitter.gated, block, dict(members))
                 parts.append(Part(emitter.module(self.node, layer, (view,)), block))

@@ -13,7 +13,7 @@ from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader, un
 from gate2static.prune.layout import Dims, axis, count, others, permuted
 from gate2static.prune.nodes import argument, function_name, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.reading import Reading, Same, read, read_along
+from gate2static.prune.reading import Reading, read, read_along
 from gate2static.prune.rules.rule import Rule
 
 _FUNCTIONS = {
@@ -74,8 +74,7 @@ class Elementwise(Rule):
 
     def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
         assert own.rows is not None
-        same = [i for i in range(len(self.channels_of)) if isinstance(self.inputs[i], Same) and self.inputs[i].dims]
-        return [(i, own.rows[:, i]) for i in same]
+        return [(i, own.rows[:, i]) for i in range(len(self.channels_of))]
 
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         rows = emitter.numberings[self.node].rows

@@ -18,7 +18,7 @@ from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader
 from gate2static.prune.movement import Movement, emit_rest, movement
 from gate2static.prune.nodes import function_name, module_of, tensor_inputs
 from gate2static.prune.physical import Emitter, Part, Pool
-from gate2static.prune.reading import Same, read
+from gate2static.prune.reading import read
 from gate2static.prune.rules.rule import Rule
 
 _MOVES = {
@@ -67,7 +67,7 @@ class Rearrange(Rule):
         return [torch.stack([any_reader(row, self.moved.channels, channels) for row in need])]
 
     def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
-        return [(0, np.arange(own.size))] if isinstance(self.inputs[0], Same) else []
+        return [(0, np.arange(own.size))]
 
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         wanted = set(live.tolist())
