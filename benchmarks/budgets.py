@@ -29,9 +29,11 @@ SHORT = (
     "training.shared.epochs=6",
     "training.gated.epochs=6",
     "training.gated.gates.schedule.kind=constant",
+    "gating.gate_init_std=0.05",
     *(f"tasks.{i}.target=0" for i in range(3)),
 )
-"""Budgets steer λ to the end, so the gates keep their learning rate and no hinge target stops them."""
+"""λ is steered to the end, so the gates keep their learning rate, no hinge target stops them, and they start spread
+out: gates that all start at one α would all cross 0 at once."""
 
 
 def main() -> None:
@@ -39,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--training", type=Path, help="Train the digits there; an existing folder is gone on with.")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.7])
-    parser.add_argument("--fixed", nargs="+", type=float, default=[4, 8, 16], help="λ to compare with.")
+    parser.add_argument("--fixed", nargs="+", type=float, default=[16, 64], help="λ to compare with.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.training is None:
@@ -92,10 +94,10 @@ def random_network(name: str, group_size: int) -> g2s.GatedModel:
 
 def training(folder: Path, budgets: list[float], fixed: list[float]) -> None:
     """Trains digits with the controller and with fixed λ; the baselines are trained once."""
-    runs = [(f"budget {share:g}", (f"budget.macs={share}", "sparsity_weight=4")) for share in budgets]
+    runs = [(f"budget {share:g}", (f"budget.macs={share}", "sparsity_weight=16")) for share in budgets]
     runs += [(f"λ = {weight:g}", (f"sparsity_weight={weight}",)) for weight in fixed]
-    print("| run | λ, epoch by epoch | cost / budget before → after the projection | flips | MACs (M) | Δ_MTL (%) |")
-    print("|---|---|---|---:|---:|---:|")
+    print("| run | λ by epoch | cost / budget, projected | flips | MACs (M) | left | right | mask |")
+    print("|---|---|---|---:|---:|---:|---:|---:|")
     for index, (label, overrides) in enumerate(runs):
         one = folder / str(index)
         if index and not one.exists():
