@@ -271,10 +271,9 @@ def profile(
     json: Json = None,
 ) -> None:
     """Measure what layers cost on this machine; `predict` then tells a network's latency without running it."""
-    from gate2static.bench import networks_to_profile, profile_table
-    from gate2static.bench import profile as profile_units
+    from gate2static.bench import profile_for, profile_table
 
-    table = profile_units(networks_to_profile(network), backend=backend, threads=threads)
+    table = profile_for(network, backend=backend, threads=threads)
     table.save(output)
     _print(profile_table(table), json, table.model_dump(mode="json"))
     if json != Path("-"):

@@ -28,6 +28,7 @@ FUNCTIONS = {
     "gate_decisions": "(gated)",
     "gate_parameters": "(gated)",
     "load_static": "(folder)",
+    "project_to_budget": "(gated, budget)",
     "prune": "(gated, *, align=1, dtype=None)",
     "set_gates": "(gated, decisions)",
     "sparsity_hinge": "(gated, *, targets)",
@@ -35,6 +36,15 @@ FUNCTIONS = {
     "weight_parameters": "(gated)",
 }
 METHODS = {
+    "Budget": {"label": None},
+    "BudgetController": {
+        "load_state_dict": "(self, state)",
+        "look": "(self, gated)",
+        "penalty": "(self, gated, *, targets)",
+        "state_dict": "(self)",
+        "step": "(self, gated)",
+    },
+    "BudgetReport": {},
     "EquivalenceReport": {"passed": None, "per_task": None, "require": "(self)"},
     "GatedModel": {"forward": "(self, *inputs)", "gates": None},
     "LatencyReport": {"to_json": "(self, path)"},

@@ -2,7 +2,7 @@
 
 from gate2static.bench.backends import BACKENDS
 from gate2static.bench.doctor import Finding, diagnose, findings_table
-from gate2static.bench.profiled_networks import networks_to_profile
+from gate2static.bench.profiled_networks import profile_for
 from gate2static.bench.profiling import profile, profile_table
 from gate2static.bench.report import LatencyReport, TargetLatency
 from gate2static.bench.rounds import benchmark
@@ -17,7 +17,7 @@ __all__ = [
     "diagnose",
     "findings_table",
     "latency_table",
-    "networks_to_profile",
     "profile",
+    "profile_for",
     "profile_table",
 ]

@@ -1,27 +1,40 @@
-"""The networks whose units are profiled: the user's own, or three of the usual kinds."""
+"""What is profiled: the units of the user's own network, or those of three of the usual kinds."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from gate2static.bench.profiling import Network
+from gate2static.bench.profiling import Network, profile
+from gate2static.bench.rounds import benchmark
+from gate2static.latency import LatencyTable, calibrated
 
 
-def networks_to_profile(path: Path | None) -> list[Network]:
-    """A static folder's or a checkpoint's static network as it is deployed; None: common backbones at 224 × 224.
+def profile_for(path: Path | None, *, backend: str, threads: int | None) -> LatencyTable:
+    """Measure the units of a network and calibrate them with the whole one; of common backbones without a network.
+
+    Args:
+        path: a static network's folder, or a gated checkpoint, whose static network is profiled; None profiles common
+            backbones at 224 × 224.
+        backend: see `profile`.
+        threads: CPU threads; None: as many as torch uses.
 
     Raises:
         ArtefactError: a folder that is not a static network's.
         CheckpointError: a file that is not a gated checkpoint.
+        BenchError: see `profile`.
+        MissingDependencyError: see `profile`.
     """
     if path is None:
-        return _common()
+        return profile(_common(), backend=backend, threads=threads)
     from gate2static.prune import load_static, prune
     from gate2static.train import load_gated
 
     static = load_static(path) if path.is_dir() else prune(load_gated(path)[0])
-    return [(static.fold_norms(), static.example_inputs(1))]
+    network = (static.fold_norms(), static.example_inputs(1))
+    alone = profile([network], backend=backend, threads=threads)
+    report = benchmark([static], backends=[backend], rounds=3, duration_s=1, threads=threads)
+    return calibrated(alone, [(*network, report.targets[0].median_ms)])
 
 
 def _common() -> list[Network]:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from gate2static.errors import BenchError
+from gate2static.latency.calibration import calibrated
 from gate2static.latency.model import LatencyModel, OperatorCost
 from gate2static.latency.prediction import Prediction, predict
 from gate2static.latency.roofline import DEVICES, Roofline
@@ -15,6 +16,7 @@ __all__ = [
     "OperatorCost",
     "Prediction",
     "Roofline",
+    "calibrated",
     "latency_model",
     "load_latency_table",
     "predict",

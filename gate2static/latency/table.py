@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gate2static.errors import BenchError
 from gate2static.latency.grid import Grid
-from gate2static.latency.lowering import lower
+from gate2static.latency.lowering import Step, lower
 from gate2static.latency.model import LatencyModel, OperatorCost, described
 from gate2static.latency.operators import Operator
 from gate2static.latency.units import Unit
@@ -25,6 +25,9 @@ class LatencyTable(BaseModel, LatencyModel):
         threads: CPU threads the units were given.
         environment: the machine and the versions of its libraries, for people.
         overhead_ms: what a forward pass costs besides its units.
+        movement, ms_per_weight_byte, launch_ms: what units cost in whole networks beyond the grids, see
+            `calibration`: a factor for what only moves or maps tensors, an addition for each byte of weights, and one
+            for each operator.
         grids: the measured times.
     """
 
@@ -38,6 +41,9 @@ class LatencyTable(BaseModel, LatencyModel):
     threads: int = Field(ge=1)
     environment: dict[str, str] = {}
     overhead_ms: float = Field(ge=0)
+    movement: float = Field(default=1.0, ge=1)
+    ms_per_weight_byte: float = Field(default=0.0, ge=0)
+    launch_ms: float = Field(default=0.0, ge=0)
     grids: tuple[Grid, ...] = Field(min_length=1)
 
     def costs(self, operators: Sequence[Operator]) -> tuple[OperatorCost, ...]:
@@ -50,7 +56,7 @@ class LatencyTable(BaseModel, LatencyModel):
             OperatorCost(
                 operator=step.units[0].kind if step.units else step.operator.name,
                 shapes=described(step.operator),
-                ms=sum(self._ms(unit) for unit in step.units),
+                ms=self._ms(step),
                 macs=step.operator.macs,
                 note=step.note,
             )
@@ -62,7 +68,16 @@ class LatencyTable(BaseModel, LatencyModel):
     def _by_kind(self) -> dict[str, Grid]:
         return {grid.kind: grid for grid in self.grids}
 
-    def _ms(self, unit: Unit) -> float:
+    def _ms(self, step: Step) -> float:
+        alone = sum(self.unit_ms(unit) * (1.0 if is_layer(unit) else self.movement) for unit in step.units)
+        return alone + self.launch_ms * len(step.units) + self.ms_per_weight_byte * weight_bytes(step)
+
+    def unit_ms(self, unit: Unit) -> float:
+        """A unit alone, in ms.
+
+        Raises:
+            BenchError: a unit of a kind that was not measured.
+        """
         if unit.kind not in self._by_kind:
             raise BenchError(
                 f"the latency table {self.name} has no times of {unit.kind!r}; it has {', '.join(self._by_kind)}. "
@@ -90,6 +105,17 @@ class LatencyTable(BaseModel, LatencyModel):
                 f"cannot write {path}: {error.strerror or error}; nothing was changed there. "
                 "Free some space or choose another path."
             ) from error
+
+
+def is_layer(unit: Unit) -> bool:
+    """Whether arithmetic is what a unit takes its time for."""
+    return "convolution" in unit.kind or unit.kind in ("linear", "matmul")
+
+
+def weight_bytes(step: Step) -> int:
+    """Bytes of weights that a layer reads."""
+    layer = any(is_layer(unit) for unit in step.units)
+    return sum(value.size_bytes for value in step.operator.inputs if value.is_constant) if layer else 0
 
 
 def load_latency_table(path: str | Path) -> LatencyTable:

@@ -1,0 +1,38 @@
+import pytest
+import torch
+from torch import nn
+
+from gate2static.errors import BenchError
+from gate2static.latency import LatencyTable, calibrated
+
+INPUT = (torch.ones(1, 16, 16, 16),)
+
+
+def moving(times: int) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(16, 32, 3, padding=1), *[nn.Hardtanh() for _ in range(times)], nn.Conv2d(32, 32, 1))
+
+
+NETWORKS = [moving(times) for times in (2, 5, 9)] + [nn.Conv2d(16, 64, 3, padding=1)]
+
+
+def test_what_units_cost_in_whole_networks_is_found(table: LatencyTable) -> None:
+    true = table.model_copy(update={"movement": 2.8, "ms_per_weight_byte": 3e-8, "launch_ms": 2e-3})
+    found = calibrated(table, [(network, INPUT, true.predict_ms(network, INPUT)) for network in NETWORKS])
+    for network in [*NETWORKS, moving(7)]:
+        right, wrong = true.predict_ms(network, INPUT), table.predict_ms(network, INPUT)
+        assert abs(found.predict_ms(network, INPUT) - right) < 0.1 * abs(wrong - right) + 1e-4
+
+
+def test_networks_that_cost_what_their_units_cost_change_nothing(table: LatencyTable) -> None:
+    measured = [(network, INPUT, table.predict_ms(network, INPUT)) for network in NETWORKS]
+    assert calibrated(table, measured).predict_ms(moving(7), INPUT) == pytest.approx(table.predict_ms(moving(7), INPUT))
+
+
+def test_nothing_becomes_negative_where_networks_are_faster_than_their_units(table: LatencyTable) -> None:
+    found = calibrated(table, [(network, INPUT, 0.5 * table.predict_ms(network, INPUT)) for network in NETWORKS])
+    assert (found.movement, found.ms_per_weight_byte, found.launch_ms) == (1.0, 0.0, 0.0)
+
+
+def test_a_network_is_needed(table: LatencyTable) -> None:
+    with pytest.raises(BenchError, match="at least one network"):
+        calibrated(table, [])

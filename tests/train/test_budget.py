@@ -1,0 +1,130 @@
+"""Training to a budget: what is saved fits, and going on is exact."""
+
+import csv
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gate2static.errors import BudgetError, RecipeError
+from gate2static.prune import prune
+from gate2static.recipe import Budget, Recipe
+from gate2static.train import RunResult, load_gated, sweep, train
+from gate2static.train.checkpoints import load_checkpoint
+from gate2static.train.progress import TrainingProgress
+
+Run = tuple[Path, RunResult]
+NAME = "gated-macs-0.7"
+
+
+@pytest.fixture(scope="session")
+def limited(small: Recipe) -> Recipe:
+    # A weight so small that the gates stay open: the projection has to do all the work.
+    return small.model_copy(update={"budget": Budget(macs=0.7), "sparsity_weight": 1e-3})
+
+
+def with_baselines(whole_run: Run, folder: Path) -> Path:
+    for part in ("separate", "shared"):
+        shutil.copytree(whole_run[0] / part, folder / part)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def limited_run(limited: Recipe, whole_run: Run, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    folder = with_baselines(whole_run, tmp_path_factory.mktemp("limited"))
+    return folder, train(limited, folder, resume=True, progress=False)
+
+
+def test_what_is_saved_fits_the_budget(limited_run: Run) -> None:
+    folder, result = limited_run
+    separate, row = result.rows[0], result.rows[-1]
+    assert row.name == NAME
+    gated, _ = load_gated(folder / row.checkpoints[0])
+    assert prune(gated).manifest.macs.static == row.macs == row.budget.after["network"]
+    assert 0.98 * 0.7 * separate.macs <= row.macs <= 0.7 * separate.macs
+    assert row.budget.before["network"] > row.budget.limits["network"]
+    assert sum(row.budget.flips.values()) > 0
+
+
+def test_lambda_cost_and_budget_are_logged(limited_run: Run) -> None:
+    folder, result = limited_run
+    row = result.rows[-1]
+    with (folder / NAME / "log.csv").open() as file:
+        log = list(csv.DictReader(file))
+    assert [float(line["budget"]) for line in log] == [row.budget.limits["network"]] * 2
+    assert float(log[-1]["cost"]) == float(log[-1]["macs"]) == row.macs
+    assert float(log[0]["cost"]) > row.macs
+    assert float(log[-1]["lambda"]) == row.sparsity_weight > 1e-3
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_going_on_after_an_interruption_equals_never_stopping(
+    limited: Recipe,
+    limited_run: Run,
+    whole_run: Run,
+    tmp_path: Path,
+    steps: int,
+    assert_same: Callable[[Any, Any], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = with_baselines(whole_run, tmp_path / "cut")
+    left = steps
+
+    def stop(self: TrainingProgress, *, cost: float) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainingProgress, "advance", stop)
+        with pytest.raises(KeyboardInterrupt):
+            train(limited, folder, resume=True, progress=False)
+    assert train(limited, folder, resume=True, progress=False) == limited_run[1]
+    found, whole = (load_checkpoint(run / NAME / "ckpt.pt") for run in (folder, limited_run[0]))
+    assert_same(found, whole)
+    assert (folder / NAME / "log.csv").read_bytes() == (limited_run[0] / NAME / "log.csv").read_bytes()
+
+
+def test_an_unreachable_budget_is_refused_before_anything_is_written(small: Recipe, tmp_path: Path) -> None:
+    tight = small.model_copy(update={"budget": Budget(macs=0.1)})
+    with pytest.raises(BudgetError, match=r"the budget is 0\.1, .*, from 0\.\d+ with all gates shared to 1 with all"):
+        train(tight, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_there_is_nothing_to_sweep_with_a_budget(limited: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="a budget steers λ_s, so there is nothing to sweep; use `train`"):
+        sweep(limited, tmp_path / "run", progress=False)
+
+
+def test_prune_projects_a_finished_checkpoint_and_verify_agrees(
+    run: Callable[..., Any], whole_run: Run, tmp_path: Path
+) -> None:
+    separate, _, gated = whole_run[1].rows
+    share = 0.5 * (gated.macs + whole_run[1].rows[1].macs) / separate.macs
+    said = run("prune", whole_run[0] / gated.checkpoints[0], "-o", tmp_path / "static", "--budget", f"macs={share}")
+    assert "gates flipped; verify with" in said.stdout
+    run("verify", tmp_path / "static.ckpt.pt", tmp_path / "static")
+    macs = prune(load_gated(tmp_path / "static.ckpt.pt")[0]).manifest.macs
+    assert macs.static <= share * macs.separate
+    assert load_checkpoint(tmp_path / "static.ckpt.pt")["position"]["budget"]["report"]["flips"]
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "message"),
+    [
+        ("gated-200/ckpt.pt", ["--budget", "macs=0.1"], "below what any gates reach"),
+        ("gated-200/ckpt.pt", ["--budget", "speed=1"], "--budget: unknown key speed"),
+        ("shared/ckpt.pt", ["--budget", "macs=0.5"], "holds a shared network, which has no gates"),
+        ("gated-200/ckpt.pt", ["--budget", "macs=0.5", "--align", "8"], "give one of them"),
+    ],
+)
+def test_pruning_to_a_wrong_budget_writes_nothing(
+    run: Callable[..., Any], whole_run: Run, tmp_path: Path, row: str, options: list[str], message: str
+) -> None:
+    result = run("prune", whole_run[0] / row, "-o", tmp_path / "static", *options, code=2)
+    assert message in " ".join(result.stderr.replace("│", " ").split())
+    assert list(tmp_path.iterdir()) == []
