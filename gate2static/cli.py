@@ -71,6 +71,7 @@ RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).")]
 RunDir = Annotated[Path | None, typer.Option("--run-dir", help="Where to write; else <runs_dir>/<name> of the recipe.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")]
 DType = Literal["float16", "bfloat16", "float32", "float64"]
+Target = Literal["any", "ort-cpu", "openvino", "trt"]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - for stdout.")]
 
@@ -126,6 +127,7 @@ def prune(
     checkpoint: Checkpoint,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the static network.")] = None,
     align: Annotated[int, typer.Option("--align", help="Keep a multiple of this many channels.")] = 1,
+    target: Annotated[Target, typer.Option("--target", help="Lay the network out for where it will run.")] = "any",
     dtype: Annotated[DType | None, typer.Option("--dtype", help="Of the static network; else as trained.")] = None,
     budget: Annotated[
         list[str] | None,
@@ -144,7 +146,7 @@ def prune(
     """Cut away what no task picked: a checkpoint becomes a static network."""
     import torch
 
-    from gate2static.prune import barrier_costs, plan
+    from gate2static.prune import barrier_costs, lowering_for, plan
     from gate2static.prune import prune as prune_gated
     from gate2static.recipe import parse_budget
     from gate2static.report import barrier_table, plan_table
@@ -153,20 +155,22 @@ def prune(
     if output is None and not dry_run:
         raise typer.BadParameter("give -o DIR, or --dry-run to see the plan only")
     if budget:
-        if align > 1:
-            raise typer.BadParameter("--budget counts channels that are needed, --align adds others; give one of them")
+        if lowering_for(target, align).align > 1:
+            raise typer.BadParameter(
+                "--budget counts the channels that are needed; --align and --target trt add others: leave out one"
+            )
         projected = None if output is None or dry_run else output.with_name(f"{output.name}.ckpt.pt")
         gated, spent = project_checkpoint(checkpoint, parse_budget(budget), target=projected)
         typer.echo(f"budget: {spent}{f'; verify with {projected}' if projected else ''}")
     else:
         gated = _gated(checkpoint)
     if explain or dry_run:
-        decided = plan(gated, align=align)
+        decided = plan(gated, lowering=lowering_for(target, align))
         _print(plan_table(gated, decided))
         if costs := barrier_costs(gated, decided):
             _print(barrier_table(costs))
     if output is not None and not dry_run:
-        static = prune_gated(gated, align=align, dtype=getattr(torch, dtype) if dtype else None)
+        static = prune_gated(gated, align=align, target=target, dtype=getattr(torch, dtype) if dtype else None)
         static.save(output)
         macs, parameters = static.manifest.macs, static.manifest.parameters
         typer.echo(

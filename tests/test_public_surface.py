@@ -29,7 +29,7 @@ FUNCTIONS = {
     "gate_parameters": "(gated)",
     "load_static": "(folder)",
     "project_to_budget": "(gated, budget)",
-    "prune": "(gated, *, align=1, dtype=None)",
+    "prune": "(gated, *, align=1, target='any', dtype=None)",
     "set_gates": "(gated, decisions)",
     "sparsity_hinge": "(gated, *, targets)",
     "verify": "(gated, static, *, inputs=None)",

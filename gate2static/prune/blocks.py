@@ -35,6 +35,10 @@ def blocks(
             for i, ids in rule.origins(numberings[node], inputs)
             if isinstance(rule.inputs[i], Same)
         ]
+        if not origins[node]:
+            # What different streams' layers made stays apart, so that all blocks have their channels in one order.
+            makers = np.where(found[node] < 0, -1, np.arange(len(found[node])) // rule.channels)
+            found[node] = _numbered(np.stack([makers, found[node]], 1))
     count, before = _count(found), 0
     while count > before:
         for node in rules:

@@ -24,6 +24,8 @@ class Plan:
         numberings: node -> pool and views.
         needs: node -> (S, C) 0/1.
         live: node -> pool channels that are computed.
+        blocks: node -> block of each pool channel, for nodes that are cut into blocks.
+        lowering: how it is emitted.
     """
 
     rules: Rules
@@ -39,17 +41,17 @@ class Plan:
         return sum(self.rules[n].live_macs(self.live[n], self.numberings[n]) for n in chosen if self.rules[n].info.macs)
 
 
-def plan(gated: GatedModel, *, align: int = 1, lowering: Lowering = LOWERING) -> Plan:
+def plan(gated: GatedModel, *, lowering: Lowering = LOWERING) -> Plan:
     """Decide what the static network computes; pure."""
     rules = match_rules(gated)
     decisions = {n: g.decisions().cpu() for n, g in gated.gates.items()}
     numberings = number(gated, rules, decisions)
     needs = demand(gated, rules, {n: d.double() for n, d in decisions.items()})
     live = {node: np.unique(numberings[node].views[needs[node].numpy() > 0]) for node in rules}
-    if align > 1:
+    if lowering.align > 1:
         for node, rule in rules.items():
             if isinstance(rule, Dense):
-                live[node] = _fill_up(rule, live[node], align)
+                live[node] = _fill_up(rule, live[node], lowering.align)
     cut = blocks(rules, numberings, needs, live, lowering.block_channels) if lowering.block_channels else {}
     return Plan(rules=rules, numberings=numberings, needs=needs, live=live, blocks=cut, lowering=lowering)
 

@@ -1,6 +1,15 @@
-"""How a plan becomes layers and copies: choices that change the time, and neither the function nor the MACs."""
+"""How a plan becomes layers and copies: choices that change the time, and not what is computed.
 
-from dataclasses import dataclass
+A network is slower than its MACs say where tensors are cut and put together between the layers, and where layers are
+narrow. The first four passes pay wherever they apply. Cutting layers into blocks makes narrower layers and saves all
+copies, which pays where blocks are wide: with 64 channels a gate (docs/latency.md).
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from gate2static.errors import PruneError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,8 +23,9 @@ class Lowering:
             in their canonical order.
         share_elementwise: channels that streams have in common are worked on once; else every stream is put together
             after each gate and worked on as a whole.
-        block_channels: layers are cut into blocks that are read whole, where these have so many channels on average;
-            0 for never.
+        block_channels: layers are cut into blocks that are read whole (`blocks`), where these have so many channels on
+            average; 0 for never.
+        align: layers keep a multiple of this many output channels.
     """
 
     merge_layers: bool = True
@@ -23,6 +33,7 @@ class Lowering:
     permute_weights: bool = True
     share_elementwise: bool = True
     block_channels: int = 64
+    align: int = 1
 
 
 LOWERING = Lowering()
@@ -32,3 +43,28 @@ PLAIN = Lowering(
     merge_layers=False, order_channels=False, permute_weights=False, share_elementwise=False, block_channels=0
 )
 """Every stream is put back into canonical order after each unit."""
+
+TARGETS: Mapping[str, Lowering] = {
+    "any": LOWERING,
+    "ort-cpu": LOWERING,
+    # Its fusion of convolutions into grouped ones fails on some networks whose tensors are cut (2026.4).
+    "openvino": replace(LOWERING, block_channels=16),
+    # Tensor cores take half-precision channels in eights.
+    "trt": replace(LOWERING, align=8),
+}
+"""By the name that `prune --target` takes."""
+
+
+def lowering_for(target: str | Lowering, align: int = 1) -> Lowering:
+    """The passes for a target, with layers in multiples of `align` channels as well.
+
+    Raises:
+        PruneError: an unknown target or an impossible alignment.
+    """
+    if not isinstance(align, int) or align < 1:
+        raise PruneError(f"align is {align}; it counts channels and must be at least 1.")
+    if isinstance(target, str):
+        if target not in TARGETS:
+            raise PruneError(f"unknown target {target!r}; allowed: {', '.join(TARGETS)}.")
+        target = TARGETS[target]
+    return replace(target, align=math.lcm(align, target.align))

@@ -57,10 +57,15 @@ class Pool:
         """The emitted value number `value` of an opaque pool."""
         found = next((p.node for p in self.parts if value in p.ids), None)
         if found is None:
-            raise PruneError(
-                f"value {value} is read and was not computed; this is a fault of gate2static's, please report it."
-            )
+            raise _not_computed(f"value {value}")
         return found
+
+
+def _not_computed(what: str) -> PruneError:
+    return PruneError(f"{what} is read and was not computed; this is a fault of gate2static's, please report it.")
+
+
+_TOKENS_DIM, _LONG_RUN = 2, 8
 
 
 class Emitter:
@@ -124,6 +129,8 @@ class Emitter:
         if (whole := next((p for p in pool.parts if np.array_equal(p.ids, ids)), None)) is not None:
             return whole.node  # type: ignore[no-any-return]
         parts, positions = pool.place(ids)
+        if (parts < 0).any():
+            raise _not_computed(f"channel {ids[parts < 0][0]}")
         cuts = np.flatnonzero(np.diff(parts)) + 1
         used = np.unique(parts)
         if len(cuts) < len(used):
@@ -148,7 +155,14 @@ class Emitter:
         return self._once(("cat", *nodes, dim), torch.cat, (list(nodes), dim))
 
     def gather(self, node: fx.Node, positions: Ids, dim: int | None) -> fx.Node:
-        """The channels at `positions`."""
+        """The channels at `positions`.
+
+        Along the last of several dimensions, as tokens have their channels, a gather copies number by number, and runs
+        that are cut out and put together are faster where they are long.
+        """
+        runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
+        if dim is not None and dim >= _TOKENS_DIM and len(positions) >= _LONG_RUN * len(runs):
+            return self.concatenate([self._slice(node, int(run[0]), len(run), dim) for run in runs], dim)
         key = ("gather", node, dim, positions.tobytes())
         if key not in self._views:
             self._views[key] = self.graph.call_function(
@@ -162,7 +176,10 @@ class Emitter:
             return self.gather(part.node, positions, dim)
         if count == len(part.ids):
             return part.node  # type: ignore[no-any-return]
-        return self._once(("slice", part.node, dim, start, count), torch.narrow, (part.node, dim, start, count))
+        return self._slice(part.node, start, count, dim)
+
+    def _slice(self, node: fx.Node, start: int, count: int, dim: int | None) -> fx.Node:
+        return self._once(("slice", node, dim, start, count), torch.narrow, (node, dim, start, count))
 
     def _once(self, key: tuple[Any, ...], function: Any, args: tuple[Any, ...]) -> fx.Node:
         if key not in self._views:

@@ -14,13 +14,13 @@ from gate2static.prune.barriers import barriers
 from gate2static.prune.capture import capture
 from gate2static.prune.cost import constant_gate_macs
 from gate2static.prune.emit import Plan, emit, plan
-from gate2static.prune.lowering import LOWERING, Lowering
+from gate2static.prune.lowering import Lowering, lowering_for
 from gate2static.prune.manifest import Costs, Manifest, TensorSpec
 from gate2static.prune.static import StaticModel, digest, serialise
 
 
 def prune(
-    gated: GatedModel, *, align: int = 1, lowering: Lowering = LOWERING, dtype: torch.dtype | None = None
+    gated: GatedModel, *, align: int = 1, target: str | Lowering = "any", dtype: torch.dtype | None = None
 ) -> StaticModel:
     """Cut away every channel that no task picked (GatedMTL, section 3.1, and all that follows from it).
 
@@ -31,17 +31,17 @@ def prune(
         gated: not changed.
         align: layers keep a multiple of this many output channels; channels that only fill up are computed and not
             read.
+        target: where the network is to run, "any", "ort-cpu", "openvino" or "trt", which decides how it is laid out;
+            or the passes themselves. What is computed, and its MACs, are the same, but for the target's alignment.
         dtype: of the static model; the gated model's when absent.
 
     Returns:
         The static model, on the CPU.
 
     Raises:
-        PruneError: an impossible alignment, or a network that torch.export cannot follow.
+        PruneError: an impossible alignment, an unknown target, or a network that torch.export cannot follow.
     """
-    if not isinstance(align, int) or align < 1:
-        raise PruneError(f"align is {align}; it counts channels and must be at least 1.")
-    decided = plan(gated, align=align, lowering=lowering)
+    decided = plan(gated, lowering=lowering_for(target, align))
     network = emit(gated, decided).cpu()
     floating = next(gated.parameters()).dtype if dtype is None else dtype
     captured = capture(network.to(floating), _examples(gated, floating))

@@ -96,6 +96,9 @@ class Identity(Rule):
     def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
         return [need]
 
+    def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
+        return [(0, np.arange(own.size))]
+
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         return emitter.pool(self.inputs[0])
 
@@ -118,6 +121,9 @@ class TakeStream(Rule):
         out = need.new_zeros((self.inputs[0].rule.streams, self.channels))
         out[self.info.streams[0]] = need[0]
         return [out]
+
+    def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
+        return [(0, np.arange(own.size))]
 
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         return emitter.pool(self.inputs[0])

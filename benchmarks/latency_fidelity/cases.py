@@ -1,0 +1,98 @@
+"""Networks, gates and lowerings that are compared."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import timm
+import torch
+import torchvision
+from torch import nn
+
+import gate2static as g2s
+from gate2static.gates import GatedModel
+from gate2static.prune.lowering import LOWERING, PLAIN, Lowering
+
+TASKS = ("a", "b", "c")
+SIZE = 224
+NETWORKS = ("resnet18", "resnet50", "mobilenet_v3_large", "convnext_tiny", "vit_small")
+SHARES = (0.1, 0.25, 0.5, 0.75)
+LOWERINGS: dict[str, Lowering] = {
+    "plain": PLAIN,
+    "ours": LOWERING,
+    "no merge_layers": replace(LOWERING, merge_layers=False),
+    "no order_channels": replace(LOWERING, order_channels=False),
+    "no permute_weights": replace(LOWERING, permute_weights=False),
+    "no share_elementwise": replace(LOWERING, share_elementwise=False),
+    "no blocks": replace(LOWERING, block_channels=0),
+}
+"""The plainest lowering, ours, and ours without one pass at a time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gates:
+    """How gates are drawn: each group of channels of each task is specific with probability `share`."""
+
+    share: float
+    group_size: int
+    mixing: Literal["softmax", "hard"]
+    tied: bool = False
+    seed: int = 0
+
+    @property
+    def structure(self) -> str:
+        """What the recipe would say."""
+        return f"{self.group_size} a gate, {self.mixing}{', tied' if self.tied else ''}"
+
+
+STRUCTURES = (
+    Gates(share=0, group_size=16, mixing="softmax"),
+    Gates(share=0, group_size=1, mixing="softmax"),
+    Gates(share=0, group_size=64, mixing="hard"),
+    Gates(share=0, group_size=64, mixing="softmax"),
+    Gates(share=0, group_size=16, mixing="hard"),
+    Gates(share=0, group_size=16, mixing="softmax", tied=True),
+)
+
+
+def drawn(structures: int, shares: tuple[float, ...], seeds: int) -> Iterator[Gates]:
+    """Every combination, the first structures first."""
+    for structure in STRUCTURES[:structures]:
+        for share in shares:
+            for seed in range(seeds):
+                yield replace(structure, share=share, seed=seed)
+
+
+def gated_network(name: str, structure: Gates) -> GatedModel:
+    """A backbone with random weights and three linear heads, in eval mode."""
+    torch.manual_seed(0)
+    if name.startswith("resnet"):
+        backbone: nn.Module = getattr(torchvision.models, name)()
+        width, backbone.fc = backbone.fc.in_features, nn.Identity()  # type: ignore[union-attr]
+    elif name == "mobilenet_v3_large":
+        backbone, width = torchvision.models.mobilenet_v3_large(), 960
+        backbone.classifier = nn.Identity()
+    else:
+        timm_name = {"vit_small": "vit_small_patch16_224"}.get(name, name)
+        backbone = timm.create_model(timm_name, num_classes=0)
+        width = int(backbone.num_features)  # type: ignore[arg-type]
+    return g2s.gate(
+        backbone.eval(),
+        tasks=TASKS,
+        example_inputs=(torch.randn(2, 3, SIZE, SIZE),),
+        heads={task: nn.Linear(int(width), 10) for task in TASKS},
+        group_size=structure.group_size,
+        mixing=structure.mixing,
+        tie_residual=structure.tied,
+    ).eval()
+
+
+@torch.no_grad()
+def draw(gated: GatedModel, gates: Gates) -> None:
+    """Set every gate and every mixing logit at random."""
+    generator = torch.Generator().manual_seed(gates.seed)
+    for alpha in {id(gate.alpha): gate.alpha for gate in gated.gates.values()}.values():
+        specific = torch.rand(alpha.shape, generator=generator) < gates.share
+        alpha.copy_(torch.where(specific, 1.0, -1.0))
+    for gate in gated.gates.values():
+        gate.beta.copy_(torch.randn(gate.beta.shape, generator=generator))

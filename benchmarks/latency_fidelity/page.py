@@ -1,0 +1,125 @@
+"""The page: tables of medians over seeds, and a plot."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib.pyplot as plt
+
+Row = dict[str, Any]
+
+_HEAD = """# MACs that become time
+
+Efficiency is (MACs over those of the shared network) / (latency over that of the shared network): 1 means that every
+MAC that pruning removed was paid back in time. Random gates: each group of channels of each of T = 3 tasks is specific
+with probability p; input 224×224, batch 1, random weights, medians over seeds. The shared network, three separate ones
+and the static ones are timed side by side, in rounds, in one process. `separate` is the latency of three separate
+networks over that of the shared one: a static network above it would better not be gated.
+
+Made by `python -m benchmarks.latency_fidelity`.
+"""
+
+
+def write_page(path: Path, rows: list[Row]) -> None:
+    """Write the page and the plot beside it."""
+    plot(path.with_name("latency.png"), rows)
+    sections = [_HEAD, "![Efficiency against the share of specific gates](latency.png)\n"]
+    for backend, threads in sorted({(r["backend"], r["threads"]) for r in rows}):
+        chosen = [r for r in rows if (r["backend"], r["threads"]) == (backend, threads)]
+        sections.append(f"## {backend}, {threads} thread{'s' * (threads > 1)}\n\n{_table(chosen)}")
+    sections.append(f"## Where the time goes (ONNX Runtime, ours)\n\n{_profiles(rows)}")
+    if passes := [r for r in rows if r["lowering"].startswith("no ")]:
+        sections.append(f"## Without one pass at a time\n\n{_passes(rows, passes)}")
+    path.write_text("\n".join(sections))
+
+
+def _table(rows: list[Row]) -> str:
+    lines = [
+        "| network | gates | p | MACs | plainest lowering | ours | efficiency: plainest | ours | separate |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for key, group in _grouped(rows, ("network", "structure", "share")):
+        ours = [r for r in group if r["lowering"] == "ours"]
+        plain = [r for r in group if r["lowering"] == "plain"]
+        if ours:
+            slow = median(r["over_separate"] for r in ours) > 1
+            lines.append(
+                f"| {key[0]} | {key[1]} | {key[2]:g} | {_of(ours, 'macs')} | {_of(plain, 'latency')} | "
+                f"{_of(ours, 'latency')}{' (slower than separate)' if slow else ''} | {_efficiency(plain)} | "
+                f"**{_efficiency(ours)}** | {_of(ours, 'separate')} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def _profiles(rows: list[Row]) -> str:
+    kinds = list(rows[0]["profile_ms"])
+    lines = [f"| network | gates | p | {' | '.join(kinds)} |", "|---" * (3 + len(kinds)) + "|"]
+    for key, group in _grouped([r for r in rows if r["lowering"] == "ours"], ("network", "structure", "share")):
+        shares = [[r["profile_ms"][k] / sum(r["profile_ms"].values()) for r in group] for k in kinds]
+        cells = " | ".join(f"{100 * median(values):.0f} %" for values in shares)
+        lines.append(f"| {key[0]} | {key[1]} | {key[2]:g} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _passes(rows: list[Row], without: list[Row]) -> str:
+    lines = ["| network | gates | p | pass left out | latency over ours |", "|---|---|---|---|---|"]
+    fields = ("network", "structure", "share", "backend", "threads", "seed")
+    ours = {tuple(_value(r, f) for f in fields): r for r in rows if r["lowering"] == "ours"}
+    for key, group in _grouped(without, ("network", "structure", "share", "lowering")):
+        ratios = [
+            r["latency"] / ours[k]["latency"] for r in group if (k := tuple(_value(r, f) for f in fields)) in ours
+        ]
+        if ratios:
+            lines.append(f"| {key[0]} | {key[1]} | {key[2]:g} | {key[3].removeprefix('no ')} | {median(ratios):.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(path: Path, rows: list[Row]) -> None:
+    """Efficiency against p, one panel a network, one line a structure of gates; the plainest lowering dotted."""
+    networks = list(dict.fromkeys(r["network"] for r in rows))
+    structures = list(dict.fromkeys(_value(r, "structure") for r in rows))
+    figure, axes = plt.subplots(1, len(networks), figsize=(1 + 3.6 * len(networks), 4), sharey=True, squeeze=False)
+    for axis, network in zip(axes[0], networks, strict=True):
+        for number, structure in enumerate(structures):
+            for lowering, style in (("ours", "o-"), ("plain", "x:")):
+                chosen = [r for r in rows if (r["network"], r["lowering"]) == (network, lowering)]
+                chosen = [r for r in chosen if _value(r, "structure") == structure and r["backend"] == "onnxruntime"]
+                points = [(k[0], _median_efficiency(g)) for k, g in _grouped(chosen, ("share",))]
+                if points:
+                    label = structure if lowering == "ours" else None
+                    axis.plot(*zip(*points, strict=True), style, color=f"C{number}", label=label, markersize=5)
+        axis.axhline(1, color="0.7", linewidth=1)
+        axis.set(title=network, xlabel="share p of specific gates", ylim=(0.4, 1.05))
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel("efficiency (solid: ours, dotted: plainest)")
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="lower center", ncols=min(3, len(labels)), frameon=False)
+    figure.tight_layout(rect=(0, 0.05 + 0.045 * -(-len(labels) // 3), 1, 1))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def _grouped(rows: Iterable[Row], fields: tuple[str, ...]) -> list[tuple[tuple[Any, ...], list[Row]]]:
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(_value(row, f) for f in fields), []).append(row)
+    return sorted(groups.items())
+
+
+def _value(row: Row, field: str) -> Any:
+    if field != "structure":
+        return row[field]
+    return f"{row['group_size']:2d} a gate, {row['mixing']}{', tied' if row['tied'] else ''}"
+
+
+def _of(rows: list[Row], field: str) -> str:
+    return f"{median(r[field] for r in rows):.2f}×" if rows else ""
+
+
+def _median_efficiency(rows: list[Row]) -> float:
+    return median(r["macs"] / r["latency"] for r in rows)
+
+
+def _efficiency(rows: list[Row]) -> str:
+    return f"{_median_efficiency(rows):.2f}" if rows else ""

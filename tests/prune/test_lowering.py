@@ -1,0 +1,98 @@
+"""Passes of the lowering change how a network is laid out, never what it computes or its MACs."""
+
+from dataclasses import replace
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+
+from gate2static.cli import Target
+from gate2static.errors import PruneError
+from gate2static.prune import TARGETS, Lowering, expected_macs, lowering_for, prune
+from gate2static.prune.emit import plan
+from gate2static.prune.lowering import LOWERING, PLAIN
+from gate2static.prune.physical import Emitter
+
+LOWERINGS = {
+    "plain": PLAIN,
+    "each stream alone": replace(LOWERING, merge_layers=False),
+    "canonical order": replace(LOWERING, order_channels=False),
+    "canonical reads": replace(LOWERING, permute_weights=False),
+    "streams put together": replace(LOWERING, share_elementwise=False),
+    "no blocks": replace(LOWERING, block_channels=0),
+    "blocks of any width": replace(LOWERING, block_channels=1),
+    "blocks of four": replace(LOWERING, block_channels=4),
+    "blocks in canonical order": replace(LOWERING, block_channels=1, order_channels=False, permute_weights=False),
+}
+_COPIES = ("slice", "narrow", "index_select", "split")
+
+
+def _copies(static: Any) -> int:
+    return sum(any(c in str(n.target) for c in _COPIES) for n in static.network.graph.nodes)
+
+
+_HARD = ("plain", "blocks of any width")
+
+
+@pytest.mark.parametrize("network", ["resnet20", "many_rules", "token_rules"])
+@pytest.mark.parametrize(("name", "mixing"), [*((n, "softmax") for n in LOWERINGS), *((n, "hard") for n in _HARD)])
+def test_every_pass_keeps_function_and_macs(name: str, network: str, mixing: str, zoo: Any) -> None:
+    gated, x = zoo.make_gated(network, tasks=2, p=0.3, group_size=4, mixing=mixing)
+    static = prune(gated, target=LOWERINGS[name])
+    with torch.no_grad():
+        expected, found = gated.double()(x.double()), static.double()(x.double())
+    assert zoo.relative_error(expected.values(), found.values()) <= 1e-9
+    assert int(expected_macs(gated)) == static.manifest.macs.static == zoo.counted_macs(static.float(), (x,))
+
+
+def test_blocks_are_read_whole_and_never_cut(zoo: Any) -> None:
+    gated, _ = zoo.make_gated("resnet20", tasks=3, p=0.3, group_size=4)
+    assert _copies(prune(gated, target=replace(LOWERING, block_channels=1))) == 0
+    assert _copies(prune(gated, target=replace(LOWERING, block_channels=0))) > 10
+
+
+def test_layers_are_cut_only_where_blocks_are_wide_enough(zoo: Any) -> None:
+    gated, _ = zoo.make_gated("resnet20", tasks=3, p=0.3, group_size=4)
+    cut = [len(plan(gated, lowering=replace(LOWERING, block_channels=width)).blocks) for width in (1, 6, 10**6)]
+    assert cut[0] > cut[1] > cut[2] == 0
+
+
+def test_a_block_that_is_forgotten_is_noticed(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    gated, _ = zoo.make_gated("resnet20", tasks=2, p=0.3, group_size=4)
+    right = Emitter.in_blocks
+
+    def all_but_the_last(self: Any, rule: Any, ids: Any) -> Any:
+        found = right(self, rule, ids)
+        return found[:-1] or found
+
+    monkeypatch.setattr(Emitter, "in_blocks", all_but_the_last)
+    with pytest.raises(PruneError, match="is read and was not computed"):
+        prune(gated, target=replace(LOWERING, block_channels=1))
+
+
+def test_the_plainest_lowering_copies_more_and_merges_nothing(zoo: Any) -> None:
+    gated, _ = zoo.make_gated("resnet20", tasks=3, p=0.3, group_size=4)
+    ours, plain = (prune(gated, target=how) for how in (LOWERING, PLAIN))
+    layers = [sum("conv2d" in str(n.target) for n in s.network.graph.nodes) for s in (ours, plain)]
+    assert layers[1] > layers[0]
+    assert _copies(plain) > 0
+
+
+def test_targets_are_those_of_the_command() -> None:
+    assert set(get_args(Target)) == set(TARGETS)
+    assert lowering_for("trt", 3).align == 24
+    assert lowering_for(Lowering(align=4), 6).align == 12
+
+
+def test_an_unknown_target_is_refused(zoo: Any) -> None:
+    gated, _ = zoo.make_gated("resnet20", tasks=2, p=0.3)
+    with pytest.raises(PruneError, match="unknown target 'tpu'; allowed: any, ort-cpu, openvino, trt"):
+        prune(gated, target="tpu")
+
+
+def test_tensorrt_gets_channels_in_eights(zoo: Any) -> None:
+    gated, _ = zoo.make_gated("resnet20", tasks=2, p=0.3)
+    decided = plan(gated, lowering=lowering_for("trt"))
+    widths = [np.bincount(ids // decided.rules[n].channels) for n, ids in decided.live.items() if "conv" in n.name]
+    assert all(int(w) % 8 == 0 for counts in widths for w in counts)
