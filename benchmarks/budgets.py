@@ -114,9 +114,8 @@ def training(folder: Path, budgets: list[float], fixed: list[float]) -> None:
             (limit,) = row.budget.limits.values()
             spent = f"{row.budget.before['network'] / limit:.4f} → {row.budget.after['network'] / limit:.4f}"
             flips = str(sum(row.budget.flips.values()))
-        print(
-            f"| {label} | {path} | {spent} | {flips} | {row.macs / 1e6:.3f} | {100 * row.delta_mtl:+.2f} |", flush=True
-        )
+        metrics = " | ".join(f"{metric:.3f}" for metric in row.metrics.values())
+        print(f"| {label} | {path} | {spent} | {flips} | {row.macs / 1e6:.3f} | {metrics} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,18 +14,18 @@ from gate2static.bench.backends import BACKENDS
 from gate2static.bench.environment import describe_environment
 from gate2static.bench.sources import EngineSource
 from gate2static.bench.timing import time_runs
-from gate2static.bench.unit_networks import UnitNetwork, repeated
+from gate2static.bench.unit_networks import MEAN, UnitNetwork, repeated
 from gate2static.errors import BenchError
 from gate2static.export.progress import progress_bar
 from gate2static.latency import LatencyTable
 from gate2static.latency.grid import Grid
-from gate2static.latency.lowering import BLOCK, lower
+from gate2static.latency.lowering import BLOCK, UNALIGNED, lower
 from gate2static.latency.operators import record
 from gate2static.latency.units import Unit
 
 _FEW, _SOME, _MANY = 1, 3, 9  # copies of a unit that are timed: some of a large one, many of a small one
 _WARMUP_S, _TIMED_S, _RUNS = 0.004, 0.02, 5
-_FIRST = ("reduce", "relu", "add", "slice")  # others are measured together with these
+_FIRST = ("reduce", MEAN, "relu", "add", "slice")  # others are measured together with these
 _SHORTEST_MS = 1e-4
 _POSITIONS, _CHANNELS, _BYTES = 3, 5, 6  # how many sizes of an axis are measured
 
@@ -111,7 +111,8 @@ def _narrow(unit: Unit) -> tuple[int, ...]:
     """The sizes of a unit with few channels: gates leave any number."""
     if "convolution" not in unit.kind and unit.kind != "linear":
         return unit.sizes
-    return (unit.sizes[0], *(min(size, BLOCK) for size in unit.sizes[1:]))
+    few = BLOCK + 1 if unit.kind.endswith(UNALIGNED) else BLOCK
+    return (unit.sizes[0], *(min(size, few) for size in unit.sizes[1:]))
 
 
 def _axis(sizes: Sequence[int], points: int) -> tuple[int, ...]:

@@ -17,6 +17,9 @@ from gate2static.export.optional import require
 from gate2static.latency.lowering import REORDER
 from gate2static.latency.units import Unit
 
+MEAN = "mean over everything"
+"""How networks end that would else write large outputs; a kind of unit that only profiles know."""
+
 _OPSET = 20
 _FLOAT_BYTES = 4
 _ROW = 192  # width of what is normalised or goes through a softmax
@@ -126,7 +129,7 @@ def _linear(network: UnitNetwork, unit: Unit, copies: int) -> None:
     for _ in range(copies):
         y = network.add("Add", network.add("MatMul", x, network.weight(inner, columns)), network.weight(columns))
         _reduce_to_output(network, y)
-    network.others = (Unit(kind="reduce", sizes=(_FLOAT_BYTES * rows * columns,)),)
+    network.others = (Unit(kind=MEAN, sizes=(_FLOAT_BYTES * rows * columns,)),)
 
 
 def _matmul(network: UnitNetwork, unit: Unit, copies: int) -> None:
@@ -134,13 +137,18 @@ def _matmul(network: UnitNetwork, unit: Unit, copies: int) -> None:
     x = network.input(1, products, rows, inner)
     for _ in range(copies):
         _reduce_to_output(network, network.add("MatMul", x, network.input(1, products, inner, columns)))
-    network.others = (Unit(kind="reduce", sizes=(_FLOAT_BYTES * products * rows * columns,)),)
+    network.others = (Unit(kind=MEAN, sizes=(_FLOAT_BYTES * products * rows * columns,)),)
 
 
 def _reduce(network: UnitNetwork, unit: Unit, copies: int) -> None:
     for _ in range(copies):
         side = _side(unit.sizes[0] / _FLOAT_BYTES / 16)
         network.outputs.append(network.add("GlobalAveragePool", network.input(1, 16, side, side)))
+
+
+def _mean(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    for _ in range(copies):
+        _reduce_to_output(network, network.input(1, max(1, unit.sizes[0] // _FLOAT_BYTES)))
 
 
 def _reduce_to_output(network: UnitNetwork, y: str) -> None:
@@ -164,7 +172,8 @@ def _elementwise(network: UnitNetwork, unit: Unit, copies: int) -> None:
         if unit.kind == "silu":
             return network.add("Mul", y, network.add("Sigmoid", y))
         operator = {"add": "Add", "multiply": "Mul"}.get(unit.kind) or _ONNX_NAMES[unit.kind]
-        return network.add(operator, y, second) if second else network.add(operator, y)
+        attributes = {"alpha": 1 / 6} if unit.kind == "hardsigmoid" else {}  # as torch defines it
+        return network.add(operator, y, *([second] if second else []), **attributes)
 
     _chain(network, x, copies, link)
 
@@ -213,7 +222,7 @@ def _transpose(network: UnitNetwork, unit: Unit, copies: int) -> None:
     for _ in range(copies):
         y = network.add("Transpose", network.input(1, rows, 3, _ROW // 3), perm=[0, 2, 1, 3])
         _reduce_to_output(network, network.add("Reshape", y, flat))
-    network.others = (Unit(kind="reduce", sizes=(_FLOAT_BYTES * rows * _ROW,)),)
+    network.others = (Unit(kind=MEAN, sizes=(_FLOAT_BYTES * rows * _ROW,)),)
 
 
 def _gather(network: UnitNetwork, unit: Unit, copies: int) -> None:
@@ -264,6 +273,7 @@ _BUILDERS: Mapping[str, Callable[[UnitNetwork, Unit, int], None]] = {
     "linear": _linear,
     "matmul": _matmul,
     "reduce": _reduce,
+    MEAN: _mean,
     "softmax": _rows,
     "norm": _rows,
     "pool": _pool,
@@ -310,7 +320,7 @@ _TORCH: Mapping[str, Callable[..., Tensor]] = {
     "Relu": F.relu,
     "Gelu": F.gelu,
     "Sigmoid": torch.sigmoid,
-    "HardSigmoid": F.hardsigmoid,
+    "HardSigmoid": lambda x, alpha: F.hardsigmoid(x),
     "HardSwish": F.hardswish,
     "Identity": torch.clone,
     "Softmax": lambda x, axis: x.softmax(axis),

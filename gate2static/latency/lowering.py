@@ -17,6 +17,9 @@ from gate2static.latency.units import Unit, unit_of
 REORDER = "reorder"
 """The kind of unit that puts a tensor into blocks of channels or out of them."""
 
+UNALIGNED = ", odd channels"
+"""What ends the kind of a depth-wise convolution whose channels do not fit ONNX Runtime's fast kernel."""
+
 BLOCK, ALIGNMENT = 16, 4  # ONNX Runtime with AVX-512: channels a block; what input channels are padded to
 _ACTIVATIONS = frozenset({"relu", "sigmoid", "hardsigmoid", "hardswish"})
 _FUSED = _ACTIVATIONS | {"silu", "gelu", "add", "multiply"}
@@ -125,7 +128,10 @@ class _Blocked(_Fusing):
 
     def _in_order(self, operator: Operator, step: Step | None) -> Step:
         """A step that reads and writes plain tensors."""
-        step = step or Step(operator=operator, units=(unit_of(operator),))
+        unit = unit_of(operator)
+        if unit.kind.startswith("depth-wise"):
+            unit = replace(unit, kind=unit.kind + UNALIGNED)
+        step = step or Step(operator=operator, units=(unit,))
         before = self._units_for(operator.inputs, blocked=False)
         self.plain |= {v.index for v in operator.outputs}
         return replace(step, units=(*step.units, *before), note=step.note or _reorders(before))

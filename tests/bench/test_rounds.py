@@ -159,12 +159,12 @@ def test_bad_arguments_are_one_clear_line(targets: Any, options: dict[str, Any],
 
 
 def test_an_unknown_backend_is_answered_with_the_known_ones(make_onnx: Callable[..., Path]) -> None:
-    with pytest.raises(BenchError, match=f"unknown backend openvino; allowed: {', '.join(BACKENDS)}"):
-        benchmark([make_onnx()], backends=["openvino"])
+    with pytest.raises(BenchError, match=f"unknown backend abacus; allowed: {', '.join(BACKENDS)}"):
+        benchmark([make_onnx()], backends=["abacus"])
 
 
 def test_a_target_no_wanted_backend_can_run_is_answered_with_those_that_can(make_onnx: Callable[..., Path]) -> None:
-    with pytest.raises(BenchError, match=r"model\.onnx cannot run on torch; it runs on onnxruntime, onnxruntime-cuda"):
+    with pytest.raises(BenchError, match=r"model\.onnx cannot run on torch; it runs on onnxruntime, openvino"):
         benchmark([make_onnx()], backends=["torch"])
 
 

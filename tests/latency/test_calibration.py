@@ -20,7 +20,7 @@ def test_what_units_cost_in_whole_networks_is_found(table: LatencyTable) -> None
     found = calibrated(table, [(network, INPUT, true.predict_ms(network, INPUT)) for network in NETWORKS])
     for network in [*NETWORKS, moving(7)]:
         right, wrong = true.predict_ms(network, INPUT), table.predict_ms(network, INPUT)
-        assert abs(found.predict_ms(network, INPUT) - right) < 0.1 * abs(wrong - right) + 1e-4
+        assert abs(found.predict_ms(network, INPUT) - right) < 0.25 * abs(wrong - right)
 
 
 def test_networks_that_cost_what_their_units_cost_change_nothing(table: LatencyTable) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 from gate2static.report.table import cells, header, markdown_table, rich_table
 
 
@@ -23,3 +25,11 @@ def test_terminal_table_has_a_column_a_network(content):
     table = rich_table(content)
     assert [column.header for column in table.columns] == ["network", *(row.name for row in content.rows)]
     assert table.row_count == len(header(content)) - 1
+
+
+def test_a_budget_adds_a_column(content):
+    limited = replace(content.rows[2], budget="0.998 of 1.2 M MACs, λ 3")
+    shown = replace(content, rows=(*content.rows[:2], limited))
+    assert "cost / budget" not in header(content)
+    assert header(shown)[-1] == "cost / budget"
+    assert [cells(shown, row)[-1] for row in shown.rows] == ["–", "–", "0.998 of 1.2 M MACs, λ 3"]

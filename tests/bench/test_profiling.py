@@ -1,0 +1,103 @@
+import pytest
+import torch
+from torch import nn
+
+from gate2static.bench import BACKENDS, profile, profile_table, profiling
+from gate2static.bench.sources import OnnxSource, TorchSource
+from gate2static.bench.timing import time_runs
+from gate2static.bench.unit_networks import MEAN, UnitNetwork, repeated
+from gate2static.errors import BenchError
+from gate2static.latency.lowering import REORDER, UNALIGNED
+from gate2static.latency.units import Unit
+
+UNITS = [
+    Unit(kind="convolution 3×3/2", sizes=(16, 16, 16)),
+    Unit(kind="depth-wise convolution 5×5/1", sizes=(16, 16)),
+    Unit(kind=f"depth-wise convolution 3×3/1{UNALIGNED}", sizes=(16, 17)),
+    Unit(kind="transposed convolution 2×2/2", sizes=(16, 8, 8)),
+    Unit(kind="linear", sizes=(5, 8, 4)),
+    Unit(kind="matmul", sizes=(2, 5, 8, 5)),
+    *(Unit(kind=kind, sizes=(6, 64)) for kind in ("concat", "slice", "gather")),
+    *(
+        Unit(kind=kind, sizes=(10**4,))
+        for kind in (
+            "add",
+            "multiply",
+            "relu",
+            "gelu",
+            "sigmoid",
+            "silu",
+            "hardsigmoid",
+            "hardswish",
+            "copy",
+            "softmax",
+        )
+    ),
+    *(Unit(kind=kind, sizes=(10**4,)) for kind in ("norm", "pool", "reduce", "transpose", REORDER, MEAN)),
+]
+
+
+@pytest.fixture
+def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every node of a network takes a millisecond; nothing runs."""
+    monkeypatch.setattr(profiling, "_network_ms", lambda network, backend, threads: float(len(network.nodes)))
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.kind)
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
+def test_every_kind_of_unit_runs_on_onnx_and_on_torch(unit: Unit, backend: str) -> None:
+    source = repeated(unit, 2).source(BACKENDS[backend].takes)
+    with BACKENDS[backend].open(source, batch_size=1, threads=1) as runner:
+        assert time_runs(runner.run, warmup_s=0, duration_s=0, min_runs=1)[0] > 0
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.kind)
+def test_onnx_and_torch_run_the_same_unit(unit: Unit) -> None:
+    network = repeated(unit, 2)
+    sources = network.source(TorchSource), network.source(OnnxSource)
+    assert isinstance(sources[0], TorchSource)
+    inputs = sources[0].inputs(1)
+    from gate2static.export.onnx_session import open_session
+
+    found = open_session(sources[1].data).run(None, dict(zip(network.inputs, (x.numpy() for x in inputs), strict=True)))
+    for ours, theirs in zip(sources[0].network(*inputs), found, strict=True):
+        torch.testing.assert_close(ours, torch.from_numpy(theirs).reshape(ours.shape), rtol=1e-3, atol=1e-4)
+
+
+def test_more_copies_are_more_of_the_same() -> None:
+    one, three = (repeated(UNITS[0], copies) for copies in (1, 3))
+    assert len(three.nodes) == 3 * len(one.nodes)
+    assert one.inputs == three.inputs
+
+
+def test_a_profile_knows_every_unit_of_its_network_and_gives_it_its_own_time(made_up: None) -> None:
+    network = nn.Sequential(nn.Conv2d(3, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 16, 1), nn.Flatten(), nn.Linear(256, 4))
+    table = profile([(network, (torch.ones(1, 3, 4, 4),))], threads=1, progress=False)
+    assert {"convolution 3×3/1", "convolution 1×1/1", "linear", REORDER} <= {grid.kind for grid in table.grids}
+    assert table.predict_ms(network, (torch.ones(1, 3, 4, 4),)) > 0
+    assert (table.backend, table.threads, table.estimated) == ("onnxruntime", 1, False)
+    [relu] = [grid for grid in table.grids if grid.kind == "relu"]
+    assert relu.ms == (1.0,) * len(relu.ms)
+    assert table.name in str(profile_table(table).title)
+
+
+def test_cells_too_large_to_measure_grow_in_proportion(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[UnitNetwork] = []
+    monkeypatch.setattr(profiling, "repeated", lambda unit, copies: timed.append(unit) or repeated(unit, copies))
+    network = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 256, 1))
+    inputs = (torch.ones(1, 16, 8, 8),)
+    table = profile([(network, inputs), (nn.Conv2d(256, 16, 1), (torch.ones(1, 256, 8, 8),))], progress=False)
+    [grid] = [grid for grid in table.grids if grid.kind == "convolution 1×1/1"]
+    assert (64, 256, 256) not in {unit.sizes for unit in timed}
+    assert grid.at((64, 256, 256)) == pytest.approx(16 * grid.at((64, 256, 16)))
+
+
+@pytest.mark.parametrize("backend", ["abacus", "tensorrt"])
+def test_a_backend_that_cannot_profile_is_answered_with_those_that_can(backend: str) -> None:
+    with pytest.raises(BenchError, match=f"units cannot be profiled on '{backend}'; allowed: torch, .*onnxruntime"):
+        profile([], backend=backend)
+
+
+def test_a_network_without_operators_cannot_be_profiled() -> None:
+    with pytest.raises(BenchError, match="nothing to profile"):
+        profile([(nn.Identity(), (torch.ones(1),))])
