@@ -171,6 +171,8 @@ def prune(
             _print(barrier_table(costs))
     if output is not None and not dry_run:
         static = prune_gated(gated, align=align, target=target, dtype=getattr(torch, dtype) if dtype else None)
+        if budget:
+            static.manifest = static.manifest.model_copy(update={"budget": spent.model_dump(mode="json")})
         static.save(output)
         macs, parameters = static.manifest.macs, static.manifest.parameters
         typer.echo(

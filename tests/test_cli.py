@@ -20,7 +20,7 @@ COMMANDS = {
     "demo": {"--run-dir", "--set"},
     "train": {"RECIPE", "--set", "--resume", "--run-dir"},
     "sweep": {"RECIPE", "--set", "--resume", "--run-dir"},
-    "prune": {"CHECKPOINT", "-o", "--output", "--align", "--budget", "--dtype", "--explain", "--dry-run"},
+    "prune": {"CHECKPOINT", "-o", "--output", "--align", "--target", "--budget", "--dtype", "--explain", "--dry-run"},
     "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--json"},
     "export": {
         *("STATIC_DIR", "-o", "--output", "--onnx", "--pt2", "--trt", "--trt-rtx", "--compute-capability"),
@@ -29,6 +29,8 @@ COMMANDS = {
     "bench": {
         *("TARGETS", "--backend", "--against", "--batch-size", "--rounds", "--duration", "--threads", "--json"),
     },
+    "profile": {"NETWORK", "-o", "--output", "--backend", "--threads", "--json"},
+    "predict": {"STATIC_DIR", "--latency", "--batch-size", "--json"},
     "report": {"RUN_DIR"},
     "doctor": {"--json"},
 }  # fmt: skip

@@ -56,7 +56,7 @@ METHODS = {
         "tasks": None,
     },
 }
-COMMANDS = ["bench", "demo", "doctor", "export", "prune", "report", "sweep", "train", "verify"]
+COMMANDS = ["bench", "demo", "doctor", "export", "predict", "profile", "prune", "report", "sweep", "train", "verify"]
 
 
 def _parameters(function: object) -> str:

@@ -52,6 +52,7 @@ class Manifest(BaseModel):
         versions: of the libraries that made it.
         digest: SHA-256 over graph and weights.
         equivalence: what `verify` found, once it ran.
+        budget: what was asked for and what this network costs, where it was made for a budget.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -69,3 +70,4 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     digest: str
     equivalence: dict[str, Any] | None = None
+    budget: dict[str, Any] | None = None

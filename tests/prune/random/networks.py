@@ -91,7 +91,7 @@ def _is_usable(value: Any) -> bool:
     """Small, with the batch first, and of moderate size, so that rounding stays rounding."""
     if not isinstance(value, Tensor) or not 2 <= value.dim() <= 5 or len(value) != 2 or not value.is_floating_point():
         return False
-    return value[0].numel() <= 1500 and max(value.shape) <= 70 and bool(value.abs().max() < 100)
+    return 0 < value[0].numel() <= 1500 and max(value.shape) <= 70 and bool(value.abs().max() < 100)
 
 
 class PooledAll(nn.Module):
