@@ -9,6 +9,8 @@ latency. Every network is timed beside the shared one and T separate ones, in ro
 import argparse
 import json
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +18,19 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import gate2static as g2s
-from benchmarks.latency_fidelity.cases import LOWERINGS, NETWORKS, SHARES, SIZE, Gates, draw, drawn, gated_network
+from benchmarks.latency_fidelity.cases import LOWERINGS, NETWORKS, SHARES, Gates, draw, drawn, gated_network
 from benchmarks.latency_fidelity.page import write_page
 from benchmarks.latency_fidelity.profiling import profile
+from gate2static.bench.backends import BACKENDS
+from gate2static.bench.report import LatencyReport, TargetLatency
+from gate2static.bench.sources import TorchSource
 from gate2static.gates import GatedModel
+from gate2static.train import load_gated
 
 ROOT = Path(__file__).parents[2]
 _ROUNDS, _DURATION_S = 5, 2.0
+_BASELINES = {"shared": False, "separate": True}
+"""Whether all gates are specific."""
 
 
 def main() -> None:
@@ -35,6 +43,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--lowerings", nargs="+", choices=LOWERINGS, default=["plain", "ours"])
     parser.add_argument("--threads", type=int, default=1, help="one is the steadiest on a machine that does other work")
+    parser.add_argument("--checkpoints", nargs="+", type=Path, default=[], help="of gated networks: trained gates")
     parser.add_argument("--quick", action="store_true", help="ResNet-18, one structure, one seed")
     parser.add_argument("--results", type=Path, default=ROOT / "runs" / "latency_fidelity.jsonl")
     parser.add_argument("--page", type=Path, default=ROOT / "docs" / "latency.md")
@@ -66,6 +75,8 @@ def main() -> None:
                 with arguments.results.open("a") as lines:
                     lines.writelines(json.dumps(row) + "\n" for row in rows)
             progress.advance(bar)
+        for checkpoint in arguments.checkpoints:
+            results += bench.measure_trained(checkpoint, arguments.lowerings)
     write_page(arguments.page, results)
 
 
@@ -75,7 +86,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 class Bench:
-    """Exports networks into a folder and times them; the two baselines of a backbone are exported once.
+    """Prunes and exports networks into a folder and times them; the two baselines of a backbone are made once.
 
     Args:
         folder: of the ONNX files.
@@ -84,49 +95,82 @@ class Bench:
     """
 
     def __init__(self, folder: Path, backends: list[str], threads: int) -> None:
-        self.folder, self.backends, self.threads = folder, backends, threads
-        self.exported: dict[str, tuple[Path, int]] = {}
+        self.folder, self.threads = folder, threads
+        self.on_torch = [name for name in backends if BACKENDS[name].takes is TorchSource]
+        self.on_onnx = [name for name in backends if name not in self.on_torch]
+        self.made: dict[str, Made] = {}
 
     def measure(self, network: str, gates: Gates, lowerings: list[str]) -> list[dict[str, Any]]:
         """One row a lowering and backend: MACs and latency over those of the shared and of T separate networks."""
-        gated = gated_network(network, gates)
-        for baseline, specific in (("shared", False), ("separate", True)):
-            if f"{network}-{baseline}" not in self.exported:
-                g2s.set_gates(gated, specific)
-                self.exported[f"{network}-{baseline}"] = self._export(gated, f"{network}-{baseline}", "ours")
-        chosen = {name: self.exported[f"{network}-{name}"] for name in ("shared", "separate")}
-        draw(gated, gates)
-        for name in lowerings:
-            chosen[name] = self._export(gated, "drawn-" + name.replace(" ", "-"), name)
-        report = g2s.benchmark(
-            {name: path for name, (path, _) in chosen.items()},
-            backends=self.backends,
-            rounds=_ROUNDS,
-            duration_s=_DURATION_S,
-            threads=self.threads,
-            progress=False,
-        )
-        rows = []
-        for target in (t for t in report.targets if t.name in lowerings):
-            separate = next(t for t in report.targets if (t.name, t.backend) == ("separate", target.backend))
-            path, macs = chosen[target.name]
-            rows.append(
-                {
-                    "network": network, "size": SIZE, "threads": self.threads, **vars(gates),
-                    "lowering": target.name, "backend": target.backend,
-                    "macs": macs / chosen["shared"][1], "latency": report.ratio(target),
-                    "separate": report.ratio(separate), "over_separate": report.ratio(target, separate),
-                    "profile_ms": profile(path, self.threads),
-                }
-            )  # fmt: skip
-        return rows
+        return self._measure(gated_network(network, gates), network, gates, lowerings)
 
-    def _export(self, gated: GatedModel, name: str, lowering: str) -> tuple[Path, int]:
-        """The file and the MACs."""
-        static = g2s.prune(gated, target=LOWERINGS[lowering])
-        path = self.folder / f"{name}.onnx"
-        g2s.export_onnx(static, path)
-        return path, static.manifest.macs["static"]
+    def measure_trained(self, checkpoint: Path, lowerings: list[str]) -> list[dict[str, Any]]:
+        """The same for the gates of a checkpoint; p is the share of them that is specific."""
+        gated, recipe = load_gated(checkpoint)
+        decisions = list(g2s.gate_decisions(gated).values())
+        share = float(torch.cat([d.flatten() for d in decisions]).double().mean())
+        how = recipe.gating
+        gates = Gates(
+            share=round(share, 2), group_size=how.group_size, mixing=how.mixing, tied=how.tie_residual, seed=recipe.seed
+        )
+        return self._measure(gated, str(checkpoint), gates, lowerings, trained=True)
+
+    def _measure(
+        self, gated: GatedModel, network: str, gates: Gates, lowerings: list[str], *, trained: bool = False
+    ) -> list[dict[str, Any]]:
+        own = g2s.gate_decisions(gated)
+        if f"{network}-shared" not in self.made:
+            for baseline, specific in _BASELINES.items():
+                g2s.set_gates(gated, specific)
+                self.made[f"{network}-{baseline}"] = self._make(gated, f"baseline-{len(self.made)}", "ours")
+        chosen = {name: self.made[f"{network}-{name}"] for name in _BASELINES}
+        if trained:
+            g2s.set_gates(gated, own)
+        else:
+            draw(gated, gates)
+        chosen |= {name: self._make(gated, f"drawn-{number}", name) for number, name in enumerate(lowerings)}
+        reports = []
+        if self.on_onnx:
+            reports.append(self._time({name: made.path for name, made in chosen.items()}, self.on_onnx))
+        if self.on_torch:
+            unpruned = (gated, chosen["shared"].static.example_inputs(1))
+            modules = {name: made.static for name, made in chosen.items()}
+            reports.append(self._time({**modules, "unpruned": unpruned}, self.on_torch))
+        found = [(report, target) for report in reports for target in report.targets if target.name not in _BASELINES]
+        return [self._row(report, target, network, gates, chosen) for report, target in found]
+
+    def _time(self, targets: Mapping[str, Any], backends: list[str]) -> LatencyReport:
+        return g2s.benchmark(
+            targets, backends=backends, rounds=_ROUNDS, duration_s=_DURATION_S, threads=self.threads, progress=False
+        )
+
+    def _row(
+        self, report: LatencyReport, target: TargetLatency, network: str, gates: Gates, chosen: Mapping[str, "Made"]
+    ) -> dict[str, Any]:
+        separate = next(t for t in report.targets if (t.name, t.backend) == ("separate", target.backend))
+        made, shared = chosen.get(target.name), chosen["shared"].static.manifest.macs
+        return {
+            "network": network, "size": chosen["shared"].static.manifest.inputs[0].shape[-1], "threads": self.threads, **vars(gates),
+            "lowering": target.name, "backend": target.backend,
+            "macs": (made.static.manifest.macs.static if made else shared.gated) / shared.static,
+            "latency": report.ratio(target),
+            "separate": report.ratio(separate), "over_separate": report.ratio(target, separate),
+            "profile_ms": profile(made.path, self.threads) if made and target.backend == "onnxruntime" else {},
+        }  # fmt: skip
+
+    def _make(self, gated: GatedModel, name: str, lowering: str) -> "Made":
+        made = Made(g2s.prune(gated, target=LOWERINGS[lowering]), self.folder / f"{name}.onnx")
+        if self.on_onnx:
+            g2s.export_onnx(made.static, made.path)
+        return made
+
+
+@dataclass(frozen=True)
+class Made:
+    """A static network and its ONNX file."""
+
+    static: g2s.StaticModel
+    path: Path
 
 
 def _is_of(row: dict[str, Any], network: str, gates: Gates, threads: int) -> bool:

@@ -36,16 +36,18 @@ def write_page(path: Path, rows: list[Row]) -> None:
 
 def _table(rows: list[Row]) -> str:
     lines = [
-        "| network | gates | p | MACs | plainest lowering | ours | efficiency: plainest | ours | separate |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| network | gates | p | MACs | unpruned | plainest lowering | ours | efficiency: plainest | ours | separate |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key, group in _grouped(rows, ("network", "structure", "share")):
         ours = [r for r in group if r["lowering"] == "ours"]
         plain = [r for r in group if r["lowering"] == "plain"]
+        unpruned = [r for r in group if r["lowering"] == "unpruned"]
         if ours:
             slow = median(r["over_separate"] for r in ours) > 1
             lines.append(
-                f"| {key[0]} | {key[1]} | {key[2]:g} | {_of(ours, 'macs')} | {_of(plain, 'latency')} | "
+                f"| {key[0]} | {key[1]} | {key[2]:g} | {_of(ours, 'macs')} | "
+                f"{_of(unpruned, 'latency')} | {_of(plain, 'latency')} | "
                 f"{_of(ours, 'latency')}{' (slower than separate)' if slow else ''} | {_efficiency(plain)} | "
                 f"**{_efficiency(ours)}** | {_of(ours, 'separate')} |"
             )
@@ -53,9 +55,12 @@ def _table(rows: list[Row]) -> str:
 
 
 def _profiles(rows: list[Row]) -> str:
+    rows = [r for r in rows if r["lowering"] == "ours" and r["profile_ms"]]
+    if not rows:
+        return ""
     kinds = list(rows[0]["profile_ms"])
     lines = [f"| network | gates | p | {' | '.join(kinds)} |", "|---" * (3 + len(kinds)) + "|"]
-    for key, group in _grouped([r for r in rows if r["lowering"] == "ours"], ("network", "structure", "share")):
+    for key, group in _grouped(rows, ("network", "structure", "share")):
         shares = [[r["profile_ms"][k] / sum(r["profile_ms"].values()) for r in group] for k in kinds]
         cells = " | ".join(f"{100 * median(values):.0f} %" for values in shares)
         lines.append(f"| {key[0]} | {key[1]} | {key[2]:g} | {cells} |")
