@@ -150,7 +150,8 @@ class Bench:
         separate = next(t for t in report.targets if (t.name, t.backend) == ("separate", target.backend))
         made, shared = chosen.get(target.name), chosen["shared"].static.manifest.macs
         return {
-            "network": network, "size": chosen["shared"].static.manifest.inputs[0].shape[-1], "threads": self.threads, **vars(gates),
+            "network": network, "size": chosen["shared"].static.manifest.inputs[0].shape[-1],
+            "threads": self.threads, **vars(gates),
             "lowering": target.name, "backend": target.backend,
             "macs": (made.static.manifest.macs.static if made else shared.gated) / shared.static,
             "latency": report.ratio(target),
