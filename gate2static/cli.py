@@ -146,7 +146,7 @@ def prune(
     """Cut away what no task picked: a checkpoint becomes a static network."""
     import torch
 
-    from gate2static.prune import barrier_costs, lowering_for, plan
+    from gate2static.prune import barrier_costs, lowerings_for, plan
     from gate2static.prune import prune as prune_gated
     from gate2static.recipe import parse_budget
     from gate2static.report import barrier_table, plan_table
@@ -155,7 +155,7 @@ def prune(
     if output is None and not dry_run:
         raise typer.BadParameter("give -o DIR, or --dry-run to see the plan only")
     if budget:
-        if lowering_for(target, align).align > 1:
+        if lowerings_for(target, align)[0].align > 1:
             raise typer.BadParameter(
                 "--budget counts the channels that are needed; --align and --target trt add others: leave out one"
             )
@@ -165,7 +165,7 @@ def prune(
     else:
         gated = _gated(checkpoint)
     if explain or dry_run:
-        decided = plan(gated, lowering=lowering_for(target, align))
+        decided = plan(gated, lowering=lowerings_for(target, align)[0])
         _print(plan_table(gated, decided))
         if costs := barrier_costs(gated, decided):
             _print(barrier_table(costs))

@@ -3,7 +3,7 @@
 from gate2static.prune.barriers import BarrierCost, barrier_costs
 from gate2static.prune.cost import expected_macs
 from gate2static.prune.emit import Plan, plan
-from gate2static.prune.lowering import TARGETS, Lowering, lowering_for
+from gate2static.prune.lowering import TARGETS, Lowering, lowerings_for
 from gate2static.prune.manifest import Manifest, TensorSpec
 from gate2static.prune.pruning import prune
 from gate2static.prune.static import StaticModel, load_static
@@ -19,7 +19,7 @@ __all__ = [
     "barrier_costs",
     "expected_macs",
     "load_static",
-    "lowering_for",
+    "lowerings_for",
     "plan",
     "prune",
 ]

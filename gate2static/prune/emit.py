@@ -52,7 +52,9 @@ def plan(gated: GatedModel, *, lowering: Lowering = LOWERING) -> Plan:
         for node, rule in rules.items():
             if isinstance(rule, Dense):
                 live[node] = _fill_up(rule, live[node], lowering.align)
-    cut = blocks(rules, numberings, needs, live, lowering.block_channels) if lowering.block_channels else {}
+    # A block of channels that only fill up would be a layer that nobody reads.
+    cuts = lowering.block_channels and lowering.align == 1
+    cut = blocks(rules, numberings, needs, live, lowering.block_channels) if cuts else {}
     return Plan(rules=rules, numberings=numberings, needs=needs, live=live, blocks=cut, lowering=lowering)
 
 

@@ -44,27 +44,27 @@ PLAIN = Lowering(
 )
 """Every stream is put back into canonical order after each unit."""
 
-TARGETS: Mapping[str, Lowering] = {
-    "any": LOWERING,
-    "ort-cpu": LOWERING,
+_APART = replace(LOWERING, share_elementwise=False)
+TARGETS: Mapping[str, tuple[Lowering, ...]] = {
+    "any": (LOWERING,),
+    "ort-cpu": (LOWERING, _APART),
     # Its fusion of convolutions into grouped ones fails on some networks whose tensors are cut (2026.4).
-    "openvino": replace(LOWERING, block_channels=16),
+    "openvino": (replace(LOWERING, block_channels=16), replace(_APART, block_channels=16)),
     # Tensor cores take half-precision channels in eights.
-    "trt": replace(LOWERING, align=8),
+    "trt": (replace(LOWERING, align=8), replace(_APART, align=8)),
 }
-"""By the name that `prune --target` takes."""
+"""By the name that `prune --target` takes: what is tried; the network that moves the least data is kept."""
 
 
-def lowering_for(target: str | Lowering, align: int = 1) -> Lowering:
-    """The passes for a target, with layers in multiples of `align` channels as well.
+def lowerings_for(target: str | Lowering, align: int = 1) -> tuple[Lowering, ...]:
+    """The passes to try for a target, with layers in multiples of `align` channels as well.
 
     Raises:
         PruneError: an unknown target or an impossible alignment.
     """
     if not isinstance(align, int) or align < 1:
         raise PruneError(f"align is {align}; it counts channels and must be at least 1.")
-    if isinstance(target, str):
-        if target not in TARGETS:
-            raise PruneError(f"unknown target {target!r}; allowed: {', '.join(TARGETS)}.")
-        target = TARGETS[target]
-    return replace(target, align=math.lcm(align, target.align))
+    if isinstance(target, str) and target not in TARGETS:
+        raise PruneError(f"unknown target {target!r}; allowed: {', '.join(TARGETS)}.")
+    found = TARGETS[target] if isinstance(target, str) else (target,)
+    return tuple(replace(passes, align=math.lcm(align, passes.align)) for passes in found)

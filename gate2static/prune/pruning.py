@@ -13,8 +13,9 @@ from gate2static.prune.analysis import outputs
 from gate2static.prune.barriers import barriers
 from gate2static.prune.capture import capture
 from gate2static.prune.cost import constant_gate_macs
+from gate2static.prune.data_movement import movement_cost
 from gate2static.prune.emit import Plan, emit, plan
-from gate2static.prune.lowering import Lowering, lowering_for
+from gate2static.prune.lowering import Lowering, lowerings_for
 from gate2static.prune.manifest import Costs, Manifest, TensorSpec
 from gate2static.prune.static import StaticModel, digest, serialise
 
@@ -41,10 +42,16 @@ def prune(
     Raises:
         PruneError: an impossible alignment, an unknown target, or a network that torch.export cannot follow.
     """
-    decided = plan(gated, lowering=lowering_for(target, align))
-    network = emit(gated, decided).cpu()
     floating = next(gated.parameters()).dtype if dtype is None else dtype
-    captured = capture(network.to(floating), _examples(gated, floating))
+    examples = _examples(gated, floating)
+    made = []
+    for lowering in lowerings_for(target, align):
+        decided = plan(gated, lowering=lowering)
+        made.append((decided, emit(gated, decided).cpu().to(floating)))
+    if len(made) > 1:
+        made.sort(key=lambda candidate: movement_cost(candidate[1], examples))
+    decided, network = made[0]
+    captured = capture(network, examples)
     return StaticModel(captured, _describe(gated, decided, captured, floating))
 
 

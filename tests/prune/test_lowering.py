@@ -6,11 +6,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
+from torch import fx, nn
 
 from gate2static.cli import Target
 from gate2static.errors import PruneError
-from gate2static.prune import TARGETS, Lowering, expected_macs, lowering_for, prune
-from gate2static.prune.emit import plan
+from gate2static.gates import gate
+from gate2static.prune import TARGETS, Lowering, expected_macs, lowerings_for, prune
+from gate2static.prune.data_movement import movement_cost
+from gate2static.prune.emit import emit, plan
 from gate2static.prune.lowering import LOWERING, PLAIN
 from gate2static.prune.physical import Emitter
 
@@ -44,6 +47,32 @@ def test_every_pass_keeps_function_and_macs(name: str, network: str, mixing: str
         expected, found = gated.double()(x.double()), static.double()(x.double())
     assert zoo.relative_error(expected.values(), found.values()) <= 1e-9
     assert int(expected_macs(gated)) == static.manifest.macs.static == zoo.counted_macs(static.float(), (x,))
+
+
+class _Residual(nn.Module):
+    """A depth-wise layer on a stream of which three tasks share some channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.dense = nn.Conv2d(3, 24, 3, padding=1), nn.Conv2d(24, 24, 1)
+        self.depthwise = nn.Conv2d(24, 24, 3, padding=1, groups=24)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        x = x + self.dense(x)
+        return (x + self.depthwise(x)).mean((2, 3))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_shared_channels_run_once_through_layers_of_single_channels(seed: int, zoo: Any) -> None:
+    torch.manual_seed(seed)
+    tasks, x = ["a", "b", "c"], torch.randn(2, 3, 8, 8)
+    heads = {task: nn.Linear(24, 5) for task in tasks}
+    gated = gate(_Residual().eval(), tasks=tasks, example_inputs=(x,), heads=heads, group_size=8)
+    zoo.randomise(gated, 0.5)
+    for how in (LOWERING, PLAIN):
+        static = prune(gated, target=how)
+        assert int(expected_macs(gated)) == static.manifest.macs.static == zoo.counted_macs(static, (x,))
 
 
 def test_blocks_are_read_whole_and_never_cut(zoo: Any) -> None:
@@ -81,8 +110,8 @@ def test_the_plainest_lowering_copies_more_and_merges_nothing(zoo: Any) -> None:
 
 def test_targets_are_those_of_the_command() -> None:
     assert set(get_args(Target)) == set(TARGETS)
-    assert lowering_for("trt", 3).align == 24
-    assert lowering_for(Lowering(align=4), 6).align == 12
+    assert lowerings_for("trt", 3)[0].align == 24
+    assert lowerings_for(Lowering(align=4), 6)[0].align == 12
 
 
 def test_an_unknown_target_is_refused(zoo: Any) -> None:
@@ -91,8 +120,30 @@ def test_an_unknown_target_is_refused(zoo: Any) -> None:
         prune(gated, target="tpu")
 
 
-def test_tensorrt_gets_channels_in_eights(zoo: Any) -> None:
-    gated, _ = zoo.make_gated("resnet20", tasks=2, p=0.3)
-    decided = plan(gated, lowering=lowering_for("trt"))
-    widths = [np.bincount(ids // decided.rules[n].channels) for n, ids in decided.live.items() if "conv" in n.name]
-    assert all(int(w) % 8 == 0 for counts in widths for w in counts)
+@pytest.mark.parametrize("block_channels", [0, 1])
+def test_aligned_layers_are_computed_whole(block_channels: int, zoo: Any) -> None:
+    gated, x = zoo.make_gated("resnet20", tasks=2, p=0.3, mixing="hard")
+    static = prune(gated, align=8, target=replace(LOWERING, block_channels=block_channels))
+    assert zoo.counted_macs(static, (x,)) == static.manifest.macs.static > int(expected_macs(gated))
+    weights = [n.args[1].target for n in static.network.graph.nodes if "conv2d" in str(n.target)]
+    assert all(static.network.get_parameter(w).shape[0] % 8 == 0 for w in weights)
+
+
+@pytest.mark.parametrize("width", [4, 8])
+def test_the_least_movement_decides_between_the_lowerings_of_a_target(width: int, zoo: Any) -> None:
+    gated, x = zoo.make_gated("resnet20", tasks=3, p=0.5, group_size=width)
+    costs = [movement_cost(emit(gated, plan(gated, lowering=how)), (x,)) for how in TARGETS["ort-cpu"]]
+    kept, tried = prune(gated, target="ort-cpu"), [prune(gated, target=how) for how in TARGETS["ort-cpu"]]
+    assert costs[0] != costs[1]
+    assert kept.manifest.digest == tried[int(np.argmin(costs))].manifest.digest
+
+
+def test_what_is_fused_with_a_layer_and_the_layer_itself_move_nothing() -> None:
+    x = torch.randn(2, 3, 8, 8)
+    conv, relu = nn.Conv2d(3, 4, 1), nn.ReLU()
+    fused = movement_cost(fx.symbolic_trace(nn.Sequential(conv, relu)), (x,))
+    pooled = movement_cost(fx.symbolic_trace(nn.Sequential(conv, relu, nn.MaxPool2d(2))), (x,))
+    twice = movement_cost(fx.symbolic_trace(nn.Sequential(relu, conv)), (x,))
+    assert fused == 0
+    assert pooled > 4 * (64 + 16)
+    assert twice > 2 * 3 * 64

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gate2static.errors import PruneError
 from gate2static.gates import gate, gate_decisions, set_gates
-from gate2static.prune import expected_macs, lowering_for, prune
+from gate2static.prune import expected_macs, lowerings_for, prune
 from gate2static.prune.emit import plan
 from gate2static.prune.rules.dense import Dense
 
@@ -95,7 +95,7 @@ def test_aligned_layers_keep_a_multiple_or_all_channels_and_stay_exact(zoo: Any)
     static = prune(gated, align=8)
     _check(gated, static, x, zoo)
     assert static.manifest.macs.static == zoo.counted_macs(static, (x,)) > int(expected_macs(gated))
-    decided = plan(gated, lowering=lowering_for("any", 8))
+    decided = plan(gated, lowering=lowerings_for("any", 8)[0])
     seen = 0
     for node, rule in decided.rules.items():
         if isinstance(rule, Dense) and rule.streams > 1:

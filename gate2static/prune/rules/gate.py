@@ -66,19 +66,25 @@ class GateRule(Rule):
     def emit(self, live: Ids, emitter: Emitter) -> Pool:
         numbering = emitter.numberings[self.node]
         source = emitter.pool(self.inputs[0])
-        first_mixed = numbering.size - self.channels
+        first_mixed = numbering.size if self._gate.hard else numbering.size - self.channels
         mixed = live[live >= first_mixed]
-        if not (self._gate.hard or not len(mixed)):
-            parts = [Part(self._mix(ids, source, emitter), ids) for ids in emitter.in_blocks(self, mixed)]
-            source = Pool((*source.parts, *parts), self.dim)
         if emitter.lowering.share_elementwise:
-            return source
-        return Pool(tuple(Part(emitter.view(source, ids), ids) for ids in emitter.by_streams(self, live)), self.dim)
+            blocks = emitter.in_blocks(self, mixed) if len(mixed) else []
+            parts = [Part(self._mix(ids - first_mixed, source, emitter), ids) for ids in blocks]
+            return Pool((*source.parts, *parts), self.dim)
+        streams = emitter.by_streams(self, live)
+        if not len(mixed):
+            return Pool(tuple(Part(emitter.view(source, ids), ids) for ids in streams), self.dim)
+        # All channels of the shared stream are mixed: the tasks' streams are put together anyway, and choosing those
+        # of their channels that need mixing costs more.
+        *tasks, shared = streams
+        parts = [Part(emitter.view(source, ids), ids) for ids in tasks]
+        channels = np.flatnonzero(np.isin(numbering.views[-1], shared))
+        return Pool((*parts, Part(self._mix(channels, source, emitter), shared)), self.dim)
 
-    def _mix(self, ids: Ids, source: Pool, emitter: Emitter) -> fx.Node:
-        """The shared stream's own channels: the picked ones weighted by the softmax of β."""
+    def _mix(self, channels: Ids, source: Pool, emitter: Emitter) -> fx.Node:
+        """The picked features of some channels weighted by the softmax of β."""
         numbering = emitter.numberings[self.node]
-        channels = ids - (numbering.size - self.channels)
         logits = emitter.constant(self._gate.beta.detach()[:, torch.from_numpy(channels)], trained=True)
         # The softmax stays in the network, so that converting it to float64 is exact; `fold` evaluates it.
         weights = emitter.graph.call_function(torch.softmax, (logits, 0))

@@ -69,7 +69,9 @@ class PerChannel(Rule):
         rows = emitter.numberings[self.node].rows
         assert rows is not None
         source = emitter.pool(self.inputs[0])
-        if np.array_equal(rows[live, 0], live):
+        # Parts of streams that are put together overlap; what has MACs runs once a channel.
+        apart = emitter.lowering.share_elementwise or not self.info.macs
+        if apart and np.array_equal(rows[live, 0], live):
             groups = emitter.by_parts(self, source, live)
         else:
             groups = emitter.by_readers(self, emitter.order(self, live))
