@@ -20,6 +20,7 @@ SHARES = (0.1, 0.25, 0.5, 0.75)
 LOWERINGS: dict[str, Lowering | str] = {
     "plain": PLAIN,
     "ours": "ort-cpu",
+    "any": LOWERING,
     "no merge_layers": replace(LOWERING, merge_layers=False),
     "no order_channels": replace(LOWERING, order_channels=False),
     "no permute_weights": replace(LOWERING, permute_weights=False),
