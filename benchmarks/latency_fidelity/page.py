@@ -73,7 +73,7 @@ def _passes(rows: list[Row], without: list[Row]) -> str:
     full = {tuple(_value(r, f) for f in fields): r for r in rows if r["lowering"] == "any"}
     for key, group in _grouped(without, ("network", "structure", "share", "lowering")):
         ratios = [
-            r["latency"] / full[k]["latency"] for r in group if (k := tuple(_value(r, f) for f in fields)) in ours
+            r["latency"] / full[k]["latency"] for r in group if (k := tuple(_value(r, f) for f in fields)) in full
         ]
         if ratios:
             lines.append(f"| {key[0]} | {key[1]} | {key[2]:g} | {key[3].removeprefix('no ')} | {median(ratios):.2f} |")
