@@ -26,6 +26,7 @@ from benchmarks.coverage.counting import counted_macs
 from benchmarks.coverage.models import Case, build
 from benchmarks.coverage.oracle import removable
 from benchmarks.coverage.perturbing import perturb, settled_norms
+from gate2static.verify.running import run_static
 
 TASKS = ("a", "b")
 SPECIFIC = 0.3
@@ -142,8 +143,8 @@ class Run:
         inputs = self.static.example_inputs(2)
         with torch.no_grad():
             folded = self.static.fold_norms()(*inputs)
-            truth = self.static.double()(*(x.double() for x in inputs))
-            self.static.float()
+        # Not `static.double()`: networks convert to float32 here and there.
+        truth = run_static(self.static, inputs, torch.float64)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         names = [value.name for value in session.get_inputs()]
         found = session.run(list(TASKS), {n: x.numpy() for n, x in zip(names, inputs, strict=True)})
