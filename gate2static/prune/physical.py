@@ -1,13 +1,11 @@
-"""Physical channels: which emitted tensor holds which pool channel, and how a consumer gets those it reads."""
+"""The static network under construction: how a consumer gets the channels it reads from the tensors that hold them."""
 
 import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, fx, nn
 
@@ -17,52 +15,11 @@ from gate2static.prune.channels import Ids, Numbering
 from gate2static.prune.layout import to_canonical
 from gate2static.prune.lowering import Lowering
 from gate2static.prune.nodes import module_of
+from gate2static.prune.pool import Part, Pool, not_computed
 
 if TYPE_CHECKING:
     from gate2static.prune.reading import Reading
     from gate2static.prune.rules.rule import Rule
-
-
-@dataclass(frozen=True)
-class Part:
-    """An emitted tensor and the pool channels it holds along the pool's dimension.
-
-    `node` is a plain Python value where the program's value is not a tensor.
-    """
-
-    node: Any
-    ids: Ids
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The emitted parts of one base value; `dim` is where they have their channels, None for opaque values."""
-
-    parts: tuple[Part, ...]
-    dim: int | None
-
-    def place(self, ids: Ids) -> tuple[Ids, Ids]:
-        """Part number and position inside it of each channel; -1 where no part holds it."""
-        size = 1 + max(int(p.ids.max(initial=-1)) for p in (*self.parts, Part(None, ids.ravel())))
-        part, position = np.full(size, -1, dtype=np.int64), np.zeros(size, dtype=np.int64)
-        for number, p in enumerate(self.parts):
-            part[p.ids], position[p.ids] = number, np.arange(len(p.ids))
-        return part[ids], position[ids]
-
-    def holds(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """Which channels were emitted."""
-        return self.place(ids)[0] >= 0
-
-    def whole(self, value: int) -> Any:
-        """The emitted value number `value` of an opaque pool."""
-        found = next((p.node for p in self.parts if value in p.ids), None)
-        if found is None:
-            raise _not_computed(f"value {value}")
-        return found
-
-
-def _not_computed(what: str) -> PruneError:
-    return PruneError(f"{what} is read and was not computed; this is a fault of gate2static's, please report it.")
 
 
 _TOKENS_DIM, _LONG_RUN = 2, 8
@@ -130,7 +87,7 @@ class Emitter:
             return whole.node  # type: ignore[no-any-return]
         parts, positions = pool.place(ids)
         if (parts < 0).any():
-            raise _not_computed(f"channel {ids[parts < 0][0]}")
+            raise not_computed(f"channel {ids[parts < 0][0]}")
         cuts = np.flatnonzero(np.diff(parts)) + 1
         used = np.unique(parts)
         if len(cuts) < len(used):

@@ -19,7 +19,8 @@ from torch import Tensor, fx
 
 from gate2static.prune.channels import Ids, Numbering, any_of, unique_rows
 from gate2static.prune.layout import Dims, axis, count, others, permuted, to_physical
-from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.physical import Emitter
+from gate2static.prune.pool import Part, Pool
 
 if TYPE_CHECKING:
     from gate2static.prune.rules.rule import Rule

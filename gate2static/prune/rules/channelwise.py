@@ -18,7 +18,8 @@ from gate2static.gates.model import GatedModel
 from gate2static.prune.channels import Decisions, Ids, Numbering, any_of
 from gate2static.prune.layout import axis, others
 from gate2static.prune.nodes import argument, function_name, module_of, tensor_inputs
-from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.physical import Emitter
+from gate2static.prune.pool import Part, Pool
 from gate2static.prune.reading import read
 from gate2static.prune.rules.rule import Rule
 

@@ -11,7 +11,8 @@ from gate2static.gates.model import GatedModel
 from gate2static.prune.channels import Decisions, Ids, Numbering
 from gate2static.prune.layout import axis, count
 from gate2static.prune.nodes import argument
-from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.physical import Emitter
+from gate2static.prune.pool import Part, Pool
 from gate2static.prune.reading import read
 from gate2static.prune.rules.rule import Rule
 

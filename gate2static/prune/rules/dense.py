@@ -15,7 +15,8 @@ from gate2static.gates.layers import channel_dim, layer_class
 from gate2static.gates.model import GatedModel
 from gate2static.prune.channels import Decisions, Ids, Numbering, any_of, own_channels
 from gate2static.prune.nodes import module_of
-from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.physical import Emitter
+from gate2static.prune.pool import Part, Pool
 from gate2static.prune.reading import read
 from gate2static.prune.rules.rule import Rule
 from gate2static.prune.slicing import output_dim, picked, select, tensors_of, with_tensors

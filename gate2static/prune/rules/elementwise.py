@@ -12,7 +12,8 @@ from gate2static.gates.model import GatedModel
 from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader, unique_rows
 from gate2static.prune.layout import Dims, axis, count, others, permuted
 from gate2static.prune.nodes import argument, function_name, tensor_inputs
-from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.physical import Emitter
+from gate2static.prune.pool import Part, Pool
 from gate2static.prune.reading import Reading, read, read_along
 from gate2static.prune.rules.rule import Rule
 

@@ -16,7 +16,8 @@ from gate2static.gates.gating import Gate
 from gate2static.gates.model import GatedModel
 from gate2static.gates.program import gated_unit
 from gate2static.prune.channels import Decisions, Ids, Numbering, either
-from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.physical import Emitter
+from gate2static.prune.pool import Part, Pool
 from gate2static.prune.reading import Reading, read
 from gate2static.prune.rules.rule import Rule
 

@@ -13,7 +13,8 @@ from torch import Tensor, fx, nn
 from gate2static.gates.model import GatedModel
 from gate2static.prune.channels import Decisions, Ids, Numbering, any_of, own_channels
 from gate2static.prune.nodes import module_of
-from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.physical import Emitter
+from gate2static.prune.pool import Part, Pool
 from gate2static.prune.reading import read
 from gate2static.prune.rules.dense import weight_layer_dim
 from gate2static.prune.rules.rule import Rule

@@ -17,7 +17,8 @@ from gate2static.gates.shapes import BATCHES, info
 from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader
 from gate2static.prune.movement import Movement, emit_rest, movement
 from gate2static.prune.nodes import function_name, module_of, tensor_inputs
-from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.physical import Emitter
+from gate2static.prune.pool import Part, Pool
 from gate2static.prune.reading import read
 from gate2static.prune.rules.rule import Rule
 

@@ -17,7 +17,8 @@ from gate2static.prune.reading import Reading
 
 if TYPE_CHECKING:
     from gate2static.gates.model import GatedModel
-    from gate2static.prune.physical import Emitter, Pool
+    from gate2static.prune.physical import Emitter
+    from gate2static.prune.pool import Pool
 
 
 class Rule(ABC):

@@ -14,7 +14,8 @@ from gate2static.gates.program import take_stream
 from gate2static.gates.shapes import BATCHES, info
 from gate2static.prune.channels import Decisions, Ids, Numbering, own_channels
 from gate2static.prune.nodes import argument, has_state, module_of, owner_of, tensor_inputs
-from gate2static.prune.physical import Emitter, Part, Pool
+from gate2static.prune.physical import Emitter
+from gate2static.prune.pool import Part, Pool
 from gate2static.prune.reading import Same, read
 from gate2static.prune.rules.rule import Rule
 
