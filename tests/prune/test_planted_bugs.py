@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from gate2static.errors import PruneError
 from gate2static.gates import GatedModel, gating
 from gate2static.prune import analysis, expected_macs, plan, reading, rules
 from gate2static.prune.channels import Numbering
@@ -31,7 +32,7 @@ def _error(gated: GatedModel, x: Tensor, zoo: Any) -> float:
         static = emit(gated, plan(gated))
         with torch.no_grad():
             return zoo.relative_error(gated(x).values(), static(x))
-    except (RuntimeError, IndexError, AssertionError, KeyError, ValueError):
+    except (RuntimeError, IndexError, AssertionError, KeyError, ValueError, PruneError):
         return float("inf")
 
 
