@@ -42,8 +42,9 @@ class BudgetController:
 
     Attributes:
         weights: task -> λ now.
-        costs: `network`, or task -> the cost when it was last looked at, in MACs or ms.
+        costs: `network`, or task -> the cost when it was last looked at, in `unit`.
         limits: the same -> the most that it may cost.
+        unit: of both: `MACs`, `ms` or `estimated ms`.
 
     Raises:
         BudgetError: no setting of the gates meets the budget; names the range that can be met.
@@ -54,7 +55,7 @@ class BudgetController:
     ) -> None:
         self._meter = Meter(gated, budget)
         self._weight, self._epoch_steps, self._steps = weight, epoch_steps, epochs * epoch_steps
-        self.limits = self._meter.limits
+        self.limits, self.unit = self._meter.limits, self._meter.unit
         self.weights = dict.fromkeys(gated.tasks, weight)
         self.costs: dict[str, float] = {}
         self._step, self._looked = 0, 0

@@ -26,13 +26,13 @@ class Meter:
 
     Attributes:
         budget: as given.
-        unit: `MACs` or `ms`, per sample.
-        lowest: limit -> cost with all gates shared.
+        unit: `MACs`, `ms` or, where the device is a data sheet's, `estimated ms`; per sample.
+        lowest: limit -> cost with all gates shared; of a task's limit with its own shared, if that is more.
         highest: limit -> cost with all gates task-specific.
         limits: limit -> the most that it may cost; `network`, or the tasks that the budget names.
 
     Raises:
-        BudgetError: the budget names an unknown task or lies below what the network costs with all gates shared.
+        BudgetError: the budget names an unknown task or lies below `lowest`.
     """
 
     def __init__(self, gated: GatedModel, budget: Budget) -> None:
@@ -43,12 +43,17 @@ class Meter:
                 f"the budget names {', '.join(unknown)}; the network's tasks are {', '.join(gated.tasks)}."
             )
         self._latency = None if budget.device is None else latency_model(budget.device)
-        self.unit = "MACs" if self._latency is None else "ms"
+        self.unit = "MACs" if self._latency is None else "estimated ms" if self._latency.estimated else "ms"
+        gates = gated.gates
         with kept_gates(gated):
             set_gates(gated, False)
             self.lowest = self.measure(gated)
             set_gates(gated, True)
             self.highest = self.measure(gated)
+            # The projection closes a task's own gates; what it then spends depends on those of the others.
+            for task in self._tasks:
+                set_gates(gated, {name: _all_but(gated.tasks.index(task), gate.alpha) for name, gate in gates.items()})
+                self.lowest[task] = max(self.lowest[task], self.measure(gated)[task])
         self.limits = {name: self._limit(name) for name in self.lowest}
         self._refuse_unreachable()
 
@@ -82,10 +87,10 @@ class Meter:
         return all(costs[name] <= limit for name, limit in self.limits.items())
 
     def describe(self, name: str, cost: float) -> str:
-        """A cost as the budget states costs: as a share, in MACs or in ms."""
+        """A cost as the budget states costs: as a share, in MACs or in (estimated) ms."""
         if self._relative(name):
             return f"{cost / self.highest[name]:.4g}"
-        return f"{cost:.4g} ms" if self.predicts else f"{cost / 1e6:.4g} M MACs"
+        return f"{cost:.4g} {self.unit}" if self.predicts else f"{cost / 1e6:.4g} M MACs"
 
     def _limit(self, name: str) -> float:
         value = self._value(name)
@@ -103,12 +108,14 @@ class Meter:
         for name, limit in self.limits.items():
             if limit >= self.lowest[name]:
                 continue
-            what = "the budget" if name == NETWORK else f"the budget of {name}"
-            share = ", as a share of separate networks" if self._relative(name) else ""
+            what, shared = ("budget", "all gates") if name == NETWORK else (f"budget of {name}", "its gates")
+            of = f"{self.unit} of " if self.predicts else ""
+            share = f", as a share of the {of}separate networks" if self._relative(name) else ""
             raise BudgetError(
-                f"{what} is {self.describe(name, limit)}{share}, below what any gates reach, from "
-                f"{self.describe(name, self.lowest[name])} with all gates shared "
-                f"to {self.describe(name, self.highest[name])} with all task-specific; raise it or shrink the backbone."
+                f"the {what} is {self.describe(name, limit)}{share}, below what can be reached: "
+                f"{self.describe(name, self.lowest[name])} with {shared} shared; with all task-specific it is "
+                f"{self.describe(name, self.highest[name])}{', and mixed gates may cost more' * self.predicts}. "
+                "Raise it or shrink the backbone."
             )
 
 
@@ -120,6 +127,13 @@ def check_budget(gated: GatedModel, budget: Budget) -> None:
         Gate2StaticError: its device is unknown or its table unreadable.
     """
     Meter(gated, budget)
+
+
+def _all_but(task: int, alpha: Tensor) -> Tensor:
+    """Decisions in which every task but one has its own channels."""
+    decisions = torch.ones_like(alpha, dtype=torch.bool)
+    decisions[task] = False
+    return decisions
 
 
 def task_macs(gated: GatedModel, tasks: tuple[str, ...]) -> dict[str, float]:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from gate2static.budget.meter import NETWORK, Meter, gate_logits, kept_gates
+from gate2static.errors import BudgetError
 from gate2static.gates import GatedModel
 from gate2static.recipe import Budget
 
@@ -24,7 +25,7 @@ class BudgetReport(BaseModel):
 
     Attributes:
         budget: what was asked.
-        unit: of the costs below: `MACs` or `ms`, per sample.
+        unit: of the costs below: `MACs`, `ms` or, from a data sheet, `estimated ms`; per sample.
         limits: `network`, or tasks -> the most that it may cost.
         before: the costs that the gates decided.
         after: the costs that they decide now; none is above its limit.
@@ -139,6 +140,11 @@ def _close(gated: GatedModel, meter: Meter, gates: _Gates, name: str) -> None:
     Costs are nearly monotone in the number of closed gates. Where they are not, the result still fits: it was measured.
     """
     order, limit, start = gates.open(name), meter.limits[name], gates.closed.clone()
+    if not len(order):
+        raise BudgetError(
+            f"the budget of {name} is {meter.describe(name, limit)}, and with all its gates shared it still costs "
+            f"{meter.describe(name, meter.measure(gated)[name])}; raise it, or limit the other tasks as well."
+        )
 
     def costs(count: int, measure: Callable[[GatedModel], dict[str, float]]) -> float:
         gates.closed.copy_(start)

@@ -176,12 +176,12 @@ def _close_epoch(
 
 
 def _budget_columns(controller: BudgetController, gated: GatedModel, report: dict[str, Any] | None) -> LogRow:
-    """λ, cost and budget; a column a task where the budget is by task."""
+    """λ, cost and budget; a column a task where the budget is by task. What is not MACs says its unit."""
     costs = controller.look(gated) if report is None else report["after"]
     by_task = "network" not in costs
     row: LogRow = {"lambda": sum(controller.weights.values()) / len(controller.weights)}
     for name, limit in controller.limits.items():
-        end = f"/{name}" if by_task else ""
+        end = f"/{name}" if by_task else "" if controller.unit == "MACs" else f" ({controller.unit})"
         row |= {f"lambda{end}": controller.weights[name]} if by_task else {}
         row |= {f"cost{end}": costs[name], f"budget{end}": limit}
     return row

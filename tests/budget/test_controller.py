@@ -131,5 +131,5 @@ def test_a_latency_is_predicted_once_an_epoch_and_follows_the_macs_between(make:
 
 
 def test_an_unreachable_budget_is_refused_before_training(make: Make) -> None:
-    with pytest.raises(BudgetError, match="below what any gates reach"):
+    with pytest.raises(BudgetError, match="below what can be reached"):
         g2s.BudgetController(make(), g2s.Budget(macs=0.1), epochs=2, epoch_steps=4)

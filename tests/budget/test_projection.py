@@ -1,13 +1,15 @@
 """Projection: what comes out costs at most the budget, and nearly as much."""
 
 from collections.abc import Callable
+from unittest.mock import MagicMock
 
 import pytest
 import torch
+from torch import nn
 
 import gate2static as g2s
 from gate2static.budget import projection
-from gate2static.budget.meter import gate_logits, task_macs
+from gate2static.budget.meter import Meter, gate_logits, task_macs
 from gate2static.errors import BenchError, BudgetError
 from gate2static.latency import latency_model
 
@@ -97,12 +99,24 @@ def test_what_is_spent_on_tasks_alone_adds_up(make: Make) -> None:
 @pytest.mark.parametrize(
     ("budget", "message"),
     [
-        ({"macs": 0.3}, r"the budget is 0\.3, as a share .* from 0\.\d+ with all gates shared to 1 with all task-spec"),
-        ({"macs": 2e6}, r"the budget is 2 M MACs, below .* from 2\.12 M MACs with all gates shared to 6\.36 M MACs"),
-        ({"macs": {"left": 2.0}}, r"the budget of left is .* from 0\.00024 M MACs with all gates shared"),
+        (
+            {"macs": 0.3},
+            r"is 0\.3, as a share of the separate .*: 0\.\d+ with all gates shared; with all task-specific it is 1\. R",
+        ),
+        (
+            {"macs": 2e6},
+            r"the budget is 2 M MACs, below .*: 2\.12 M MACs with all gates shared; .* it is 6\.36 M MACs\. R",
+        ),
+        ({"macs": {"left": 2.0}}, r"the budget of left is .*: 0\.00024 M MACs with its gates shared"),
         ({"macs": {"centre": 0.5}}, "the budget names centre; the network's tasks are left, right, mask"),
-        ({"latency_ms": 1e-9, "device": "a100"}, r"the budget is 1e-09 ms, below .* from \S+ ms with all gates shared"),
-        ({"latency": 1e-9, "device": "a100"}, r"the budget is 1e-09, as a share of separate networks, below"),
+        (
+            {"latency_ms": 1e-9, "device": "a100"},
+            r"is 1e-09 estimated ms, below .*: \S+ estimated ms with all gates shared; .* mixed gates may",
+        ),
+        (
+            {"latency": 1e-9, "device": "a100"},
+            r"the budget is 1e-09, as a share of the estimated ms of separate networks, below",
+        ),
     ],
 )
 def test_an_unreachable_budget_is_refused_with_the_range(make: Make, budget: dict[str, object], message: str) -> None:
@@ -128,7 +142,8 @@ def test_a_latency_budget_holds_for_the_deployed_form(make: Make) -> None:
 
     before = predicted()
     report = g2s.project_to_budget(gated, g2s.Budget(latency_ms=0.9 * before, device="a100"))
-    assert report.unit == "ms"
+    assert report.unit == "estimated ms"
+    assert f"{report.after['network']:.4g} of {report.limits['network']:.4g} estimated ms" in str(report)
     assert predicted() == report.after["network"] <= 0.9 * before == report.limits["network"]
     assert report.before["network"] == before
 
@@ -143,4 +158,61 @@ def test_an_interrupted_projection_changes_nothing(make: Make, monkeypatch: pyte
     monkeypatch.setattr(projection, "_give_back", interrupted)
     with pytest.raises(KeyboardInterrupt):
         g2s.project_to_budget(gated, g2s.Budget(macs=0.5))
+    assert torch.equal(alphas(gated), before)
+
+
+def test_a_measured_table_gives_a_budget_in_ms(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = MagicMock(estimated=False)
+    measured.predict_ms.return_value = 2.0
+    monkeypatch.setattr("gate2static.budget.meter.latency_model", lambda device: measured)
+    assert g2s.project_to_budget(make(), g2s.Budget(latency_ms=3, device="board.json")).unit == "ms"
+
+
+class Products(nn.Module):
+    """Ends in a matmul, which costs a task more where its operands mix streams."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units = nn.ModuleList((nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(16, 16, 3, padding=1)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for unit in self.units:
+            x = unit(x).relu()
+        rows = x.flatten(2)
+        return (rows @ rows.transpose(1, 2)).flatten(1)
+
+
+@pytest.fixture
+def out_of_reach() -> tuple[g2s.GatedModel, g2s.Budget]:
+    """A budget of one task that holds only where the other task's gates are shared too."""
+    heads = {task: nn.Linear(256, 5) for task in ("left", "right")}
+    inputs = (torch.zeros(2, 3, 8, 8),)
+    gated = g2s.gate(Products(), tasks=tuple(heads), example_inputs=inputs, heads=heads, gate_init=1.0)
+    g2s.set_gates(gated, False)
+    both = task_macs(gated, ("left",))["left"]
+    g2s.set_gates(gated, {name: torch.stack([torch.zeros(16), torch.ones(16)]).bool() for name in gated.gates})
+    alone = task_macs(gated, ("left",))["left"]
+    assert both < alone
+    g2s.set_gates(gated, True)
+    return gated, g2s.Budget(macs={"left": (both + alone) / 2})
+
+
+def test_a_task_that_costs_too_much_with_all_its_gates_shared_is_refused_before_training(
+    out_of_reach: tuple[g2s.GatedModel, g2s.Budget],
+) -> None:
+    gated, budget = out_of_reach
+    before = alphas(gated)
+    with pytest.raises(BudgetError, match=r"the budget of left is .*, below what can be reached: .* its gates shared"):
+        g2s.project_to_budget(gated, budget)
+    assert torch.equal(alphas(gated), before)
+
+
+def test_a_projection_that_runs_out_of_gates_ends(
+    out_of_reach: tuple[g2s.GatedModel, g2s.Budget], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gated, budget = out_of_reach
+    before = alphas(gated)
+    monkeypatch.setattr(Meter, "_refuse_unreachable", lambda self: None)
+    with pytest.raises(BudgetError, match="the budget of left is .* with all its gates shared it still costs"):
+        g2s.project_to_budget(gated, budget)
     assert torch.equal(alphas(gated), before)

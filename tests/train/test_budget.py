@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -13,6 +14,7 @@ from gate2static.prune import prune
 from gate2static.recipe import Budget, Recipe
 from gate2static.train import RunResult, load_gated, sweep, train
 from gate2static.train.checkpoints import load_checkpoint
+from gate2static.train.loop import _budget_columns, _note
 from gate2static.train.progress import TrainingProgress
 
 Run = tuple[Path, RunResult]
@@ -90,7 +92,7 @@ def test_going_on_after_an_interruption_equals_never_stopping(
 
 def test_an_unreachable_budget_is_refused_before_anything_is_written(small: Recipe, tmp_path: Path) -> None:
     tight = small.model_copy(update={"budget": Budget(macs=0.1)})
-    with pytest.raises(BudgetError, match=r"the budget is 0\.1, .*, from 0\.\d+ with all gates shared to 1 with all"):
+    with pytest.raises(BudgetError, match=r"the budget is 0\.1, .*: 0\.\d+ with all gates shared; .* it is 1\."):
         train(tight, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
 
@@ -116,7 +118,7 @@ def test_prune_projects_a_finished_checkpoint_and_verify_agrees(
 @pytest.mark.parametrize(
     ("row", "options", "message"),
     [
-        ("gated-200/ckpt.pt", ["--budget", "macs=0.1"], "below what any gates reach"),
+        ("gated-200/ckpt.pt", ["--budget", "macs=0.1"], "below what can be reached"),
         ("gated-200/ckpt.pt", ["--budget", "speed=1"], "--budget: unknown key speed"),
         ("shared/ckpt.pt", ["--budget", "macs=0.5"], "holds a shared network, which has no gates"),
         ("gated-200/ckpt.pt", ["--budget", "macs=0.5", "--align", "8"], "give one of them"),
@@ -128,3 +130,10 @@ def test_pruning_to_a_wrong_budget_writes_nothing(
     result = run("prune", whole_run[0] / row, "-o", tmp_path / "static", *options, code=2)
     assert message in " ".join(result.stderr.replace("│", " ").split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_logged_latency_says_whether_it_is_estimated() -> None:
+    controller = MagicMock(weights={"left": 2.0}, limits={"network": 8.0}, unit="estimated ms")
+    row = _budget_columns(controller, MagicMock(), {"after": {"network": 7.0}})
+    assert row == {"lambda": 2.0, "cost (estimated ms)": 7.0, "budget (estimated ms)": 8.0}
+    assert _note(row) == "λ 2 cost (estimated ms) 0.88"
