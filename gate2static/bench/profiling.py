@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import product
 from statistics import median
+from typing import TypeGuard, get_args
 
 import torch
 from rich.table import Table
@@ -12,14 +13,13 @@ from torch import Tensor, nn
 
 from gate2static.bench.backends import BACKENDS
 from gate2static.bench.environment import describe_environment
-from gate2static.bench.sources import EngineSource
 from gate2static.bench.timing import time_runs
 from gate2static.bench.unit_networks import MEAN, UnitNetwork, repeated
 from gate2static.errors import BenchError
 from gate2static.export.progress import progress_bar
 from gate2static.latency import LatencyTable
 from gate2static.latency.grid import Grid
-from gate2static.latency.lowering import BLOCK, UNALIGNED, lower
+from gate2static.latency.lowering import BLOCK, UNALIGNED, Backend, lower
 from gate2static.latency.operators import record
 from gate2static.latency.units import Unit
 
@@ -44,17 +44,18 @@ def profile(
         networks: modules in evaluation mode with example inputs. The table predicts what is made of the same units;
             channel counts and sizes in between are interpolated.
         backend: one that runs torch or ONNX.
-        threads: CPU threads; None: as many as torch uses.
+        threads: CPU threads, at least 1; None: as many as torch uses.
         progress: show a bar on stderr, where that is a terminal.
 
     Raises:
-        BenchError: an unknown backend, or one that runs engines only.
+        BenchError: an unknown backend, or one that runs engines only; fewer than 1 thread.
         MissingDependencyError: a backend whose library or device is not there.
     """
-    if backend not in BACKENDS or BACKENDS[backend].takes is EngineSource:
-        able = ", ".join(name for name, known in BACKENDS.items() if known.takes is not EngineSource)
-        raise BenchError(f"units cannot be profiled on {backend!r}; allowed: {able}")
+    if not _can_profile(backend):
+        raise BenchError(f"units cannot be profiled on {backend!r}; allowed: {', '.join(get_args(Backend))}")
     threads = torch.get_num_threads() if threads is None else threads
+    if threads < 1:
+        raise BenchError(f"units cannot be profiled with {threads} threads; give at least 1")
     plan = _plan(networks, backend)
     grids: dict[str, Grid] = {}
     with progress_bar(visible=progress) as bar:
@@ -70,14 +71,19 @@ def profile(
                     found[cell] = _in_proportion(cell, axes, found)
             grids[kind] = Grid(kind=kind, axes=axes, ms=tuple(found.values()))
     environment = describe_environment(threads=threads)
+    device = environment.gpu if "cuda" in backend else environment.cpu
     return LatencyTable(
-        name=f"{backend} on {environment.gpu if 'cuda' in backend else environment.cpu}",
+        name=f"{backend} on {device}, {threads} thread{'s' * (threads > 1)}",
         backend=backend,
         threads=threads,
         environment={"system": environment.system, "cpu": environment.cpu, **environment.versions},
         overhead_ms=_overhead_ms(backend, threads),
         grids=tuple(grids.values()),
     )
+
+
+def _can_profile(backend: str) -> TypeGuard[Backend]:
+    return backend in get_args(Backend)
 
 
 _Plan = Mapping[str, tuple[tuple[tuple[int, ...], ...], set[tuple[int, ...]]]]
@@ -157,8 +163,7 @@ def _in_proportion(
 
 def profile_table(table: LatencyTable) -> Table:
     """What was measured, for the terminal: one row a kind of unit."""
-    title = f"{table.name}, {table.threads} thread{'s' * (table.threads > 1)}"
-    shown = Table("unit", "sizes", title=f"{title}; {table.overhead_ms:.4f} ms a forward pass besides")
+    shown = Table("unit", "sizes", title=f"{table.name}; {table.overhead_ms:.4f} ms a forward pass besides")
     shown.add_column("ms", justify="right", no_wrap=True)
     for grid in table.grids:
         sizes = ", ".join(f"{axis[0]}" if len(axis) == 1 else f"{axis[0]}–{axis[-1]}" for axis in grid.axes)

@@ -10,9 +10,15 @@ order first (`_Blocked`).
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from gate2static.latency.operators import Operator, Value
 from gate2static.latency.units import Unit, unit_of
+
+Backend = Literal[
+    "torch", "torch-compiled", "torch-cuda", "torch-cuda-graph", "onnxruntime", "onnxruntime-cuda", "openvino"
+]
+"""What runs units and networks, and can so be profiled."""
 
 REORDER = "reorder"
 """The kind of unit that puts a tensor into blocks of channels or out of them."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gate2static.errors import BenchError
 from gate2static.latency.grid import Grid
-from gate2static.latency.lowering import Step, lower
+from gate2static.latency.lowering import Backend, Step, lower
 from gate2static.latency.model import LatencyModel, OperatorCost, described
 from gate2static.latency.operators import Operator
 from gate2static.latency.units import Unit
@@ -21,7 +21,7 @@ class LatencyTable(BaseModel, LatencyModel):
     """Times of units, measured on one device; a network costs the sum of what its backend runs.
 
     Attributes:
-        backend: what ran the units, such as "onnxruntime"; it decides which operators run as parts of others.
+        backend: what ran the units; it decides which operators run as parts of others.
         threads: CPU threads the units were given.
         environment: the machine and the versions of its libraries, for people.
         overhead_ms: what a forward pass costs besides its units.
@@ -37,7 +37,7 @@ class LatencyTable(BaseModel, LatencyModel):
     format: Literal["gate2static latency table"] = "gate2static latency table"
     version: Literal[1] = 1
     name: str
-    backend: str
+    backend: Backend
     threads: int = Field(ge=1)
     environment: dict[str, str] = {}
     overhead_ms: float = Field(ge=0)
@@ -50,7 +50,7 @@ class LatencyTable(BaseModel, LatencyModel):
         """See `LatencyModel`.
 
         Raises:
-            BenchError: a layer of a kind that was not measured.
+            BenchError: a layer of a kind that was not measured, or whose grid is damaged.
         """
         found = [
             OperatorCost(
@@ -76,14 +76,20 @@ class LatencyTable(BaseModel, LatencyModel):
         """A unit alone, in ms.
 
         Raises:
-            BenchError: a unit of a kind that was not measured.
+            BenchError: a unit of a kind that was not measured, or whose grid is damaged.
         """
         if unit.kind not in self._by_kind:
             raise BenchError(
                 f"the latency table {self.name} has no times of {unit.kind!r}; it has {', '.join(self._by_kind)}. "
                 "Profile this network: gate2static profile STATIC_DIR"
             )
-        return self._by_kind[unit.kind].at(unit.sizes)
+        grid = self._by_kind[unit.kind]
+        if len(grid.axes) != len(unit.sizes):
+            raise BenchError(
+                f"the latency table {self.name} is damaged: its times of {unit.kind!r} have {len(grid.axes)} axes, "
+                f"expected {len(unit.sizes)}. Make it again: gate2static profile STATIC_DIR"
+            )
+        return grid.at(unit.sizes)
 
     def save(self, path: str | Path) -> None:
         """Write the table as JSON, whole or not at all.

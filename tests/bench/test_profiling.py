@@ -1,13 +1,15 @@
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
 
 from gate2static.bench import BACKENDS, profile, profile_table, profiling
-from gate2static.bench.sources import OnnxSource, TorchSource
+from gate2static.bench.sources import EngineSource, OnnxSource, TorchSource
 from gate2static.bench.timing import time_runs
 from gate2static.bench.unit_networks import MEAN, UnitNetwork, repeated
 from gate2static.errors import BenchError
-from gate2static.latency.lowering import REORDER, UNALIGNED
+from gate2static.latency.lowering import REORDER, UNALIGNED, Backend
 from gate2static.latency.units import Unit
 
 UNITS = [
@@ -79,6 +81,7 @@ def test_a_profile_knows_every_unit_of_its_network_and_gives_it_its_own_time(mad
     [relu] = [grid for grid in table.grids if grid.kind == "relu"]
     assert relu.ms == (1.0,) * len(relu.ms)
     assert table.name in str(profile_table(table).title)
+    assert table.name.endswith(", 1 thread")
 
 
 def test_cells_too_large_to_measure_grow_in_proportion(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,6 +99,16 @@ def test_cells_too_large_to_measure_grow_in_proportion(made_up: None, monkeypatc
 def test_a_backend_that_cannot_profile_is_answered_with_those_that_can(backend: str) -> None:
     with pytest.raises(BenchError, match=f"units cannot be profiled on '{backend}'; allowed: torch, .*onnxruntime"):
         profile([], backend=backend)
+
+
+def test_every_backend_that_runs_more_than_engines_can_be_profiled() -> None:
+    assert set(get_args(Backend)) == {name for name, known in BACKENDS.items() if known.takes is not EngineSource}
+
+
+@pytest.mark.parametrize("threads", [0, -3])
+def test_too_few_threads_are_refused_before_anything_is_measured(threads: int) -> None:
+    with pytest.raises(BenchError, match=f"cannot be profiled with {threads} threads; give at least 1"):
+        profile([], threads=threads)
 
 
 def test_a_network_without_operators_cannot_be_profiled() -> None:

@@ -72,7 +72,8 @@ def test_a_foreign_or_damaged_file_is_one_clear_line(content: bytes, message: st
 
 
 @pytest.mark.parametrize(
-    "change", [{"version": 2}, {"overhead_ms": -1}, {"threads": 0}, {"grids": []}, {"surprise": 1}]
+    "change",
+    [{"version": 2}, {"overhead_ms": -1}, {"threads": 0}, {"grids": []}, {"surprise": 1}, {"backend": "onnxruntim"}],
 )
 def test_a_changed_file_is_refused(change: dict[str, object], table: LatencyTable, tmp_path: Path) -> None:
     path = tmp_path / "profile.json"
@@ -80,6 +81,13 @@ def test_a_changed_file_is_refused(change: dict[str, object], table: LatencyTabl
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(BenchError, match=rf"profile\.json is not a latency table.*{next(iter(change))}"):
         load_latency_table(path)
+
+
+def test_a_grid_with_too_few_axes_is_named(table: LatencyTable) -> None:
+    grids = [g.model_copy(update={"axes": g.axes[:1], "ms": g.ms[: len(g.axes[0])]}) for g in table.grids]
+    damaged = table.model_copy(update={"grids": tuple(grids)})
+    with pytest.raises(BenchError, match="is damaged: its times of 'convolution 3×3/1' have 1 axes, expected 3"):
+        damaged.predict_ms(convolution(), INPUT)
 
 
 def test_a_missing_file_says_how_to_make_one(tmp_path: Path) -> None:
