@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from gate2static.errors import CheckpointError, TrainingError
-from gate2static.recipe import Budget, GatedStageRecipe, Recipe, StageRecipe
+from gate2static.recipe import Budget, GatedStageRecipe, GatingRecipe, Recipe, StageRecipe
 from gate2static.tasks import Task
 from gate2static.train import checkpoints, random_state
 from gate2static.train.log import LogRow
@@ -119,6 +119,8 @@ def resume(stage: Stage, optimisers: dict[str, Optimizer]) -> Position:
     """
     content = checkpoints.load_checkpoint(stage.checkpoint)
     found, wanted = content["identity"], stage.identity
+    if "gating" in found:  # the defaults of settings that came later are what the checkpoint was trained with
+        found = {**found, "gating": GatingRecipe().model_dump(mode="json") | found["gating"]}
     for key in wanted:
         if found.get(key) != wanted[key]:
             raise CheckpointError(

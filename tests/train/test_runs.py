@@ -17,7 +17,7 @@ from gate2static.errors import CheckpointError, MissingDependencyError, RecipeEr
 from gate2static.recipe import Recipe
 from gate2static.tasks import build_tasks, delta_mtl
 from gate2static.train import RunResult, load_result, sweep, train
-from gate2static.train.checkpoints import load_checkpoint
+from gate2static.train.checkpoints import load_checkpoint, save_checkpoint
 from gate2static.train.runs import pick_device
 
 Run = tuple[Path, RunResult]
@@ -128,6 +128,22 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(small: Recipe, whole_run: 
 def test_going_on_with_another_recipe_names_the_difference(small: Recipe, whole_run: Run) -> None:
     with pytest.raises(CheckpointError, match="was trained with another seed: 0 there, 1 here"):
         train(small.model_copy(update={"seed": 1}), whole_run[0], resume=True, progress=False)
+
+
+def test_a_checkpoint_from_before_some_settings_existed_was_trained_with_their_defaults(
+    small: Recipe, whole_run: Run, tmp_path: Path
+) -> None:
+    copy_run(whole_run[0], tmp_path)
+    path = tmp_path / "gated-200" / "ckpt.pt"
+    content = load_checkpoint(path)
+    for later in ("mixing", "tie_residual"):
+        del content["identity"]["gating"][later]
+    del content["identity"]["budget"]
+    save_checkpoint(path, content)
+    assert train(small, tmp_path, resume=True, progress=False) == whole_run[1]
+    hard = small.model_copy(update={"gating": small.gating.model_copy(update={"mixing": "hard"})})
+    with pytest.raises(CheckpointError, match="another gating: mixing: softmax there, hard here"):
+        train(hard, tmp_path, resume=True, progress=False)
 
 
 def test_a_full_disk_ends_in_one_line_and_training_goes_on_later(
