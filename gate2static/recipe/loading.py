@@ -52,22 +52,29 @@ def parse_budget(values: Sequence[str]) -> Budget:
     """Makes a budget of `key=value` each, such as `macs=0.5`, or `latency_ms=8` and `device=board.json`.
 
     Raises:
-        RecipeError: One line: no budget, or one that names several kinds of cost or an unknown one.
+        RecipeError: One line: no budget, one that names several kinds of cost or an unknown one, or a key given twice.
     """
     raw: dict[str, Any] = {}
-    for value in values:
-        _override(raw, value, option="--budget", example="macs=0.5")
+    keys = [value.partition("=")[0] for value in values]
+    for key, value in zip(keys, values, strict=True):
+        if keys.count(key) > 1:
+            raise RecipeError(f"--budget {key} is given {keys.count(key)} times; give it once")
+        _override(raw, value, option="--budget", example="key=value, such as macs=0.5")
     return parse(Budget, raw, where="--budget")
 
 
 def _override(
-    raw: dict[str, Any], text: str, *, option: str = "--set", example: str = "training.gated.epochs=5"
+    raw: dict[str, Any],
+    text: str,
+    *,
+    option: str = "--set",
+    example: str = "key.sub=value, such as training.gated.epochs=5",
 ) -> None:
     """Sets one `key.sub=value` in place; whether the key exists at all is the schema's business."""
     key, equals, value = text.partition("=")
     text = f"{option} {text}"
     if not equals or not key:
-        raise RecipeError(f"{text}: expected key.sub=value, such as {example}")
+        raise RecipeError(f"{text}: expected {example}")
     *parents, last = key.split(".")
     here: Any = raw
     for depth, part in enumerate(parents):

@@ -60,7 +60,9 @@ def test_a_budget_has_a_weight_to_start_from() -> None:
 def test_the_command_line_speaks_of_a_budget_as_a_recipe_does() -> None:
     assert parse_budget(["latency_ms=8", "device=b.json"]) == Budget(latency_ms=8, device="b.json")
     assert parse_budget(["macs.left=0.5", "macs.mask=1"]) == Budget(macs={"left": 0.5, "mask": 1})
-    with pytest.raises(RecipeError, match="--budget macs: expected key.sub=value, such as macs=0.5"):
+    with pytest.raises(RecipeError, match="--budget macs: expected key=value, such as macs=0.5"):
         parse_budget(["macs"])
     with pytest.raises(RecipeError, match="--budget: unknown key speed; allowed: device, latency, latency_ms, macs"):
         parse_budget(["speed=1"])
+    with pytest.raises(RecipeError, match="--budget macs is given 2 times; give it once"):
+        parse_budget(["macs=0.5", "macs=0.3"])
