@@ -1,85 +1,43 @@
 """The commands, in the order in which data flows. No logic: each one calls the stage that its name says."""
 
-import json as json_format
-import shlex
-import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console, RenderableType
-from typer.core import TyperGroup
 
-from gate2static.errors import Gate2StaticError
+from gate2static.cli_common import (
+    Checkpoint,
+    Commands,
+    DType,
+    Json,
+    Overrides,
+    RecipePath,
+    Resume,
+    RunDir,
+    StaticDir,
+    Target,
+    beside,
+    load_network,
+    print_version,
+    project,
+    show,
+)
 
 if TYPE_CHECKING:
     from gate2static.export.trt_library import TrtBackend
-    from gate2static.gates import GatedModel
 
 # Everything heavy (torch, matplotlib, the stages) is imported inside the commands, so that --help answers at once.
 
-BAD_INPUT, INTERRUPTED = 2, 130
-
-
-class _Commands(TyperGroup):
-    """Turns what a user can cause into one line on stderr and an exit status; a bug keeps its traceback."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keeps the command line, to say how to go on after an interruption."""
-        ctx.meta["typed"] = list(args)
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Runs a command."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            raise
-        except (Gate2StaticError, OSError, KeyboardInterrupt) as error:
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            status, line = _verdict(error, ctx.meta["typed"])
-            typer.echo(f"gate2static: {line}", err=True)
-            raise typer.Exit(status) from error
-
-
-def _verdict(error: BaseException, typed: list[str]) -> tuple[int, str]:
-    """Returns the exit status and the line for something that a user can cause."""
-    if isinstance(error, Gate2StaticError):
-        return error.exit_status, " ".join(str(error).split())
-    if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return BAD_INPUT, f"{where}{error.strerror or error}; what was complete before is untouched"
-    resume = not {"train", "sweep"}.isdisjoint(typed) and "--resume" not in typed
-    return INTERRUPTED, f"interrupted; go on with: gate2static {shlex.join([*typed, '--resume'] if resume else typed)}"
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        import gate2static
-
-        typer.echo(f"gate2static {gate2static.__version__}")
-        raise typer.Exit
-
-
-app = typer.Typer(cls=_Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
-
-Checkpoint = Annotated[Path, typer.Argument(help="ckpt.pt of a gated or shared network, or a run's separate/ folder.")]
-StaticDir = Annotated[Path, typer.Argument(help="Folder that `prune` wrote.")]
-RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).")]
-RunDir = Annotated[Path | None, typer.Option("--run-dir", help="Where to write; else <runs_dir>/<name> of the recipe.")]
-Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")]
-DType = Literal["float16", "bfloat16", "float32", "float64"]
-Target = Literal["any", "ort-cpu", "openvino", "trt"]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on where the run stopped.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - for stdout.")]
+app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 @app.callback()
 def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print it.")
+    ] = False,
 ) -> None:
     """Train multi-task networks whose tasks pick channels, then cut them down to one verified static network."""
 
@@ -94,7 +52,7 @@ def demo(
     from gate2static.report import rich_table
 
     report = run_demo(run_dir, overrides=overrides or ())
-    _print(rich_table(report.content))
+    show(rich_table(report.content))
     typer.echo(f"report: {report.html}")
 
 
@@ -148,32 +106,32 @@ def prune(
 
     from gate2static.prune import barrier_costs, lowerings_for, plan
     from gate2static.prune import prune as prune_gated
-    from gate2static.recipe import parse_budget
     from gate2static.report import barrier_table, plan_table
-    from gate2static.train import project_checkpoint
 
     if output is None and not dry_run:
         raise typer.BadParameter("give -o DIR, or --dry-run to see the plan only")
+    projected = None
     if budget:
         if lowerings_for(target, align)[0].align > 1:
             raise typer.BadParameter(
                 "--budget counts the channels that are needed; --align and --target trt add others: leave out one"
             )
-        projected = None if output is None or dry_run else output.with_name(f"{output.name}.ckpt.pt")
-        gated, spent = project_checkpoint(checkpoint, parse_budget(budget), target=projected)
-        typer.echo(f"budget: {spent}{f'; verify with {projected}' if projected else ''}")
-    else:
-        gated = _gated(checkpoint)
+        projected = project(checkpoint, budget, output, as_trained=target == "any" and dtype is None)
+        typer.echo(f"budget: {projected.report}")
+    gated = projected.gated if projected else load_network(checkpoint)
     if explain or dry_run:
         decided = plan(gated, lowering=lowerings_for(target, align)[0])
-        _print(plan_table(gated, decided))
+        show(plan_table(gated, decided))
         if costs := barrier_costs(gated, decided):
-            _print(barrier_table(costs))
+            show(barrier_table(costs))
     if output is not None and not dry_run:
         static = prune_gated(gated, align=align, target=target, dtype=getattr(torch, dtype) if dtype else None)
-        if budget:
-            static.manifest = static.manifest.model_copy(update={"budget": spent.model_dump(mode="json")})
+        if projected:
+            static.manifest = static.manifest.model_copy(update={"budget": projected.report.model_dump(mode="json")})
         static.save(output)
+        if projected:
+            projected.save(beside(output))
+            typer.echo(f"projected: {beside(output)}; verify the static network with it")
         macs, parameters = static.manifest.macs, static.manifest.parameters
         typer.echo(
             f"pruned: {output}: {macs.static / 1e6:.2f} M MACs and {parameters.static / 1e3:.1f} k parameters "
@@ -197,10 +155,10 @@ def verify(
     from gate2static.verify import verify as compare
 
     static = load_static(static_dir)
-    found = compare(_gated(checkpoint), static)
+    found = compare(load_network(checkpoint), static)
     errors = onnx_errors(static, onnx) if onnx else {}
     manifest = record(static_dir, (*gated_checks(found), *onnx_checks(errors, TOLERANCES["fp32"])))
-    _print(checks_table(manifest), json, manifest.equivalence)
+    show(checks_table(manifest), json, manifest.equivalence)
     found.require()
     check_equal(errors, tolerance=TOLERANCES["fp32"])
 
@@ -243,7 +201,7 @@ def export(
         calibration=calibration,
         compute_capabilities=compute_capability,
     )
-    _print(export_table(reports))
+    show(export_table(reports))
     typer.echo(f"exported: {folder}")
 
 
@@ -265,15 +223,17 @@ def bench(
     report = benchmark(
         ordered, backends=backend, batch_size=batch_size, rounds=rounds, duration_s=duration, threads=threads
     )
-    _print(latency_table(report), json, report.model_dump(mode="json"))
+    show(latency_table(report), json, report.model_dump(mode="json"))
 
 
 @app.command()
 def profile(
     network: Annotated[Path | None, typer.Argument(help="STATIC_DIR or CKPT; else common backbones' layers.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", help="The latency table.")] = Path("profile.json"),
+    output: Annotated[Path, typer.Option("-o", "--output", dir_okay=False, help="The latency table.")] = Path(
+        "profile.json"
+    ),
     backend: Annotated[str, typer.Option("--backend", help="What runs the layers.")] = "onnxruntime",
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; else as torch.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; else as torch.")] = None,
     json: Json = None,
 ) -> None:
     """Measure what layers cost on this machine; `predict` then tells a network's latency without running it."""
@@ -281,7 +241,7 @@ def profile(
 
     table = profile_for(network, backend=backend, threads=threads)
     table.save(output)
-    _print(profile_table(table), json, table.model_dump(mode="json"))
+    show(profile_table(table), json, table.model_dump(mode="json"))
     if json != Path("-"):
         typer.echo(f"profiled: {output}")
 
@@ -300,7 +260,7 @@ def predict(
 
     static = load_static(static_dir)
     found = predict_latency(static.fold_norms(), static.example_inputs(batch_size), latency_model(latency))
-    _print(found.table(), json, found.as_json())
+    show(found.table(), json, found.as_json())
 
 
 @app.command()
@@ -311,7 +271,7 @@ def report(
     from gate2static.report import rich_table, write_report
 
     written = write_report(run_dir)
-    _print(rich_table(written.content))
+    show(rich_table(written.content))
     typer.echo(f"report: {written.html}")
 
 
@@ -321,28 +281,7 @@ def doctor(json: Json = None) -> None:
     from gate2static.bench import diagnose, findings_table
 
     findings = diagnose()
-    _print(findings_table(findings), json, [asdict(finding) for finding in findings])
-
-
-def _gated(checkpoint: Path) -> "GatedModel":
-    from gate2static.train import gated_baseline, load_gated
-
-    if checkpoint.name == "separate" and checkpoint.is_dir():
-        return gated_baseline(checkpoint.parent, "separate")
-    return load_gated(checkpoint)[0]
-
-
-def _print(table: RenderableType, json: Path | None = None, content: object = None) -> None:
-    """Shows a table, and writes its content as JSON where that was asked for; `-` replaces the table by the JSON."""
-    text = json_format.dumps(content, indent=1, ensure_ascii=False) + "\n"
-    if json == Path("-"):
-        typer.echo(text, nl=False)
-        return
-    Console().print(table)
-    if json is not None:
-        from gate2static.export.files import write_atomically
-
-        write_atomically(json, text.encode(), error=Gate2StaticError)
+    show(findings_table(findings), json, [asdict(finding) for finding in findings])
 
 
 def main() -> None:

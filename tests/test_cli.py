@@ -108,6 +108,9 @@ def test_debug_shows_the_traceback_before_the_line(run, tmp_path):
     [
         ["prune", "ckpt.pt"],
         ["prune", "ckpt.pt", "-o", "x", "--dtype", "int8"],
+        ["prune", "s.ckpt.pt", "-o", "s", "--budget", "macs=0.5"],
+        ["profile", "--threads", "0"],
+        ["profile", "-o", "."],
         ["export", "static", "--fp16", "--int8"],
         ["bench"],
         ["nonsense"],

@@ -2,11 +2,12 @@
 
 from gate2static.train.evaluation import evaluate
 from gate2static.train.networks import gated_baseline, load_gated
-from gate2static.train.projecting import project_checkpoint
+from gate2static.train.projecting import Projected, project_checkpoint
 from gate2static.train.results import Row, RunResult, TaskInfo, load_result
 from gate2static.train.runs import sweep, train
 
 __all__ = [
+    "Projected",
     "Row",
     "RunResult",
     "TaskInfo",

@@ -1,6 +1,8 @@
 """A finished gated network to a budget, without training."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gate2static.budget import BudgetReport, project_to_budget
 from gate2static.errors import CheckpointError
@@ -10,13 +12,34 @@ from gate2static.train import checkpoints
 from gate2static.train.networks import load_gated
 
 
-def project_checkpoint(path: Path, budget: Budget, *, target: Path | None) -> tuple[GatedModel, BudgetReport]:
+@dataclass(frozen=True, kw_only=True)
+class Projected:
+    """The network of a checkpoint, projected to a budget.
+
+    Attributes:
+        report: what that did.
+        content: the checkpoint's, with the projected network in it.
+    """
+
+    gated: GatedModel
+    report: BudgetReport
+    content: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Writes the checkpoint of the projected network, which is what the static one is equal to.
+
+        Raises:
+            TrainingError: It cannot be written.
+        """
+        checkpoints.save_checkpoint(path, self.content)
+
+
+def project_checkpoint(path: Path, budget: Budget) -> Projected:
     """Projects the network of a checkpoint to a budget.
 
     Args:
         path: A gated network's `ckpt.pt`; not changed.
         budget: The most that its static network may cost.
-        target: Where to write the checkpoint of the projected network, which is what the static one is equal to.
 
     Raises:
         CheckpointError: It cannot be read or holds no gated network.
@@ -29,11 +52,7 @@ def project_checkpoint(path: Path, budget: Budget, *, target: Path | None) -> tu
         )
     gated, _ = load_gated(path)
     report = project_to_budget(gated, budget)
-    if target is not None:
-        content["model"] = gated.state_dict()
-        content["position"]["budget"] = {
-            **content["position"].get("budget", {}),
-            "report": report.model_dump(mode="json"),
-        }
-        checkpoints.save_checkpoint(target, content)
-    return gated, report
+    spent = {**content["position"].get("budget", {}), "report": report.model_dump(mode="json")}
+    position = {**content["position"], "budget": spent}
+    changed = {**content, "model": gated.state_dict(), "position": position}
+    return Projected(gated=gated, report=report, content=changed)

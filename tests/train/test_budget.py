@@ -108,7 +108,8 @@ def test_prune_projects_a_finished_checkpoint_and_verify_agrees(
     separate, _, gated = whole_run[1].rows
     share = 0.5 * (gated.macs + whole_run[1].rows[1].macs) / separate.macs
     said = run("prune", whole_run[0] / gated.checkpoints[0], "-o", tmp_path / "static", "--budget", f"macs={share}")
-    assert "gates flipped; verify with" in said.stdout
+    assert "gates flipped\n" in said.stdout
+    assert "static.ckpt.pt; verify the static network with it" in " ".join(said.stdout.split())
     run("verify", tmp_path / "static.ckpt.pt", tmp_path / "static")
     macs = prune(load_gated(tmp_path / "static.ckpt.pt")[0]).manifest.macs
     assert macs.static <= share * macs.separate
@@ -121,7 +122,17 @@ def test_prune_projects_a_finished_checkpoint_and_verify_agrees(
         ("gated-200/ckpt.pt", ["--budget", "macs=0.1"], "below what can be reached"),
         ("gated-200/ckpt.pt", ["--budget", "speed=1"], "--budget: unknown key speed"),
         ("shared/ckpt.pt", ["--budget", "macs=0.5"], "holds a shared network, which has no gates"),
-        ("gated-200/ckpt.pt", ["--budget", "macs=0.5", "--align", "8"], "give one of them"),
+        ("gated-200/ckpt.pt", ["--budget", "macs=0.5", "--align", "8"], "leave out one"),
+        (
+            "gated-200/ckpt.pt",
+            ["--budget", "latency=0.5", "--budget", "device=a100", "--target", "openvino"],
+            "predicts the network as trained; leave out --target and --dtype",
+        ),
+        (
+            "gated-200/ckpt.pt",
+            ["--budget", "latency=0.5", "--budget", "device=a100", "--dtype", "float16"],
+            "predicts the network as trained; leave out --target and --dtype",
+        ),
     ],
 )
 def test_pruning_to_a_wrong_budget_writes_nothing(
@@ -130,6 +141,32 @@ def test_pruning_to_a_wrong_budget_writes_nothing(
     result = run("prune", whole_run[0] / row, "-o", tmp_path / "static", *options, code=2)
     assert message in " ".join(result.stderr.replace("│", " ").split())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_projecting_never_replaces_the_checkpoint_that_it_reads(
+    run: Callable[..., Any], whole_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "s.ckpt.pt"
+    shutil.copy(whole_run[0] / "gated-200" / "ckpt.pt", source)
+    before = source.read_bytes()
+    monkeypatch.chdir(tmp_path)
+    result = run("prune", source, "-o", "s", "--budget", "macs=0.9", code=2)
+    assert "would replace" in result.stderr
+    assert source.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [source]
+
+
+def test_where_the_static_network_cannot_be_written_neither_is_the_projected_checkpoint(
+    run: Callable[..., Any], whole_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = tmp_path / "run"
+    taken.mkdir()
+    (taken / "run.json").write_text("{}")
+    checkpoint = whole_run[0] / "gated-200" / "ckpt.pt"
+    run("prune", checkpoint, "-o", taken, "--budget", "macs=1", code=2)
+    monkeypatch.chdir(taken)
+    run("prune", checkpoint, "-o", ".", "--budget", "macs=1", code=2)
+    assert list(tmp_path.iterdir()) == [taken]
 
 
 def test_a_logged_latency_says_whether_it_is_estimated() -> None:
