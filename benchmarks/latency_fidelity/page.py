@@ -37,7 +37,11 @@ Made by `python -m benchmarks.latency_fidelity`.
 def write_page(path: Path, rows: list[Row]) -> None:
     """Write the page and the plot beside it."""
     plot(path.with_name("latency.png"), rows)
-    sections = [_HEAD, "![Efficiency against the share of specific gates](latency.png)\n"]
+    seeds = len({r["seed"] for r in rows})
+    sections = [
+        _HEAD.replace("over seeds", f"over {seeds} seed{'s' * (seeds > 1)}"),
+        "![Efficiency against the share of specific gates](latency.png)\n",
+    ]
     for backend, threads in sorted({(r["backend"], r["threads"]) for r in rows}):
         chosen = [r for r in rows if (r["backend"], r["threads"]) == (backend, threads)]
         sections.append(f"## {backend}, {threads} thread{'s' * (threads > 1)}\n\n{_table(chosen)}")
