@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from gate2static.bench.backends import BACKENDS
 from gate2static.bench.environment import describe_environment
+from gate2static.bench.node_networks import UnitNetwork
 from gate2static.bench.timing import time_runs
-from gate2static.bench.unit_networks import MEAN, UnitNetwork, repeated
+from gate2static.bench.unit_networks import MEAN, repeated
 from gate2static.errors import BenchError
 from gate2static.export.progress import progress_bar
 from gate2static.latency import LatencyTable

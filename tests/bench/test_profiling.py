@@ -5,9 +5,10 @@ import torch
 from torch import nn
 
 from gate2static.bench import BACKENDS, profile, profile_table, profiling
+from gate2static.bench.node_networks import UnitNetwork
 from gate2static.bench.sources import EngineSource, OnnxSource, TorchSource
 from gate2static.bench.timing import time_runs
-from gate2static.bench.unit_networks import MEAN, UnitNetwork, repeated
+from gate2static.bench.unit_networks import MEAN, repeated
 from gate2static.errors import BenchError
 from gate2static.latency.lowering import REORDER, UNALIGNED, Backend
 from gate2static.latency.units import Unit
