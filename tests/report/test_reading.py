@@ -6,12 +6,14 @@ from torch import nn
 from gate2static.bench import LatencyReport, TargetLatency
 from gate2static.bench.environment import describe_environment
 from gate2static.bench.report import TimingProtocol
+from gate2static.budget import BudgetReport
 from gate2static.errors import BenchError, CheckpointError
 from gate2static.gates import gate, set_gates
 from gate2static.prune import prune
+from gate2static.recipe import Budget
 from gate2static.report import write_report
 from gate2static.report.reading import read_content
-from gate2static.train import Row, RunResult, TaskInfo
+from gate2static.train import Row, RunResult, TaskInfo, load_result
 
 ROWS = ("gated-0.1", "separate", "gated-0.02", "shared")
 
@@ -117,3 +119,18 @@ def test_a_latency_file_that_is_not_ours_is_an_error(run_dir):
     (run_dir / "latency.json").write_text("{}")
     with pytest.raises(BenchError, match="is not a latency report"):
         read_content(run_dir)
+
+
+def test_a_budget_from_a_data_sheet_is_labelled_as_estimated(run_dir):
+    result = load_result(run_dir)
+    spent = BudgetReport(
+        budget=Budget(latency_ms=8, device="a100"),
+        unit="estimated ms",
+        limits={"network": 8.0},
+        before={"network": 9.0},
+        after={"network": 6.0},
+        flips={},
+    )
+    result.with_row(result.rows[0].model_copy(update={"budget": spent})).save(run_dir)
+    (row,) = (row for row in read_content(run_dir).rows if row.budget)
+    assert row.budget == "0.750 of 8 estimated ms, λ 0.1"
