@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch import Tensor, fx
 
-from gate2static.prune.channels import Ids, Numbering
+from gate2static.prune.channels import Ids, Numbering, readers
 from gate2static.prune.reading import Same
 from gate2static.prune.rules import Rule
 
@@ -26,7 +26,11 @@ def blocks(
     min_channels: int,
 ) -> dict[fx.Node, Ids]:
     """Node -> block number of each pool channel; -1 for dead ones (partition refinement)."""
-    found = {node: _readers(numberings[node], needs[node], live[node]) for node in rules}
+    found = {}
+    for node in rules:
+        dead = np.setdiff1d(np.arange(numberings[node].size), live[node])
+        found[node] = readers(numberings[node], needs[node])
+        found[node][dead] = -1
     origins: dict[fx.Node, Origins] = {}
     for node, rule in rules.items():
         inputs = [r.numbering(numberings[r.node]) for r in rule.inputs]
@@ -68,15 +72,6 @@ def _narrow(found: Mapping[fx.Node, Ids], origins: Mapping[fx.Node, Origins], mi
         if sum(len(v) for v in labels) < min_channels * number:
             narrow |= members
     return narrow
-
-
-def _readers(numbering: Numbering, need: Tensor, live: Ids) -> Ids:
-    """The set of streams that need each live channel, as bits."""
-    readers = np.zeros(numbering.size, dtype=np.int64)
-    for stream, needed in enumerate((need > 0).cpu().numpy()):
-        np.bitwise_or.at(readers, numbering.views[stream][needed], 1 << stream)
-    readers[np.setdiff1d(np.arange(numbering.size), live)] = -1
-    return readers
 
 
 def _split_by_results(labels: Ids, ids: Ids, results: Ids) -> Ids:

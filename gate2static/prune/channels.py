@@ -60,3 +60,11 @@ def any_reader(need: Tensor, views: Ids, size: int) -> Tensor:
     index = torch.from_numpy(views).to(need.device).reshape(-1)
     unneeded = torch.ones(size, dtype=need.dtype, device=need.device)
     return 1 - unneeded.scatter_reduce(0, index, (1 - need).reshape(-1), "prod")
+
+
+def readers(numbering: Numbering, need: Tensor) -> Ids:
+    """Who needs each pool channel: bit s stands for stream s, of a 0/1 need (S, C)."""
+    found = np.zeros(numbering.size, dtype=np.int64)
+    for stream, needed in enumerate((need > 0).cpu().numpy()):
+        np.bitwise_or.at(found, numbering.views[stream][needed], 1 << stream)
+    return found

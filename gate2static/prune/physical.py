@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 
 from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Ids, Numbering
+from gate2static.prune.channels import Ids, Numbering, readers
 from gate2static.prune.layout import to_canonical
 from gate2static.prune.lowering import Lowering
 from gate2static.prune.nodes import module_of
@@ -193,8 +193,8 @@ class Emitter:
 
     def by_readers(self, rule: "Rule", ordered: Ids) -> list[Ids]:
         """`ordered`, the result of `order`, cut where the readers change."""
-        readers = self._readers(rule)[ordered]
-        return np.split(ordered, np.flatnonzero(np.diff(readers)) + 1)
+        bits = self._readers(rule)[ordered]
+        return np.split(ordered, np.flatnonzero(np.diff(bits)) + 1)
 
     def by_streams(self, rule: "Rule", live: Ids) -> list[Ids]:
         """The channels that each stream needs, in canonical order; those of equal streams once."""
@@ -217,12 +217,12 @@ class Emitter:
         """
         if not self.lowering.share_elementwise:
             return [p.ids for p in source.parts if np.isin(p.ids, wanted).any()]
-        readers = self._readers(rule)
+        bits = self._readers(rule)
         groups: dict[tuple[int, int], list[Ids]] = {}
         for part in source.parts:
             kept = part.ids[np.isin(part.ids, wanted)]
             if len(kept):
-                key = (int(np.bitwise_or.reduce(readers[kept])), -1)
+                key = (int(np.bitwise_or.reduce(bits[kept])), -1)
                 if rule.node in self.blocks:
                     key = (-1, int(self.blocks[rule.node][kept[0]]))
                 groups.setdefault(key, []).append(kept)
@@ -233,12 +233,7 @@ class Emitter:
         return any(np.array_equal(p.ids, ids) for p in pool.parts)
 
     def _readers(self, rule: "Rule") -> Ids:
-        """Bit s of entry i: stream s needs pool channel i."""
-        readers = np.zeros(self.numberings[rule.node].size, dtype=np.int64)
-        views = self.numberings[rule.node].views
-        for stream, needed in enumerate((self.needs[rule.node] > 0).cpu().numpy()):
-            np.bitwise_or.at(readers, views[stream][needed], 1 << stream)
-        return readers
+        return readers(self.numberings[rule.node], self.needs[rule.node])
 
 
 def _are_equal(a: nn.Module, b: nn.Module) -> bool:
