@@ -15,10 +15,11 @@ Sample = tuple[Tensor, dict[str, Tensor]]
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSpec:
-    """One target of a data set: which kind of task it is and how many outputs a head for it needs."""
+    """One target of a data set: which kind of task it is, how many outputs a head for it needs, and their names."""
 
     kind: str
     channels: int
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
