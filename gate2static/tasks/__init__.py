@@ -1,7 +1,9 @@
 """What a task is: its loss, its metric, which direction is better; and how whole sets of tasks compare."""
 
-from gate2static.tasks.kinds import KINDS, Kind
-from gate2static.tasks.scores import delta_mtl, mean_rank
+from gate2static.tasks.kind import Kind
+from gate2static.tasks.kinds import KINDS
+from gate2static.tasks.metrics import TaskMetrics
+from gate2static.tasks.scores import delta_mtl, main_scores, mean_rank
 from gate2static.tasks.task import Task, build_tasks
 
-__all__ = ["KINDS", "Kind", "Task", "build_tasks", "delta_mtl", "mean_rank"]
+__all__ = ["KINDS", "Kind", "Task", "TaskMetrics", "build_tasks", "delta_mtl", "main_scores", "mean_rank"]

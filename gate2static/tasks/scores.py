@@ -7,6 +7,11 @@ from gate2static.errors import TrainingError
 from gate2static.tasks.task import Task
 
 
+def main_scores(scores: Mapping[str, Mapping[str, float]], tasks: Sequence[Task]) -> dict[str, float]:
+    """The main metric by task, which Δ_MTL, ranks and tables compare; `scores` are all metrics by task and name."""
+    return {task.name: scores[task.name][task.kind.metric_name] for task in tasks}
+
+
 def delta_mtl(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks: Sequence[Task]) -> float:
     """Δ_MTL of eq. 6: the mean relative gain over the single-task networks; 0.01 is one per cent better.
 

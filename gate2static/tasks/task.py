@@ -1,18 +1,17 @@
 """A recipe's tasks, checked against what the data set holds."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from gate2static.data import DataSpec
 from gate2static.errors import RecipeError
 from gate2static.recipe import TaskRecipe
 from gate2static.recipe.parsing import suggest
-from gate2static.tasks.kinds import KINDS, Kind
-
-if TYPE_CHECKING:
-    from torchmetrics import Metric
+from gate2static.tasks.kind import Kind
+from gate2static.tasks.kinds import KINDS
+from gate2static.tasks.metrics import TaskMetrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,9 +28,9 @@ class Task:
         """L_t of eq. 1, before its weight ω_t: a scalar, the mean over the batch."""
         return self.kind.loss(output, target)
 
-    def new_metric(self) -> "Metric":
-        """An empty metric; it counts over all batches, so a short last batch weighs what it holds."""
-        return self.kind.metric(self.channels)
+    def new_metrics(self, device: torch.device | str = "cpu") -> TaskMetrics:
+        """Empty metrics; they take a head's raw output."""
+        return TaskMetrics(self, device)
 
 
 def build_tasks(recipes: tuple[TaskRecipe, ...], spec: DataSpec) -> tuple[Task, ...]:

@@ -12,6 +12,7 @@ from gate2static.data import Splits
 from gate2static.errors import TrainingError
 from gate2static.gates import GatedModel, gate_decisions, sparsity_hinge
 from gate2static.prune import expected_macs
+from gate2static.tasks import main_scores
 from gate2static.train import batches, random_state
 from gate2static.train.evaluation import evaluate
 from gate2static.train.log import FILE as LOG_FILE
@@ -159,7 +160,8 @@ def _close_epoch(
     images = position.sums.pop("images")
     row: LogRow = {"epoch": position.epoch + 1, "lr": optimisers["weights"].param_groups[0]["lr"]}
     row |= {f"loss/{name}": value / images for name, value in position.sums.items()}
-    metrics = evaluate(stage.model, batches.test_loader(splits.val, stage.settings.batch_size), stage.tasks)
+    scores = evaluate(stage.model, batches.test_loader(splits.val, stage.settings.batch_size), stage.tasks)
+    metrics = main_scores(scores, stage.tasks)
     row |= {f"val/{name}": value for name, value in metrics.items()}
     if isinstance(stage.model, GatedModel):
         row |= {f"specific/{task}": share for task, share in specific_shares(stage.model).items()}

@@ -28,9 +28,10 @@ class TaskInfo(_Frozen):
 class Row(_Frozen):
     """One network of a run, or the set of single-task networks.
 
-    `metrics` are of the test split. `macs` (per image, heads included) and `parameters` count the static network that
-    pruning makes. `delta_mtl` is eq. 6 as a fraction. `checkpoints` are relative to the run's folder. `budget` says
-    what was asked of a network with one and what it costs; its `sparsity_weight` is λ_s at the end of training.
+    `metrics` are the tasks' main metrics on the test split, `scores` all of them by task and name. `macs` (per image,
+    heads included) and `parameters` count the static network that pruning makes. `delta_mtl` is eq. 6 as a fraction.
+    `checkpoints` are relative to the run's folder. `budget` says what was asked of a network with one and what it
+    costs; its `sparsity_weight` is λ_s at the end of training.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Row(_Frozen):
     seed: int
     checkpoints: tuple[str, ...]
     metrics: dict[str, float]
+    scores: dict[str, dict[str, float]] = {}
     delta_mtl: float
     macs: int
     parameters: int

@@ -7,7 +7,7 @@ from gate2static.data import Splits
 from gate2static.gates import GatedModel
 from gate2static.prune import prune
 from gate2static.recipe import Recipe
-from gate2static.tasks import Task, delta_mtl
+from gate2static.tasks import Task, delta_mtl, main_scores
 from gate2static.train.batches import test_loader
 from gate2static.train.evaluation import evaluate
 from gate2static.train.results import Row, RunResult
@@ -45,7 +45,8 @@ def add_row(
         budget: What was asked of it and what it costs.
     """
     static = prune(gated)
-    metrics = evaluate(static.to(device), test_loader(splits.test, TEST_BATCH_SIZE), tasks)
+    scores = evaluate(static.to(device), test_loader(splits.test, TEST_BATCH_SIZE), tasks)
+    metrics = main_scores(scores, tasks)
     baseline = next((row.metrics for row in result.rows if row.kind == "separate"), metrics)
     row = Row(
         name=name,
@@ -54,6 +55,7 @@ def add_row(
         seed=recipe.seed,
         checkpoints=checkpoints,
         metrics=metrics,
+        scores=scores,
         delta_mtl=delta_mtl(metrics, baseline, tasks),
         macs=static.manifest.macs["static"],
         parameters=static.manifest.parameters["static"],
