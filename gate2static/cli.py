@@ -149,7 +149,7 @@ def verify(
 ) -> None:
     """Compare a static network with the gated one it came from; exit status 1 when they are not equivalent."""
     from gate2static.export import onnx_errors
-    from gate2static.export.equality import TOLERANCES, check_equal
+    from gate2static.export.equality import check_equal, onnx_tolerance
     from gate2static.prune import load_static
     from gate2static.report import checks_table, gated_checks, onnx_checks, record
     from gate2static.verify import verify as compare
@@ -157,10 +157,11 @@ def verify(
     static = load_static(static_dir)
     found = compare(load_network(checkpoint), static)
     errors = onnx_errors(static, onnx) if onnx else {}
-    manifest = record(static_dir, (*gated_checks(found), *onnx_checks(errors, TOLERANCES["fp32"])))
+    tolerance = onnx_tolerance(static)
+    manifest = record(static_dir, (*gated_checks(found), *onnx_checks(errors, tolerance)))
     show(checks_table(manifest), json, manifest.equivalence)
     found.require()
-    check_equal(errors, tolerance=TOLERANCES["fp32"])
+    check_equal(errors, tolerance=tolerance)
 
 
 @app.command()

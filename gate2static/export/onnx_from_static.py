@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from gate2static.errors import ExportError
-from gate2static.export.equality import TOLERANCES, Precision, check_equal, onnx_errors
+from gate2static.export.equality import Precision, check_equal, onnx_errors, onnx_tolerance
 from gate2static.export.files import sha256_of, write_atomically
 from gate2static.export.onnx_tracing import root_cause, trace_onnx
 from gate2static.export.optional import require
@@ -77,7 +77,8 @@ def export_onnx(
     _add_metadata(proto, static, precision)
     data = _checked_bytes(proto)
     errors = onnx_errors(reference, data)
-    check_equal(errors, tolerance=TOLERANCES[precision])
+    tolerance = onnx_tolerance(reference, precision)
+    check_equal(errors, tolerance=tolerance)
     write_atomically(path, data)
     return OnnxReport(
         path=path,
@@ -89,7 +90,7 @@ def export_onnx(
         inputs=tuple(spec.name for spec in static.manifest.inputs),
         outputs=tuple(static.tasks),
         errors=errors,
-        tolerance=TOLERANCES[precision],
+        tolerance=tolerance,
     )
 
 
