@@ -1,4 +1,20 @@
-"""What a data set file offers: a description that needs no files, and three splits."""
+"""What a data set file offers: a description that needs no files, and three splits.
+
+Targets by kind, for one sample whose image is (C, H, W):
+
+| kind | target |
+|---|---|
+| `classification` | int64 scalar, a class |
+| `attributes` | float32 (A,) of 0 and 1; `channels` is A |
+| `semantic` | int64 (H, W), a class or `IGNORE` |
+| `depth` | float32 (1, H, W) in metres; 0 or less is invalid |
+| `normals` | float32 (3, H, W), unit vectors; the zero vector is invalid |
+| `edges`, `saliency`, `mask` | float32 (1, H, W) of 0 and 1, or `IGNORE` |
+| `keypoints` | float32 (1, H, W), a heat map |
+
+A normal's x axis points along the image's columns and its y axis along the rows, so that turning or mirroring the image
+turns or mirrors them alike; where z points, each data set says.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +27,9 @@ from gate2static.recipe import Strict
 
 Sample = tuple[Tensor, dict[str, Tensor]]
 """An image (C, H, W) and the target of every task."""
+
+IGNORE = 255
+"""What a label map holds where no answer is right or wrong."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +51,11 @@ class DataSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """Disjoint data to train on, to watch training with, and to report."""
+    """Data to train on, to watch training with, and to report.
+
+    Training data is in no other split. A data set that comes without a validation split may give its test split as
+    `val` too; nothing is selected on it then.
+    """
 
     train: Dataset[Sample]
     val: Dataset[Sample]

@@ -1,0 +1,70 @@
+"""What every decoded sample is checked for, so that a broken file is named where it is met."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gate2static.data.contract import IGNORE, TargetSpec
+from gate2static.errors import DataError
+
+
+def check_image(image: Tensor, path: Path) -> None:
+    """An image must be (3, H, W), with finite values in [0, 1].
+
+    Raises:
+        DataError: It is not; the file is named.
+    """
+    if image.dim() != 3 or len(image) != 3:
+        raise DataError(f"{path}: found an image of shape {tuple(image.shape)}; allowed: (3, H, W)")
+    low, high = (float(value) for value in image.aminmax())
+    if not (low >= 0 and high <= 1):  # NaN is neither
+        raise DataError(f"{path}: found image values from {low:g} to {high:g}; allowed: 0 to 1")
+
+
+def check_target(name: str, target: Tensor, spec: TargetSpec, path: Path, size: tuple[int, int]) -> None:
+    """A target must be what `data.contract` says of its kind.
+
+    Args:
+        name: The target's name.
+        target: One sample's target.
+        spec: Its kind and classes.
+        path: The file it comes from.
+        size: The image's (H, W).
+
+    Raises:
+        DataError: It has another size than the image, or holds values that its kind does not allow.
+    """
+    shapes = {"classification": (), "attributes": (spec.channels,), "semantic": size, "normals": (3, *size)}
+    shape = shapes.get(spec.kind, (1, *size))
+    if tuple(target.shape) != shape:
+        raise DataError(f"{path}: {name} has shape {tuple(target.shape)}; its image asks for {shape}")
+    if spec.kind in ("semantic", "classification"):
+        _check_classes(name, target, spec, path)
+    elif spec.kind in ("attributes", "edges", "saliency", "mask"):
+        _check_binary(name, target, path, ignorable=spec.kind != "attributes")
+    elif not bool(target.isfinite().all()):
+        raise DataError(f"{path}: {name} holds values that are not finite; unpack the data set again")
+    elif spec.kind == "normals" and float(target.norm(dim=0).max()) > 1.01:
+        longest = float(target.norm(dim=0).max())
+        raise DataError(f"{path}: {name} holds a vector of length {longest:.3g}; allowed: 1, or 0 where it is unknown")
+
+
+def _check_classes(name: str, target: Tensor, spec: TargetSpec, path: Path) -> None:
+    ignorable = spec.kind == "semantic"
+    wrong = (target < 0) | (target >= spec.channels)
+    if ignorable:
+        wrong &= target != IGNORE
+    if bool(wrong.any()):
+        found = ", ".join(str(value) for value in target[wrong].unique()[:5].tolist())
+        ignore = f", and {IGNORE} to ignore" if ignorable else ""
+        raise DataError(f"{path}: {name} holds label {found}; allowed: 0 to {spec.channels - 1}{ignore}")
+
+
+def _check_binary(name: str, target: Tensor, path: Path, *, ignorable: bool) -> None:
+    right = (target == 0) | (target == 1)
+    if ignorable:
+        right |= target == IGNORE
+    if not bool(right.all()):
+        found = ", ".join(f"{value:g}" for value in torch.unique(target[~right])[:5].tolist())
+        raise DataError(f"{path}: {name} holds {found}; allowed: 0 and 1" + (f", and {IGNORE} to ignore" * ignorable))

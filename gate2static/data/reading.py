@@ -1,0 +1,97 @@
+"""Files from strangers to arrays: nothing in them is run, and what cannot be read is named."""
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from gate2static.errors import DataError
+
+Reader = Callable[[Path], Tensor]
+T = TypeVar("T")
+
+
+def read_image(path: Path) -> Tensor:
+    """A picture file as RGB, float32 (3, H, W) in [0, 1].
+
+    Raises:
+        DataError: It is missing, cut off or no picture.
+    """
+    array = np.array(_picture(path).convert("RGB"))
+    return torch.from_numpy(array).permute(2, 0, 1).float().div(255)
+
+
+def read_label_image(path: Path) -> Tensor:
+    """A picture of labels, grey or with a palette, as its stored numbers: int64 (H, W).
+
+    Raises:
+        DataError: It is missing, cut off, no picture, or one in colours.
+    """
+    picture = _picture(path)
+    if len(picture.getbands()) != 1:
+        raise DataError(
+            f"{path}: found a picture of mode {picture.mode}; allowed: one number a pixel (grey or palette); "
+            "a label map that was saved in colours has lost its labels, so unpack the data set again"
+        )
+    return torch.from_numpy(np.array(picture)).long()
+
+
+def read_npy(path: Path) -> Tensor:
+    """A `.npy` file of numbers as a tensor of its shape; float16 and double become float32.
+
+    Raises:
+        DataError: It is missing, cut off, or holds objects rather than numbers.
+    """
+    return _numbers(path, _read(path, lambda: np.load(path, allow_pickle=False), "an array of numbers (.npy)"))
+
+
+def read_mat(path: Path, key: str) -> Tensor:
+    """One variable of a MATLAB file up to version 7 as a tensor of its shape; double becomes float32.
+
+    Raises:
+        DataError: The file is missing or cut off, has no such variable, or it does not hold numbers.
+    """
+    from scipy.io import loadmat  # type: ignore[import-untyped] # takes a while to import, and few data sets need it
+
+    variables: dict[str, Any] = _read(path, lambda: loadmat(path), "a MATLAB file up to version 7")
+    if key not in variables:
+        found = ", ".join(name for name in variables if not name.startswith("__")) or "none"
+        raise DataError(f"{path}: found the variables {found}; {key} is needed")
+    return _numbers(path, variables[key])
+
+
+def _picture(path: Path) -> Image.Image:
+    def load() -> Image.Image:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            picture = Image.open(path)
+            picture.load()
+        return picture
+
+    return _read(path, load, "a picture")
+
+
+def _read(path: Path, load: Callable[[], T], what: str) -> T:
+    try:
+        return load()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; unpack the data set again") from None
+    except UnidentifiedImageError:
+        raise DataError(f"{path}: not {what}; unpack the data set again") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 -- decoders raise whatever a broken file leads them to
+        raise DataError(f"{path}: cannot be read as {what}: {' '.join(str(error).split())}") from None
+
+
+def _numbers(path: Path, array: Any) -> Tensor:
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
+        raise DataError(f"{path}: found {getattr(array, 'dtype', type(array).__name__)}; allowed: an array of numbers")
+    # Other byte orders and unsigned types that torch lacks are common in such files.
+    plain = array.astype(np.float32 if array.dtype.kind == "f" else np.int64)
+    return torch.from_numpy(np.ascontiguousarray(plain))
