@@ -18,10 +18,12 @@ _LOOKS: dict[str, dict[str, Any]] = {
     "separate": {"marker": "s", "color": style.TASK_COLOURS[5], "label": "separate networks (STL)"},
     "shared": {"marker": "D", "color": style.TASK_COLOURS[2], "label": "one shared network (MTL)"},
     "gated": {"marker": "o", "color": style.TASK_COLOURS[0], "label": "gated, pruned to static"},
+    "l1": {"marker": "^", "color": style.TASK_COLOURS[1], "label": "the same with plain L1"},
 }
 _OFFSETS_POINTS = ((0, 12), (0, -19), (14, 8), (14, -14), (-14, 8), (-14, -14), (0, 26), (0, -33), (0, 40), (0, -47))
 
 
+_CURVES = ("gated", "l1")
 _LINE_STEPS = 40
 
 
@@ -31,7 +33,7 @@ class TradeOffPoint:
 
     Attributes:
         name: what to write beside the point.
-        kind: `separate`, `shared` or `gated`.
+        kind: `separate`, `shared`, `gated`, or `l1`: gated, trained with the plain L1 penalty of table 6.
         cost: in the unit of the horizontal axis.
         delta_mtl_percent: Δ_MTL (eq. 6), in per cent; higher is better.
     """
@@ -51,7 +53,7 @@ def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str
             mine = sorted((p for p in points if p.kind == kind), key=lambda p: p.cost)
             if mine:
                 costs, gains = [p.cost for p in mine], [p.delta_mtl_percent for p in mine]
-                axes.plot(costs, gains, linestyle="-" if kind == "gated" else "none", markersize=8, **look)
+                axes.plot(costs, gains, linestyle="-" if kind in _CURVES else "none", markersize=8, **look)
         axes.axhline(0.0, color="#666666", linewidth=0.8, linestyle="--", zorder=0)
         axes.margins(0.14)
         axes.set_xlim(left=0)
@@ -59,7 +61,7 @@ def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str
         axes.set_ylabel(r"$\Delta_\mathrm{MTL}$ against separate networks (%)")
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         figure.legend(loc="outside lower center", ncols=len({p.kind for p in points}), fontsize=9)
-        _name_points(axes, [p for p in points if p.kind == "gated"], points)
+        _name_points(axes, [p for p in points if p.kind in _CURVES], points)
     return figure
 
 
@@ -71,10 +73,11 @@ def _name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[Tr
     marks = [axes.transData.transform((p.cost, p.delta_mtl_percent)) for p in points]
     taken = [Bbox.from_extents(x - 9, y - 9, x + 9, y + 9) for x, y in marks]
     named = sorted(named, key=lambda p: p.cost)
-    corners = axes.transData.transform([(p.cost, p.delta_mtl_percent) for p in named])
-    for start, end in pairwise(corners):
-        line = (start + (end - start) * step / _LINE_STEPS for step in range(_LINE_STEPS))
-        taken += [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in line]
+    for kind in _CURVES:
+        corners = (axes.transData.transform((p.cost, p.delta_mtl_percent)) for p in named if p.kind == kind)
+        for start, end in pairwise(corners):
+            line = (start + (end - start) * step / _LINE_STEPS for step in range(_LINE_STEPS))
+            taken += [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in line]
     for point in named:
         label = axes.annotate(
             point.name,
