@@ -22,6 +22,17 @@ def check_image(image: Tensor, path: Path) -> None:
         raise DataError(f"{path}: found image values from {low:g} to {high:g}; allowed: 0 to 1")
 
 
+def check_size(image: Tensor, path: Path, size: tuple[int, int]) -> None:
+    """An image (C, H, W) must be of this height and width.
+
+    Raises:
+        DataError: It is not; the file is named.
+    """
+    if image.shape[-2:] != size:
+        height, width = image.shape[-2:]
+        raise DataError(f"{path}: found an image of {height}×{width} (height × width); allowed: {size[0]}×{size[1]}")
+
+
 def check_target(name: str, target: Tensor, spec: TargetSpec, path: Path, size: tuple[int, int]) -> None:
     """A target must be what `data.contract` says of its kind.
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gate2static.data.augmented import Augment, Augmented
-from gate2static.data.checks import check_image, check_target
+from gate2static.data.checks import check_image, check_size, check_target
 from gate2static.data.contract import DataSpec, Sample, Splits
 from gate2static.data.reading import Reader
 from gate2static.data.transforms import normalise
@@ -76,9 +76,7 @@ class FileSamples(Dataset[Sample]):
         sample = (normalise(image), targets)
         if self.prepare is not None:
             sample = self.prepare(sample)
-        if tuple(sample[0].shape) != self.spec.image_shape:
-            found, allowed = (f"{shape[-2]}×{shape[-1]}" for shape in (sample[0].shape, self.spec.image_shape))
-            raise DataError(f"{files['image']}: found an image of {found} (height × width); allowed: {allowed}")
+        check_size(sample[0], files["image"], self.spec.image_shape[1:])
         return sample
 
 

@@ -50,6 +50,38 @@ def read_npy(path: Path) -> Tensor:
     return _numbers(path, _read(path, lambda: np.load(path, allow_pickle=False), "an array of numbers (.npy)"))
 
 
+def read_npy_maps(path: Path) -> Tensor:
+    """A `.npy` file of (H, W, C) or (H, W) numbers as float32 (C, H, W).
+
+    Raises:
+        DataError: As for `read_npy`, or it has another number of dimensions.
+    """
+    return _maps(path, read_npy(path))
+
+
+def read_mat_maps(path: Path, key: str) -> Tensor:
+    """One variable of a MATLAB file, of (H, W, C) or (H, W) numbers, as float32 (C, H, W).
+
+    Raises:
+        DataError: As for `read_mat`, or it has another number of dimensions.
+    """
+    return _maps(path, read_mat(path, key))
+
+
+def valid_depth(depth: Tensor) -> Tensor:
+    """Depth in which what is not finite became 0, which is invalid."""
+    return depth.nan_to_num(nan=0, posinf=0, neginf=0)
+
+
+def unit_normals(vectors: Tensor) -> Tensor:
+    """Normals (3, H, W) of length 1, and zero where a file has none.
+
+    Files hold rounded, compressed or interpolated vectors. One that is shorter than 0.1 is what is left of a zero.
+    """
+    vectors = vectors.nan_to_num(nan=0, posinf=0, neginf=0)
+    return torch.where(vectors.norm(dim=0) < 0.1, 0, torch.nn.functional.normalize(vectors, dim=0))
+
+
 def read_mat(path: Path, key: str) -> Tensor:
     """One variable of a MATLAB file up to version 7 as a tensor of its shape; double becomes float32.
 
@@ -63,6 +95,12 @@ def read_mat(path: Path, key: str) -> Tensor:
         found = ", ".join(name for name in variables if not name.startswith("__")) or "none"
         raise DataError(f"{path}: found the variables {found}; {key} is needed")
     return _numbers(path, variables[key])
+
+
+def _maps(path: Path, values: Tensor) -> Tensor:
+    if values.dim() not in (2, 3):
+        raise DataError(f"{path}: found an array of shape {tuple(values.shape)}; allowed: (H, W) or (H, W, C)")
+    return (values[None] if values.dim() == 2 else values.permute(2, 0, 1)).float()
 
 
 def _picture(path: Path) -> Image.Image:

@@ -1,13 +1,17 @@
 """Data sets by the name a recipe gives."""
 
-from gate2static.data import digits
+from gate2static.data import celeba, digits, nyud_mt, nyud_mtan
 from gate2static.data.contract import DataSource, DataSpec, Splits
+from gate2static.data.files import HoldOutOptions
 from gate2static.errors import RecipeError
 from gate2static.recipe import DataRecipe, Strict, parse
 from gate2static.recipe.parsing import suggest
 
 DATA_SETS: dict[str, DataSource] = {
+    "celeba": DataSource(options=celeba.CelebaOptions, describe=celeba.describe, load=celeba.load),
     "digits": DataSource(options=digits.DigitsOptions, describe=digits.describe, load=digits.load),
+    "nyud_mt": DataSource(options=HoldOutOptions, describe=nyud_mt.describe, load=nyud_mt.load),
+    "nyud_mtan": DataSource(options=HoldOutOptions, describe=nyud_mtan.describe, load=nyud_mtan.load),
 }
 
 

@@ -10,7 +10,7 @@ from gate2static.recipe.strict import Positive, Strict
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Option = bool | int | float | str | None | tuple[bool | int | float | str, ...]
+Option = bool | int | float | str | None | tuple[bool | int | float | str, ...] | dict[str, tuple[str, ...]]
 """A data set's or a model's own option; its owner checks it (`gate2static.recipe.parse`)."""
 
 # Names become folders, module names and ONNX output names, so only what is safe in all three.

@@ -1,0 +1,187 @@
+"""CelebA (Liu et al., 2015): 202,599 aligned faces with 40 attributes, of which each task has some.
+
+What is read, wherever the usual copies have it: in ROOT itself, in ROOT/celeba as torchvision has it, or in the folder
+in brackets as the authors have it.
+
+```
+img_align_celeba/000001.jpg …       178×218 (Img/); Kaggle's copy has img_align_celeba/img_align_celeba/
+list_attr_celeba.txt or .csv        (Anno/) an optional line with the number of images, a line with the names of the
+                                    attributes, then one line an image: its file and 40 times 1 or -1
+list_eval_partition.txt or .csv     (Eval/) one line an image: its file and 0 (train), 1 (val) or 2 (test)
+```
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from pydantic import Field, field_validator
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gate2static.data.augmented import Augmented
+from gate2static.data.checks import check_size
+from gate2static.data.contract import DataSpec, Sample, Splits, TargetSpec
+from gate2static.data.files import FileOptions, existing_root, read_lines, require_files
+from gate2static.data.reading import read_image
+from gate2static.data.transforms import Augmentation, normalise, resize
+from gate2static.errors import DataError
+from gate2static.recipe.parsing import suggest
+
+LAYOUT = "CelebA"
+SIZE = (218, 178)
+"""Height and width of an aligned image."""
+ATTRIBUTES = (
+    *("5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose"),
+    *("Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses"),
+    *("Goatee", "Gray_Hair", "Heavy_Makeup", "High_Cheekbones", "Male", "Mouth_Slightly_Open", "Mustache"),
+    *("Narrow_Eyes", "No_Beard", "Oval_Face", "Pale_Skin", "Pointy_Nose", "Receding_Hairline", "Rosy_Cheeks"),
+    *("Sideburns", "Smiling", "Straight_Hair", "Wavy_Hair", "Wearing_Earrings", "Wearing_Hat", "Wearing_Lipstick"),
+    *("Wearing_Necklace", "Wearing_Necktie", "Young"),
+)
+GROUPS = {
+    "age": ("Young",),
+    "gender": ("Male",),
+    "clothes": ("Wearing_Earrings", "Wearing_Hat", "Wearing_Necklace", "Wearing_Necktie"),
+}
+PARTITION = {"0": "train", "1": "val", "2": "test"}
+
+
+class CelebaOptions(FileOptions):
+    """Which attributes make which task, and how large the images are."""
+
+    augment: bool = False
+    """Mirror half of the training images; the paper names no augmentation for CelebA."""
+    image_size: Annotated[int, Field(ge=8, le=178)] = 32
+    """Height and width that images are brought to (paper, section A.1)."""
+    groups: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)] = GROUPS
+    """The attributes of each task. "Clothes" is no attribute of CelebA (papers/README reading 9): by default it is what
+    somebody wears but make-up."""
+
+    @field_validator("groups")
+    @classmethod
+    def _attributes_exist(cls, groups: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        for task, names in groups.items():
+            if len(set(names)) < len(names):
+                raise ValueError(f"{task} names an attribute twice")
+            for name in names:
+                if name not in ATTRIBUTES:
+                    raise ValueError(f"{task}: CelebA has no attribute {name}; {suggest(name, ATTRIBUTES)}")
+        return groups
+
+
+class Faces(Dataset[Sample]):
+    """Aligned images read when they are asked for; the attributes of all are held in memory."""
+
+    def __init__(self, folder: Path, names: Sequence[str], targets: Mapping[str, Tensor], size: int) -> None:
+        """Holds the files' `names`, and float `targets` (N, A) of 0 and 1 by task."""
+        self.folder, self.names, self.targets, self.size = folder, names, targets, size
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        path = self.folder / self.names[index]
+        image = read_image(path)
+        check_size(image, path, SIZE)
+        image, _ = resize((image, {}), {}, (self.size, self.size))
+        return normalise(image), {task: target[index] for task, target in self.targets.items()}
+
+
+def describe(options: CelebaOptions) -> DataSpec:
+    """One group of yes-or-no questions a task."""
+    return DataSpec(
+        image_shape=(3, options.image_size, options.image_size),
+        targets={
+            task: TargetSpec(kind="attributes", channels=len(names), classes=names)
+            for task, names in options.groups.items()
+        },
+    )
+
+
+def load(options: CelebaOptions) -> Splits:
+    """Reads both tables and finds every image of them.
+
+    Raises:
+        DataError: A table or an image is missing, or a table holds what it should not.
+    """
+    root = existing_root(options)
+    partition_file = _find(root, "list_eval_partition.txt", "list_eval_partition.csv", within="Eval")
+    attributes_file = _find(root, "list_attr_celeba.txt", "list_attr_celeba.csv", within="Anno")
+    folder = _find(root, "img_align_celeba/img_align_celeba", "img_align_celeba", within="Img")
+    partition = _read_partition(partition_file)
+    require_files(LAYOUT, (folder / name for name in partition))
+    wanted = [name for names in options.groups.values() for name in names]
+    attributes = _read_attributes(attributes_file, wanted)
+    unknown = next((name for name in partition if name not in attributes), None)
+    if unknown is not None:
+        raise DataError(f"{attributes_file}: no line for {unknown}, which {partition_file.name} names; unpack it again")
+
+    def split(which: str) -> Faces:
+        names = [name for name, part in partition.items() if part == which]
+        if not names:
+            raise DataError(f"{partition_file}: no image is marked as {which} data; unpack it again")
+        table = torch.tensor([attributes[name] for name in names], dtype=torch.float32)
+        columns = table.split([len(group) for group in options.groups.values()], dim=1)
+        return Faces(folder, names, dict(zip(options.groups, columns, strict=True)), options.image_size)
+
+    train, val, test = (split(which) for which in PARTITION.values())
+    if not options.augment:
+        return Splits(train=train, val=val, test=test)
+    augment = Augmentation(kinds=dict.fromkeys(options.groups, "attributes"))
+    return Splits(train=Augmented(train, augment, options.seed), val=val, test=test)
+
+
+def _find(root: Path, *names: str, within: str) -> Path:
+    """The first of these names that exists in a place where copies have it."""
+    places = [base / sub for base in (root, root / "celeba") for sub in ("", within)]
+    for path in (place / name for place in places for name in names):
+        if path.exists():
+            return path
+    raise DataError(
+        f"{root}: no {' or '.join(names)} in it, in {within} or in celeba; the {LAYOUT} layout has it there: unpack it"
+    )
+
+
+def _cells(line: str) -> list[str]:
+    return re.split(r"[\s,;]+", line)
+
+
+def _read_partition(path: Path) -> dict[str, str]:
+    """The split of each image by its file name."""
+    found: dict[str, str] = {}
+    for number, line in enumerate(read_lines(LAYOUT, path), start=1):
+        cells = _cells(line)
+        if number == 1 and cells[0] == "image_id":
+            continue
+        if len(cells) != 2 or cells[1] not in PARTITION:
+            raise DataError(f"{path}, line {number}: found {line[:60]!r}; allowed: a file name and 0, 1 or 2")
+        found[cells[0]] = PARTITION[cells[1]]
+    return found
+
+
+def _read_attributes(path: Path, wanted: Sequence[str]) -> dict[str, list[int]]:
+    """The wanted attributes, 0 or 1, of each image by its file name."""
+    lines = read_lines(LAYOUT, path)
+    start = 1 if lines[0].isdigit() else 0
+    names = _cells(lines[start]) if start < len(lines) else []
+    names = names[1:] if names[:1] == ["image_id"] else names
+    missing = next((name for name in wanted if name not in names), None)
+    if missing is not None:
+        raise DataError(f"{path}, line {start + 1}: expected the names of the attributes, with {missing} among them")
+    rows = lines[start + 1 :]
+    if start and len(rows) != int(lines[0]):
+        raise DataError(f"{path}: announces {int(lines[0])} images and has {len(rows)}; unpack it again")
+    columns = [names.index(name) + 1 for name in wanted]
+    found: dict[str, list[int]] = {}
+    for number, row in enumerate(rows, start=start + 2):
+        cells = _cells(row)
+        values = [cells[column] for column in columns] if len(cells) == len(names) + 1 else [""]
+        if not {"1", "-1"}.issuperset(values):
+            raise DataError(
+                f"{path}, line {number}: found {row[:60]!r}; allowed: a file name and {len(names)} times 1 or -1"
+            )
+        found[cells[0]] = [int(value == "1") for value in values]
+    return found

@@ -1,0 +1,187 @@
+"""NYUD-v2 as NYUD_MT (Maninis et al., 2019): 40 classes, depth, normals and edges; 795 images to train, 654 to test.
+
+```
+ROOT/gt_sets/train.txt  val.txt          names, one a line; `val` is the test set
+     images/  segmentation/  depth/  normals/  edge/      one file a name in each
+```
+Three variants are in circulation. They have the same folders and other file types:
+
+| variant | images | segmentation | depth | normals | edge |
+|---|---|---|---|---|---|
+| ASTMT (Maninis et al.) | .jpg | .mat `segmentation` | .mat `depth` | .jpg | .png |
+| MTI-Net (Vandenhende et al.) | .jpg | .png | .npy | .npy | .npy |
+| InvPT (Ye and Xu) | .png | .png | .npy | .png | .png |
+
+In all of them label 0 is unlabelled and 1 to 40 are the classes; depth is in metres, 0 where it is unknown; pictures of
+normals hold (n + 1) / 2. Copies are 480×640, or cut to the 425×560 where depth was measured; the latter are brought to
+480×640, as the benchmark's own code does.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from gate2static.data.contract import IGNORE, DataSpec, Sample, Splits, TargetSpec
+from gate2static.data.files import (
+    Files,
+    FileSamples,
+    HoldOutOptions,
+    existing_root,
+    file_splits,
+    read_lines,
+    require_files,
+)
+from gate2static.data.reading import (
+    Reader,
+    read_image,
+    read_label_image,
+    read_mat,
+    read_mat_maps,
+    read_npy_maps,
+    unit_normals,
+    valid_depth,
+)
+from gate2static.data.transforms import Augmentation, one_of, resize
+from gate2static.errors import DataError
+
+CLASSES = (
+    *("wall", "floor", "cabinet", "bed", "chair", "sofa", "table", "door", "window", "bookshelf", "picture"),
+    *("counter", "blinds", "desk", "shelves", "curtain", "dresser", "pillow", "mirror", "floor mat", "clothes"),
+    *("ceiling", "books", "refrigerator", "television", "paper", "towel", "shower curtain", "box", "whiteboard"),
+    *("person", "night stand", "toilet", "sink", "lamp", "bathtub", "bag", "other structure", "other furniture"),
+    "other prop",
+)
+SIZE = (480, 640)
+CUT_SIZE = (425, 560)
+SPEC = DataSpec(
+    image_shape=(3, *SIZE),
+    targets={
+        "semantic": TargetSpec(kind="semantic", channels=len(CLASSES), classes=CLASSES),
+        "depth": TargetSpec(kind="depth", channels=1),
+        "normals": TargetSpec(kind="normals", channels=3),
+        "edges": TargetSpec(kind="edges", channels=1),
+    },
+)
+KINDS = {name: target.kind for name, target in SPEC.targets.items()}
+Variant = Mapping[str, tuple[str, Reader]]
+"""The file type and the reader of each part."""
+
+FOLDERS = {"image": "images", "semantic": "segmentation", "depth": "depth", "normals": "normals", "edges": "edge"}
+
+
+def describe(options: HoldOutOptions) -> DataSpec:
+    """Four maps for an image of 480×640."""
+    return SPEC
+
+
+def load(options: HoldOutOptions) -> Splits:
+    """Recognises the variant and finds the files of both lists.
+
+    Training images are zoomed by 1, 1.2 or 1.5 about the centre and mirrored (Vandenhende et al., 2020).
+
+    Raises:
+        DataError: The folder is in none of the three layouts, or a file is missing.
+    """
+    root = existing_root(options)
+    train, test = (read_lines("NYUD_MT", root / "gt_sets" / f"{split}.txt") for split in ("train", "val"))
+    name = _recognise(root, [*train, *test])
+    variant = VARIANTS[name]
+    files = [_files(root, variant, stem) for stem in (*train, *test)]
+    require_files(f"NYUD_MT {name}", (path for sample in files for path in sample.values()))
+    readers = {part: reader for part, (_, reader) in variant.items()}
+    make = partial(FileSamples, readers=readers, spec=SPEC, prepare=_full_size)
+    augment = Augmentation(kinds=KINDS, zoom=one_of(1.0, 1.2, 1.5))
+    return file_splits(files[: len(train)], files[len(train) :], make, augment, options)
+
+
+def _files(root: Path, variant: Variant, stem: str) -> Files:
+    """The files of the image of this name."""
+    return {part: root / FOLDERS[part] / f"{stem}{suffix}" for part, (suffix, _) in variant.items()}
+
+
+def _recognise(root: Path, stems: list[str]) -> str:
+    """The variant that most files of an image belong to: of the first listed image that has any file."""
+    for stem in stems:
+        found = {
+            name: sum(path.is_file() for path in _files(root, variant, stem).values())
+            for name, variant in VARIANTS.items()
+        }
+        if any(found.values()):
+            return max(found, key=lambda name: found[name])
+    raise DataError(
+        f"{root}: gt_sets lists {len(stems)} images, and none has a file of a type that {', '.join(VARIANTS)} have in "
+        f"{', '.join(FOLDERS.values())}; unpack the data set again"
+    )
+
+
+def _full_size(sample: Sample) -> Sample:
+    return resize(sample, KINDS, SIZE) if tuple(sample[0].shape[-2:]) == CUT_SIZE else sample
+
+
+def _labels_png(path: Path) -> Tensor:
+    return _without_background(read_label_image(path))
+
+
+def _labels_mat(path: Path) -> Tensor:
+    return _without_background(read_mat(path, "segmentation").round().long())
+
+
+def _without_background(labels: Tensor) -> Tensor:
+    """Stored 1 to 40 become classes 0 to 39, 0 is ignored."""
+    return (labels - 1).where(labels != 0, IGNORE)
+
+
+def _depth_npy(path: Path) -> Tensor:
+    return valid_depth(read_npy_maps(path))
+
+
+def _depth_mat(path: Path) -> Tensor:
+    return valid_depth(read_mat_maps(path, "depth"))
+
+
+def _normals_npy(path: Path) -> Tensor:
+    return unit_normals(read_npy_maps(path))
+
+
+def _normals_picture(path: Path) -> Tensor:
+    return unit_normals(read_image(path) * 2 - 1)
+
+
+def _edges_png(path: Path) -> Tensor:
+    return _edges(read_label_image(path)[None])
+
+
+def _edges_npy(path: Path) -> Tensor:
+    return _edges(read_npy_maps(path))
+
+
+def _edges(strength: Tensor) -> Tensor:
+    """An edge is where a map has more than half of its largest value, be that 1 or 255."""
+    return (strength * 2 > strength.max()).float()
+
+
+VARIANTS: dict[str, Variant] = {
+    "ASTMT": {
+        "image": (".jpg", read_image),
+        "semantic": (".mat", _labels_mat),
+        "depth": (".mat", _depth_mat),
+        "normals": (".jpg", _normals_picture),
+        "edges": (".png", _edges_png),
+    },
+    "MTI-Net": {
+        "image": (".jpg", read_image),
+        "semantic": (".png", _labels_png),
+        "depth": (".npy", _depth_npy),
+        "normals": (".npy", _normals_npy),
+        "edges": (".npy", _edges_npy),
+    },
+    "InvPT": {
+        "image": (".png", read_image),
+        "semantic": (".png", _labels_png),
+        "depth": (".npy", _depth_npy),
+        "normals": (".png", _normals_picture),
+        "edges": (".png", _edges_png),
+    },
+}

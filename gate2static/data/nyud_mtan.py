@@ -1,0 +1,90 @@
+"""NYUD-v2 as prepared for MTAN (Liu et al., 2019): 288×384, 13 classes, depth, normals; 795 images train and 654 test.
+
+```
+ROOT/train/image/0.npy …   float (288, 384, 3) in [0, 1]
+     train/label/0.npy …   (288, 384): 0 to 12, -1 where there is no label
+     train/depth/0.npy …   (288, 384, 1) in metres, 0 where it is unknown
+     train/normal/0.npy …  (288, 384, 3), zero where it is unknown
+     val/…                 the same: the test set
+```
+"""
+
+from functools import partial
+from pathlib import Path
+
+from torch import Tensor
+
+from gate2static.data.contract import IGNORE, DataSpec, Splits, TargetSpec
+from gate2static.data.files import Files, FileSamples, HoldOutOptions, existing_root, file_splits, require_files
+from gate2static.data.reading import read_npy, read_npy_maps, unit_normals, valid_depth
+from gate2static.data.transforms import Augmentation, one_of
+from gate2static.errors import DataError
+
+LAYOUT = "MTAN NYUD-v2"
+CLASSES = (
+    *("bed", "books", "ceiling", "chair", "floor", "furniture", "objects", "picture", "sofa", "table", "tv", "wall"),
+    "window",
+)
+SPEC = DataSpec(
+    image_shape=(3, 288, 384),
+    targets={
+        "semantic": TargetSpec(kind="semantic", channels=len(CLASSES), classes=CLASSES),
+        "depth": TargetSpec(kind="depth", channels=1),
+        "normals": TargetSpec(kind="normals", channels=3),
+    },
+)
+FOLDERS = {"image": "image", "semantic": "label", "depth": "depth", "normals": "normal"}
+
+
+def describe(options: HoldOutOptions) -> DataSpec:
+    """Three maps for an image of 288×384."""
+    return SPEC
+
+
+def load(options: HoldOutOptions) -> Splits:
+    """Finds the files of both folders.
+
+    Training images are zoomed by 1, 1.2 or 1.5 at a random place and mirrored, as in MTAN's own code.
+
+    Raises:
+        DataError: The folder is not in this layout, or a file is missing.
+    """
+    root = existing_root(options)
+    augment = Augmentation(
+        kinds={name: target.kind for name, target in SPEC.targets.items()}, zoom=one_of(1.0, 1.2, 1.5), off_centre=True
+    )
+    make = partial(FileSamples, readers=READERS, spec=SPEC)
+    return file_splits(_files(root / "train"), _files(root / "val"), make, augment, options)
+
+
+def _files(folder: Path) -> list[Files]:
+    """Files are numbered from 0; the highest number in any folder says how many there are."""
+    numbers = [
+        int(path.stem) for sub in FOLDERS.values() for path in (folder / sub).glob("*.npy") if path.stem.isdigit()
+    ]
+    if not numbers:
+        raise DataError(
+            f"{folder}: no {LAYOUT} data found; expected image/0.npy, label/0.npy, depth/0.npy, normal/0.npy and so "
+            "on; give the folder that holds train and val as data.options.root"
+        )
+    files: list[Files] = [
+        {part: folder / sub / f"{number}.npy" for part, sub in FOLDERS.items()} for number in range(max(numbers) + 1)
+    ]
+    require_files(LAYOUT, (path for sample in files for path in sample.values()))
+    return files
+
+
+def _labels(path: Path) -> Tensor:
+    labels = read_npy(path).round().long()
+    return labels.where(labels != -1, IGNORE)
+
+
+def _depth(path: Path) -> Tensor:
+    return valid_depth(read_npy_maps(path))
+
+
+def _normals(path: Path) -> Tensor:
+    return unit_normals(read_npy_maps(path))
+
+
+READERS = {"image": read_npy_maps, "semantic": _labels, "depth": _depth, "normals": _normals}
