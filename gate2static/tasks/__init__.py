@@ -4,6 +4,18 @@ from gate2static.tasks.kind import Kind
 from gate2static.tasks.kinds import KINDS
 from gate2static.tasks.metrics import TaskMetrics
 from gate2static.tasks.scores import delta_mtl, main_scores, mean_rank
+from gate2static.tasks.suggest import Suggestion, suggest_targets
 from gate2static.tasks.task import Task, build_tasks
 
-__all__ = ["KINDS", "Kind", "Task", "TaskMetrics", "build_tasks", "delta_mtl", "main_scores", "mean_rank"]
+__all__ = [
+    "KINDS",
+    "Kind",
+    "Suggestion",
+    "Task",
+    "TaskMetrics",
+    "build_tasks",
+    "delta_mtl",
+    "main_scores",
+    "mean_rank",
+    "suggest_targets",
+]

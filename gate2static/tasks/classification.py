@@ -1,4 +1,4 @@
-"""One class an image: cross-entropy and accuracy."""
+"""One class an image: cross-entropy and accuracy. Outputs (N, C), targets int64 (N,)."""
 
 from typing import TYPE_CHECKING
 
@@ -11,21 +11,22 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 
-def _predict(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+def _prepare(logits: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
     return logits.argmax(dim=1), classes
 
 
 def _metrics(channels: int) -> "dict[str, Metric]":
     from torchmetrics.classification import MulticlassAccuracy
 
-    return {"accuracy": MulticlassAccuracy(num_classes=channels, average="micro")}
+    return {"accuracy": MulticlassAccuracy(num_classes=channels, average="micro", validate_args=False)}
 
 
 KIND = Kind(
     metric_name="accuracy",
     higher_is_better=True,
     loss=F.cross_entropy,
-    predict=_predict,
+    prepare=_prepare,
     metrics=_metrics,
     dense=False,
+    labelled=True,
 )

@@ -9,6 +9,9 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
+IGNORE = 255
+"""Marks pixels that count neither in losses nor in metrics, in targets that hold classes or 0 and 1."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
@@ -23,9 +26,24 @@ class Kind:
     """Whether a higher main metric is a better one."""
     loss: Callable[[Tensor, Tensor], Tensor]
     """(output, target) to a scalar, the mean over all valid values of a batch; 0 where there are none."""
-    predict: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    """(output, target) to what the metrics compare: valid values only, and never logits that have to be guessed at."""
+    prepare: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+    """(output, target) to what every metric is updated with: valid values only, along the first dimension."""
     metrics: "Callable[[int], dict[str, Metric]]"
     """Empty metrics by name, main metric first, for a number of outputs."""
     dense: bool
     """Whether the head draws a map rather than naming a class."""
+    labelled: bool = False
+    """Whether targets hold class numbers, (N, ...) for outputs (N, C, ...); other targets are shaped like outputs."""
+    variant_of: str | None = None
+    """The kind whose targets a kind with another loss reads."""
+
+
+def mean_over(valid: Tensor, values: Tensor) -> Tensor:
+    """The mean of those values that are valid; 0, with a gradient of 0, where none is.
+
+    Args:
+        valid: bool, of any shape that broadcasts to the values'.
+        values: What to average.
+    """
+    valid = valid.expand_as(values)
+    return values.where(valid, 0).sum() / valid.sum().clamp(min=1)

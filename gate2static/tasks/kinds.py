@@ -1,9 +1,17 @@
-"""The kinds of task, by the name a recipe gives: a loss, metrics, and what a better metric is."""
+"""The kinds of task, by the name a recipe gives."""
 
-from gate2static.tasks import classification, mask
+from gate2static.tasks import attributes, classification, depth, foreground, keypoints, normals, semantic
 from gate2static.tasks.kind import Kind
 
 KINDS: dict[str, Kind] = {
     "classification": classification.KIND,
-    "mask": mask.KIND,
+    "attributes": attributes.KIND,
+    "semantic": semantic.KIND,
+    "depth": depth.KIND,
+    "normals": normals.KIND,
+    "normals_cosine": normals.COSINE_KIND,
+    "edges": foreground.EDGES,
+    "saliency": foreground.SALIENCY,
+    "keypoints": keypoints.KIND,
+    "mask": foreground.MASK,
 }

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from gate2static.data import DataSpec
-from gate2static.errors import RecipeError
+from gate2static.errors import DataError, RecipeError
 from gate2static.recipe import TaskRecipe
 from gate2static.recipe.parsing import suggest
-from gate2static.tasks.kind import Kind
+from gate2static.tasks.kind import IGNORE, Kind
 from gate2static.tasks.kinds import KINDS
 from gate2static.tasks.metrics import TaskMetrics
 
@@ -25,12 +25,45 @@ class Task:
     target: float = 0.0
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """L_t of eq. 1, before its weight ω_t: a scalar, the mean over the batch."""
-        return self.kind.loss(output, target)
+        """L_t of eq. 1, before its weight ω_t: a scalar, the mean over all valid values of the batch.
+
+        A batch without any gives 0 with a gradient of 0. Half-precision outputs are compared in float32.
+
+        Raises:
+            DataError: The target's shape or a class number is not what the task allows.
+        """
+        self.check_shapes(output, target)
+        try:
+            return self.kind.loss(output.to(torch.promote_types(output.dtype, torch.float32)), target)
+        except IndexError:
+            # Looking before each step would make a GPU wait; there, classes that do not exist end the process.
+            self.check_classes(target)
+            raise
 
     def new_metrics(self, device: torch.device | str = "cpu") -> TaskMetrics:
         """Empty metrics; they take a head's raw output."""
         return TaskMetrics(self, device)
+
+    def check_shapes(self, output: Tensor, target: Tensor) -> None:
+        """Raises a DataError unless a batch's target has the shape that belongs to an output (N, C, ...)."""
+        wanted = output.shape[:1] + output.shape[2:] if self.kind.labelled else output.shape
+        if target.shape != wanted:
+            raise DataError(
+                f"{self.name}: targets are {tuple(target.shape)}, but the network's output {tuple(output.shape)} needs "
+                f"{tuple(wanted)}; the data set must give images and targets of one size"
+            )
+
+    def check_classes(self, classes: Tensor) -> None:
+        """Raises a DataError if there is a class that the task does not have."""
+        wrong = (classes < 0) | (classes >= self.channels)
+        if self.kind.dense:
+            wrong &= classes != IGNORE
+        if wrong.any():
+            ignored = f" and {IGNORE} for pixels to ignore" if self.kind.dense else ""
+            raise DataError(
+                f"{self.name}: targets hold class {int(classes[wrong][0])}; allowed are 0 to {self.channels - 1}"
+                f"{ignored}; correct the data set's labels or its number of classes"
+            )
 
 
 def build_tasks(recipes: tuple[TaskRecipe, ...], spec: DataSpec) -> tuple[Task, ...]:
@@ -47,12 +80,12 @@ def _build(recipe: TaskRecipe, spec: DataSpec) -> Task:
         raise RecipeError(f"tasks: the data set has no target {recipe.name}; {suggest(recipe.name, spec.targets)}")
     if recipe.kind not in KINDS:
         raise RecipeError(f"tasks: {recipe.name} is of kind {recipe.kind}; {suggest(recipe.kind, KINDS)}")
-    target = spec.targets[recipe.name]
-    if recipe.kind != target.kind:
+    target, kind = spec.targets[recipe.name], KINDS[recipe.kind]
+    if target.kind not in (recipe.kind, kind.variant_of):
         raise RecipeError(f"tasks: {recipe.name} is of kind {recipe.kind}, but the data set's target is {target.kind}")
     return Task(
         name=recipe.name,
-        kind=KINDS[recipe.kind],
+        kind=kind,
         channels=target.channels,
         weight=recipe.weight,
         target=recipe.target,

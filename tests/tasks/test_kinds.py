@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from gate2static.data import DataSpec, TargetSpec
 from gate2static.errors import RecipeError
 from gate2static.recipe import TaskRecipe
-from gate2static.tasks import Task, build_tasks
+from gate2static.tasks import KINDS, Task, build_tasks
 
 SPEC = DataSpec(
     image_shape=(1, 8, 8),
@@ -53,7 +53,26 @@ def test_losses_are_the_papers() -> None:
     logits, labels = torch.randn(6, 4), torch.randint(4, (6,))
     assert torch.equal(task("digit").loss(logits, labels), F.cross_entropy(logits, labels))
     maps, mask = torch.randn(2, 1, 8, 8), torch.ones(2, 1, 8, 8)
-    assert torch.equal(task("ink").loss(maps, mask), F.binary_cross_entropy_with_logits(maps, mask))
+    torch.testing.assert_close(task("ink").loss(maps, mask), F.binary_cross_entropy_with_logits(maps, mask))
+    attributes = Task(name="face", kind=KINDS["attributes"], channels=4)
+    torch.testing.assert_close(
+        attributes.loss(logits, logits.round().clamp(0, 1)),
+        F.binary_cross_entropy_with_logits(logits, logits.round().clamp(0, 1)),
+    )
+    keypoints = Task(name="keypoints", kind=KINDS["keypoints"], channels=1)
+    torch.testing.assert_close(keypoints.loss(maps, mask), (maps - mask).abs().mean())
+
+
+def test_attributes_count_alike() -> None:
+    metrics = Task(name="face", kind=KINDS["attributes"], channels=2).new_metrics()
+    metrics.update(torch.tensor([[1.0, -1.0], [0.3, 0.2]]), torch.tensor([[1.0, 1.0], [1.0, 1.0]]))
+    assert metrics.compute() == {"accuracy": 0.75}
+
+
+def test_another_loss_reads_the_same_targets() -> None:
+    spec = DataSpec(image_shape=(3, 8, 8), targets={"normals": TargetSpec(kind="normals", channels=3)})
+    (found,) = build_tasks((TaskRecipe(name="normals", kind="normals_cosine"),), spec)
+    assert found.kind is KINDS["normals_cosine"]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,51 @@
+"""Distance from the camera in metres: L1, rmse, absolute and relative error. Outputs and targets (N, 1, H, W).
+
+Targets at or below 0 are invalid. Errors are over all valid pixels of a split, each counting alike.
+"""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from gate2static.tasks.kind import Kind, mean_over
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+
+def _loss(depth: Tensor, true: Tensor) -> Tensor:
+    return mean_over(true > 0, (depth - true).abs())
+
+
+def _prepare(depth: Tensor, true: Tensor) -> tuple[Tensor, ...]:
+    valid = true > 0
+    return depth[valid], true[valid]
+
+
+def _close(depth: Tensor, true: Tensor) -> Tensor:
+    """Where the two differ by a factor below 1.25, either way (δ₁ of the depth literature)."""
+    return torch.maximum(depth, true) < 1.25 * torch.minimum(depth, true)
+
+
+def _metrics(channels: int) -> "dict[str, Metric]":
+    from torchmetrics.regression import MeanAbsoluteError, MeanAbsolutePercentageError, MeanSquaredError
+
+    from gate2static.tasks.measures import MeanOf
+
+    return {
+        "rmse": MeanSquaredError(squared=False),
+        "abs_error": MeanAbsoluteError(),
+        "rel_error": MeanAbsolutePercentageError(),
+        "within_1.25": MeanOf(_close),
+    }
+
+
+KIND = Kind(
+    metric_name="rmse",
+    higher_is_better=False,
+    loss=_loss,
+    prepare=_prepare,
+    metrics=_metrics,
+    dense=True,
+)
