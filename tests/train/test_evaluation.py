@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from gate2static.errors import DataError
 from gate2static.tasks import KINDS, Task
 from gate2static.train import evaluate
 from gate2static.train.batches import test_loader as in_order
@@ -39,3 +40,8 @@ def test_the_model_is_left_in_the_mode_it_came_in(training: bool) -> None:
     model = Model().train(training)
     evaluate(model, in_order(Data(), 4), (TASK,))
     assert model.training is training
+
+
+def test_a_loader_without_images_is_an_error() -> None:
+    with pytest.raises(DataError, match="digit: the evaluated split holds no valid value"):
+        evaluate(Model(), [], (TASK,))

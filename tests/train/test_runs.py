@@ -15,9 +15,10 @@ import yaml
 from gate2static.data import describe_data
 from gate2static.errors import CheckpointError, MissingDependencyError, RecipeError, TrainingError
 from gate2static.recipe import Recipe
-from gate2static.tasks import build_tasks, delta_mtl
+from gate2static.tasks import build_tasks, delta_mtl, main_scores
 from gate2static.train import RunResult, load_result, sweep, train
 from gate2static.train.checkpoints import load_checkpoint, save_checkpoint
+from gate2static.train.results import Row
 from gate2static.train.runs import pick_device
 
 Run = tuple[Path, RunResult]
@@ -71,6 +72,13 @@ def test_rows_are_compared_with_the_single_task_networks(small: Recipe, whole_ru
     assert separate.delta_mtl == 0
     tasks = build_tasks(small.tasks, describe_data(small.data))
     assert all(row.delta_mtl == delta_mtl(row.metrics, separate.metrics, tasks) for row in others)
+
+
+def test_rows_hold_all_metrics_and_old_rows_only_the_main_ones(small: Recipe, whole_run: Run) -> None:
+    tasks = build_tasks(small.tasks, describe_data(small.data))
+    assert all(main_scores(row.scores, tasks) == row.metrics for row in whole_run[1].rows)
+    old = whole_run[1].rows[0].model_dump(exclude={"scores"})
+    assert Row.model_validate(old).scores == {}
 
 
 def test_costs_are_those_of_the_static_networks(whole_run: Run) -> None:
