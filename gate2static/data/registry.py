@@ -1,6 +1,6 @@
 """Data sets by the name a recipe gives."""
 
-from gate2static.data import celeba, digits, nyud_mt, nyud_mtan
+from gate2static.data import celeba, cityscapes, digits, nyud_mt, nyud_mtan, pascal_context, taskonomy
 from gate2static.data.contract import DataSource, DataSpec, Splits
 from gate2static.data.files import HoldOutOptions
 from gate2static.errors import RecipeError
@@ -9,9 +9,12 @@ from gate2static.recipe.parsing import suggest
 
 DATA_SETS: dict[str, DataSource] = {
     "celeba": DataSource(options=celeba.CelebaOptions, describe=celeba.describe, load=celeba.load),
+    "cityscapes": DataSource(options=cityscapes.CityscapesOptions, describe=cityscapes.describe, load=cityscapes.load),
     "digits": DataSource(options=digits.DigitsOptions, describe=digits.describe, load=digits.load),
     "nyud_mt": DataSource(options=HoldOutOptions, describe=nyud_mt.describe, load=nyud_mt.load),
     "nyud_mtan": DataSource(options=HoldOutOptions, describe=nyud_mtan.describe, load=nyud_mtan.load),
+    "pascal_context": DataSource(options=HoldOutOptions, describe=pascal_context.describe, load=pascal_context.load),
+    "taskonomy": DataSource(options=taskonomy.TaskonomyOptions, describe=taskonomy.describe, load=taskonomy.load),
 }
 
 

@@ -1,0 +1,195 @@
+"""CityScapes with semantic labels and inverse depth: as MTAN's arrays (Liu et al. 2019) or as the official tree.
+
+The target `depth` is inverse depth, as in that benchmark; 0 is unknown. MTAN's arrays hold it normalised. From the
+official tree it is the disparity in pixels of the resized picture, (p - 1) / 256 for a stored p > 0 at full size.
+Its 500 validation pictures are the test split, since labels of the official test pictures are not public.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from gate2static.data.contract import IGNORE, DataSpec, Sample, Splits, TargetSpec
+from gate2static.data.files import Files, FileSamples, HoldOutOptions, existing_root, file_splits, require_files
+from gate2static.data.reading import Reader, read_image, read_label_image, read_npy, read_npy_maps, valid_depth
+from gate2static.data.transforms import Augmentation, one_of, resize
+from gate2static.errors import DataError
+
+Side = Annotated[int, Field(ge=32, le=2048)]
+
+TRAIN_CLASSES = (
+    ("road", 7, "flat"), ("sidewalk", 8, "flat"), ("building", 11, "construction"), ("wall", 12, "construction"),
+    ("fence", 13, "construction"), ("pole", 17, "object"), ("traffic light", 19, "object"),
+    ("traffic sign", 20, "object"), ("vegetation", 21, "nature"), ("terrain", 22, "nature"), ("sky", 23, "sky"),
+    ("person", 24, "human"), ("rider", 25, "human"), ("car", 26, "vehicle"), ("truck", 27, "vehicle"),
+    ("bus", 28, "vehicle"), ("train", 31, "vehicle"), ("motorcycle", 32, "vehicle"), ("bicycle", 33, "vehicle"),
+)  # fmt: skip
+"""The 19 classes that are evaluated: name, id in the official files, category."""
+
+LARGEST_ID = 33
+"""Ids that are not in `TRAIN_CLASSES` are ignored; 255 is what an 8-bit file makes of -1, a licence plate."""
+
+CLASSES = {
+    7: tuple(dict.fromkeys(category for _, _, category in TRAIN_CLASSES)),
+    19: tuple(name for name, _, _ in TRAIN_CLASSES),
+}
+
+MTAN, OFFICIAL = "MTAN CityScapes", "official CityScapes"
+PARTS = {
+    "image": ("leftImg8bit", "_leftImg8bit.png"),
+    "semantic": ("gtFine", "_gtFine_labelIds.png"),
+    "depth": ("disparity", "_disparity.png"),
+}
+"""Folder and file ending of the official tree."""
+
+
+class CityscapesOptions(HoldOutOptions):
+    """Size and classes; both layouts have both label sets."""
+
+    size: tuple[Side, Side] = (128, 256)
+    """Height and width. MTAN's arrays come as 128×256 and as 256×512; official pictures are resized."""
+    classes: Literal[7, 19] = 7
+    """The 19 evaluated classes, or their 7 categories."""
+
+
+def describe(options: CityscapesOptions) -> DataSpec:
+    """Images of the size asked for, semantic labels and inverse depth."""
+    names = CLASSES[options.classes]
+    return DataSpec(
+        image_shape=(3, *options.size),
+        targets={
+            "semantic": TargetSpec(kind="semantic", channels=len(names), classes=names),
+            "depth": TargetSpec(kind="depth", channels=1),
+        },
+    )
+
+
+def load(options: CityscapesOptions) -> Splits:
+    """Recognises the layout and lists the files; 2,975 pictures to train on and 500 to test on in the whole data set.
+
+    Raises:
+        DataError: The folder is something else or half unpacked, or its arrays have another size.
+    """
+    root = existing_root(options)
+    spec = describe(options)
+    kinds = {name: target.kind for name, target in spec.targets.items()}
+    if any((root / folder).is_dir() for folder, _ in PARTS.values()):
+        train, test = (_official_files(root, split) for split in ("train", "val"))
+        make = partial(
+            FileSamples,
+            readers=_official_readers(options),
+            spec=spec,
+            prepare=partial(resize, kinds=kinds, size=options.size),
+        )
+    elif (root / "train").is_dir() or (root / "val").is_dir():
+        train, test = (_mtan_files(root, split, options) for split in ("train", "val"))
+        _check_size(train[0]["image"], options)
+        make = partial(FileSamples, readers=MTAN_READERS, spec=spec)
+    else:
+        raise DataError(
+            f"{root}: no data set was recognised; allowed: MTAN's folder with train and val, or the official one with "
+            f"{', '.join(folder for folder, _ in PARTS.values())}"
+        )
+    zoom = Augmentation(kinds=kinds, zoom=one_of(1.0, 1.2, 1.5), off_centre=True)
+    return file_splits(train, test, make, partial(_augment, augmentation=zoom), options)
+
+
+def _augment(sample: Sample, generator: torch.Generator, *, augmentation: Callable[..., Sample]) -> Sample:
+    """Augments depth where the target is its inverse: a zoom divides the one and multiplies the other."""
+    image, targets = augmentation(_inverted(sample), generator)
+    return _inverted((image, targets))
+
+
+def _inverted(sample: Sample) -> Sample:
+    image, targets = sample
+    depth = targets["depth"]
+    return image, {**targets, "depth": torch.where(depth > 0, 1 / depth, 0)}
+
+
+def _mtan_files(root: Path, split: str, options: CityscapesOptions) -> Sequence[Files]:
+    labels = f"label_{options.classes}"
+    # LibMTL names its copy of the 7-class labels `label`.
+    if options.classes == 7 and not (root / split / labels).is_dir() and (root / split / "label").is_dir():
+        labels = "label"
+    folders = {"image": "image", "semantic": labels, "depth": "depth"}
+    names = {path.name for folder in folders.values() for path in (root / split / folder).glob("*.npy")}
+    ordered = sorted(names, key=lambda name: (len(name), name)) or ["0.npy"]
+    files = [{target: root / split / folder / name for target, folder in folders.items()} for name in ordered]
+    require_files(MTAN, (path for sample in files for path in sample.values()))
+    return files
+
+
+def _official_files(root: Path, split: str) -> Sequence[Files]:
+    names: set[str] = set()
+    for folder, ending in PARTS.values():
+        pictures = root / folder / split
+        names |= {str(path.relative_to(pictures)).removesuffix(ending) for path in pictures.glob(f"*/*{ending}")}
+    if not names:
+        raise DataError(
+            f"{root / PARTS['image'][0] / split} holds no CITY/*{PARTS['image'][1]}; the folder has the {OFFICIAL} "
+            "layout, half unpacked: unpack it again"
+        )
+    files = [
+        {target: root / folder / split / f"{name}{ending}" for target, (folder, ending) in PARTS.items()}
+        for name in sorted(names)
+    ]
+    require_files(OFFICIAL, (path for sample in files for path in sample.values()))
+    return files
+
+
+def _check_size(path: Path, options: CityscapesOptions) -> None:
+    found = tuple(read_npy(path).shape[:2])
+    if found != options.size:
+        raise DataError(
+            f"data.options.size: found {list(options.size)}, but {path} is {' × '.join(map(str, found))}; "
+            f"write size: {list(found)}"
+        )
+
+
+def _read_mtan_labels(path: Path) -> Tensor:
+    labels = read_npy(path).long()
+    return torch.where(labels == -1, IGNORE, labels)
+
+
+def _read_mtan_depth(path: Path) -> Tensor:
+    return valid_depth(read_npy_maps(path))
+
+
+MTAN_READERS: dict[str, Reader] = {
+    "image": read_npy_maps,
+    "semantic": _read_mtan_labels,
+    "depth": _read_mtan_depth,
+}
+
+
+def _official_readers(options: CityscapesOptions) -> dict[str, Reader]:
+    names = CLASSES[options.classes]
+    numbers = [IGNORE] * (IGNORE + 1)
+    for name, number, category in TRAIN_CLASSES:
+        numbers[number] = names.index(name if options.classes == 19 else category)
+    return {
+        "image": read_image,
+        "semantic": partial(_read_ids, numbers=tuple(numbers)),
+        "depth": partial(_read_disparity, width=options.size[1]),
+    }
+
+
+def _read_ids(path: Path, *, numbers: Sequence[int]) -> Tensor:
+    ids = read_label_image(path)
+    wrong = ids[(ids > LARGEST_ID) & (ids != IGNORE)].unique()
+    if len(wrong):
+        raise DataError(
+            f"{path}: found the label id {int(wrong[0])}; allowed: 0 to {LARGEST_ID} and {IGNORE}, as in labelIds files"
+        )
+    return torch.tensor(numbers)[ids]
+
+
+def _read_disparity(path: Path, *, width: int) -> Tensor:
+    """Disparity (1, H, W) in pixels of a picture that will be `width` wide."""
+    stored = read_label_image(path).float()
+    return torch.where(stored > 0, (stored - 1) / 256 * width / stored.shape[1], 0)[None]

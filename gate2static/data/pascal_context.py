@@ -1,0 +1,130 @@
+"""PASCAL-Context with five dense tasks, as the PASCAL_MT archive holds it (Maninis et al. 2019).
+
+Pictures differ in size (at most 500 pixels a side) and are brought to 512×512, which changes their aspect, as in the
+paper's code base (Vandenhende et al. 2020). Saliency and normals are distilled from other networks. Normals: x to the
+right, y down, z as the archive has it.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gate2static.data import pascal_context_classes as classes
+from gate2static.data.contract import DataSpec, Splits, TargetSpec
+from gate2static.data.files import (
+    Files,
+    FileSamples,
+    HoldOutOptions,
+    existing_root,
+    file_splits,
+    read_lines,
+    require_files,
+)
+from gate2static.data.pascal_parts import read_human_parts
+from gate2static.data.reading import read_image, read_label_image, read_mat, unit_normals
+from gate2static.data.transforms import Augmentation, between, resize
+from gate2static.errors import DataError
+
+LAYOUT = "PASCAL_MT"
+SIZE = (512, 512)
+LABEL_MAPS = Path("pascal-context", "trainval")
+
+SPEC = DataSpec(
+    image_shape=(3, *SIZE),
+    targets={
+        "semantic": TargetSpec(kind="semantic", channels=len(classes.SEMANTIC), classes=classes.SEMANTIC),
+        "human_parts": TargetSpec(kind="semantic", channels=len(classes.HUMAN_PARTS), classes=classes.HUMAN_PARTS),
+        "saliency": TargetSpec(kind="saliency", channels=1),
+        "normals": TargetSpec(kind="normals", channels=3),
+        "edges": TargetSpec(kind="edges", channels=1),
+    },
+)
+KINDS = {name: target.kind for name, target in SPEC.targets.items()}
+
+
+def describe(_options: HoldOutOptions) -> DataSpec:
+    """512×512 images with 21 classes, 6 human parts, saliency, normals and edges."""
+    return SPEC
+
+
+def load(options: HoldOutOptions) -> Splits:
+    """Lists the files of both splits; 4,998 images to train on and 5,105 to test on in the whole archive.
+
+    Raises:
+        DataError: The folder is something else or half unpacked.
+    """
+    root = existing_root(options)
+    lists = root / "ImageSets" / "Context"
+    if not lists.is_dir() and not (root / LABEL_MAPS).is_dir():
+        raise DataError(
+            f"{root}: no data set was recognised; allowed: the PASCAL_MT folder, which holds ImageSets/Context, "
+            "JPEGImages, pascal-context/trainval, semseg, human_parts, sal_distill and normals_distill"
+        )
+    train, test = (_files(root, read_lines(LAYOUT, lists / f"{split}.txt")) for split in ("train", "val"))
+    make = partial(FileSamples, readers=READERS, spec=SPEC, prepare=partial(resize, kinds=KINDS, size=SIZE))
+    augment = Augmentation(kinds=KINDS, zoom=between(0.75, 1.25), degrees=between(-20, 20))
+    return file_splits(train, test, make, augment, options)
+
+
+def _files(root: Path, names: Iterable[str]) -> Sequence[Files]:
+    from_voc = {path.stem for path in (root / "semseg" / "VOC12").glob("*.png")}
+    files = [
+        {
+            "image": root / "JPEGImages" / f"{name}.jpg",
+            "semantic": root / "semseg" / ("VOC12" if name in from_voc else "pascal-context") / f"{name}.png",
+            "human_parts": root / "human_parts" / f"{name}.mat",
+            "saliency": root / "sal_distill" / f"{name}.png",
+            "normals": root / "normals_distill" / f"{name}.png",
+            "edges": root / LABEL_MAPS / f"{name}.mat",
+        }
+        for name in names
+    ]
+    require_files(LAYOUT, (path for sample in files for path in sample.values()))
+    return files
+
+
+def _read_label_map(path: Path) -> Tensor:
+    labels = read_mat(path, "LabelMap")
+    if labels.dim() != 2 or int(labels.min()) < 0 or int(labels.max()) > classes.CONTEXT_LABELS:
+        raise DataError(
+            f"{path}: found a LabelMap of shape {tuple(labels.shape)} with labels from {int(labels.min())} to "
+            f"{int(labels.max())}; allowed: (H, W) with labels from 0 to {classes.CONTEXT_LABELS}"
+        )
+    return labels.long()
+
+
+def _read_edges(path: Path) -> Tensor:
+    """Where the label differs from the one to the right or below; lines of one pixel, as thinned ones are."""
+    labels = _read_label_map(path)
+    edges = torch.zeros(labels.shape)
+    edges[:, :-1] = (labels[:, :-1] != labels[:, 1:]).float()
+    edges[:-1] = torch.maximum(edges[:-1], (labels[:-1] != labels[1:]).float())
+    return edges[None]
+
+
+def _read_saliency(path: Path) -> Tensor:
+    return (read_label_image(path) > 127)[None].float()
+
+
+def _read_normals(path: Path) -> Tensor:
+    """Distilled normals on the classes that the network they come from has seen, zero elsewhere."""
+    normals = unit_normals(read_image(path) * 2 - 1)
+    labels = _read_label_map(path.parents[1] / LABEL_MAPS / f"{path.stem}.mat")
+    if normals.shape[1:] != labels.shape:
+        raise DataError(
+            f"{path}: found normals of {tuple(normals.shape[1:])}; its LabelMap asks for {tuple(labels.shape)}"
+        )
+    return normals * torch.isin(labels, torch.tensor(sorted(classes.NORMALS_LABELS)))
+
+
+READERS = {
+    "image": read_image,
+    "semantic": read_label_image,
+    "human_parts": read_human_parts,
+    "saliency": _read_saliency,
+    "normals": _read_normals,
+    "edges": _read_edges,
+}

@@ -1,0 +1,58 @@
+"""Annotations of PASCAL-Part, in which each object of a picture has a mask, and each of its parts another."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gate2static.data.contract import IGNORE
+from gate2static.data.pascal_context_classes import HUMAN_PART_OF, PERSON
+from gate2static.errors import DataError
+
+
+def read_human_parts(path: Path) -> Tensor:
+    """The parts of all people in a picture, int64 (H, W).
+
+    A picture in which no part of a person is marked says nothing about parts: all of it is `IGNORE`.
+
+    Raises:
+        DataError: The file is missing, cut off or no such annotation.
+    """
+    try:
+        objects = _listed(_load(path)["anno"]["objects"])
+        shapes = {item["mask"].shape for item in objects}
+        people = [item for item in objects if item["class_ind"] == PERSON]
+        parts = [(str(part["part_name"]), part["mask"]) for person in people for part in _listed(person["parts"])]
+    except (AttributeError, KeyError, TypeError, IndexError) as error:
+        raise DataError(
+            f"{path}: not an annotation of PASCAL-Part ({error}); it has anno.objects with class_ind, mask and parts"
+        ) from None
+    shapes |= {mask.shape for _, mask in parts}
+    if len(shapes) != 1:
+        raise DataError(f"{path}: found masks of the shapes {sorted(shapes)}; allowed: one shape, that of the picture")
+    found = torch.zeros(shapes.pop(), dtype=torch.int64)
+    for name, mask in parts:
+        if name not in HUMAN_PART_OF:
+            raise DataError(f"{path}: found the human part {name}; allowed: {', '.join(HUMAN_PART_OF)}")
+        found[torch.from_numpy(mask != 0)] = HUMAN_PART_OF[name]
+    return found if bool(found.any()) else torch.full_like(found, IGNORE)
+
+
+def _load(path: Path) -> dict[str, Any]:
+    from scipy.io import loadmat  # type: ignore[import-untyped] # takes a while to import, and only this needs it
+
+    try:
+        return loadmat(path, simplify_cells=True)  # type: ignore[no-any-return]
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; unpack the data set again") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # noqa: BLE001 -- the decoder raises whatever a broken file leads it to
+        raise DataError(f"{path}: cannot be read as a MATLAB file: {' '.join(str(error).split())}") from None
+
+
+def _listed(structs: Any) -> list[dict[str, Any]]:
+    """MATLAB's structs as a list, be they none, one or many."""
+    return list(np.atleast_1d(structs))

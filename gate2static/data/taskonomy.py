@@ -1,0 +1,250 @@
+"""Taskonomy with five dense tasks, split by building (Zamir et al. 2018; tasks as in AdaShare, Sun et al. 2020).
+
+Normals: x to the right, y down, z away from the camera, as the files have it. Keypoints and texture edges are heat
+maps, so both are of the kind `keypoints`: the strength of a response, 1 where it is as strong as AdaShare clips it.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from gate2static.data.augmented import Augmented
+from gate2static.data.contract import IGNORE, DataSpec, Splits, TargetSpec
+from gate2static.data.files import FileOptions, Files, FileSamples, existing_root, read_lines
+from gate2static.data.reading import Reader, read_image, read_label_image, unit_normals
+from gate2static.data.taskonomy_buildings import TINY
+from gate2static.data.transforms import Augmentation, between, resize
+from gate2static.errors import DataError
+
+CLASSES = (
+    "background", "bottle", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv", "microwave",
+    "oven", "toaster", "sink", "refrigerator", "book", "clock", "vase",
+)  # fmt: skip
+
+DOMAINS = {
+    "image": "rgb",
+    "semantic": "segment_semantic",
+    "depth": "depth_zbuffer",
+    "normals": "normal",
+    "keypoints": "keypoints2d",
+    "edges": "edge_texture",
+}
+"""The folder of each file of a sample."""
+
+LAYOUTS = (
+    "{domain}/{building}",
+    "{domain}/taskonomy/{building}",
+    "{building}/{domain}",
+    "{building}_{domain}/{domain}",
+    "{building}_{domain}",
+)
+"""Where a building's pictures of one domain lie, by how they were downloaded and unpacked."""
+
+NAME = "point_{}_view_{}_domain_{}.png"
+VIEW = re.compile(r"point_(\d+)_view_(\d+)_domain_(\w+)\.png")
+"""The domain is spelled `segment_semantic` or `segmentsemantic` in file names."""
+
+SMALLEST_FILE_BYTES = 67
+"""A PNG file of one pixel; what is smaller holds no picture."""
+MOST_INCOMPLETE = 0.05
+"""A few views of a building lack a label or have an empty file, and are left out. More means half unpacked."""
+
+UNITS_PER_METRE = 512
+NO_SURFACE = 65535
+KEYPOINT_SCALE, EDGE_SCALE = 0.005 * 2**16, 0.08 * 2**16
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Building:
+    """Where a building's files lie; its views as numbers (N, 2): point, view."""
+
+    folders: dict[str, Path]
+    spellings: dict[str, str]
+    views: NDArray[np.int32]
+
+
+class _Views(Sequence[Files]):
+    """The files of all views. Their paths are made when asked for: millions of them would fill each worker's memory."""
+
+    def __init__(self, buildings: Sequence[_Building]) -> None:
+        self._buildings = buildings
+        self._ends = np.cumsum([len(building.views) for building in buildings])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Files:  # type: ignore[override] # slices are not needed
+        index = range(len(self))[index]
+        at = int(np.searchsorted(self._ends, index, side="right"))
+        building = self._buildings[at]
+        point, view = building.views[index - int(self._ends[at])]
+        return {
+            target: folder / NAME.format(point, view, building.spellings[target])
+            for target, folder in building.folders.items()
+        }
+
+
+class TaskonomyOptions(FileOptions):
+    """Size of the pictures, and which buildings are in which split."""
+
+    size: Annotated[int, Field(ge=32, le=1024)] = 256
+    """Side; pictures are square, stored with 512 pixels."""
+    buildings: str | None = None
+    """A file of splits such as `train_val_test_medium.csv`, with the columns id, train, val and test; by default the
+    official tiny partition, 25, 5 and 5 buildings."""
+
+
+def describe(options: TaskonomyOptions) -> DataSpec:
+    """Square images with 17 classes, depth, normals, keypoints and texture edges."""
+    heat = TargetSpec(kind="keypoints", channels=1)
+    return DataSpec(
+        image_shape=(3, options.size, options.size),
+        targets={
+            "semantic": TargetSpec(kind="semantic", channels=len(CLASSES), classes=CLASSES),
+            "depth": TargetSpec(kind="depth", channels=1),
+            "normals": TargetSpec(kind="normals", channels=3),
+            "keypoints": heat,
+            "edges": heat,
+        },
+    )
+
+
+def load(options: TaskonomyOptions) -> Splits:
+    """Recognises the layout and lists the views of every building.
+
+    Raises:
+        DataError: The folder is something else, half unpacked, or lacks a building of the splits.
+    """
+    root = existing_root(options)
+    buildings = _read_buildings(Path(options.buildings).expanduser()) if options.buildings else TINY
+    spec = describe(options)
+    kinds = {name: target.kind for name, target in spec.targets.items()}
+    layout = _layout(root, [building for split in buildings.values() for building in split])
+    made = {
+        split: FileSamples(
+            _Views([_views(root, layout, building) for building in buildings[split]]),
+            READERS,
+            spec,
+            prepare=partial(resize, kinds=kinds, size=(options.size, options.size)),
+        )
+        for split in ("train", "val", "test")
+    }
+    augment = Augmentation(kinds=kinds, zoom=between(0.5, 1.5), off_centre=True)
+    train = Augmented(made["train"], augment, options.seed) if options.augment else made["train"]
+    return Splits(train=train, val=made["val"], test=made["test"])
+
+
+def _read_buildings(path: Path) -> dict[str, tuple[str, ...]]:
+    if not path.is_file():
+        raise DataError(
+            f"data.options.buildings: found {path}, which is no file; give a file of splits or leave it out"
+        )
+    header, *rows = ([cell.strip() for cell in line.split(",")] for line in read_lines("Taskonomy splits", path))
+    once = len({row[0] for row in rows}) == len(rows) and all(sorted(row[1:]) == ["0", "0", "1"] for row in rows)
+    if header != ["id", "train", "val", "test"] or not once:
+        raise DataError(
+            f"{path}: not a file of splits; allowed: the columns id,train,val,test, and each building once, with one 1"
+        )
+    found = {
+        split: tuple(row[0] for row in rows if row[column] == "1") for column, split in enumerate(header) if column
+    }
+    empty = [split for split, names in found.items() if not names]
+    if empty:
+        raise DataError(f"{path}: no building is in {empty[0]}; each of train, val and test needs one")
+    return found
+
+
+def _layout(root: Path, buildings: Sequence[str]) -> str:
+    """The layout in which most buildings have pictures."""
+
+    def present(layout: str) -> int:
+        folders = (root / layout.format(domain=DOMAINS["image"], building=building) for building in buildings)
+        return sum(
+            folder.is_dir() and any(VIEW.fullmatch(path.name) for path in folder.iterdir()) for folder in folders
+        )
+
+    best = max(LAYOUTS, key=present)
+    if not present(best):
+        shown = ", ".join(layout.format(domain="rgb", building=buildings[0]) for layout in LAYOUTS)
+        raise DataError(f"{root}: no data set was recognised; allowed: one of the folders {shown}, and so on")
+    return best
+
+
+def _views(root: Path, layout: str, building: str) -> _Building:
+    """A building's views that have all of their files, in order."""
+    folders = {target: root / layout.format(domain=domain, building=building) for target, domain in DOMAINS.items()}
+    found = {target: _pictures(folder, layout) for target, folder in folders.items()}
+    every = set().union(*(views for _, views in found.values()))
+    whole = every.intersection(*(views for _, views in found.values()))
+    if len(every) - len(whole) > MOST_INCOMPLETE * len(every):
+        point, view = min(every - whole)
+        target = next(target for target, (_, views) in found.items() if (point, view) not in views)
+        raise DataError(
+            f"{folders[target] / NAME.format(point, view, found[target][0])} is missing or empty, and in all "
+            f"{len(every) - len(whole)} of {len(every)} views of {building} are incomplete; the folder has the "
+            f"Taskonomy layout {layout}, half unpacked: unpack it again"
+        )
+    return _Building(
+        folders=folders,
+        spellings={target: spelling for target, (spelling, _) in found.items()},
+        views=np.array(sorted(whole), dtype=np.int32),
+    )
+
+
+def _pictures(folder: Path, layout: str) -> tuple[str, set[tuple[int, int]]]:
+    """How a folder's files spell their domain, and which views (point, view) it has."""
+    views: set[tuple[int, int]] = set()
+    spelling = ""
+    for entry in os.scandir(folder) if folder.is_dir() else ():
+        match = VIEW.fullmatch(entry.name)
+        # Only labels come as empty files, and asking for the size of each of a million files takes minutes.
+        if match and ("segment" not in match[3] or entry.stat().st_size >= SMALLEST_FILE_BYTES):
+            views.add((int(match[1]), int(match[2])))
+            spelling = match[3]
+    if not views:
+        raise DataError(
+            f"{folder} is missing or holds no {NAME.format('*', '*', '*')}; the folder has the Taskonomy layout "
+            f"{layout}, half unpacked: unpack it again, or leave the building out with data.options.buildings"
+        )
+    return spelling, views
+
+
+def _read_semantic(path: Path) -> Tensor:
+    """Files have 0 for uncertain, 1 for the background, and the objects from 2 on."""
+    labels = read_label_image(path)
+    if int(labels.max()) > len(CLASSES):
+        raise DataError(f"{path}: found the label {int(labels.max())}; allowed: 0 to {len(CLASSES)}, 0 for uncertain")
+    return torch.where(labels == 0, IGNORE, labels - 1)
+
+
+def _read_depth(path: Path) -> Tensor:
+    stored = read_label_image(path)
+    return torch.where(stored == NO_SURFACE, 0, stored / UNITS_PER_METRE)[None]
+
+
+def _read_normals(path: Path) -> Tensor:
+    return unit_normals(read_image(path) * 2 - 1)
+
+
+def _read_heat(path: Path, *, scale: float) -> Tensor:
+    return (read_label_image(path) / scale).clamp(max=1)[None]
+
+
+READERS: dict[str, Reader] = {
+    "image": read_image,
+    "semantic": _read_semantic,
+    "depth": _read_depth,
+    "normals": _read_normals,
+    "keypoints": partial(_read_heat, scale=KEYPOINT_SCALE),
+    "edges": partial(_read_heat, scale=EDGE_SCALE),
+}
