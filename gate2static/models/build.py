@@ -1,16 +1,23 @@
 """A recipe's backbone and heads."""
 
 from collections.abc import Callable
-from typing import Annotated
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from gate2static.data import DataSpec, describe_data
+from gate2static.data import describe_data
 from gate2static.errors import RecipeError
-from gate2static.models.heads import DenseHead, LinearHead
+from gate2static.models.decoders import decoder
+from gate2static.models.dilated_resnet import DilatedResNetOptions, dilated_resnet18, dilated_resnet50
+from gate2static.models.heads import LinearHead
+from gate2static.models.hrnet import hrnet_w18
+from gate2static.models.library import LibraryOptions
 from gate2static.models.resnet20 import ResNet20
+from gate2static.models.vit import vit_base, vit_small
 from gate2static.recipe import Recipe, Strict, parse
 from gate2static.recipe.parsing import suggest
 from gate2static.tasks import build_tasks
@@ -23,27 +30,46 @@ class ResNet20Options(Strict):
     """Multiplies the 16, 32 and 64 channels of the stages."""
 
 
-class LibraryOptions(Strict):
-    """Options of `torchvision/<name>` and `timm/<name>`."""
+@dataclass(frozen=True)
+class Backbone:
+    """A registry entry: what builds a backbone for images (C, H, W), from which options, and its own decoder."""
 
-    pretrained: bool = False
-    """Whether to start from the library's default weights, which downloads them once."""
+    build: Callable[[tuple[int, int, int], Any], nn.Module]
+    options: type[Strict]
+    decoder: str
 
 
-def _timm(name: str, image_shape: tuple[int, int, int], *, pretrained: bool) -> nn.Module:
+def _resnet20(image_shape: tuple[int, int, int], options: ResNet20Options) -> nn.Module:
+    return ResNet20(image_shape[0], options.width)
+
+
+BACKBONES: dict[str, Backbone] = {
+    "resnet20": Backbone(_resnet20, ResNet20Options, "light"),
+    "resnet18_dilated": Backbone(dilated_resnet18, DilatedResNetOptions, "aspp"),
+    "resnet50_dilated": Backbone(dilated_resnet50, DilatedResNetOptions, "aspp"),
+    "hrnet_w18": Backbone(hrnet_w18, LibraryOptions, "hrnet"),
+    "vit_small": Backbone(vit_small, LibraryOptions, "dpt"),
+    "vit_base": Backbone(vit_base, LibraryOptions, "dpt"),
+}
+
+
+def _timm(name: str, image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:
     from gate2static.models.timm_backbone import timm_backbone
 
-    return timm_backbone(name, image_shape, pretrained=pretrained)
+    return timm_backbone(name, image_shape, pretrained=options.pretrained)
 
 
-def _torchvision(name: str, image_shape: tuple[int, int, int], *, pretrained: bool) -> nn.Module:
+def _torchvision(name: str, image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:
     from gate2static.models.torchvision_backbone import torchvision_backbone
 
-    return torchvision_backbone(name, image_shape, pretrained=pretrained)
+    return torchvision_backbone(name, image_shape, pretrained=options.pretrained)
 
 
 # Imported when asked for: each library takes seconds.
-LIBRARIES: dict[str, Callable[..., nn.Module]] = {"torchvision": _torchvision, "timm": _timm}
+LIBRARIES: dict[str, Callable[[str, tuple[int, int, int], LibraryOptions], nn.Module]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+}
 
 
 def build_model(
@@ -60,30 +86,35 @@ def build_model(
         example inputs, a batch of two images.
 
     Raises:
-        RecipeError: A name or option of the data set, a task or the model that does not exist.
+        RecipeError: A name or option of the data set, a task or the model that does not exist, or a decoder that does
+            not fit the backbone or the tasks.
     """
     spec = describe_data(recipe.data)
     tasks = build_tasks(recipe.tasks, spec)
+    entry = _backbone(recipe.model.name)
+    options = parse(entry.options, recipe.model.options, where="model.options")
+    if not initial_weights and "pretrained" in entry.options.model_fields:
+        options = options.model_copy(update={"pretrained": False})
+    make_head = decoder(recipe.model.decoder, entry.decoder, {task.name: task.kind.dense for task in tasks})
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        backbone = _backbone(recipe, spec, initial_weights=initial_weights)
+        backbone = entry.build(spec.image_shape, options)
         images = torch.randn(2, *spec.image_shape)
         with torch.no_grad():
             shapes = [features.shape for features in backbone.eval()(images)]
         size = spec.image_shape[1:]
         heads: dict[str, nn.Module] = {
-            t.name: DenseHead(shapes, t.channels, size) if t.kind.dense else LinearHead(shapes, t.channels)
+            t.name: make_head(shapes, t.channels, size) if t.kind.dense else LinearHead(shapes, t.channels)
             for t in tasks
         }
     return backbone.train(), heads, (images,)
 
 
-def _backbone(recipe: Recipe, spec: DataSpec, *, initial_weights: bool) -> nn.Module:
-    library, slash, name = recipe.model.name.partition("/")
+def _backbone(name: str) -> Backbone:
+    library, slash, model = name.partition("/")
     if slash and library in LIBRARIES:
-        options = parse(LibraryOptions, recipe.model.options, where="model.options")
-        return LIBRARIES[library](name, spec.image_shape, pretrained=options.pretrained and initial_weights)
-    if recipe.model.name != "resnet20":
-        allowed = ["resnet20", *(f"{library}/<name>" for library in LIBRARIES)]
-        raise RecipeError(f"model.name: found {recipe.model.name}; {suggest(recipe.model.name, allowed)}")
-    return ResNet20(spec.image_shape[0], parse(ResNet20Options, recipe.model.options, where="model.options").width)
+        return Backbone(partial(LIBRARIES[library], model), LibraryOptions, "light")
+    if name not in BACKBONES:
+        allowed = [*BACKBONES, *(f"{library}/<name>" for library in LIBRARIES)]
+        raise RecipeError(f"model.name: found {name}; {suggest(name, allowed)}")
+    return BACKBONES[name]

@@ -1,9 +1,20 @@
-"""Task heads. Both read the feature maps that every backbone here returns, finest first."""
+"""The linear head and the light one. All heads read the feature maps that every backbone here returns, finest first."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
+from pydantic import Field
 from torch import Size, Tensor, nn
 from torch.nn import functional as F
+
+from gate2static.recipe import Strict
+
+
+class LightOptions(Strict):
+    """Options of `light`."""
+
+    width: Annotated[int, Field(ge=1, le=4096)] = 8
+    """Channels of the sum."""
 
 
 class LinearHead(nn.Module):
@@ -38,12 +49,13 @@ class DenseHead(nn.Module):
         """Maps the feature maps to a map (N, outputs, H, W)."""
         summed = self.lateral[-1](features[-1])
         for index in range(len(self.sizes) - 2, -1, -1):
-            summed = _resize(summed, self.sizes[index + 1], self.sizes[index])
+            summed = resize(summed, self.sizes[index + 1], self.sizes[index])
             summed = summed + self.lateral[index](features[index])
-        return _resize(self.out(F.relu(summed)), self.sizes[0], self.image_size)
+        return resize(self.out(F.relu(summed)), self.sizes[0], self.image_size)
 
 
-def _resize(x: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
+def resize(x: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
+    """Brings maps (N, C, H, W) of a known size to another, bilinearly."""
     if size == to:
         return x
     return F.interpolate(x, size=to, mode="bilinear", align_corners=False)

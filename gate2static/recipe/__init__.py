@@ -5,6 +5,7 @@ from gate2static.recipe.loading import load_recipe, parse_budget
 from gate2static.recipe.parsing import parse
 from gate2static.recipe.schema import (
     DataRecipe,
+    DecoderRecipe,
     GatedStageRecipe,
     GateOptimiserRecipe,
     GatingRecipe,
@@ -21,6 +22,7 @@ from gate2static.recipe.strict import Strict
 __all__ = [
     "Budget",
     "DataRecipe",
+    "DecoderRecipe",
     "GateOptimiserRecipe",
     "GatedStageRecipe",
     "GatingRecipe",

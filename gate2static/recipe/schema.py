@@ -38,11 +38,20 @@ class TaskRecipe(Strict):
     target: Fraction = 0.0
 
 
+class DecoderRecipe(Strict):
+    """What draws the maps of dense tasks, and its own options; tasks that name always get a linear head."""
+
+    name: str = "auto"
+    """`auto` is the decoder that the paper uses with the backbone."""
+    options: dict[str, Option] = Field(default_factory=dict)
+
+
 class ModelRecipe(Strict):
-    """Which backbone, and its own options such as `width`."""
+    """Which backbone, its own options such as `width`, and the decoder of dense tasks."""
 
     name: str
     options: dict[str, Option] = Field(default_factory=dict)
+    decoder: DecoderRecipe = DecoderRecipe()
 
 
 class GatingRecipe(Strict):

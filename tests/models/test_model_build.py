@@ -75,7 +75,7 @@ def test_every_part_can_be_traced() -> None:
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("resnet", {}, r"model\.name: found resnet; did you mean resnet20\? allowed: resnet20, timm/<name>, torch"),
+        ("resnet", {}, r"model\.name: found resnet; did you mean resnet20\? allowed: hrnet_w18, resnet18_dilated, "),
         ("os/system", {}, "model.name: found os/system"),
         ("timm/hf-hub:someone/model", {}, "model.name: found timm/hf-hub:someone/model; "),
         ("timm/resnet81", {}, r"found timm/resnet81; did you mean resnet\w+\? "),

@@ -1,0 +1,79 @@
+"""ResNet-18 and ResNet-50 that stop striding at 8 and dilate instead, as in Vandenhende et al. (2021)."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from gate2static.models.library import create
+from gate2static.recipe import Strict
+
+OUTPUT_STRIDE = 8
+
+
+class DilatedResNetOptions(Strict):
+    """Options of `resnet18_dilated` and `resnet50_dilated`."""
+
+    width: Annotated[float, Field(gt=0, le=16)] = 1.0
+    """Multiplies every channel count, the stem's 64 included."""
+    pretrained: bool = False
+    """Whether to start from ImageNet weights, which downloads them once."""
+
+    @model_validator(mode="after")
+    def _weights_fit(self) -> "DilatedResNetOptions":
+        if self.pretrained and self.width != 1:
+            raise ValueError("ImageNet weights exist for width 1 only; leave out pretrained or width")
+        return self
+
+
+class DilatedResNet(nn.Module):
+    """Maps images (N, C, H, W) to the features of the stem, the first stage and the last, at strides 2, 4 and 8.
+
+    timm's stages behind a stem of our own, because timm's stem cannot be made narrower. Parameters have timm's names.
+
+    Args:
+        depth: 18 has basic blocks, 50 bottlenecks.
+        in_channels: C of the images.
+        width: Multiplies every channel count.
+    """
+
+    def __init__(self, depth: Literal[18, 50], in_channels: int = 3, width: float = 1.0) -> None:
+        from timm.models import resnet
+
+        super().__init__()
+        block = resnet.BasicBlock if depth == 18 else resnet.Bottleneck
+        blocks = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
+        channels = tuple(max(1, round(count * width)) for count in (64, 128, 256, 512))
+        self.conv1 = nn.Conv2d(in_channels, channels[0], 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels[0])
+        self.act1 = nn.ReLU()
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        stages, _ = resnet.make_blocks((block,) * 4, channels, blocks, channels[0], output_stride=OUTPUT_STRIDE)
+        self.layer1, self.layer2, self.layer3, self.layer4 = (stage for _, stage in stages)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Maps images (N, C, H, W) to maps of 64w, 64we and 512we channels; e is 1 in basic blocks, else 4."""
+        stem = self.act1(self.bn1(self.conv1(x)))
+        fine = self.layer1(self.maxpool(stem))
+        return stem, fine, self.layer4(self.layer3(self.layer2(fine)))
+
+
+def dilated_resnet18(image_shape: tuple[int, int, int], options: DilatedResNetOptions) -> nn.Module:
+    """Builds `resnet18_dilated` for images (C, H, W)."""
+    return _build(18, image_shape, options)
+
+
+def dilated_resnet50(image_shape: tuple[int, int, int], options: DilatedResNetOptions) -> nn.Module:
+    """Builds `resnet50_dilated` for images (C, H, W)."""
+    return _build(50, image_shape, options)
+
+
+def _build(depth: Literal[18, 50], image_shape: tuple[int, int, int], options: DilatedResNetOptions) -> nn.Module:
+    model = DilatedResNet(depth, image_shape[0], options.width)
+    if options.pretrained:
+        state = create(f"resnet{depth}", in_channels=image_shape[0], pretrained=True, num_classes=0).state_dict()
+        model.load_state_dict(state)
+    return model

@@ -1,0 +1,46 @@
+"""HRNet-W18 (Wang et al., 2020) up to its four resolutions; the network is timm's."""
+
+from torch import Tensor, nn
+
+from gate2static.models.library import LibraryOptions, create, pad
+
+STRIDES = (4, 8, 16, 32)
+
+
+class HRNet(nn.Module):
+    """Maps images (N, C, H, W) to a map at each of the strides 4, 8, 16 and 32: 18, 36, 72 and 144 channels.
+
+    Without the layers that widen these maps for ImageNet's classifier, which timm keeps unless told otherwise. timm's
+    resolutions fit together in images of whole multiples of 32; others are padded with zeros at the right and the
+    bottom, and the maps are cut to ceil(H / stride) and ceil(W / stride).
+
+    Args:
+        image_shape: (C, H, W) of the images.
+        pretrained: Whether to start from timm's ImageNet weights.
+        name: Which of timm's HRNets.
+    """
+
+    def __init__(self, image_shape: tuple[int, int, int], *, pretrained: bool = False, name: str = "hrnet_w18") -> None:
+        super().__init__()
+        channels, *self.size = image_shape
+        self.features = create(
+            name,
+            in_channels=channels,
+            pretrained=pretrained,
+            features_only=True,
+            feature_location="",
+            out_indices=(1, 2, 3, 4),
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Maps images (N, C, H, W) to the four maps, finest first."""
+        maps: list[Tensor] = self.features(pad(x, self.size, STRIDES[-1]))
+        if all(side % STRIDES[-1] == 0 for side in self.size):
+            return maps
+        height, width = self.size
+        return [m[:, :, : -(-height // s), : -(-width // s)] for m, s in zip(maps, STRIDES, strict=True)]
+
+
+def hrnet_w18(image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:
+    """Builds `hrnet_w18` for images (C, H, W)."""
+    return HRNet(image_shape, pretrained=options.pretrained)

@@ -1,0 +1,59 @@
+"""ViT-small and ViT-base as DPT reads them (Ranftl et al., 2021, section 3): tokens of four depths as feature maps."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from gate2static.models.library import LibraryOptions, create, pad
+
+PATCH = 16
+
+
+class ViT(nn.Module):
+    """Maps images (N, C, H, W) to four maps (N, D, ceil(H / 16), ceil(W / 16)), one a quarter of the blocks.
+
+    The class token takes part in attention and is not read ("ignore" in Ranftl et al., table 7): what DPT's default,
+    a linear layer on both, costs would not fit into the costs that tables 3 and 4 of the paper report
+    (docs/paper_costs.md). Images are padded with zeros at the right and the bottom to whole patches.
+
+    Args:
+        name: A ViT of timm with patches of 16×16.
+        image_shape: (C, H, W) of the images.
+        pretrained: Whether to start from timm's default weights, whose position embeddings are resized.
+        blocks: Which blocks' outputs are the maps.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        image_shape: tuple[int, int, int],
+        *,
+        pretrained: bool = False,
+        blocks: Sequence[int] = (2, 5, 8, 11),
+    ) -> None:
+        super().__init__()
+        channels, *self.size = image_shape
+        self.features = create(
+            name,
+            in_channels=channels,
+            pretrained=pretrained,
+            img_size=tuple(math.ceil(side / PATCH) * PATCH for side in self.size),
+            features_only=True,
+            out_indices=tuple(blocks),
+        )
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Maps images (N, C, H, W) to the four maps, those of the first blocks first."""
+        maps: list[Tensor] = self.features(pad(x, self.size, PATCH))
+        return maps
+
+
+def vit_small(image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:
+    """Builds `vit_small` (D = 384), from weights of ImageNet-21k that were tuned on ImageNet-1k at 384×384."""
+    return ViT("vit_small_patch16_384", image_shape, pretrained=options.pretrained)
+
+
+def vit_base(image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:
+    """Builds `vit_base` (D = 768), from weights of ImageNet-21k that were tuned on ImageNet-1k at 384×384."""
+    return ViT("vit_base_patch16_384", image_shape, pretrained=options.pretrained)
