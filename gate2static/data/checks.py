@@ -15,7 +15,7 @@ def check_image(image: Tensor, path: Path) -> None:
     Raises:
         DataError: It is not; the file is named.
     """
-    if image.dim() != 3 or len(image) != 3:
+    if image.dim() != 3 or len(image) != 3 or not image.numel():
         raise DataError(f"{path}: found an image of shape {tuple(image.shape)}; allowed: (3, H, W)")
     low, high = (float(value) for value in image.aminmax())
     if not (low >= 0 and high <= 1):  # NaN is neither

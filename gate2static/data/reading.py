@@ -50,6 +50,21 @@ def read_npy(path: Path) -> Tensor:
     return _numbers(path, _read(path, lambda: np.load(path, allow_pickle=False), "an array of numbers (.npy)"))
 
 
+def read_mat(path: Path, key: str) -> Tensor:
+    """One variable of a MATLAB file up to version 7 as a tensor of its shape; double becomes float32.
+
+    Raises:
+        DataError: The file is missing or cut off, has no such variable, or it does not hold numbers.
+    """
+    from scipy.io import loadmat  # type: ignore[import-untyped] # takes a while to import, and few data sets need it
+
+    variables: dict[str, Any] = _read(path, lambda: loadmat(path), "a MATLAB file up to version 7")
+    if key not in variables:
+        found = ", ".join(name for name in variables if not name.startswith("__")) or "none"
+        raise DataError(f"{path}: found the variables {found}; {key} is needed")
+    return _numbers(path, variables[key])
+
+
 def read_npy_maps(path: Path) -> Tensor:
     """A `.npy` file of (H, W, C) or (H, W) numbers as float32 (C, H, W).
 
@@ -82,21 +97,6 @@ def unit_normals(vectors: Tensor) -> Tensor:
     return torch.where(vectors.norm(dim=0) < 0.1, 0, torch.nn.functional.normalize(vectors, dim=0))
 
 
-def read_mat(path: Path, key: str) -> Tensor:
-    """One variable of a MATLAB file up to version 7 as a tensor of its shape; double becomes float32.
-
-    Raises:
-        DataError: The file is missing or cut off, has no such variable, or it does not hold numbers.
-    """
-    from scipy.io import loadmat  # type: ignore[import-untyped] # takes a while to import, and few data sets need it
-
-    variables: dict[str, Any] = _read(path, lambda: loadmat(path), "a MATLAB file up to version 7")
-    if key not in variables:
-        found = ", ".join(name for name in variables if not name.startswith("__")) or "none"
-        raise DataError(f"{path}: found the variables {found}; {key} is needed")
-    return _numbers(path, variables[key])
-
-
 def _maps(path: Path, values: Tensor) -> Tensor:
     if values.dim() not in (2, 3):
         raise DataError(f"{path}: found an array of shape {tuple(values.shape)}; allowed: (H, W) or (H, W, C)")
@@ -107,8 +107,8 @@ def _picture(path: Path) -> Image.Image:
     def load() -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            picture = Image.open(path)
-            picture.load()
+            with Image.open(path) as picture:
+                picture.load()
         return picture
 
     return _read(path, load, "a picture")
