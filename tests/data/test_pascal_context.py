@@ -13,7 +13,7 @@ from gate2static.data import Splits, describe_data, load_data
 from gate2static.data.contract import IGNORE
 from gate2static.data.files import HoldOutOptions
 from gate2static.data.pascal_context import load
-from gate2static.data.pascal_context_classes import HUMAN_PARTS, NORMALS_LABELS, PERSON
+from gate2static.data.pascal_context_classes import HUMAN_PART_OF, HUMAN_PARTS, NORMALS_LABELS, PERSON
 from gate2static.errors import DataError
 from gate2static.recipe import DataRecipe
 
@@ -116,6 +116,21 @@ def test_edges_are_one_line_between_two_labels(root: Path) -> None:
     assert columns == list(range(240, 256)), "one stored pixel, 16 after resizing"
 
 
+def test_edges_lie_above_another_label_too(root: Path) -> None:
+    labels = np.full(SIZE, SKY, np.uint16)
+    labels[12:] = SOFA
+    savemat(root / f"pascal-context/trainval/{TRAIN[0]}.mat", {"LabelMap": labels})
+    rows = target(root, "edges")[0, :, 256].nonzero()[:, 0]
+    assert rows.float().mean() == pytest.approx((11 + 0.5) * 512 / 24, abs=1)
+
+
+def test_saliency_is_split_at_half(root: Path) -> None:
+    Image.fromarray(np.where(block(slice(None), slice(0, 16)), 128, 127).astype(np.uint8)).save(
+        root / f"sal_distill/{TRAIN[0]}.png"
+    )
+    assert target(root, "saliency")[0, 256, [0, 511]].tolist() == [1, 0]
+
+
 def test_saliency_is_zero_or_one(root: Path) -> None:
     assert target(root, "saliency")[0, 256, [0, 511]].tolist() == [1, 0]
 
@@ -134,6 +149,16 @@ def test_parts_of_people_are_joined_to_six(root: Path) -> None:
     assert parts[0, 511] == 0
 
 
+def test_all_24_parts_of_a_person_have_a_place() -> None:
+    named = {part: HUMAN_PARTS[label] for part, label in HUMAN_PART_OF.items()}
+    assert len(named) == 24
+    assert [part for part, name in named.items() if name == "torso"] == ["torso", "neck"]
+    for side in "lr":
+        expected = {"uarm": "upper arm", "larm": "lower arm", "hand": "lower arm", "uleg": "upper leg"}
+        expected |= {"lleg": "lower leg", "foot": "lower leg", "ear": "head", "eye": "head", "ebrow": "head"}
+        assert {part: named[side + part] for part in expected} == expected
+
+
 @pytest.mark.parametrize("items", [[(3, [])], [(PERSON, [])], [(3, [("head", np.ones(SIZE, np.uint8))])]])
 def test_a_picture_without_parts_of_people_says_nothing_about_them(root: Path, items: list) -> None:
     write_parts(root / f"human_parts/{TRAIN[0]}.mat", items)
@@ -148,6 +173,17 @@ def test_augmentation_is_the_same_in_every_run_and_another_in_every_epoch(root: 
     assert not torch.equal(data[0][0], first[0])
     lengths = first[1]["normals"].norm(dim=0)
     assert bool(((lengths < 1e-3) | (lengths - 1).abs().lt(1e-3)).all())
+
+
+def test_pictures_and_their_normals_are_turned_by_up_to_20_degrees(root: Path) -> None:
+    data = splits(root, augment=True).train
+    heights = []
+    for epoch in range(6):
+        data.set_epoch(epoch)  # type: ignore[attr-defined]
+        normals = data[0][1]["normals"]
+        heights.append(float(normals[1].abs().max()))
+    assert 0.03 < max(heights) < np.sin(np.deg2rad(20.5))
+    assert len(set(heights)) == len(heights)
 
 
 def test_held_out_images_leave_the_training_data(root: Path) -> None:

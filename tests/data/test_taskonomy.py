@@ -130,6 +130,16 @@ def test_augmentation_is_the_same_in_every_process(root: Path) -> None:
     assert all(torch.equal(targets[name], others[name]) for name in targets)
 
 
+def test_a_zoom_by_half_to_one_and_a_half_divides_depth(root: Path) -> None:
+    data = splits(root, augment=True).train
+    depths = []
+    for epoch in range(20):
+        data.set_epoch(epoch)  # type: ignore[attr-defined]
+        depths += data[0][1]["depth"].unique().tolist()
+    found = [depth for depth in depths if depth > 0]
+    assert 2 / 1.5 <= min(found) < 2 < max(found) <= 4
+
+
 def test_without_a_file_of_splits_the_tiny_partition_is_read(root: Path) -> None:
     assert [len(names) for names in TINY.values()] == [25, 5, 5]
     assert len(set(sum(TINY.values(), ()))) == 35
