@@ -104,6 +104,7 @@ def test_palette_pictures_keep_their_labels_and_both_folders_are_read(root: Path
 
 def test_normals_are_known_only_on_classes_that_nyud_has(root: Path) -> None:
     normals = target(root, "normals")
+    assert len(NORMALS_LABELS) == 170
     assert SOFA in NORMALS_LABELS
     assert SKY not in NORMALS_LABELS
     assert torch.allclose(normals[:, 256, 0], torch.tensor([1.0, 0.0, 0.0]), atol=0.01)
