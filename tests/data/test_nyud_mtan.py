@@ -80,6 +80,18 @@ def test_training_images_are_zoomed_and_mirrored(root: Path) -> None:
     assert not isinstance(load(root, augment=False).train, Augmented)
 
 
+def test_training_images_are_cropped_anywhere(root: Path) -> None:
+    ramp = np.broadcast_to(np.arange(1, HEIGHT + 1)[:, None, None], (HEIGHT, WIDTH, 1))
+    np.save(root / "train" / "depth" / "1.npy", ramp.astype(np.float32))
+    train = load(root).train
+    assert isinstance(train, Augmented)
+    tops = set()
+    for epoch in range(12):
+        train.set_epoch(epoch)
+        tops.add(float(train[1][1]["depth"][0, 0, 0]))
+    assert len(tops) > 3, "as many as there are zooms: always the centre"
+
+
 def test_splits_can_be_sent_to_a_worker(root: Path) -> None:
     train = load(root).train
     assert torch.equal(pickle.loads(pickle.dumps(train))[0][0], train[0][0])
