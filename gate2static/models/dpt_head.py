@@ -68,7 +68,7 @@ class DptHead(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Maps the four token maps to a map (N, outputs, H, W)."""
-        levels = [reassemble(x) for reassemble, x in zip(self.reassemble, features, strict=True)]
+        levels = [reassemble(features[index]) for index, reassemble in enumerate(self.reassemble)]
         fused = levels[3]
         for index in (3, 2, 1, 0):
             if index < 3:

@@ -23,5 +23,5 @@ class HrnetHead(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Maps the feature maps to a map (N, outputs, H, W)."""
         finest = self.sizes[0]
-        maps = [resize(x, size, finest) for x, size in zip(features, self.sizes, strict=True)]
+        maps = [resize(features[index], size, finest) for index, size in enumerate(self.sizes)]
         return resize(self.out(self.fuse(torch.cat(maps, dim=1))), finest, self.image_size)

@@ -1,7 +1,7 @@
 """The CIFAR ResNet-20 of He et al. (2016), section 4.2: a stem and three stages of three blocks.
 
 Where a block changes the shape, its shortcut is a 1×1 convolution with a norm (their option B) rather than padding
-with zeros (option A), because a gated unit needs weights to copy. At full width and 32×32 that is 41.2 MMACs with RGB
+with zeros (option A), because a gated unit needs weights to copy. At full width and 32×32 that is 40.8 MMACs with RGB
 images; the paper's 58 MFLOPs are unexplained (papers/README reading 5).
 """
 
