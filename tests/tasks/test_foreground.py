@@ -81,3 +81,10 @@ def test_a_perfect_map_has_an_miou_of_one() -> None:
     metrics = SALIENCY.new_metrics()
     metrics.update((target - 0.5) * 20, target)
     assert metrics.compute() == {"mIoU": pytest.approx(1), "maxF": pytest.approx(1)}
+
+
+@pytest.mark.parametrize(("logit", "miou"), [(-9.0, 1), (9.0, 0)])
+def test_where_nothing_is_salient_finding_nothing_is_right(logit: float, miou: float) -> None:
+    metrics = SALIENCY.new_metrics()
+    metrics.update(torch.full((1, 1, 4, 4), logit), torch.zeros(1, 1, 4, 4))
+    assert metrics.compute() == {"mIoU": miou, "maxF": 0}
