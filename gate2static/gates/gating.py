@@ -68,16 +68,17 @@ class Gate(nn.Module):
         """The row of the largest β, the first of equals; shaped like one row of it."""
         return self.beta.detach().argmax(0, keepdim=True)
 
-    def _per_channel(self, groups: Tensor) -> Tensor:
+    def per_channel(self, groups: Tensor) -> Tensor:
+        """(T, groups) -> (T, C)."""
         return groups.repeat_interleave(self.group_size, dim=1)[:, : self.channels]
 
     def decisions(self) -> Tensor:
         """(T, C) bool, True where the task takes its own channel. α > 0 is σ(α) > 0.5 in every dtype."""
-        return self._per_channel(self.alpha.detach() > 0)
+        return self.per_channel(self.alpha.detach() > 0)
 
     def probabilities(self) -> Tensor:
         """σ(α), (T, C), differentiable."""
-        return self._per_channel(self.alpha.sigmoid())
+        return self.per_channel(self.alpha.sigmoid())
 
     def mixing(self) -> Tensor:
         """What the tasks weigh in the shared stream, (T, C), differentiable.
@@ -89,11 +90,11 @@ class Gate(nn.Module):
         if not self.hard:
             return soft
         winner = torch.zeros_like(soft).scatter_(0, self._largest(), 1.0)
-        return self._per_channel(winner + (soft - soft.detach()))
+        return self.per_channel(winner + (soft - soft.detach()))
 
     def winners(self) -> Tensor:
         """(C,) int64, the task with the largest β; the first of equals."""
-        return (self._per_channel(self._largest()) if self.hard else self._largest())[0]
+        return (self.per_channel(self._largest()) if self.hard else self._largest())[0]
 
     def contributions(self) -> list[float]:
         """Share of channels where each task has the largest mixing weight (figure 3 of the paper)."""
@@ -129,7 +130,7 @@ class _SelectAndMix(torch.autograd.Function):
         tiny = torch.finfo(mixing.dtype).tiny
         g, step = ([x.view(shape) for x in rows] for rows in (gates, mixing / mixing.cumsum(0).clamp(min=tiny)))
         outputs = [torch.empty_like(x) for x in streams]
-        for (*own, shared), (*picked, mixed) in zip(_chunks(streams), _chunks(outputs), strict=True):
+        for (*own, shared), (*picked, mixed) in zip(chunks(streams), chunks(outputs), strict=True):
             for t, x in enumerate(own):
                 torch.lerp(shared, x, g[t], out=picked[t])
             so_far = picked[0]
@@ -150,8 +151,8 @@ class _SelectAndMix(torch.autograd.Function):
         others = [d for d, size in enumerate(ctx.shape) if size != -1]
         grad_gates, grad_mixing = torch.zeros_like(gates), torch.zeros_like(mixing)
         results = [torch.empty_like(x) for x in streams]
-        scratch = [torch.empty_like(x) for x in next(_chunks(streams))[:2]]
-        for values, incoming, outgoing in zip(_chunks(streams), _chunks(grads), _chunks(results), strict=True):
+        scratch = [torch.empty_like(x) for x in next(chunks(streams))[:2]]
+        for values, incoming, outgoing in zip(chunks(streams), chunks(grads), chunks(results), strict=True):
             (*own, shared), (*grad_picked, grad_mixed), (*grad_own, grad_shared) = values, incoming, outgoing
             difference, product = (x[: len(shared)] for x in scratch)
             torch.mul(grad_mixed, shared_mixed, out=grad_shared)
@@ -166,8 +167,8 @@ class _SelectAndMix(torch.autograd.Function):
         return None, grad_gates, grad_mixing, *results
 
 
-def _chunks(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
-    """The tensors cut alike along the batch, small enough for the CPU's caches; whole on other devices."""
+def chunks(tensors: Sequence[Tensor]) -> Iterator[tuple[Tensor, ...]]:
+    """Tensors cut alike along the batch, small enough for the CPU's caches; whole on other devices."""
     first = tensors[0]
     whole = first.device.type != "cpu" or first.dim() < 3
     size = len(first) if whole else max(1, _CHUNK_ELEMENTS * len(first) // max(1, first.numel()))

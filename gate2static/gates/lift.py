@@ -29,7 +29,7 @@ def lift(program: Program, branches: Mapping[str, nn.Module], gates: Mapping[str
         over tasks of the backbone's output structure. Only modules and parameters that the graph uses are kept.
     """
     root = nn.Module()
-    root.branches, root.gates = _named(branches), _named(gates)
+    root.branches, root.gates = named_modules(branches), named_modules(gates)
     names = list(branches)
     graph = fx.Graph()
     env: dict[fx.Node, _Streams] = {}
@@ -39,7 +39,7 @@ def lift(program: Program, branches: Mapping[str, nn.Module], gates: Mapping[str
             _lift_segment(graph, segment, env, branches)
             segment.clear()
             outputs = graph.call_module(f"gates.{node.args[1]}", tuple(env[node.all_input_nodes[0]]))
-            env[node] = [graph.call_function(_getitem, (outputs, i)) for i in range(len(names))]
+            env[node] = [graph.call_function(take, (outputs, i)) for i in range(len(names))]
         else:
             segment.append(node)
     _lift_segment(graph, segment, env, branches)
@@ -51,15 +51,16 @@ def lift(program: Program, branches: Mapping[str, nn.Module], gates: Mapping[str
     return fx.GraphModule(root, graph, "Lifted")
 
 
-def _named(modules: Mapping[str, nn.Module]) -> nn.Module:
-    """Unlike a ModuleDict, this takes names such as `keys` and `values`, which attention layers have."""
+def named_modules(modules: Mapping[str, nn.Module]) -> nn.Module:
+    """A module with these below it; unlike a ModuleDict it takes names such as `keys`, which attention layers have."""
     box = nn.Module()
     for name, module in modules.items():
         box.add_module(name, module)
     return box
 
 
-def _getitem(values: Any, index: int) -> Any:
+def take(values: Any, index: int) -> Any:
+    """One of several outputs."""
     return values[index]
 
 

@@ -4,8 +4,8 @@ import contextlib
 import copy
 import keyword
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -37,6 +37,8 @@ class GatedModel(nn.Module):
         super().__init__()
         self.tasks, self.program = tasks, program
         self.encoder, self.heads = encoder, heads
+        # In a list, so that it is no submodule: it has the same parameters, and it can always be made again.
+        self._settled: list[fx.GraphModule] = []
 
     @property
     def gates(self) -> dict[str, Gate]:
@@ -50,8 +52,24 @@ class GatedModel(nn.Module):
 
     def forward(self, *inputs: Any) -> dict[str, Tensor]:
         """The backbone's inputs -> task -> the output of its head."""
-        features = self.encoder(*pytree.tree_leaves(inputs))
+        encoder = self._settled[0] if self.training and self._settled else self.encoder
+        features = encoder(*pytree.tree_leaves(inputs))
         return {task: self.heads[task](f) for task, f in zip(self.tasks, features, strict=True)}
+
+    def train_with(self, encoder: fx.GraphModule | None) -> None:
+        """Lets training run another form of the encoder, or none; evaluation, copies and files know nothing of it.
+
+        It holds the same parameters (`lift_settled`). Moving or converting the model and setting its gates ends that.
+        """
+        self._settled = [] if encoder is None else [encoder]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled."""
+        return {**self.__dict__, "_settled": []}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.train_with(None)
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def gate(
@@ -176,6 +194,7 @@ def set_gates(gated: GatedModel, decisions: bool | Mapping[str, Tensor]) -> None
                 f"units {first!r} and {name!r} are tied and are given different decisions; give both the same, or "
                 "gate without tie_residual."
             )
+    gated.train_with(None)
     for name, decision in decisions.items():
         with torch.no_grad():
             gates[name].alpha.copy_(torch.where(decision, 1.0, -1.0))
