@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
 from gate2static.data import describe_data
 from gate2static.errors import RecipeError
@@ -91,7 +92,7 @@ def build_model(
     """
     spec = describe_data(recipe.data)
     tasks = build_tasks(recipe.tasks, spec)
-    entry = _backbone(recipe.model.name)
+    entry = find_backbone(recipe.model.name)
     options = parse(entry.options, recipe.model.options, where="model.options")
     if not initial_weights and "pretrained" in entry.options.model_fields:
         options = options.model_copy(update={"pretrained": False})
@@ -100,7 +101,7 @@ def build_model(
         torch.manual_seed(recipe.seed)
         backbone = entry.build(spec.image_shape, options)
         images = torch.randn(2, *spec.image_shape)
-        with torch.no_grad():
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone
             shapes = [features.shape for features in backbone.eval()(images)]
         size = spec.image_shape[1:]
         heads: dict[str, nn.Module] = {
@@ -110,7 +111,12 @@ def build_model(
     return backbone.train(), heads, (images,)
 
 
-def _backbone(name: str) -> Backbone:
+def find_backbone(name: str) -> Backbone:
+    """Looks a recipe's backbone up.
+
+    Raises:
+        RecipeError: An unknown name.
+    """
     library, slash, model = name.partition("/")
     if slash and library in LIBRARIES:
         return Backbone(partial(LIBRARIES[library], model), LibraryOptions, "light")

@@ -9,6 +9,7 @@ from gate2static.models.library import create
 from gate2static.recipe import Strict
 
 OUTPUT_STRIDE = 8
+WEIGHTS = "tv_in1k"  # torchvision's first, which the paper's time had; timm's default is a later training
 
 
 class DilatedResNetOptions(Strict):
@@ -74,6 +75,8 @@ def dilated_resnet50(image_shape: tuple[int, int, int], options: DilatedResNetOp
 def _build(depth: Literal[18, 50], image_shape: tuple[int, int, int], options: DilatedResNetOptions) -> nn.Module:
     model = DilatedResNet(depth, image_shape[0], options.width)
     if options.pretrained:
-        state = create(f"resnet{depth}", in_channels=image_shape[0], pretrained=True, num_classes=0).state_dict()
+        state = create(
+            f"resnet{depth}.{WEIGHTS}", in_channels=image_shape[0], pretrained=True, num_classes=0
+        ).state_dict()
         model.load_state_dict(state)
     return model

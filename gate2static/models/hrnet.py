@@ -17,10 +17,12 @@ class HRNet(nn.Module):
     Args:
         image_shape: (C, H, W) of the images.
         pretrained: Whether to start from timm's ImageNet weights.
-        name: Which of timm's HRNets.
+        name: Which of timm's HRNets, with the tag of its weights: these are the authors'.
     """
 
-    def __init__(self, image_shape: tuple[int, int, int], *, pretrained: bool = False, name: str = "hrnet_w18") -> None:
+    def __init__(
+        self, image_shape: tuple[int, int, int], *, pretrained: bool = False, name: str = "hrnet_w18.ms_in1k"
+    ) -> None:
         super().__init__()
         channels, *self.size = image_shape
         self.features = create(

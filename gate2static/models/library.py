@@ -1,6 +1,7 @@
 """What backbones from torchvision and timm have in common."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,13 +18,29 @@ class LibraryOptions(Strict):
     """Whether to start from the library's default weights, which downloads them once."""
 
 
+@contextlib.contextmanager
+def fetching(name: str) -> Iterator[None]:
+    """Around whatever may download a network's weights.
+
+    Raises:
+        RecipeError: The weights are neither here nor can they be downloaded.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RecipeError(
+            f"model.options.pretrained: the weights of {name} cannot be fetched: {' '.join(str(error).split())}; "
+            "connect once, bring the library's cache along, or set pretrained to false"
+        ) from error
+
+
 def create(name: str, *, in_channels: int, pretrained: bool = False, **options: Any) -> nn.Module:
     """Makes one of timm's networks, whose import takes seconds.
 
     Args:
         name: As timm's registry has it.
         in_channels: timm adapts the first layer, and its weights, to that many.
-        pretrained: Whether to start from timm's default weights.
+        pretrained: Whether to start from the weights that timm has under this name.
         options: Further arguments of `timm.create_model`.
 
     Raises:
@@ -31,13 +48,8 @@ def create(name: str, *, in_channels: int, pretrained: bool = False, **options: 
     """
     import timm
 
-    try:
+    with fetching(f"timm/{name}"):
         model: nn.Module = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, **options)
-    except OSError as error:
-        raise RecipeError(
-            f"model.options.pretrained: the weights of timm/{name} cannot be fetched: {' '.join(str(error).split())}; "
-            "connect once, point HF_HOME at a cache that holds them, or set pretrained to false"
-        ) from error
     return model
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from gate2static.errors import RecipeError
+from gate2static.models.library import create
 from gate2static.recipe.parsing import suggest
 
 
@@ -17,16 +18,14 @@ def timm_backbone(name: str, image_shape: tuple[int, int, int], *, pretrained: b
         pretrained: Whether to start from timm's default weights, which downloads them once.
 
     Raises:
-        RecipeError: Unknown name, or a network without feature maps (N, C, H, W).
+        RecipeError: Unknown name, weights that cannot be fetched, or a network without feature maps (N, C, H, W).
     """
     known = timm.list_models()
     if name not in known:
         near = suggest(name, known).partition("allowed:")[0]
         raise RecipeError(f"model.name: found timm/{name}; {near}allowed: what timm.list_models() names")
     try:
-        model: nn.Module = timm.create_model(
-            name, pretrained=pretrained, features_only=True, in_chans=image_shape[0], exportable=True
-        )
+        model = create(name, in_channels=image_shape[0], pretrained=pretrained, features_only=True, exportable=True)
         with torch.no_grad():
             maps = model.eval()(torch.zeros(1, *image_shape))
     except (RuntimeError, AssertionError, AttributeError, TypeError, ValueError) as error:

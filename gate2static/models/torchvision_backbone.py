@@ -6,6 +6,7 @@ from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
 from gate2static.errors import RecipeError
+from gate2static.models.library import fetching
 from gate2static.recipe.parsing import suggest
 
 # Their feature maps are tokens or have the channels last.
@@ -23,7 +24,7 @@ def torchvision_backbone(name: str, image_shape: tuple[int, int, int], *, pretra
         pretrained: Whether to start from torchvision's default weights, which downloads them once.
 
     Raises:
-        RecipeError: Unknown name, or images that are not RGB.
+        RecipeError: Unknown name, weights that cannot be fetched, or images that are not RGB.
     """
     models = torchvision.models
     known = [n for n in models.list_models(module=models) if not n.startswith(NOT_CONVOLUTIONAL)]
@@ -34,7 +35,8 @@ def torchvision_backbone(name: str, image_shape: tuple[int, int, int], *, pretra
             f"model.name: torchvision/{name} takes images of 3 channels, the data set's have {image_shape[0]}; "
             "timm/<name> adapts to any number"
         )
-    model = models.get_model(name, weights="DEFAULT" if pretrained else None)
+    with fetching(f"torchvision/{name}"):
+        model = models.get_model(name, weights="DEFAULT" if pretrained else None)
     traced = fx.symbolic_trace(model.eval())
     images = torch.zeros(1, *image_shape)
     with torch.no_grad():

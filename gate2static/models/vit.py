@@ -3,24 +3,29 @@
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from gate2static.models.library import LibraryOptions, create, pad
 
 PATCH = 16
 
+OWN_MEAN = OWN_STD = 0.5
+"""How the images were normalised that timm's weights of these networks were trained on."""
+
 
 class ViT(nn.Module):
     """Maps images (N, C, H, W) to four maps (N, D, ceil(H / 16), ceil(W / 16)), one a quarter of the blocks.
 
-    The class token takes part in attention and is not read ("ignore" in Ranftl et al., table 7): what DPT's default,
+    The class token takes part in attention and is not read ("ignore" in Ranftl et al.): what DPT's default,
     a linear layer on both, costs would not fit into the costs that tables 3 and 4 of the paper report
     (docs/paper_costs.md). Images are padded with zeros at the right and the bottom to whole patches.
 
     Args:
         name: A ViT of timm with patches of 16×16.
         image_shape: (C, H, W) of the images.
-        pretrained: Whether to start from timm's default weights, whose position embeddings are resized.
+        pretrained: Whether to start from timm's default weights: position embeddings are resized, and the patch
+            projection is changed to take images that are normalised as ImageNet's usually are.
         blocks: Which blocks' outputs are the maps.
     """
 
@@ -43,10 +48,28 @@ class ViT(nn.Module):
             out_indices=tuple(blocks),
         )
 
+        if pretrained and channels == 3:
+            take_normalised(self.features.get_submodule("model.patch_embed.proj"))
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Maps images (N, C, H, W) to the four maps, those of the first blocks first."""
         maps: list[Tensor] = self.features(pad(x, self.size, PATCH))
         return maps
+
+
+def take_normalised(projection: nn.Module) -> None:
+    """Changes a pretrained patch projection, in place, to take ImageNet-normalised images where it took its own.
+
+    x = (image - mean) / std, so what it was trained on is (x std + mean - 0.5) / 0.5: linear, and so is a projection.
+    """
+    from gate2static.data.transforms import IMAGENET_MEAN, IMAGENET_STD  # brings torchvision along
+
+    weight, bias = projection.get_parameter("weight"), projection.get_parameter("bias")
+    scale = (torch.tensor(IMAGENET_STD) / OWN_STD).view(1, -1, 1, 1)
+    shift = ((torch.tensor(IMAGENET_MEAN) - OWN_MEAN) / OWN_STD).view(1, -1, 1, 1)
+    with torch.no_grad():
+        bias.add_((weight * shift).sum(dim=(1, 2, 3)))
+        weight.mul_(scale)
 
 
 def vit_small(image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:

@@ -1,9 +1,11 @@
 import pytest
+import timm
 import torch
 import torchvision
 from torch import fx
 
 from gate2static.errors import RecipeError
+from gate2static.models.build import find_backbone
 from gate2static.models.timm_backbone import timm_backbone
 from gate2static.models.torchvision_backbone import torchvision_backbone
 
@@ -59,3 +61,18 @@ def test_a_timm_network_without_feature_maps_is_refused(name: str, size: int, me
 def test_images_too_small_for_a_network_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"torchvision/alexnet cannot take images of \(3, 8, 8\): .*larger images"):
         torchvision_backbone("alexnet", (3, 8, 8), pretrained=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_small", "hrnet_w18", "resnet18_dilated", "timm/resnet18", "torchvision/resnet18"]
+)
+def test_weights_that_cannot_be_fetched_are_one_clear_line(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(timm, "create_model", refuse)
+    monkeypatch.setattr(torchvision.models, "get_model", refuse)
+    entry = find_backbone(name)
+    options = entry.options.model_validate({"pretrained": True})
+    with pytest.raises(RecipeError, match=r"^model\.options\.pretrained: the weights of .*: no route to host; connect"):
+        entry.build((3, 64, 64), options)
