@@ -26,6 +26,11 @@ def test_costs_are_those_of_the_papers_tables(
         assert nets.giga_macs(decoder, features) == pytest.approx(head, rel=0.005)
 
 
+def test_the_pyramid_has_deeplabs_rates() -> None:
+    head = AsppHead([torch.Size((2, 8, 5, 6))], 3, (36, 44))
+    assert {m.dilation[0] for m in head.modules() if isinstance(m, torch.nn.Conv2d)} == {1, 12, 24, 36}
+
+
 def test_the_last_stages_dilate_instead_of_striding() -> None:
     backbone = DilatedResNet(18, 3, 0.125)
     maps = backbone(torch.randn(2, 3, 36, 44))

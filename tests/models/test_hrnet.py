@@ -13,6 +13,7 @@ def test_costs_are_those_of_the_papers_table(nets: SimpleNamespace) -> None:
         assert nets.giga_macs(backbone, images) == pytest.approx(20.1, rel=0.005)
         features = backbone(images)
         heads = [HrnetHead([f.shape for f in features], channels, (480, 640)) for channels in (40, 1, 3)]
+        assert nets.giga_macs(heads[0], features) == pytest.approx(120 * 160 * 270 * (270 + 40) / 1e9)
     encoder, *decoders = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (backbone, *heads)]
     # Table 1: 28.9 M and 9.8 M parameters.
     assert 3 * encoder + sum(decoders) == pytest.approx(28.9, abs=0.05)
