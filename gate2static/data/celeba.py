@@ -101,7 +101,7 @@ def describe(options: CelebaOptions) -> DataSpec:
     )
 
 
-def load(options: CelebaOptions) -> Splits:
+def load(options: CelebaOptions, spec: DataSpec) -> Splits:
     """Reads both tables and finds every image of them.
 
     Raises:
@@ -113,8 +113,8 @@ def load(options: CelebaOptions) -> Splits:
     folder = _find(root, "img_align_celeba/img_align_celeba", "img_align_celeba", within="Img")
     partition = _read_partition(partition_file)
     require_files(LAYOUT, (folder / name for name in partition))
-    wanted = [name for names in options.groups.values() for name in names]
-    attributes = _read_attributes(attributes_file, wanted)
+    groups = {task: target.classes for task, target in spec.targets.items()}
+    attributes = _read_attributes(attributes_file, [name for names in groups.values() for name in names])
     unknown = next((name for name in partition if name not in attributes), None)
     if unknown is not None:
         raise DataError(f"{attributes_file}: no line for {unknown}, which {partition_file.name} names; unpack it again")
@@ -124,13 +124,13 @@ def load(options: CelebaOptions) -> Splits:
         if not names:
             raise DataError(f"{partition_file}: no image is marked as {which} data; unpack it again")
         table = torch.tensor([attributes[name] for name in names], dtype=torch.float32)
-        columns = table.split([len(group) for group in options.groups.values()], dim=1)
-        return Faces(folder, names, dict(zip(options.groups, columns, strict=True)), options.image_size)
+        columns = table.split([len(group) for group in groups.values()], dim=1)
+        return Faces(folder, names, dict(zip(groups, columns, strict=True)), options.image_size)
 
     train, val, test = (split(which) for which in PARTITION.values())
     if not options.augment:
         return Splits(train=train, val=val, test=test)
-    augment = Augmentation(kinds=dict.fromkeys(options.groups, "attributes"))
+    augment = Augmentation(kinds=dict.fromkeys(groups, "attributes"))
     return Splits(train=Augmented(train, augment, options.seed), val=val, test=test)
 
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gate2static.data.contract import IGNORE, DataSpec, Sample, Splits, TargetSpec
-from gate2static.data.files import Files, FileSamples, HoldOutOptions, existing_root, file_splits, require_files
+from gate2static.data.files import Files, FileSamples, HoldOutOptions, existing_root, file_splits, require_files, wanted
 from gate2static.data.reading import Reader, read_image, read_label_image, read_npy, read_npy_maps, valid_depth
 from gate2static.data.transforms import Augmentation, one_of, resize
 from gate2static.errors import DataError
@@ -69,25 +69,23 @@ def describe(options: CityscapesOptions) -> DataSpec:
     )
 
 
-def load(options: CityscapesOptions) -> Splits:
+def load(options: CityscapesOptions, spec: DataSpec) -> Splits:
     """Recognises the layout and lists the files; 2,975 pictures to train on and 500 to test on in the whole data set.
 
     Raises:
         DataError: The folder is something else or half unpacked, or its arrays have another size.
     """
     root = existing_root(options)
-    spec = describe(options)
-    kinds = {name: target.kind for name, target in spec.targets.items()}
     if any((root / folder).is_dir() for folder, _ in PARTS.values()):
-        train, test = (_official_files(root, split) for split in ("train", "val"))
+        train, test = (_official_files(root, split, spec) for split in ("train", "val"))
         make = partial(
             FileSamples,
             readers=_official_readers(options),
             spec=spec,
-            prepare=partial(resize, kinds=kinds, size=options.size),
+            prepare=partial(resize, kinds=spec.kinds, size=options.size),
         )
     elif (root / "train").is_dir() or (root / "val").is_dir():
-        train, test = (_mtan_files(root, split, options) for split in ("train", "val"))
+        train, test = (_mtan_files(root, split, options, spec) for split in ("train", "val"))
         _check_size(train[0]["image"], options)
         make = partial(FileSamples, readers=MTAN_READERS, spec=spec)
     else:
@@ -95,7 +93,7 @@ def load(options: CityscapesOptions) -> Splits:
             f"{root}: no data set was recognised; allowed: MTAN's folder with train and val, or the official one with "
             f"{', '.join(folder for folder, _ in PARTS.values())}"
         )
-    zoom = Augmentation(kinds=kinds, zoom=one_of(1.0, 1.2, 1.5), off_centre=True)
+    zoom = Augmentation(kinds=spec.kinds, zoom=one_of(1.0, 1.2, 1.5), off_centre=True)
     return file_splits(train, test, make, partial(_augment, augmentation=zoom), options)
 
 
@@ -107,16 +105,18 @@ def _augment(sample: Sample, generator: torch.Generator, *, augmentation: Callab
 
 def _inverted(sample: Sample) -> Sample:
     image, targets = sample
+    if "depth" not in targets:
+        return sample
     depth = targets["depth"]
     return image, {**targets, "depth": torch.where(depth > 0, 1 / depth, 0)}
 
 
-def _mtan_files(root: Path, split: str, options: CityscapesOptions) -> Sequence[Files]:
+def _mtan_files(root: Path, split: str, options: CityscapesOptions, spec: DataSpec) -> Sequence[Files]:
     labels = f"label_{options.classes}"
     # LibMTL names its copy of the 7-class labels `label`.
     if options.classes == 7 and not (root / split / labels).is_dir() and (root / split / "label").is_dir():
         labels = "label"
-    folders = {"image": "image", "semantic": labels, "depth": "depth"}
+    folders = wanted({"image": "image", "semantic": labels, "depth": "depth"}, spec)
     names = {path.name for folder in folders.values() for path in (root / split / folder).glob("*.npy")}
     ordered = sorted(names, key=lambda name: (len(name), name)) or ["0.npy"]
     files = [{target: root / split / folder / name for target, folder in folders.items()} for name in ordered]
@@ -124,9 +124,10 @@ def _mtan_files(root: Path, split: str, options: CityscapesOptions) -> Sequence[
     return files
 
 
-def _official_files(root: Path, split: str) -> Sequence[Files]:
+def _official_files(root: Path, split: str, spec: DataSpec) -> Sequence[Files]:
     names: set[str] = set()
-    for folder, ending in PARTS.values():
+    parts = wanted(PARTS, spec)
+    for folder, ending in parts.values():
         pictures = root / folder / split
         names |= {str(path.relative_to(pictures)).removesuffix(ending) for path in pictures.glob(f"*/*{ending}")}
     if not names:
@@ -135,7 +136,7 @@ def _official_files(root: Path, split: str) -> Sequence[Files]:
             "layout, half unpacked: unpack it again"
         )
     files = [
-        {target: root / folder / split / f"{name}{ending}" for target, (folder, ending) in PARTS.items()}
+        {target: root / folder / split / f"{name}{ending}" for target, (folder, ending) in parts.items()}
         for name in sorted(names)
     ]
     require_files(OFFICIAL, (path for sample in files for path in sample.values()))

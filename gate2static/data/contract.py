@@ -48,6 +48,11 @@ class DataSpec:
     image_shape: tuple[int, int, int]
     targets: dict[str, TargetSpec]
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of every target by its name."""
+        return {name: target.kind for name, target in self.targets.items()}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
@@ -64,8 +69,11 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """A registry entry: the options a data set takes, its description, and its loader."""
+    """A registry entry: the options a data set takes, its description, and its loader.
+
+    The loader is given the description with the targets that are wanted, and needs no files of others.
+    """
 
     options: type[Strict]
     describe: Callable[[Any], DataSpec]
-    load: Callable[[Any], Splits]
+    load: Callable[[Any, DataSpec], Splits]

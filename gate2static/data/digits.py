@@ -62,7 +62,7 @@ def describe(options: DigitsOptions) -> DataSpec:
     )
 
 
-def load(options: DigitsOptions) -> Splits:
+def load(options: DigitsOptions, spec: DataSpec) -> Splits:
     """Splits the scans and composes the images of every split; the same options give the same bytes."""
     from sklearn.datasets import load_digits  # scikit-learn takes a second to import, and only training needs it
 
@@ -76,7 +76,10 @@ def load(options: DigitsOptions) -> Splits:
     size = options.digit_size
     ink = F.interpolate(scans[:, None], size=(size, size), mode="bilinear", align_corners=False).clamp(0, 1)[:, 0]
     counts = {"train": options.train_images, "val": options.val_images, "test": options.test_images}
-    return Splits(**{name: _compose(ink, labels, parts[name], counts[name], generator) for name in SHARES})
+    made = {name: _compose(ink, labels, parts[name], counts[name], generator) for name in SHARES}
+    for pairs in made.values():
+        pairs.targets = {name: pairs.targets[name] for name in spec.targets}
+    return Splits(**made)
 
 
 def _compose(ink: Tensor, labels: Tensor, pool: Tensor, count: int, generator: torch.Generator) -> DigitPairs:

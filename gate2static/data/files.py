@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import Field
 from torch import Tensor
@@ -16,6 +16,7 @@ from gate2static.data.transforms import normalise
 from gate2static.errors import DataError
 from gate2static.recipe import Strict
 
+Part = TypeVar("Part")
 Files = Mapping[str, Path]
 """The files of one sample: `image`, and one for each target."""
 
@@ -78,6 +79,11 @@ class FileSamples(Dataset[Sample]):
             sample = self.prepare(sample)
         check_size(sample[0], files["image"], self.spec.image_shape[1:])
         return sample
+
+
+def wanted(parts: Mapping[str, Part], spec: DataSpec) -> dict[str, Part]:
+    """Of what there is for `image` and for every target, what a data set with these targets needs."""
+    return {name: part for name, part in parts.items() if name == "image" or name in spec.targets}
 
 
 def existing_root(options: FileOptions) -> Path:

@@ -32,6 +32,7 @@ from gate2static.data.files import (
     file_splits,
     read_lines,
     require_files,
+    wanted,
 )
 from gate2static.data.reading import (
     Reader,
@@ -64,7 +65,6 @@ SPEC = DataSpec(
         "edges": TargetSpec(kind="edges", channels=1),
     },
 )
-KINDS = {name: target.kind for name, target in SPEC.targets.items()}
 Variant = Mapping[str, tuple[str, Reader]]
 """The file type and the reader of each part."""
 
@@ -76,7 +76,7 @@ def describe(options: HoldOutOptions) -> DataSpec:
     return SPEC
 
 
-def load(options: HoldOutOptions) -> Splits:
+def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
     """Recognises the variant and finds the files of both lists.
 
     Training images are zoomed by 1, 1.2 or 1.5 about the centre and mirrored (Vandenhende et al., 2020).
@@ -86,13 +86,14 @@ def load(options: HoldOutOptions) -> Splits:
     """
     root = existing_root(options)
     train, test = (read_lines("NYUD_MT", root / "gt_sets" / f"{split}.txt") for split in ("train", "val"))
-    name = _recognise(root, [*train, *test])
-    variant = VARIANTS[name]
+    variants = {name: wanted(variant, spec) for name, variant in VARIANTS.items()}
+    name = _recognise(root, [*train, *test], variants)
+    variant = variants[name]
     files = [_files(root, variant, stem) for stem in (*train, *test)]
     require_files(f"NYUD_MT {name}", (path for sample in files for path in sample.values()))
     readers = {part: reader for part, (_, reader) in variant.items()}
-    make = partial(FileSamples, readers=readers, spec=SPEC, prepare=_full_size)
-    augment = Augmentation(kinds=KINDS, zoom=one_of(1.0, 1.2, 1.5))
+    make = partial(FileSamples, readers=readers, spec=spec, prepare=partial(_full_size, kinds=spec.kinds))
+    augment = Augmentation(kinds=spec.kinds, zoom=one_of(1.0, 1.2, 1.5))
     return file_splits(files[: len(train)], files[len(train) :], make, augment, options)
 
 
@@ -101,12 +102,12 @@ def _files(root: Path, variant: Variant, stem: str) -> Files:
     return {part: root / FOLDERS[part] / f"{stem}{suffix}" for part, (suffix, _) in variant.items()}
 
 
-def _recognise(root: Path, stems: list[str]) -> str:
+def _recognise(root: Path, stems: list[str], variants: Mapping[str, Variant]) -> str:
     """The variant that most files of an image belong to: of the first listed image that has any file."""
     for stem in stems:
         found = {
             name: sum(path.is_file() for path in _files(root, variant, stem).values())
-            for name, variant in VARIANTS.items()
+            for name, variant in variants.items()
         }
         if any(found.values()):
             return max(found, key=lambda name: found[name])
@@ -116,8 +117,8 @@ def _recognise(root: Path, stems: list[str]) -> str:
     )
 
 
-def _full_size(sample: Sample) -> Sample:
-    return resize(sample, KINDS, SIZE) if tuple(sample[0].shape[-2:]) == CUT_SIZE else sample
+def _full_size(sample: Sample, *, kinds: Mapping[str, str]) -> Sample:
+    return resize(sample, kinds, SIZE) if tuple(sample[0].shape[-2:]) == CUT_SIZE else sample
 
 
 def _labels_png(path: Path) -> Tensor:

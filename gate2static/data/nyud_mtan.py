@@ -9,13 +9,14 @@ ROOT/train/image/0.npy …   float (288, 384, 3) in [0, 1]
 ```
 """
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from gate2static.data.contract import IGNORE, DataSpec, Splits, TargetSpec
-from gate2static.data.files import Files, FileSamples, HoldOutOptions, existing_root, file_splits, require_files
+from gate2static.data.files import Files, FileSamples, HoldOutOptions, existing_root, file_splits, require_files, wanted
 from gate2static.data.reading import read_npy, read_npy_maps, unit_normals, valid_depth
 from gate2static.data.transforms import Augmentation, one_of
 from gate2static.errors import DataError
@@ -41,7 +42,7 @@ def describe(options: HoldOutOptions) -> DataSpec:
     return SPEC
 
 
-def load(options: HoldOutOptions) -> Splits:
+def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
     """Finds the files of both folders.
 
     Training images are zoomed by 1, 1.2 or 1.5 at a random place and mirrored, as in MTAN's own code.
@@ -50,25 +51,24 @@ def load(options: HoldOutOptions) -> Splits:
         DataError: The folder is not in this layout, or a file is missing.
     """
     root = existing_root(options)
-    augment = Augmentation(
-        kinds={name: target.kind for name, target in SPEC.targets.items()}, zoom=one_of(1.0, 1.2, 1.5), off_centre=True
-    )
-    make = partial(FileSamples, readers=READERS, spec=SPEC)
-    return file_splits(_files(root / "train"), _files(root / "val"), make, augment, options)
+    augment = Augmentation(kinds=spec.kinds, zoom=one_of(1.0, 1.2, 1.5), off_centre=True)
+    make = partial(FileSamples, readers=READERS, spec=spec)
+    train, test = (_files(root / split, wanted(FOLDERS, spec)) for split in ("train", "val"))
+    return file_splits(train, test, make, augment, options)
 
 
-def _files(folder: Path) -> list[Files]:
+def _files(folder: Path, folders: Mapping[str, str]) -> list[Files]:
     """Files are numbered from 0; the highest number in any folder says how many there are."""
     numbers = [
-        int(path.stem) for sub in FOLDERS.values() for path in (folder / sub).glob("*.npy") if path.stem.isdigit()
+        int(path.stem) for sub in folders.values() for path in (folder / sub).glob("*.npy") if path.stem.isdigit()
     ]
     if not numbers:
         raise DataError(
-            f"{folder}: no {LAYOUT} data found; expected image/0.npy, label/0.npy, depth/0.npy, normal/0.npy and so "
+            f"{folder}: no {LAYOUT} data; expected {', '.join(f'{sub}/0.npy' for sub in folders.values())} and so "
             "on; give the folder that holds train and val as data.options.root"
         )
     files: list[Files] = [
-        {part: folder / sub / f"{number}.npy" for part, sub in FOLDERS.items()} for number in range(max(numbers) + 1)
+        {part: folder / sub / f"{number}.npy" for part, sub in folders.items()} for number in range(max(numbers) + 1)
     ]
     require_files(LAYOUT, (path for sample in files for path in sample.values()))
     return files

@@ -22,6 +22,7 @@ from gate2static.data.files import (
     file_splits,
     read_lines,
     require_files,
+    wanted,
 )
 from gate2static.data.pascal_parts import read_human_parts
 from gate2static.data.reading import read_image, read_label_image, read_mat, unit_normals
@@ -42,7 +43,6 @@ SPEC = DataSpec(
         "edges": TargetSpec(kind="edges", channels=1),
     },
 )
-KINDS = {name: target.kind for name, target in SPEC.targets.items()}
 
 
 def describe(_options: HoldOutOptions) -> DataSpec:
@@ -50,7 +50,7 @@ def describe(_options: HoldOutOptions) -> DataSpec:
     return SPEC
 
 
-def load(options: HoldOutOptions) -> Splits:
+def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
     """Lists the files of both splits; 4,998 images to train on and 5,105 to test on in the whole archive.
 
     Raises:
@@ -63,13 +63,13 @@ def load(options: HoldOutOptions) -> Splits:
             f"{root}: no data set was recognised; allowed: the PASCAL_MT folder, which holds ImageSets/Context, "
             "JPEGImages, pascal-context/trainval, semseg, human_parts, sal_distill and normals_distill"
         )
-    train, test = (_files(root, read_lines(LAYOUT, lists / f"{split}.txt")) for split in ("train", "val"))
-    make = partial(FileSamples, readers=READERS, spec=SPEC, prepare=partial(resize, kinds=KINDS, size=SIZE))
-    augment = Augmentation(kinds=KINDS, zoom=between(0.75, 1.25), degrees=between(-20, 20))
+    train, test = (_files(root, read_lines(LAYOUT, lists / f"{split}.txt"), spec) for split in ("train", "val"))
+    make = partial(FileSamples, readers=READERS, spec=spec, prepare=partial(resize, kinds=spec.kinds, size=SIZE))
+    augment = Augmentation(kinds=spec.kinds, zoom=between(0.75, 1.25), degrees=between(-20, 20))
     return file_splits(train, test, make, augment, options)
 
 
-def _files(root: Path, names: Iterable[str]) -> Sequence[Files]:
+def _files(root: Path, names: Iterable[str], spec: DataSpec) -> Sequence[Files]:
     from_voc = {path.stem for path in (root / "semseg" / "VOC12").glob("*.png")}
     files = [
         {
@@ -82,6 +82,7 @@ def _files(root: Path, names: Iterable[str]) -> Sequence[Files]:
         }
         for name in names
     ]
+    files = [wanted(sample, spec) for sample in files]
     require_files(LAYOUT, (path for sample in files for path in sample.values()))
     return files
 

@@ -1,5 +1,8 @@
 """Data sets by the name a recipe gives."""
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from gate2static.data import celeba, cityscapes, digits, nyud_mt, nyud_mtan, pascal_context, taskonomy
 from gate2static.data.contract import DataSource, DataSpec, Splits
 from gate2static.data.files import HoldOutOptions
@@ -28,15 +31,21 @@ def describe_data(recipe: DataRecipe) -> DataSpec:
     return source.describe(options)
 
 
-def load_data(recipe: DataRecipe) -> Splits:
+def load_data(recipe: DataRecipe, targets: Collection[str] | None = None) -> Splits:
     """Reads a data set.
+
+    Args:
+        recipe: Which one, and its options.
+        targets: Those that are wanted, of which alone the files have to be there; all by default.
 
     Raises:
         RecipeError: Unknown data set, or an option that it does not take.
         DataError: The data set's files are missing or hold values that its tasks do not allow.
     """
     source, options = _resolve(recipe)
-    return source.load(options)
+    spec = source.describe(options)
+    wanted = {name: target for name, target in spec.targets.items() if targets is None or name in targets}
+    return source.load(options, replace(spec, targets=wanted))
 
 
 def _resolve(recipe: DataRecipe) -> tuple[DataSource, Strict]:

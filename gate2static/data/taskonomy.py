@@ -6,7 +6,7 @@ maps, so both are of the kind `keypoints`: the strength of a response, 1 where i
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gate2static.data.augmented import Augmented
 from gate2static.data.contract import IGNORE, DataSpec, Splits, TargetSpec
-from gate2static.data.files import FileOptions, Files, FileSamples, existing_root, read_lines
+from gate2static.data.files import FileOptions, Files, FileSamples, existing_root, read_lines, wanted
 from gate2static.data.reading import Reader, read_image, read_label_image, unit_normals
 from gate2static.data.taskonomy_buildings import TINY
 from gate2static.data.transforms import Augmentation, between, resize
@@ -119,7 +119,7 @@ def describe(options: TaskonomyOptions) -> DataSpec:
     )
 
 
-def load(options: TaskonomyOptions) -> Splits:
+def load(options: TaskonomyOptions, spec: DataSpec) -> Splits:
     """Recognises the layout and lists the views of every building.
 
     Raises:
@@ -127,19 +127,17 @@ def load(options: TaskonomyOptions) -> Splits:
     """
     root = existing_root(options)
     buildings = _read_buildings(Path(options.buildings).expanduser()) if options.buildings else TINY
-    spec = describe(options)
-    kinds = {name: target.kind for name, target in spec.targets.items()}
     layout = _layout(root, [building for split in buildings.values() for building in split])
     made = {
         split: FileSamples(
-            _Views([_views(root, layout, building) for building in buildings[split]]),
+            _Views([_views(root, layout, building, wanted(DOMAINS, spec)) for building in buildings[split]]),
             READERS,
             spec,
-            prepare=partial(resize, kinds=kinds, size=(options.size, options.size)),
+            prepare=partial(resize, kinds=spec.kinds, size=(options.size, options.size)),
         )
         for split in ("train", "val", "test")
     }
-    augment = Augmentation(kinds=kinds, zoom=between(0.5, 1.5), off_centre=True)
+    augment = Augmentation(kinds=spec.kinds, zoom=between(0.5, 1.5), off_centre=True)
     train = Augmented(made["train"], augment, options.seed) if options.augment else made["train"]
     return Splits(train=train, val=made["val"], test=made["test"])
 
@@ -180,9 +178,9 @@ def _layout(root: Path, buildings: Sequence[str]) -> str:
     return best
 
 
-def _views(root: Path, layout: str, building: str) -> _Building:
+def _views(root: Path, layout: str, building: str, domains: Mapping[str, str]) -> _Building:
     """A building's views that have all of their files, in order."""
-    folders = {target: root / layout.format(domain=domain, building=building) for target, domain in DOMAINS.items()}
+    folders = {target: root / layout.format(domain=domain, building=building) for target, domain in domains.items()}
     found = {target: _pictures(folder, layout) for target, folder in folders.items()}
     every = set().union(*(views for _, views in found.values()))
     whole = every.intersection(*(views for _, views in found.values()))

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from gate2static.data import Splits, describe_data, load_data
-from gate2static.data.cityscapes import CLASSES, TRAIN_CLASSES, CityscapesOptions, load
+from gate2static.data.cityscapes import CLASSES, TRAIN_CLASSES
 from gate2static.data.contract import IGNORE
 from gate2static.errors import DataError, RecipeError
 from gate2static.recipe import DataRecipe
@@ -63,7 +63,9 @@ def official(tmp_path: Path) -> Path:
 
 
 def splits(root: Path, **options: object) -> Splits:
-    return load(CityscapesOptions(root=str(root), **{"augment": False, "size": (H, W), **options}))  # type: ignore[arg-type]
+    return load_data(
+        DataRecipe(name="cityscapes", options={"root": str(root), "augment": False, "size": (H, W), **options})  # type: ignore[dict-item]
+    )
 
 
 def sizes(data: Splits) -> tuple[int, ...]:
@@ -219,3 +221,10 @@ def test_arrays_of_objects_are_not_unpickled(mtan: Path) -> None:
 def test_impossible_options_are_rejected() -> None:
     with pytest.raises(RecipeError, match="classes: found 2"):
         describe_data(DataRecipe(name="cityscapes", options={"root": "x", "classes": 2}))
+
+
+@pytest.mark.parametrize("tree", [mtan_tree, official_tree])
+@pytest.mark.parametrize("wanted", ["semantic", "depth"])
+def test_every_target_can_be_had_alone(tree: type, wanted: str, tmp_path: Path) -> None:
+    recipe = DataRecipe(name="cityscapes", options={"root": str(tree(tmp_path)), "size": (H, W)})
+    assert set(load_data(recipe, targets=[wanted]).train[0][1]) == {wanted}

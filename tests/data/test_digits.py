@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gate2static.data import describe_data, load_data
-from gate2static.data.digits import DigitPairs, DigitsOptions, load
+from gate2static.data.digits import DigitPairs
 from gate2static.errors import RecipeError
 from gate2static.recipe import DataRecipe
 
@@ -10,7 +10,7 @@ SMALL = {"train_images": 300, "val_images": 100, "test_images": 150}
 
 
 def splits(**options: int) -> dict[str, DigitPairs]:
-    found = load(DigitsOptions(**{**SMALL, **options}))
+    found = load_data(DataRecipe(name="digits", options={**SMALL, **options}))
     return {name: getattr(found, name) for name in ("train", "val", "test")}
 
 

@@ -107,9 +107,7 @@ def test_a_half_unpacked_folder_names_the_first_missing_file(root: Path) -> None
 
 
 def test_another_folder_is_refused_with_what_was_expected(root: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"train/train: no MTAN NYUD-v2 data found; expected image/0\.npy, label/0\.npy"
-    ):
+    with pytest.raises(DataError, match=r"train/train: no MTAN NYUD-v2 data; expected image/0\.npy, label/0\.npy"):
         load(root / "train")
     with pytest.raises(DataError, match=r"data\.options\.root: found .*nowhere, which is no folder"):
         load(tmp_path / "nowhere")
@@ -138,3 +136,12 @@ def test_an_image_of_another_size_is_named(root: Path) -> None:
         np.save(root / "val" / folder / "1.npy", np.zeros(shape))
     with pytest.raises(DataError, match=r"val/image/1\.npy: found an image of 9×8 .*; allowed: 288×384"):
         load(root).test[1]
+
+
+def test_files_of_targets_that_are_not_wanted_may_be_missing(root: Path) -> None:
+    for split in ("train", "val"):
+        shutil.rmtree(root / split / "normal")
+    splits = load_data(DataRecipe(name="nyud_mtan", options={"root": str(root)}), targets=["semantic", "depth"])
+    assert set(splits.train[0][1]) == {"semantic", "depth"}
+    with pytest.raises(DataError, match=r"normal/0\.npy is missing"):
+        load(root)

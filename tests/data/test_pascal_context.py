@@ -11,11 +11,10 @@ from torch import Tensor
 
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.data.contract import IGNORE
-from gate2static.data.files import HoldOutOptions
-from gate2static.data.pascal_context import load
 from gate2static.data.pascal_context_classes import HUMAN_PART_OF, HUMAN_PARTS, NORMALS_LABELS, PERSON
 from gate2static.errors import DataError
 from gate2static.recipe import DataRecipe
+from gate2static.recipe.schema import Option
 
 TRAIN, VAL = ("2008_000002", "2008_000003"), ("2008_000007",)
 SKY, SOFA = 360, 368
@@ -69,8 +68,8 @@ def root(tmp_path: Path) -> Path:
     return make_tree(tmp_path / "PASCAL_MT")
 
 
-def splits(root: Path, **options: object) -> Splits:
-    return load(HoldOutOptions(root=str(root), **{"augment": False, **options}))  # type: ignore[arg-type]
+def splits(root: Path, **options: Option) -> Splits:
+    return load_data(DataRecipe(name="pascal_context", options={"root": str(root), "augment": False, **options}))
 
 
 def target(root: Path, name: str, index: int = 0) -> Tensor:
@@ -259,3 +258,9 @@ def test_broken_annotations_are_named(root: Path) -> None:
     write_parts(path, [(PERSON, [("head", np.ones((4, 4), np.uint8))])])
     with pytest.raises(DataError, match="found masks of the shapes"):
         target(root, "human_parts")
+
+
+@pytest.mark.parametrize("wanted", ["semantic", "human_parts", "saliency", "normals", "edges"])
+def test_every_target_can_be_had_alone(root: Path, wanted: str) -> None:
+    data = load_data(DataRecipe(name="pascal_context", options={"root": str(root)}), targets=[wanted])
+    assert set(data.train[0][1]) == set(data.test[0][1]) == {wanted}

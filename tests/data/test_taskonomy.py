@@ -10,10 +10,11 @@ from torch import Tensor
 
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.data.contract import IGNORE
-from gate2static.data.taskonomy import DOMAINS, LAYOUTS, TaskonomyOptions, load
+from gate2static.data.taskonomy import DOMAINS, LAYOUTS
 from gate2static.data.taskonomy_buildings import TINY
 from gate2static.errors import DataError
 from gate2static.recipe import DataRecipe
+from gate2static.recipe.schema import Option
 
 SIDE = 32
 SPLITS = {"allensville": "train", "hanson": "train", "darden": "val", "ihlen": "test"}
@@ -60,9 +61,9 @@ def root(tmp_path: Path) -> Path:
     return make_tree(tmp_path)
 
 
-def splits(root: Path, **options: object) -> Splits:
+def splits(root: Path, **options: Option) -> Splits:
     chosen = {"augment": False, "size": SIDE, "buildings": str(root / "splits.csv"), **options}
-    return load(TaskonomyOptions(root=str(root), **chosen))  # type: ignore[arg-type]
+    return load_data(DataRecipe(name="taskonomy", options={"root": str(root), **chosen}))
 
 
 def target(root: Path, name: str, index: int = 0) -> Tensor:
@@ -220,3 +221,11 @@ def test_wrong_files_of_splits_are_rejected(root: Path, text: str, match: str) -
 def test_a_missing_file_of_splits_is_named(root: Path) -> None:
     with pytest.raises(DataError, match="data.options.buildings: found .*none.csv, which is no file"):
         splits(root, buildings=str(root / "none.csv"))
+
+
+def test_every_target_can_be_had_alone(root: Path) -> None:
+    recipe = DataRecipe(
+        name="taskonomy", options={"root": str(root), "size": SIDE, "buildings": str(root / "splits.csv")}
+    )
+    for wanted in describe_data(recipe).targets:
+        assert set(load_data(recipe, targets=[wanted]).train[0][1]) == {wanted}
