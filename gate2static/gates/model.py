@@ -37,8 +37,7 @@ class GatedModel(nn.Module):
         super().__init__()
         self.tasks, self.program = tasks, program
         self.encoder, self.heads = encoder, heads
-        # In a list, so that it is no submodule: it has the same parameters, and it can always be made again.
-        self._settled: list[fx.GraphModule] = []
+        self.train_with(None)
 
     @property
     def gates(self) -> dict[str, Gate]:
@@ -52,20 +51,28 @@ class GatedModel(nn.Module):
 
     def forward(self, *inputs: Any) -> dict[str, Tensor]:
         """The backbone's inputs -> task -> the output of its head."""
-        encoder = self._settled[0] if self.training and self._settled else self.encoder
+        encoder = self.settled_encoder if self.training and self.settled_encoder is not None else self.encoder
         features = encoder(*pytree.tree_leaves(inputs))
         return {task: self.heads[task](f) for task, f in zip(self.tasks, features, strict=True)}
+
+    _settled: tuple[fx.GraphModule, ...]
 
     def train_with(self, encoder: fx.GraphModule | None) -> None:
         """Lets training run another form of the encoder, or none; evaluation, copies and files know nothing of it.
 
         It holds the same parameters (`lift_settled`). Moving or converting the model and setting its gates ends that.
         """
-        self._settled = [] if encoder is None else [encoder]
+        # In a tuple, so that it is no submodule.
+        self._settled = () if encoder is None else (encoder,)
+
+    @property
+    def settled_encoder(self) -> fx.GraphModule | None:
+        """What runs in training instead of the encoder, if anything does."""
+        return self._settled[0] if self._settled else None
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled."""
-        return {**self.__dict__, "_settled": []}
+        return {**self.__dict__, "_settled": ()}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.train_with(None)

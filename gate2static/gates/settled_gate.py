@@ -17,6 +17,12 @@ from gate2static.gates.gating import Gate, chunks
 
 Bools = npt.NDArray[np.bool_]
 Ids = npt.NDArray[np.int64]
+_Factors = dict[int, Tensor]
+
+_CHUNK_ELEMENTS = 2**19
+"""Rows are worked on in larger pieces than whole streams: there are more steps to each piece."""
+_NEARLY = 0.9
+"""From this share on, copying all channels is cheaper than picking some."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +72,10 @@ class Demand:
 
     @cached_property
     def passed_on(self) -> Ids:
-        """Channels of ψ that some stream goes on with."""
+        """Channels of ψ that some stream goes on with; all that are computed where that is nearly the same."""
         by_tasks = (self.shared & self.read[:-1, None]).any(0)
-        return np.flatnonzero(by_tasks | (self.shared.all(0) & self.read[-1]))
+        found = np.flatnonzero(by_tasks | (self.shared.all(0) & self.read[-1]))
+        return self.computed[-1] if len(found) > _NEARLY * len(self.computed[-1]) else found
 
     @cached_property
     def starts(self) -> list[int]:
@@ -81,8 +88,8 @@ class Demand:
         """(T+1, C), the row that is each stream's channel; -1 in streams that nobody reads."""
         views = np.full((self.tasks + 1, self.settled.shape[1]), -1)
         for stream in np.flatnonzero(self.read):
-            views[stream, self.passed_on] = np.arange(len(self.passed_on))
             own = self.mixed if stream == self.tasks else self.computed[stream]
+            views[stream, self.passed_on] = np.arange(len(self.passed_on))
             views[stream, own] = self.starts[stream + 1] + np.arange(len(own))
         return views
 
@@ -135,27 +142,60 @@ class _WithUnused(torch.autograd.Function):
 
 
 class _Index:
-    """A demand as positions in tensors."""
+    """A demand as positions in tensors; None stands for all positions in order."""
 
     def __init__(self, demand: Demand, dim: int, device: torch.device) -> None:
-        def ids(wanted: Ids, among: Ids | None = None) -> Tensor:
-            if among is not None:
-                wanted = np.flatnonzero(among == wanted[:, None]) % max(1, len(among))
-            return torch.from_numpy(wanted).to(device)
+        def ids(wanted: Ids, among: Ids) -> Tensor | None:
+            if np.array_equal(wanted, among):
+                return None
+            return torch.from_numpy(np.flatnonzero(among == wanted[:, None]) % max(1, len(among))).to(device)
 
         *own, psi = demand.computed
-        self.dim, self.starts = dim, demand.starts
+        mixed_psi = np.intersect1d(demand.mixed, psi)
+        self.dim, self.starts, self.tasks = dim, demand.starts, demand.tasks
         self.present = [s for s, channels in enumerate(demand.computed) if len(channels)]
-        self.own = {t: ids(channels) for t, channels in enumerate(own) if len(channels)}
-        self.undecided = {t: ids(demand.undecided[t], psi) for t in self.own}
-        self.passed_on = ids(demand.passed_on, psi)
-        self.mixes = len(demand.mixed) > 0
+        self.own = [t for t, channels in enumerate(own) if len(channels)]
+        self.undecided = {t: len(demand.undecided[t]) for t in self.own}
+        self.below = {t: ids(demand.undecided[t], psi) for t in self.own}
+        self.passed_on, self.mixes = ids(demand.passed_on, psi), len(demand.mixed) > 0
         self.in_mix = {t: ids(own[t], demand.mixed) for t in self.own} if self.mixes else {}
-        # Where the mix has ψ in it, and for which tasks.
-        with_psi = demand.mixed[demand.shared[:, demand.mixed].any(0)]
-        self.psi_in_mix, self.mixed_psi = ids(with_psi, demand.mixed), ids(with_psi, psi)
-        self.psi_channels = ids(with_psi)
-        self.psi_tasks = torch.from_numpy(demand.shared[:, with_psi]).to(device)
+        self.psi_in_mix, self.mixed_psi = ids(mixed_psi, demand.mixed), ids(mixed_psi, psi)
+        # One index takes what the work needs of gates and mixing weights, (T, C).
+        channels = demand.settled.shape[1]
+        flat = [t * channels + own[t] for t in self.own]
+        self.sizes = [len(ids) for ids in flat]
+        self.flat = torch.from_numpy(np.concatenate([*flat, np.empty(0, np.int64)])).to(device)
+        self.psi_channels = torch.from_numpy(mixed_psi).to(device)
+        self.psi_tasks = torch.from_numpy(demand.shared[:, mixed_psi]).to(device)
+
+    def factors(self, gates: Tensor, mixing: Tensor, shape: list[int]) -> tuple[_Factors, _Factors, Tensor]:
+        """The gates and mixing weights of each task's own channels, and ψ's weight in the mix."""
+        own = [dict(zip(self.own, x.take(self.flat).split(self.sizes), strict=True)) for x in (gates, mixing)]
+        undecided, weights = own
+        psi = (mixing.index_select(1, self.psi_channels) * self.psi_tasks).sum(0)
+        return (
+            {t: x[: self.undecided[t]].view(shape) for t, x in undecided.items()},
+            {t: x.view(shape) for t, x in weights.items()},
+            psi.view(shape),
+        )
+
+
+def _take(x: Tensor, dim: int, index: Tensor | None) -> Tensor:
+    return x if index is None else x.index_select(dim, index)
+
+
+def _put(x: Tensor, dim: int, index: Tensor | None, values: Tensor) -> None:
+    if index is None:
+        x.copy_(values)
+    else:
+        x.zero_().index_copy_(dim, index, values)
+
+
+def _add(x: Tensor, dim: int, index: Tensor | None, values: Tensor) -> None:
+    if index is None:
+        x.add_(values)
+    else:
+        x.index_add_(dim, index, values)
 
 
 class _SelectAndMixRows(torch.autograd.Function):
@@ -163,30 +203,33 @@ class _SelectAndMixRows(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, index: _Index, gates: Tensor, mixing: Tensor, *streams: Tensor) -> Tensor:
-        dim = index.dim
+        dim, starts = index.dim, index.starts
         ctx.shape = [1] * streams[0].dim()
         ctx.shape[dim] = -1
         ctx.index = index
         ctx.save_for_backward(gates, mixing, *streams)
-        own_gates, weights, psi_weight = _factors(index, gates, mixing, ctx.shape)
-        rows = _empty(streams[0], dim, index.starts[-1])
-        for out, *parts in chunks((rows, *streams)):
+        own_gates, weights, psi_weight = index.factors(gates, mixing, ctx.shape)
+        rows = _empty(streams[0], dim, starts[-1])
+        for out, *parts in chunks((rows, *streams), _CHUNK_ELEMENTS):
             phi = dict(zip(index.present, parts, strict=True))
-            psi = phi.get(len(gates))
-            if psi is not None and len(index.passed_on):
-                out.narrow(dim, 0, len(index.passed_on)).copy_(psi.index_select(dim, index.passed_on))
-            mix = out.narrow(dim, index.starts[-2], index.starts[-1] - index.starts[-2])
-            mix.zero_()
-            if psi is not None and len(index.psi_in_mix):
-                mix.index_copy_(dim, index.psi_in_mix, psi.index_select(dim, index.mixed_psi).mul_(psi_weight))
-            for t in index.own:
-                picked = out.narrow(dim, index.starts[t + 1], phi[t].shape[dim]).copy_(phi[t])
-                if undecided := len(index.undecided[t]):
-                    assert psi is not None
-                    part = picked.narrow(dim, 0, undecided)
-                    torch.lerp(psi.index_select(dim, index.undecided[t]), part, own_gates[t], out=part)
+            psi, mix = phi.get(index.tasks), out.narrow(dim, starts[-2], starts[-1] - starts[-2])
+            if psi is not None:
+                _copy_taken(out.narrow(dim, 0, starts[1]), dim, index.passed_on, psi)
                 if index.mixes:
-                    mix.index_add_(dim, index.in_mix[t], picked * weights[t])
+                    _put(mix, dim, index.psi_in_mix, _take(psi, dim, index.mixed_psi) * psi_weight)
+            else:
+                mix.zero_()
+            for t in index.own:
+                picked, x, undecided = out.narrow(dim, starts[t + 1], phi[t].shape[dim]), phi[t], index.undecided[t]
+                if undecided:
+                    assert psi is not None
+                    below = _take(psi, dim, index.below[t])
+                    decided = picked.narrow(dim, 0, undecided)
+                    torch.lerp(below, x.narrow(dim, 0, undecided), own_gates[t], out=decided)
+                if rest := x.shape[dim] - undecided:
+                    picked.narrow(dim, undecided, rest).copy_(x.narrow(dim, undecided, rest))
+                if index.mixes:
+                    _add(mix, dim, index.in_mix[t], picked * weights[t])
         return rows
 
     @staticmethod
@@ -194,54 +237,57 @@ class _SelectAndMixRows(torch.autograd.Function):
         gates, mixing, *streams = ctx.saved_tensors
         index: _Index = ctx.index
         dim, starts = index.dim, index.starts
-        own_gates, weights, psi_weight = _factors(index, gates, mixing, ctx.shape)
+        own_gates, weights, psi_weight = index.factors(gates, mixing, ctx.shape)
         others = [d for d, size in enumerate(ctx.shape) if size != -1]
-        grad_gates, grad_mixing = torch.zeros_like(gates), torch.zeros_like(mixing)
+        # Of each task's own channels: Σ dφ′ (φ - ψ), Σ dψ′ φ, Σ dψ′ (φ - ψ).
+        sums = [[torch.zeros_like(weights[t]).view(-1) for t in index.own] for _ in range(3)]
+        psi_sums = torch.zeros_like(psi_weight).view(-1)
         results = [torch.empty_like(x) for x in streams]
-        for grad, *both in chunks((grad_rows, *streams, *results)):
+        for grad, *both in chunks((grad_rows, *streams, *results), _CHUNK_ELEMENTS):
             phi = dict(zip(index.present, both[: len(streams)], strict=True))
             grad_phi = dict(zip(index.present, both[len(streams) :], strict=True))
-            psi, grad_psi = phi.get(len(gates)), grad_phi.get(len(gates))
+            psi, grad_psi = phi.get(index.tasks), grad_phi.get(index.tasks)
             grad_mix = grad.narrow(dim, starts[-2], starts[-1] - starts[-2])
             if psi is not None and grad_psi is not None:
-                grad_psi.zero_()
-                if len(index.passed_on):
-                    grad_psi.index_copy_(dim, index.passed_on, grad.narrow(dim, 0, len(index.passed_on)))
-                if len(index.psi_in_mix):
-                    part = grad_mix.index_select(dim, index.psi_in_mix)
-                    products = (part * psi.index_select(dim, index.mixed_psi)).sum(others)
-                    grad_mixing[:, index.psi_channels] += products * index.psi_tasks
-                    grad_psi.index_add_(dim, index.mixed_psi, part.mul_(psi_weight))
-            for t, channels in index.own.items():
-                out, x = grad_phi[t], phi[t]
-                out.copy_(grad.narrow(dim, starts[t + 1], x.shape[dim]))
-                mixed = grad_mix.index_select(dim, index.in_mix[t]) if index.mixes else None
-                if mixed is not None:
-                    out.add_(mixed * weights[t])
-                    grad_mixing[t].index_add_(0, channels, (mixed * x).sum(others))
-                if not (undecided := len(index.undecided[t])):
+                _put(grad_psi, dim, index.passed_on, grad.narrow(dim, 0, starts[1]))
+                if index.mixes:
+                    part = _take(grad_mix, dim, index.psi_in_mix)
+                    psi_sums += (part * _take(psi, dim, index.mixed_psi)).sum(others)
+                    _add(grad_psi, dim, index.mixed_psi, part * psi_weight)
+            for position, t in enumerate(index.own):
+                out, x, undecided = grad_phi[t], phi[t], index.undecided[t]
+                picked, mixed = grad.narrow(dim, starts[t + 1], x.shape[dim]), None
+                if index.mixes:
+                    mixed = _take(grad_mix, dim, index.in_mix[t])
+                    torch.addcmul(picked, mixed, weights[t], out=out)
+                    sums[1][position] += (mixed * x).sum(others)
+                else:
+                    out.copy_(picked)
+                if not undecided:
                     continue
                 assert psi is not None
                 assert grad_psi is not None
-                part, closed = out.narrow(dim, 0, undecided), 1 - own_gates[t]
-                below = psi.index_select(dim, index.undecided[t])
-                change = x.narrow(dim, 0, undecided) - below
-                grad_gates[t].index_add_(0, channels[:undecided], (part * change).sum(others))
+                decided = out.narrow(dim, 0, undecided)
+                change = x.narrow(dim, 0, undecided) - _take(psi, dim, index.below[t])
+                sums[0][position][:undecided] += (decided * change).sum(others)
                 if mixed is not None:
-                    missed = (mixed.narrow(dim, 0, undecided) * change).sum(others)
-                    grad_mixing[t].index_add_(0, channels[:undecided], missed * -closed.view(-1))
-                grad_psi.index_add_(dim, index.undecided[t], part * closed)
-                part.mul_(own_gates[t])
+                    sums[2][position][:undecided] += change.mul_(mixed.narrow(dim, 0, undecided)).sum(others)
+                own = decided * own_gates[t]
+                _add(grad_psi, dim, index.below[t], decided.sub_(own))
+                decided.copy_(own)
+        found, with_own, with_change = (torch.cat(parts) if parts else gates.new_empty(0) for parts in sums)
+        closed = 1 - gates.take(index.flat)
+        grad_gates = torch.zeros_like(gates).put_(index.flat, found)
+        grad_mixing = torch.zeros_like(mixing).put_(index.flat, with_own - closed * with_change)
+        grad_mixing.index_add_(1, index.psi_channels, psi_sums * index.psi_tasks)
         return None, grad_gates, grad_mixing, *results
 
 
-def _factors(
-    index: _Index, gates: Tensor, mixing: Tensor, shape: list[int]
-) -> tuple[dict[int, Tensor], dict[int, Tensor], Tensor]:
-    """Of each task the gates of its undecided channels and the mixing weights of its own; ψ's weight in the mix."""
-    own_gates = {t: gates[t][ids[: len(index.undecided[t])]].view(shape) for t, ids in index.own.items()}
-    weights = {t: mixing[t][ids].view(shape) for t, ids in index.own.items()}
-    return own_gates, weights, (mixing[:, index.psi_channels] * index.psi_tasks).sum(0).view(shape)
+def _copy_taken(out: Tensor, dim: int, index: Tensor | None, source: Tensor) -> None:
+    if index is None:
+        out.copy_(source)
+    else:
+        torch.index_select(source, dim, index, out=out)
 
 
 def _empty(like: Tensor, dim: int, size: int) -> Tensor:

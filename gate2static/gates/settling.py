@@ -84,7 +84,12 @@ class GateSettling:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors; with the model's own state they are all that going on bit for bit needs."""
-        return {"steps": self._steps, "gates": {name: dict(vars(h)) for name, h in self._histories.items()}}
+        lifted = self.gated.settled_encoder is not None
+        return {
+            "steps": self._steps,
+            "lifted": lifted,
+            "gates": {name: dict(vars(h)) for name, h in self._histories.items()},
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict`; the model must have its own state already.
@@ -103,7 +108,8 @@ class GateSettling:
         for name, saved in state["gates"].items():
             device = self.gated.gates[name].alpha.device
             self._histories[name] = _History(**{k: v.clone().to(device) for k, v in saved.items()})
-        self._lift(again=True)
+        if state["lifted"]:
+            self._lift(again=True)
 
     @staticmethod
     def _begin(alpha: Tensor) -> _History:
@@ -115,8 +121,10 @@ class GateSettling:
         return grad.masked_fill(self._histories[name].settled.to(grad.device), 0)
 
     def _is_worth_a_lift(self) -> bool:
+        """Whether much has settled since the last lift, or the model was changed, which ends the use of it."""
+        lost = self.gated.settled_encoder is None and any(bool(h.skipped.any()) for h in self._histories.values())
         new = torch.cat([(h.settled & ~h.skipped).flatten() for h in self._histories.values()])
-        return bool(new.double().mean() >= _WORTH_A_LIFT)
+        return lost or bool(new.double().mean() >= _WORTH_A_LIFT)
 
     def _lift(self, again: bool = False) -> None:
         """Builds the network that trains, for what is settled now or what the last one was built for."""
