@@ -92,6 +92,8 @@ class WeightOptimiserRecipe(Strict):
     """Adam for the weights; the paper's CelebA values."""
 
     lr: Positive = 1e-3
+    heads_lr: Positive | None = None
+    """Of the heads, where theirs is another; the paper trains DPT's encoder with 1e-5 and its decoders with 1e-4."""
     weight_decay: NotNegative = 1e-4
     schedule: ScheduleRecipe = ScheduleRecipe(kind="step")
 
@@ -110,24 +112,46 @@ class StageRecipe(Strict):
 
     epochs: Count = 60
     batch_size: Count = 128
+    """Images an optimiser step, over all processes and accumulated parts."""
     weights: WeightOptimiserRecipe = WeightOptimiserRecipe()
+    patience: Count | None = None
+    """Stop after so many epochs in which the validation metrics did not get better on average."""
 
 
 class GatedStageRecipe(StageRecipe):
     """How the gated network is trained: the weights as everywhere, the gates on an optimiser of their own."""
 
     gates: GateOptimiserRecipe = GateOptimiserRecipe()
+    sparsity: Literal["hinge", "l1"] = "hinge"
+    """`l1` (table 6) is the hinge of eq. 4 with every target at 0."""
+    settle_steps: Count | None = None
+    """Gates that keep their side for so many steps stay there, and training computes only what the others need."""
 
 
 class TrainingRecipe(Strict):
-    """The three kinds of training, and how often a long epoch is saved."""
+    """The three kinds of training, and what they have in common: where and how training computes and saves."""
 
     single: StageRecipe = StageRecipe()
     shared: StageRecipe = StageRecipe()
     gated: GatedStageRecipe = GatedStageRecipe()
     checkpoint_steps: Count | None = None
     """Also save every so many steps within an epoch; the end of an epoch always saves."""
+    keep: Literal["last", "best"] = "last"
+    """Which checkpoint of a network goes on: the last, or the best on the validation split. While gates close, the best
+    epoch of a gated network is simply its least sparse one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Count | Literal["auto"] = 1
+    """Processes that train together, one a GPU; `auto` takes all GPUs. Under torchrun it decides instead."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accumulate: Count = 1
+    """Parts that a process cuts its share of a batch into, to save memory; batch norm sees one part at a time."""
+    clip_norm: Positive | None = None
+    """Largest norm of the weights' gradient; gates are not clipped."""
+    channels_last: bool = False
+    compile: bool = False
+    """Whether torch.compile makes the training step."""
+    workers: Annotated[int, Field(ge=0)] = 0
+    """Processes that load data, for each process that trains."""
 
 
 class Recipe(Strict):
@@ -165,6 +189,10 @@ class Recipe(Strict):
         names = [task.name for task in self.tasks]
         if isinstance(self.budget.macs, dict) and (unknown := sorted(set(self.budget.macs) - set(names))):
             raise ValueError(f"budget.macs: found {', '.join(unknown)}; the tasks are {', '.join(names)}")
+        if self.training.gated.patience or self.training.keep == "best":
+            raise ValueError(
+                "a budget is met at the end of training; remove it, or training.gated.patience and training.keep"
+            )
         if self.sparsity_weight == 0:
             raise ValueError("sparsity_weight is 0, and a budget steers it by factors; give a positive value")
         return self

@@ -10,13 +10,20 @@ import torch
 from torch import Tensor, nn
 
 from gate2static.errors import CheckpointError
+from gate2static.recipe import Recipe
 from gate2static.train.atomic import write_atomically
 
 FORMAT = "gate2static-checkpoint"
 VERSION = 1
 FILE = "ckpt.pt"
+BEST_FILE = "ckpt-best.pt"
 PARTS = ("kind", "identity", "recipe", "model", "optimisers", "random", "position")
 """What every checkpoint holds, besides the format's name and version."""
+
+
+def kept(recipe: Recipe) -> str:
+    """The file of each network that goes on: into its row, and into the gated network that starts from it."""
+    return BEST_FILE if recipe.training.keep == "best" else FILE
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

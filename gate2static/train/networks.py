@@ -36,10 +36,11 @@ def build_gated(recipe: Recipe, run_dir: Path) -> GatedModel:
     Raises:
         CheckpointError: A network it starts from is missing or is another recipe's.
     """
-    singles = {task.name: _plain_state(run_dir / "separate" / task.name) for task in recipe.tasks}
+    file = checkpoints.kept(recipe)
+    singles = {task.name: _plain_state(run_dir / "separate" / task.name / file) for task in recipe.tasks}
     shared = None
     if recipe.gating.shared_init == "shared":
-        shared = _part(_plain_state(run_dir / "shared"), "backbone")
+        shared = _part(_plain_state(run_dir / "shared" / file), "backbone")
     return _gate(recipe, shared, singles, initial_weights=shared is None)
 
 
@@ -56,13 +57,15 @@ def gated_baseline(run_dir: str | Path, which: Literal["separate", "shared"]) ->
     """
     run_dir = Path(run_dir)
     if which == "shared":
-        content = checkpoints.load_checkpoint(run_dir / "shared" / checkpoints.FILE)
-        return _all_shared(_recipe(content, run_dir), content["model"])
+        last = run_dir / "shared" / checkpoints.FILE
+        recipe = _recipe(checkpoints.load_checkpoint(last), last)
+        return _all_shared(recipe, _plain_state(last.with_name(checkpoints.kept(recipe))))
     found = sorted((run_dir / "separate").glob(f"*/{checkpoints.FILE}"))
     if not found:
         raise CheckpointError(f"{run_dir}: no single-task networks in {run_dir / 'separate'}; train the run first")
     recipe = _recipe(checkpoints.load_checkpoint(found[0]), found[0])
-    gated = _gate(recipe, None, {t.name: _plain_state(run_dir / "separate" / t.name) for t in recipe.tasks})
+    file = checkpoints.kept(recipe)
+    gated = _gate(recipe, None, {t.name: _plain_state(run_dir / "separate" / t.name / file) for t in recipe.tasks})
     set_gates(gated, True)
     return gated.eval()
 
@@ -123,8 +126,8 @@ def _all_shared(recipe: Recipe, state: State) -> GatedModel:
     return gated.eval()
 
 
-def _plain_state(folder: Path) -> State:
-    state: State = checkpoints.load_checkpoint(folder / checkpoints.FILE)["model"]
+def _plain_state(path: Path) -> State:
+    state: State = checkpoints.load_checkpoint(path)["model"]
     return state
 
 

@@ -4,15 +4,25 @@ from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
 from gate2static.gates import GatedModel, gate_parameters, weight_parameters
-from gate2static.recipe import GatedStageRecipe, ScheduleRecipe, StageRecipe
+from gate2static.recipe import GatedStageRecipe, ScheduleRecipe, StageRecipe, WeightOptimiserRecipe
 
 
-def build_optimisers(model: nn.Module, settings: StageRecipe) -> dict[str, Optimizer]:
-    """Adam for the weights and, for a gated model, SGD for α and β (section 4.1 of the paper)."""
+def build_optimisers(model: nn.Module, settings: StageRecipe, *, fused: bool = True) -> dict[str, Optimizer]:
+    """Adam for the weights and, for a gated model, SGD for α and β (section 4.1 of the paper).
+
+    Heads that have a learning rate of their own are the weights' second group. Without `fused`, gradients can be
+    unscaled and clipped before the step.
+    """
     weights = weight_parameters(model) if isinstance(model, GatedModel) else list(model.parameters())
     adam = settings.weights
+    groups = [weights]
+    if adam.heads_lr is not None:
+        heads = {id(p) for p in model.get_submodule("heads").parameters()}
+        groups = [[p for p in weights if id(p) not in heads], [p for p in weights if id(p) in heads]]
     optimisers: dict[str, Optimizer] = {
-        "weights": Adam(weights, lr=adam.lr, weight_decay=adam.weight_decay, fused=True)
+        "weights": Adam(
+            [{"params": group} for group in groups], lr=adam.lr, weight_decay=adam.weight_decay, fused=fused
+        )
     }
     if isinstance(model, GatedModel) and isinstance(settings, GatedStageRecipe):
         sgd = settings.gates
@@ -33,8 +43,9 @@ def set_learning_rates(optimisers: dict[str, Optimizer], settings: StageRecipe, 
     """
     for name, optimiser in optimisers.items():
         recipe = settings.gates if name == "gates" and isinstance(settings, GatedStageRecipe) else settings.weights
-        for group in optimiser.param_groups:
-            group["lr"] = recipe.lr * factor(recipe.schedule, epoch=epoch, progress=progress)
+        for index, group in enumerate(optimiser.param_groups):
+            of_heads = recipe.heads_lr if index == 1 and isinstance(recipe, WeightOptimiserRecipe) else None
+            group["lr"] = (of_heads or recipe.lr) * factor(recipe.schedule, epoch=epoch, progress=progress)
 
 
 def factor(schedule: ScheduleRecipe, *, epoch: int, progress: float) -> float:

@@ -22,6 +22,7 @@ class TrainingProgress:
         )
         self._run = self._bars.add_task("training", total=round(total_cost), note="")
         self._stage: TaskID | None = None
+        self._left = 0
 
     def __enter__(self) -> "TrainingProgress":
         self._bars.start()
@@ -34,12 +35,18 @@ class TrainingProgress:
         """Begins the bar of one network; `done` steps of it came from a checkpoint."""
         self._stage = self._bars.add_task(name, total=steps, completed=done, note="")
         self._bars.advance(self._run, done * cost)
+        self._left = steps - done
 
     def advance(self, *, cost: float) -> None:
         """Counts one step."""
+        self._left -= 1
         self._bars.advance(self._run, cost)
         if self._stage is not None:
             self._bars.advance(self._stage)
+
+    def end_stage(self, *, cost: float) -> None:
+        """Counts the steps that were spared by stopping early."""
+        self._bars.advance(self._run, self._left * cost)
 
     def note(self, text: str) -> None:
         """Shows a line beside the network's bar, such as its metrics."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import distributed as dist
 
 
 def seed_everything(seed: int) -> None:
@@ -29,6 +30,24 @@ def capture() -> dict[str, Any]:
         },
         "python": {"version": version, "internal": list(internal), "gauss_next": gauss_next},
     }
+
+
+def gather() -> dict[str, Any]:
+    """Every process's states: `random` of the first process, `random_of_others` of the others if there are any."""
+    mine = capture()
+    if not (dist.is_available() and dist.is_initialized()):
+        return {"random": mine}
+    states: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(states, mine)
+    return {"random": states[0], "random_of_others": states[1:]}
+
+
+def scatter(content: dict[str, Any]) -> None:
+    """Puts a process's generators back to what `gather` said; a process that did not exist then keeps its own."""
+    states = [content["random"], *content.get("random_of_others", [])]
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    if rank < len(states):
+        restore(states[rank])
 
 
 def restore(state: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """A row of `run.json`: how good and how large the static network of one gated network is."""
 
-import torch
+from typing import TYPE_CHECKING
 
 from gate2static.budget import BudgetReport
 from gate2static.data import Splits
@@ -8,9 +8,12 @@ from gate2static.gates import GatedModel
 from gate2static.prune import prune
 from gate2static.recipe import Recipe
 from gate2static.tasks import Task, delta_mtl, main_scores
-from gate2static.train.batches import test_loader
+from gate2static.train.batches import Share, evaluation_loader, loaded
 from gate2static.train.evaluation import evaluate
 from gate2static.train.results import Row, RunResult
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 TEST_BATCH_SIZE = 256
 
@@ -24,7 +27,7 @@ def add_row(
     recipe: Recipe,
     tasks: tuple[Task, ...],
     splits: Splits,
-    device: torch.device,
+    fabric: "Fabric",
     sparsity_weight: float | None = None,
     budget: BudgetReport | None = None,
 ) -> RunResult:
@@ -40,12 +43,13 @@ def add_row(
         recipe: What it was trained by.
         tasks: The tasks to measure.
         splits: Measured on `test`.
-        device: Where to compute.
+        fabric: Where to compute; every process measures its share of the images.
         sparsity_weight: λ_s of a gated network.
         budget: What was asked of it and what it costs.
     """
     static = prune(gated)
-    scores = evaluate(static.to(device), test_loader(splits.test, TEST_BATCH_SIZE), tasks)
+    loader = evaluation_loader(splits.test, TEST_BATCH_SIZE, share=Share.of(fabric), workers=recipe.training.workers)
+    scores = evaluate(static.to(fabric.device), loaded(loader), tasks)
     metrics = main_scores(scores, tasks)
     baseline = next((row.metrics for row in result.rows if row.kind == "separate"), metrics)
     row = Row(

@@ -2,21 +2,21 @@
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING
 
 from gate2static.budget import BudgetReport, check_budget
 from gate2static.data import describe_data, load_data
-from gate2static.errors import MissingDependencyError, RecipeError, TrainingError
+from gate2static.errors import RecipeError, TrainingError
 from gate2static.gates import GatedModel, gate
 from gate2static.models import build_model
 from gate2static.recipe import Recipe
 from gate2static.tasks import Task, build_tasks
 from gate2static.train.batches import length
 from gate2static.train.checkpoints import FILE as CHECKPOINT
-from gate2static.train.checkpoints import load_checkpoint
+from gate2static.train.checkpoints import kept, load_checkpoint
+from gate2static.train.devices import launch, on_first_process, start_fabric
 from gate2static.train.loop import train_stage
 from gate2static.train.networks import build_gated, build_shared, build_single, gated_baseline, load_gated
 from gate2static.train.progress import TrainingProgress
@@ -24,6 +24,9 @@ from gate2static.train.results import FILE as RESULT
 from gate2static.train.results import RunResult, TaskInfo, load_result
 from gate2static.train.rows import add_row
 from gate2static.train.stage import Stage
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
@@ -64,31 +67,30 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
     return _run(recipe, Path(run_dir), weights, resume=resume, show=progress)
 
 
-def pick_device(choice: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device that `training.device` means on this machine.
-
-    Raises:
-        MissingDependencyError: CUDA was asked for and torch finds none.
-    """
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise MissingDependencyError("training.device is cuda, but torch finds no CUDA device; set it to auto or cpu")
-    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def _run(recipe: Recipe, run_dir: Path, weights: dict[str, float], *, resume: bool, show: bool) -> RunResult:
-    tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
-    device = pick_device(recipe.training.device)
+    build_tasks(recipe.tasks, describe_data(recipe.data))
     if recipe.budget is not None:
         check_budget(_untrained(recipe), recipe.budget)
+    launch(start_fabric(recipe), _run_in_process, recipe, run_dir, weights, resume, show)
+    return load_result(run_dir)
+
+
+def _run_in_process(
+    fabric: "Fabric", recipe: Recipe, run_dir: Path, weights: dict[str, float], resume: bool, show: bool
+) -> None:
+    """The part of a run that every training process does."""
+    tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
     result = _open_result(recipe, run_dir, tasks, resume=resume)
     splits = load_data(recipe.data)
+    fabric.barrier()  # nobody writes before all have looked
     rows = {"separate": 0.0, "shared": 0.0, **weights}
-    with TrainingProgress(enabled=show, total_cost=_total_cost(recipe, length(splits.train), len(weights))) as progress:
+    total_cost = _total_cost(recipe, length(splits.train), len(weights))
+    with TrainingProgress(enabled=show and fabric.is_global_zero, total_cost=total_cost) as progress:
         for name, weight in rows.items():
             checkpoints = []
             for stage in _stages(name, recipe, run_dir, tasks, weight):
-                train_stage(stage, splits, device=device, go_on=resume, progress=progress)
-                checkpoints.append(f"{stage.name}/{CHECKPOINT}")
+                train_stage(stage, splits, fabric=fabric, go_on=resume, progress=progress)
+                checkpoints.append(f"{stage.name}/{kept(recipe)}")
             if any(row.name == name for row in result.rows):
                 continue  # measured before an interruption
             sparsity_weight, report = weights.get(name), None
@@ -96,18 +98,17 @@ def _run(recipe: Recipe, run_dir: Path, weights: dict[str, float], *, resume: bo
                 sparsity_weight, report = _steered(run_dir, name)
             result = add_row(
                 result,
-                _trained(run_dir, name),
+                _trained(run_dir, name, recipe),
                 name=name,
                 checkpoints=tuple(checkpoints),
                 recipe=recipe,
                 tasks=tasks,
                 splits=splits,
-                device=device,
+                fabric=fabric,
                 sparsity_weight=sparsity_weight,
                 budget=report,
             )
-            result.save(run_dir)
-    return result
+            on_first_process(fabric, partial(result.save, run_dir))
 
 
 def _stages(name: str, recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], weight: float) -> Iterator[Stage]:
@@ -158,13 +159,13 @@ def _open_result(recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], *, resu
     return RunResult(recipe=recipe.model_dump(mode="json"), tasks=tuple(infos), rows=rows)
 
 
-def _trained(run_dir: Path, name: str) -> GatedModel:
+def _trained(run_dir: Path, name: str, recipe: Recipe) -> GatedModel:
     """A row's network as its checkpoints have it."""
     if name == "separate":
         return gated_baseline(run_dir, "separate")
     if name == "shared":
         return gated_baseline(run_dir, "shared")
-    return load_gated(run_dir / name / CHECKPOINT)[0]
+    return load_gated(run_dir / name / kept(recipe))[0]
 
 
 def _total_cost(recipe: Recipe, images: int, gated: int) -> int:

@@ -14,7 +14,7 @@ from gate2static.prune import prune
 from gate2static.recipe import Budget, Recipe
 from gate2static.train import RunResult, load_gated, sweep, train
 from gate2static.train.checkpoints import load_checkpoint
-from gate2static.train.loop import _budget_columns, _note
+from gate2static.train.epoch_row import budget_columns, note
 from gate2static.train.progress import TrainingProgress
 
 Run = tuple[Path, RunResult]
@@ -171,6 +171,6 @@ def test_where_the_static_network_cannot_be_written_neither_is_the_projected_che
 
 def test_a_logged_latency_says_whether_it_is_estimated() -> None:
     controller = MagicMock(weights={"left": 2.0}, limits={"network": 8.0}, unit="estimated ms")
-    row = _budget_columns(controller, MagicMock(), {"after": {"network": 7.0}})
+    row = budget_columns(controller, MagicMock(), {"after": {"network": 7.0}})
     assert row == {"lambda": 2.0, "cost (estimated ms)": 7.0, "budget (estimated ms)": 8.0}
-    assert _note(row) == "λ 2 cost (estimated ms) 0.88"
+    assert note(row) == "λ 2 cost (estimated ms) 0.88"

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from gate2static.errors import DataError
 from gate2static.tasks import KINDS, Task
 from gate2static.train import evaluate
-from gate2static.train.batches import test_loader as in_order
+from gate2static.train.batches import evaluation_loader as in_order
 
 TASK = Task(name="digit", kind=KINDS["classification"], channels=3)
 

@@ -17,6 +17,7 @@ from gate2static.gates import GatedModel, gate
 from gate2static.recipe import Recipe, parse
 from gate2static.tasks import KINDS, Task
 from gate2static.train.checkpoints import load_checkpoint
+from gate2static.train.devices import start_fabric
 from gate2static.train.loop import train_stage
 from gate2static.train.progress import TrainingProgress
 from gate2static.train.random_state import seed_everything
@@ -140,8 +141,7 @@ SPLITS = Splits(train=Blobs(28), val=Blobs(10), test=Blobs(10))
 
 
 def fit(one: Stage, *, go_on: bool = False, stop_after: int = -1) -> dict[str, Any]:
-    cpu = torch.device("cpu")
-    train_stage(one, SPLITS, device=cpu, go_on=go_on, progress=StopAfter(stop_after))
+    train_stage(one, SPLITS, fabric=start_fabric(one.recipe), go_on=go_on, progress=StopAfter(stop_after))
     return load_checkpoint(one.checkpoint)
 
 
@@ -265,7 +265,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
     before = one.checkpoint.read_bytes()
     # The one step's loss is finite; only the update overflows.
     reckless = stage(tmp_path, shared={"epochs": 1, "batch_size": 32, "weights": {"lr": 1e39}})
-    with pytest.raises(TrainingError, match=r"conv\.weight is no longer finite after epoch 1; the last checkpoint"):
+    with pytest.raises(TrainingError, match=r"conv\.weight is no longer finite in epoch 1; the last checkpoint"):
         fit(reckless)
     assert one.checkpoint.read_bytes() == before
 

@@ -18,8 +18,8 @@ from gate2static.recipe import Recipe
 from gate2static.tasks import build_tasks, delta_mtl, main_scores
 from gate2static.train import RunResult, load_result, sweep, train
 from gate2static.train.checkpoints import load_checkpoint, save_checkpoint
+from gate2static.train.devices import pick_device
 from gate2static.train.results import Row
-from gate2static.train.runs import pick_device
 
 Run = tuple[Path, RunResult]
 
@@ -95,8 +95,8 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(small.model_dump(mode="json")))
     run_dir = tmp_path / "run"
-    # Nine checkpoints come before the gated network's; the twelfth ends its first epoch.
-    child = subprocess.run([sys.executable, "-c", KILLED, recipe, run_dir, "12"], capture_output=True, check=False)
+    # Twelve checkpoints come before the gated network's; its fourth ends the first epoch.
+    child = subprocess.run([sys.executable, "-c", KILLED, recipe, run_dir, "16"], capture_output=True, check=False)
     assert child.returncode == -signal.SIGKILL, child.stderr.decode()
     assert (run_dir / "gated-200" / ".ckpt.pt.tmp").exists()
     position = load_checkpoint(run_dir / "gated-200" / "ckpt.pt")["position"]
@@ -170,7 +170,7 @@ def test_a_full_disk_ends_in_one_line_and_training_goes_on_later(
         patch.setattr(os, "fsync", full)
         with pytest.raises(TrainingError, match="cannot be written: No space left on device"):
             train(small, tmp_path, progress=False)
-    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["ckpt.pt"]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["ckpt-best.pt", "ckpt.pt"]
     load_checkpoint(tmp_path / "separate" / "left" / "ckpt.pt")
 
 

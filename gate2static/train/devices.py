@@ -1,0 +1,147 @@
+"""Where a run trains: Lightning Fabric for the recipe's devices, and one error for all processes."""
+
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gate2static import errors
+from gate2static.errors import Gate2StaticError, MissingDependencyError, RecipeError, TrainingError
+from gate2static.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def pick_device(choice: Literal["auto", "cpu", "cuda"]) -> torch.device:
+    """The device that `training.device` means on this machine.
+
+    Raises:
+        MissingDependencyError: CUDA was asked for and torch finds none.
+    """
+    if choice == "cuda" and not torch.cuda.is_available():
+        raise MissingDependencyError("training.device is cuda, but torch finds no CUDA device; set it to auto or cpu")
+    return torch.device("cuda" if choice != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def start_fabric(recipe: Recipe) -> "Fabric":
+    """Fabric for the processes that a recipe asks for, or that torchrun has started.
+
+    Raises:
+        MissingDependencyError: This machine has fewer devices.
+        RecipeError: Batches cannot be divided evenly, or the device cannot compute in that precision.
+    """
+    training, kind = recipe.training, pick_device(recipe.training.device).type
+    processes, nodes = _processes(recipe, kind)
+    check_batch_sizes(recipe, processes * nodes)
+    if training.precision == "16-mixed" and kind == "cpu":
+        raise RecipeError("training.precision: found 16-mixed, which needs a GPU; use bf16-mixed or 32-true")
+
+    from lightning_fabric import Fabric  # it takes seconds, and only training needs it
+    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    # Batch norm's buffers are equal in all processes (`SynchronisedBatchNorm`), so nobody has to send them.
+    ddp = DDPStrategy(start_method="popen" if _under_torchrun() else "spawn", forward_sync_buffers=False)
+    return Fabric(
+        accelerator=kind,
+        devices=processes,
+        num_nodes=nodes,
+        strategy=ddp if processes * nodes > 1 else "auto",
+        precision=training.precision,
+    )
+
+
+def check_batch_sizes(recipe: Recipe, world_size: int) -> None:
+    """Raises a RecipeError unless every process gets equally many images of a batch, in equal parts."""
+    training = recipe.training
+    unit = world_size * training.accumulate
+    for name in ("single", "shared", "gated"):
+        found = getattr(training, name).batch_size
+        if found % unit:
+            sizes = [n for n in (found - found % unit, found + unit - found % unit) if n]
+            raise RecipeError(
+                f"training.{name}.batch_size: found {found} for {world_size} processes that accumulate "
+                f"{training.accumulate} parts; allowed are multiples of {unit}, such as {' or '.join(map(str, sizes))}"
+            )
+
+
+def launch(fabric: "Fabric", function: Callable[..., None], *args: Any) -> None:
+    """Runs `function(fabric, *args)` in every process; in this one if it is the only one or torchrun's.
+
+    Raises:
+        Gate2StaticError: What a process raised.
+        TrainingError: A process was killed.
+    """
+    from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+    try:
+        fabric.launch(function, *args)
+    except ProcessExitedException as error:
+        raise TrainingError(
+            f"a training process ended unexpectedly ({error}); it may have run out of memory: lower the batch size, "
+            "then go on with --resume"
+        ) from error
+    except ProcessRaisedException as error:
+        raise original_error(error) or error from None
+
+
+def original_error(error: BaseException) -> Gate2StaticError | None:
+    """Our own error that another process raised, out of the traceback that came back as text."""
+    lines = re.findall(r"^gate2static\.errors\.(\w+): (.*)$", str(error), flags=re.MULTILINE)
+    if not lines:
+        return None
+    name, message = lines[-1]
+    found: Gate2StaticError = getattr(errors, name)(message)
+    return found
+
+
+def on_first_process(fabric: "Fabric", write: Callable[[], None]) -> None:
+    """Writes on the first process while the others wait, so that nobody reads half of it; an error is everybody's."""
+    error = None
+    if fabric.is_global_zero:
+        try:
+            write()
+        except Gate2StaticError as found:
+            error = found
+    if (error := fabric.broadcast(error)) is not None:
+        raise error
+
+
+def freeze_unused(model: nn.Module, images: Tensor) -> None:
+    """Takes parameters that no output depends on out of training, where DDP would wait for their gradients.
+
+    They would never get one, so they stay what they are either way.
+
+    Args:
+        model: Maps images to a dict of outputs; left in the mode it came in.
+        images: (N, C, H, W).
+    """
+    was_training = model.training
+    outputs = model.eval()(images)
+    model.train(was_training)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    total = torch.stack([output.sum() for output in outputs.values()]).sum()
+    gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
+
+
+def _processes(recipe: Recipe, kind: str) -> tuple[int, int]:
+    """Processes on a machine, and machines."""
+    if _under_torchrun():
+        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        return local, int(os.environ["WORLD_SIZE"]) // local
+    available = torch.cuda.device_count() if kind == "cuda" else 1
+    wanted = available if recipe.training.devices == "auto" else recipe.training.devices
+    if kind == "cuda" and wanted > available:
+        raise MissingDependencyError(
+            f"training.devices is {wanted}, but torch finds {available} CUDA devices; allowed are 1 to {available}"
+        )
+    return wanted, 1
+
+
+def _under_torchrun() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
