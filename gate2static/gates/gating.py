@@ -111,7 +111,7 @@ class Gate(nn.Module):
         return outputs
 
 
-CHUNK_ELEMENTS = 2**17
+_CHUNK_ELEMENTS = 2**17
 """Elements that the CPU works on at a time, so that every operand is fetched from memory once (half a MB each)."""
 
 
@@ -167,9 +167,9 @@ class _SelectAndMix(torch.autograd.Function):
         return None, grad_gates, grad_mixing, *results
 
 
-def chunks(tensors: Sequence[Tensor], elements: int = CHUNK_ELEMENTS) -> Iterator[tuple[Tensor, ...]]:
+def chunks(tensors: Sequence[Tensor], elements: int | None = None) -> Iterator[tuple[Tensor, ...]]:
     """Tensors cut alike along the batch, small enough for the CPU's caches; whole on other devices."""
     first = tensors[0]
     whole = first.device.type != "cpu" or first.dim() < 3
-    size = len(first) if whole else max(1, elements * len(first) // max(1, first.numel()))
+    size = len(first) if whole else max(1, (elements or _CHUNK_ELEMENTS) * len(first) // max(1, first.numel()))
     return zip(*(x.split(max(1, size)) for x in tensors), strict=True)

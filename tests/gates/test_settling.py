@@ -12,7 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from gate2static.errors import CheckpointError, GateError
-from gate2static.gates import GatedModel, gate, gate_decisions, gate_parameters, set_gates, sparsity_hinge
+from gate2static.gates import (
+    GatedModel,
+    gate,
+    gate_decisions,
+    gate_parameters,
+    gating,
+    set_gates,
+    settled_gate,
+    sparsity_hinge,
+)
 from gate2static.gates.settled_lift import lift_settled
 from gate2static.gates.settling import GateSettling
 from gate2static.prune import prune
@@ -152,6 +161,13 @@ SHARES = [(0.8, 0.0), (0.8, 0.4), (1.0, 0.5), (0.95, 1.0), (1.0, 0.0)]
 def test_a_settled_network_computes_and_learns_as_the_whole_one(case: str, share: float, own: float, x: Tensor) -> None:
     gated = make(**CASES[case])
     assert compare(gated, settle(gated, share, own), x) < 1e-12
+
+
+def test_it_does_so_in_pieces_of_the_batch(monkeypatch: pytest.MonkeyPatch, x: Tensor) -> None:
+    for module in (gating, settled_gate):
+        monkeypatch.setattr(module, "_CHUNK_ELEMENTS", 1)
+    gated = make()
+    assert compare(gated, settle(gated, 0.8, 0.4), x) < 1e-12
 
 
 def test_the_comparison_notices_a_gate_that_settled_on_the_wrong_side(x: Tensor) -> None:
