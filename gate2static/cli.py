@@ -81,6 +81,18 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = Fals
 
 
 @app.command()
+def suggest_targets(
+    run_dir: Annotated[Path, typer.Argument(help="A folder that `train` or `sweep` wrote.")], json: Json = None
+) -> None:
+    """Suggest hinge targets for the tasks of a run, from what they lose by sharing."""
+    from gate2static.report.targets_table import targets_table
+    from gate2static.train import suggest_for_run
+
+    found = suggest_for_run(run_dir)
+    show(targets_table(found), json, {task: asdict(suggestion) for task, suggestion in found.items()})
+
+
+@app.command()
 def prune(
     checkpoint: Checkpoint,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the static network.")] = None,

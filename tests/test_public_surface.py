@@ -56,7 +56,20 @@ METHODS = {
         "tasks": None,
     },
 }
-COMMANDS = ["bench", "demo", "doctor", "export", "predict", "profile", "prune", "report", "sweep", "train", "verify"]
+COMMANDS = [
+    "bench",
+    "demo",
+    "doctor",
+    "export",
+    "predict",
+    "profile",
+    "prune",
+    "report",
+    "suggest-targets",
+    "sweep",
+    "train",
+    "verify",
+]
 
 
 def _parameters(function: object) -> str:

@@ -5,6 +5,7 @@ from gate2static.train.networks import gated_baseline, load_gated
 from gate2static.train.projecting import Projected, project_checkpoint
 from gate2static.train.results import Row, RunResult, TaskInfo, load_result
 from gate2static.train.runs import sweep, train
+from gate2static.train.targets import suggest_for_run
 
 __all__ = [
     "Projected",
@@ -16,6 +17,7 @@ __all__ = [
     "load_gated",
     "load_result",
     "project_checkpoint",
+    "suggest_for_run",
     "sweep",
     "train",
 ]

@@ -107,6 +107,8 @@ def _close_epoch(training: Training, splits: Splits, position: Position) -> bool
     row |= metric_columns(evaluate(stage.model, batches.loaded(loader), stage.tasks), stage.tasks)
     if isinstance(stage.model, GatedModel):
         row |= gate_columns(stage.model)
+        if training.settling is not None:
+            row["settled"] = training.settling.share_settled
         if controller is not None:
             row |= budget_columns(controller, stage.model, position.budget.get("report"))
     best = not position.best or is_better(row, position.log[int(position.best["epoch"]) - 1], stage.tasks)

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from gate2static.budget import BudgetController
 from gate2static.errors import TrainingError
 from gate2static.gates import GatedModel
+from gate2static.gates.settling import GateSettling
 from gate2static.train.batches import Batch
 from gate2static.train.devices import freeze_unused
 from gate2static.train.losses import cut, losses, shares, total_loss
@@ -30,6 +31,7 @@ class Training:
     Attributes:
         model: the stage's, as Fabric runs it.
         controller: what steers λ_s, if there is a budget.
+        settling: what settles gates, if that is wanted.
     """
 
     stage: Stage
@@ -37,11 +39,13 @@ class Training:
     model: Any
     optimisers: dict[str, Optimizer]
     controller: BudgetController | None
+    settling: GateSettling | None
 
     @property
     def parts(self) -> dict[str, Any]:
         """What a checkpoint holds besides the model."""
-        return {"optimisers": self.optimisers, "precision": self.fabric.strategy.precision}
+        always = {"optimisers": self.optimisers, "precision": self.fabric.strategy.precision}
+        return always if self.settling is None else {**always, "settling": self.settling}
 
     def step(self, batch: Batch, position: Position, *, images: int) -> None:
         """Trains on this process's share of a batch of so many images.
@@ -66,6 +70,8 @@ class Training:
                 # DDP averages gradients over the processes, whose losses are to be added up.
                 self.fabric.backward(total * world_size)
         self._update()
+        if self.settling is not None:
+            self.settling.step()
 
     def _losses(self, part: Batch, weights: dict[str, float]) -> tuple[Tensor, dict[str, float]]:
         """A part's share of the total loss, and every loss added up over the processes."""
@@ -123,7 +129,7 @@ def begin(stage: Stage, fabric: "Fabric", *, image: Tensor, epoch_steps: int) ->
     Raises:
         BudgetError: No setting of the gates meets the recipe's budget.
     """
-    recipe, controller = stage.recipe.training, None
+    recipe, controller, settling = stage.recipe.training, None, None
     stage.model.to(fabric.device)
     if recipe.channels_last:
         stage.model.to(memory_format=torch.channels_last)
@@ -132,12 +138,16 @@ def begin(stage: Stage, fabric: "Fabric", *, image: Tensor, epoch_steps: int) ->
     if stage.budget is not None and isinstance(stage.model, GatedModel):
         first, epochs = stage.sparsity_weight, stage.settings.epochs
         controller = BudgetController(stage.model, stage.budget, weight=first, epochs=epochs, epoch_steps=epoch_steps)
+    model = fabric.setup_module(_compiled(stage.model) if recipe.compile else stage.model)
+    if isinstance(stage.model, GatedModel) and recipe.gated.settle_steps is not None:
+        settling = GateSettling(stage.model, after_steps=recipe.gated.settle_steps)
     return Training(
         stage=stage,
         fabric=fabric,
-        model=fabric.setup_module(_compiled(stage.model) if recipe.compile else stage.model),
+        model=model,
         optimisers=build_optimisers(stage.model, stage.settings, fused=recipe.precision != "16-mixed"),
         controller=controller,
+        settling=settling,
     )
 
 

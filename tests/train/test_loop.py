@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from gate2static.data import Splits
 from gate2static.errors import CheckpointError, TrainingError
-from gate2static.gates import GatedModel, gate
+from gate2static.gates import GatedModel, gate, sparsity_hinge
 from gate2static.recipe import Recipe, parse
 from gate2static.tasks import KINDS, Task
 from gate2static.train.checkpoints import load_checkpoint
 from gate2static.train.devices import start_fabric
+from gate2static.train.epoch_row import metric_columns
 from gate2static.train.loop import train_stage
 from gate2static.train.progress import TrainingProgress
 from gate2static.train.random_state import seed_everything
@@ -161,6 +162,21 @@ def test_going_on_after_an_interruption_equals_never_stopping(
     assert logs[0].count("\n") == 4
 
 
+@pytest.mark.parametrize("steps", [4, 8])
+def test_training_that_settles_gates_goes_on_exactly(tmp_path: Path, steps: int, assert_same: Same) -> None:
+    def one(folder: str) -> Stage:
+        gated = {"epochs": 3, "batch_size": 8, "settle_steps": 3, "gates": {"lr": 0.1, "momentum": 0.5}}
+        return stage(tmp_path / folder, "gated", checkpoint_steps=3, gated=gated)
+
+    whole = fit(one("whole"))
+    with pytest.raises(KeyboardInterrupt):
+        fit(one("cut"), stop_after=steps)
+    assert_same(fit(one("cut"), go_on=True), whole)
+    settled = [row["settled"] for row in whole["position"]["log"]]
+    assert settled == sorted(settled)
+    assert settled[-1] > 0.5
+
+
 @pytest.mark.parametrize("steps", [4, 6])
 def test_tied_gates_with_hard_mixing_go_on_exactly(tmp_path: Path, steps: int, assert_same: Same) -> None:
     def one(folder: str) -> Stage:
@@ -215,6 +231,26 @@ def test_the_log_holds_losses_metrics_shares_and_macs(tmp_path: Path) -> None:
     assert set(row) >= {"val/kind", "val/ink", "specific/kind", "specific/ink", "macs"}
     assert log[0]["loss/total"] > row["loss/total"]
     assert row["lr"] == pytest.approx(0.01 * (1 - 11 / 12) ** 0.9)
+
+
+def test_every_metric_has_a_column_the_main_one_named_for_its_task(tmp_path: Path) -> None:
+    row = fit(stage(tmp_path))["position"]["log"][-1]
+    assert {key for key in row if key.startswith("val/")} == {"val/kind", "val/ink"}
+    assert metric_columns({"kind": {"accuracy": 0.5, "other": 0.1}}, TASKS[:1]) == {
+        "val/kind": 0.5,
+        "val/kind/other": 0.1,
+    }
+
+
+def test_plain_l1_is_the_hinge_without_targets(tmp_path: Path) -> None:
+    hinge = stage(tmp_path / "hinge", "gated")
+    l1 = stage(tmp_path / "l1", "gated", gated={"epochs": 1, "batch_size": 8, "sparsity": "l1"})
+    assert hinge.hinge_targets == {"kind": 0.1, "ink": 0.1}
+    assert l1.hinge_targets == {"kind": 0.0, "ink": 0.0}
+    row = fit(l1)["position"]["log"][-1]
+    assert row["loss/sparsity"] > 0.4
+    means = torch.stack([gate.alpha.detach().sigmoid().mean(1) for gate in l1.model.gates.values()]).mean(0)
+    assert sparsity_hinge(l1.model, targets=l1.hinge_targets).item() == pytest.approx(means.mean().item())
 
 
 def test_the_last_short_batch_weighs_what_it_holds(tmp_path: Path) -> None:
