@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
 
 from gate2static.data import describe_data
-from gate2static.errors import CheckpointError, MissingDependencyError, RecipeError, TrainingError
+from gate2static.errors import CheckpointError, RecipeError, TrainingError
 from gate2static.recipe import Recipe
 from gate2static.tasks import build_tasks, delta_mtl, main_scores
 from gate2static.train import RunResult, load_result, sweep, train
 from gate2static.train.checkpoints import load_checkpoint, save_checkpoint
-from gate2static.train.devices import pick_device
 from gate2static.train.results import Row
 
 Run = tuple[Path, RunResult]
@@ -208,10 +206,3 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, content: str | None, 
         (tmp_path / "run.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):
         load_result(tmp_path)
-
-
-def test_asking_for_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert pick_device("auto") == torch.device("cpu")
-    with pytest.raises(MissingDependencyError, match=r"training\.device is cuda, but torch finds no CUDA device"):
-        pick_device("cuda")

@@ -1,0 +1,73 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gate2static.errors import MissingDependencyError, RecipeError, TrainingError
+from gate2static.recipe import Recipe
+from gate2static.train.devices import check_batch_sizes, freeze_unused, original_error, pick_device, start_fabric
+
+
+def with_training(recipe: Recipe, **changes: object) -> Recipe:
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=changes)})
+
+
+def test_asking_for_a_missing_gpu_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert pick_device("auto") == torch.device("cpu")
+    with pytest.raises(MissingDependencyError, match=r"training\.device is cuda, but torch finds no CUDA device"):
+        pick_device("cuda")
+
+
+def test_more_gpus_than_there_are_are_refused(small: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(MissingDependencyError, match=r"training\.devices is 2, but torch finds 1 CUDA devices"):
+        start_fabric(with_training(small, device="cuda", devices=2))
+
+
+def test_float16_needs_a_gpu(small: Recipe) -> None:
+    with pytest.raises(RecipeError, match="found 16-mixed, which needs a GPU; use bf16-mixed or 32-true"):
+        start_fabric(with_training(small, precision="16-mixed"))
+
+
+def test_a_cpu_has_one_device_unless_more_processes_are_asked_for(small: Recipe) -> None:
+    assert start_fabric(with_training(small, devices="auto")).world_size == 1
+
+
+def test_torchrun_decides_how_many_processes_there_are(small: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.distributed, "is_torchelastic_launched", lambda: True)
+    for name, value in {"LOCAL_WORLD_SIZE": "3", "WORLD_SIZE": "6"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RecipeError, match=r"found 16 for 6 processes that accumulate 1 parts; .* such as 12 or 18$"):
+        start_fabric(small)
+
+
+def test_batches_divide_evenly_over_processes_and_parts(small: Recipe) -> None:
+    check_batch_sizes(with_training(small, accumulate=2), 8)
+    with pytest.raises(RecipeError, match="found 16 for 32 processes .* multiples of 32, such as 32$"):
+        check_batch_sizes(small, 32)
+
+
+def test_our_own_error_is_found_in_another_processs_traceback() -> None:
+    text = 'Traceback:\n  File "x.py", line 1\ngate2static.errors.TrainingError: a: b; c\n'
+    found = original_error(RuntimeError(text))
+    assert isinstance(found, TrainingError)
+    assert str(found) == "a: b; c"
+    assert original_error(RuntimeError("Traceback:\nValueError: oops")) is None
+
+
+def test_parameters_that_no_output_depends_on_are_not_waited_for() -> None:
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Linear(2, 2), nn.Linear(2, 2)
+            self.norm = nn.BatchNorm1d(2)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"a": self.norm(self.used(x))}
+
+    model = Model()
+    freeze_unused(model, torch.ones(1, 2))
+    assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["unused.weight", "unused.bias"]
+    assert model.training
+    assert torch.equal(model.norm.running_mean, torch.zeros(2))
