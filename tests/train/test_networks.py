@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,8 @@ from gate2static.gates import gate_decisions, gate_parameters
 from gate2static.models import MultiTaskNetwork
 from gate2static.recipe import Recipe
 from gate2static.tasks import build_tasks
-from gate2static.train import RunResult, gated_baseline, load_gated
-from gate2static.train.checkpoints import load_checkpoint
+from gate2static.train import RunResult, gated_baseline, load_gated, train
+from gate2static.train.checkpoints import load_checkpoint, save_checkpoint
 from gate2static.train.networks import build_gated, build_shared, build_single
 
 Run = tuple[Path, RunResult]
@@ -41,6 +42,27 @@ def test_the_separate_baseline_is_the_single_task_networks(small: Recipe, whole_
     for task in ("left", "mask"):
         single = trained(build_single(small, task), run_dir, f"separate/{task}")
         assert close(outputs[task], single(images)[task])
+
+
+def test_a_run_may_go_on_from_the_best_epochs(small: Recipe, whole_run: Run, tmp_path: Path) -> None:
+    training = small.training.model_copy(update={"keep": "best"})
+    best = small.model_copy(update={"training": training})
+    shutil.copytree(whole_run[0] / "separate", tmp_path / "separate")
+    shutil.copytree(whole_run[0] / "shared", tmp_path / "shared")
+    for file in tmp_path.rglob("*.pt"):
+        content = load_checkpoint(file)
+        content["recipe"]["training"]["keep"] = "best"
+        if file.name == "ckpt-best.pt":
+            content["model"] = {key: value + 1 for key, value in content["model"].items()}
+        save_checkpoint(file, content)
+    kept = load_checkpoint(tmp_path / "shared" / "ckpt-best.pt")["model"]
+    for gated in (gated_baseline(tmp_path, "shared"), build_gated(best, tmp_path)):
+        assert torch.equal(gated.branches["shared"].get_parameter("stem.0.weight"), kept["backbone.stem.0.weight"])
+    head = load_checkpoint(tmp_path / "separate" / "mask" / "ckpt-best.pt")["model"]
+    for gated in (gated_baseline(tmp_path, "separate"), build_gated(best, tmp_path)):
+        assert torch.equal(gated.heads["mask"].state_dict()["out.bias"], head["heads.mask.out.bias"])
+    result = train(best, tmp_path, resume=True, progress=False)
+    assert [path for row in result.rows for path in row.checkpoints if not path.endswith("/ckpt-best.pt")] == []
 
 
 @torch.no_grad()
