@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from gate2static.data import celeba, cityscapes, digits, nyud_mt, nyud_mtan, pascal_context, taskonomy
+from gate2static.data import celeba, cityscapes, digits, nyud_mt, nyud_mtan, pascal_context, scenes, taskonomy
 from gate2static.data.contract import DataSource, DataSpec, Splits
 from gate2static.data.files import HoldOutOptions
 from gate2static.errors import RecipeError
@@ -17,6 +17,7 @@ DATA_SETS: dict[str, DataSource] = {
     "nyud_mt": DataSource(options=HoldOutOptions, describe=nyud_mt.describe, load=nyud_mt.load),
     "nyud_mtan": DataSource(options=HoldOutOptions, describe=nyud_mtan.describe, load=nyud_mtan.load),
     "pascal_context": DataSource(options=HoldOutOptions, describe=pascal_context.describe, load=pascal_context.load),
+    "scenes": DataSource(options=scenes.ScenesOptions, describe=scenes.describe, load=scenes.load),
     "taskonomy": DataSource(options=taskonomy.TaskonomyOptions, describe=taskonomy.describe, load=taskonomy.load),
 }
 

@@ -1,0 +1,62 @@
+"""Rendered rooms: an embedded data set of dense tasks, made from a seed, that is exact to the pixel.
+
+Each image is a room with furniture, ray-cast with one light that throws shadows, one that fills in, and the noise of a
+camera. What an image shows is known exactly: `semantic` (13 classes), `depth` along the optical axis in metres,
+`normals` of the surfaces, `edges` where surfaces end, and `saliency`, the object that stands out most (`maps.py`
+defines both). Normals are in the camera's axes, x to the right, y down, z into the picture, so a wall seen head-on has
+(0, 0, -1).
+
+Textures and light are drawn alike for all classes: what something is shows in its shape and place, while depth and
+normals show in perspective and shading. Image i of a split follows from the seed, the split and i alone, so more images
+leave the first ones as they are.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gate2static.data.augmented import Augmented
+from gate2static.data.contract import DataSpec, Splits, TargetSpec
+from gate2static.data.scenes.furniture import CLASSES
+from gate2static.data.scenes.rooms import make_rooms
+from gate2static.data.transforms import Augmentation
+from gate2static.recipe import Strict
+
+Images = Annotated[int, Field(ge=1, le=100_000)]
+
+TARGETS = {
+    "semantic": TargetSpec(kind="semantic", channels=len(CLASSES), classes=CLASSES),
+    "depth": TargetSpec(kind="depth", channels=1),
+    "normals": TargetSpec(kind="normals", channels=3),
+    "edges": TargetSpec(kind="edges", channels=1),
+    "saliency": TargetSpec(kind="saliency", channels=1),
+}
+TRAIN, VAL, TEST = range(3)
+
+
+class ScenesOptions(Strict):
+    """How many pictures of which size, and from which seed."""
+
+    train_images: Images = 4096
+    val_images: Images = 512
+    test_images: Images = 1024
+    size: Annotated[int, Field(ge=16, le=512)] = 64
+    """Side of the square pictures in pixels."""
+    augment: bool = False
+    """Mirror half of the training images at random."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the rooms and the augmentation; apart from the recipe's seed, so that all seeds see the same data."""
+
+
+def describe(options: ScenesOptions) -> DataSpec:
+    """An ImageNet-normalised RGB image and five maps."""
+    return DataSpec(image_shape=(3, options.size, options.size), targets=TARGETS)
+
+
+def load(options: ScenesOptions, spec: DataSpec) -> Splits:
+    """Renders all splits into memory, 64 KiB an image with all targets at 64×64."""
+    counts = {TRAIN: options.train_images, VAL: options.val_images, TEST: options.test_images}
+    rooms = [make_rooms(options.seed, split, count, options.size, spec.targets) for split, count in counts.items()]
+    flip = Augmentation(kinds={name: target.kind for name, target in spec.targets.items()})
+    train = Augmented(rooms[TRAIN], flip, options.seed) if options.augment else rooms[TRAIN]
+    return Splits(train=train, val=rooms[VAL], test=rooms[TEST])

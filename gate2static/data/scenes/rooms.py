@@ -1,0 +1,92 @@
+"""Pictures of random rooms with their targets, made when they are asked for and held in memory."""
+
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from gate2static.data.contract import Sample
+from gate2static.data.scenes.layout import draw_scene
+from gate2static.data.scenes.maps import edges, salient
+from gate2static.data.scenes.render import paint, see
+from gate2static.data.transforms import normalise
+
+_UNIT = 32767
+"""Normals are held as whole numbers of 1/32767, at half the memory."""
+_PATIENCE_S = 2.0
+
+_TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
+    "semantic": Tensor.long,
+    "depth": Tensor.float,
+    "normals": lambda values: values / _UNIT,
+    "edges": Tensor.float,
+    "saliency": Tensor.float,
+}
+"""How targets come from what is held of them."""
+
+
+class Rooms(Dataset[Sample]):
+    """Pictures and targets in a compact form."""
+
+    def __init__(self, maps: dict[str, Tensor]) -> None:
+        """Holds N each of `image` and of some of the targets, as `make_room` makes them."""
+        self.maps = maps
+
+    def __len__(self) -> int:
+        return len(self.maps["image"])
+
+    def __getitem__(self, index: int) -> Sample:
+        maps = {name: values[index] for name, values in self.maps.items()}
+        image = normalise(maps.pop("image") / 255)
+        return image, {name: _TARGETS[name](values) for name, values in maps.items()}
+
+
+def make_room(seed: int, split: int, index: int, size: int) -> dict[str, Tensor]:
+    """One picture and its targets, a function of the arguments alone, as `Rooms` holds them."""
+    random = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, split, index))))
+    scene = draw_scene(random)
+    surfaces = see(scene, size)
+    normals = scene.camera.from_world(surfaces.normals)
+    maps = {
+        "image": paint(scene, surfaces, size, random),
+        "semantic": surfaces.classes.astype(np.uint8).reshape(size, size),
+        "depth": surfaces.depth.astype(np.float32).reshape(1, size, size),
+        "normals": np.round(normals * _UNIT).astype(np.int16).reshape(3, size, size),
+        "edges": edges(surfaces, size)[None],
+        "saliency": salient(surfaces, size)[None],
+    }
+    return {name: torch.from_numpy(values) for name, values in maps.items()}
+
+
+def make_rooms(seed: int, split: int, count: int, size: int, targets: Collection[str]) -> Rooms:
+    """`count` pictures and some of their targets, with a progress bar if that takes long."""
+    maps: dict[str, Tensor] = {}
+    for index in _shown(range(count)):
+        room = make_room(seed, split, index, size)
+        for name in ("image", *targets):
+            if name not in maps:
+                maps[name] = room[name].new_empty((count, *room[name].shape))
+            maps[name][index] = room[name]
+    return Rooms(maps)
+
+
+def _shown(indices: range) -> Iterator[int]:
+    """The indices, and from when they have taken two seconds, how many are done (on stderr)."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    start = time.monotonic()
+    columns = (TextColumn("rendering scenes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with ExitStack() as stack:
+        bar: Progress | None = None
+        for index in indices:
+            if bar is None and time.monotonic() - start > _PATIENCE_S:
+                bar = stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
+                bar.add_task("", total=len(indices))
+            if bar is not None:
+                bar.update(bar.task_ids[0], completed=index)
+            yield index
