@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gate2static.recipe.budget import Budget
 from gate2static.recipe.strict import Positive, Strict
@@ -149,9 +149,16 @@ class TrainingRecipe(Strict):
     """Largest norm of the weights' gradient; gates are not clipped."""
     channels_last: bool = False
     compile: bool = False
-    """Whether torch.compile makes the training step."""
+    """Whether torch.compile makes the network's code; in a single process only."""
     workers: Annotated[int, Field(ge=0)] = 0
     """Processes that load data, for each process that trains."""
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _a_number_or_all(cls, value: object) -> object:
+        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError("allowed is a number from 1 on, or auto for all GPUs")
+        return value
 
 
 class Recipe(Strict):
@@ -170,6 +177,9 @@ class Recipe(Strict):
     """What the static network of `train` may cost at most."""
     sweep: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.01, 0.03, 0.05, 0.07, 0.1)
     """λ_s values for `sweep`: the paper's."""
+    sweep_targets: tuple[Fraction, ...] = ()
+    """τ values that `sweep` gives to the tasks in all combinations, with every λ_s (appendix C); tasks keep their own
+    where there are none."""
     runs_dir: str = "runs"
 
     @model_validator(mode="after")
@@ -177,9 +187,10 @@ class Recipe(Strict):
         names = [task.name for task in self.tasks]
         if len(set(names)) < len(names):
             raise ValueError(f"tasks must have different names, found {', '.join(names)}")
-        values = [f"{weight:g}" for weight in self.sweep]
-        if len(set(values)) < len(values):
-            raise ValueError(f"sweep must hold different values, found {', '.join(values)}")
+        for key in ("sweep", "sweep_targets"):
+            values = [f"{value:g}" for value in getattr(self, key)]
+            if len(set(values)) < len(values):
+                raise ValueError(f"{key} must hold different values, found {', '.join(values)}")
         return self
 
     @model_validator(mode="after")

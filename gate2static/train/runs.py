@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,11 +51,13 @@ def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
         TrainingError: A loss is no longer finite, the disk is full, or the folder already holds a run.
         CheckpointError: The run to go on with is damaged or another recipe's.
     """
-    return _run(recipe, Path(run_dir), {_gated_name(recipe): recipe.sparsity_weight}, resume=resume, show=progress)
+    return _run(recipe, Path(run_dir), {_gated_name(recipe): recipe}, resume=resume, show=progress)
 
 
 def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
-    """Like `train`, with one gated network for each λ_s of `recipe.sweep`; the baselines are trained once.
+    """Like `train`, with a gated network for each λ_s of `recipe.sweep`; the baselines are trained once.
+
+    With `recipe.sweep_targets` there is one for each λ_s and each combination of these τ, named after all of them.
 
     `run.json` is written after every row, so an interrupted sweep goes on where it was.
 
@@ -63,38 +66,50 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
     """
     if recipe.budget is not None:
         raise RecipeError("a budget steers λ_s, so there is nothing to sweep; use `train`, or remove the budget")
-    weights = {f"gated-{weight:g}": weight for weight in recipe.sweep}
-    return _run(recipe, Path(run_dir), weights, resume=resume, show=progress)
+    return _run(recipe, Path(run_dir), _variants(recipe), resume=resume, show=progress)
 
 
-def _run(recipe: Recipe, run_dir: Path, weights: dict[str, float], *, resume: bool, show: bool) -> RunResult:
+def _variants(recipe: Recipe) -> dict[str, Recipe]:
+    """The recipe of every gated network of a sweep, by row."""
+    found = {}
+    own = [tuple(task.target for task in recipe.tasks)]
+    grid = product(recipe.sweep_targets, repeat=len(recipe.tasks)) if recipe.sweep_targets else own
+    for weight, targets in product(recipe.sweep, grid):
+        tasks = tuple(task.model_copy(update={"target": t}) for task, t in zip(recipe.tasks, targets, strict=True))
+        named = (weight, *targets) if recipe.sweep_targets else (weight,)
+        name = "-".join(["gated", *(f"{value:g}" for value in named)])
+        found[name] = recipe.model_copy(update={"sparsity_weight": weight, "tasks": tasks})
+    return found
+
+
+def _run(recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], *, resume: bool, show: bool) -> RunResult:
     build_tasks(recipe.tasks, describe_data(recipe.data))
     if recipe.budget is not None:
         check_budget(_untrained(recipe), recipe.budget)
-    launch(start_fabric(recipe), _run_in_process, recipe, run_dir, weights, resume, show)
+    launch(start_fabric(recipe), _run_in_process, recipe, run_dir, gated, resume, show)
     return load_result(run_dir)
 
 
 def _run_in_process(
-    fabric: "Fabric", recipe: Recipe, run_dir: Path, weights: dict[str, float], resume: bool, show: bool
+    fabric: "Fabric", recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], resume: bool, show: bool
 ) -> None:
     """The part of a run that every training process does."""
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
     result = _open_result(recipe, run_dir, tasks, resume=resume)
-    splits = load_data(recipe.data)
+    splits = load_data(recipe.data, [task.name for task in tasks])
     fabric.barrier()  # nobody writes before all have looked
-    rows = {"separate": 0.0, "shared": 0.0, **weights}
-    total_cost = _total_cost(recipe, length(splits.train), len(weights))
+    rows = {"separate": recipe, "shared": recipe, **gated}
+    total_cost = _total_cost(recipe, length(splits.train), len(gated))
     with TrainingProgress(enabled=show and fabric.is_global_zero, total_cost=total_cost) as progress:
-        for name, weight in rows.items():
+        for name, variant in rows.items():
             checkpoints = []
-            for stage in _stages(name, recipe, run_dir, tasks, weight):
+            for stage in _stages(name, variant, run_dir):
                 train_stage(stage, splits, fabric=fabric, go_on=resume, progress=progress)
                 checkpoints.append(f"{stage.name}/{kept(recipe)}")
             if any(row.name == name for row in result.rows):
                 continue  # measured before an interruption
-            sparsity_weight, report = weights.get(name), None
-            if recipe.budget is not None and name in weights:
+            sparsity_weight, report = variant.sparsity_weight if name in gated else None, None
+            if recipe.budget is not None and name in gated:
                 sparsity_weight, report = _steered(run_dir, name)
             result = add_row(
                 result,
@@ -111,8 +126,9 @@ def _run_in_process(
             on_first_process(fabric, partial(result.save, run_dir))
 
 
-def _stages(name: str, recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], weight: float) -> Iterator[Stage]:
+def _stages(name: str, recipe: Recipe, run_dir: Path) -> Iterator[Stage]:
     """The networks of a row, each built when its turn comes: the gated ones start from what was trained before."""
+    tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
     if name == "separate":
         for task in tasks:
             model = build_single(recipe, task.name)
@@ -130,7 +146,7 @@ def _stages(name: str, recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], w
             tasks=tasks,
             recipe=recipe,
             run_dir=run_dir,
-            sparsity_weight=weight,
+            sparsity_weight=recipe.sparsity_weight,
         )
 
 

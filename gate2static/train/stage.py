@@ -93,12 +93,13 @@ class Stage:
         """What must be equal for a checkpoint to be one of this stage: every part of the recipe that it depends on."""
         recipe = self.recipe.model_dump(mode="json")
         kinds = ("single", "shared", "gated") if self.kind == "gated" else (self.kind,)
-        parts = {key: recipe[key] for key in ("seed", "data", "tasks", "model")}
+        parts = {key: recipe[key] for key in ("seed", "data", "model")}
+        targets, parts["tasks"] = _without_targets(recipe["tasks"])
         parts |= {f"training.{kind}": recipe["training"][kind] for kind in kinds}
         parts |= {f"training.{key}": recipe["training"][key] for key in _COMPUTED_WITH}
         if self.kind == "gated":
             parts |= {"gating": recipe["gating"], "sparsity_weight": self.sparsity_weight, "budget": recipe["budget"]}
-            parts |= {"training.keep": recipe["training"]["keep"]}
+            parts |= {"targets": targets, "training.keep": recipe["training"]["keep"]}
         return {"stage": self.name, **parts}
 
 
@@ -206,14 +207,22 @@ def _load_states(part: Any, state: Any) -> None:
         part.load_state_dict(state)
 
 
+def _without_targets(tasks: list[dict[str, Any]]) -> tuple[dict[str, float], list[dict[str, Any]]]:
+    """Targets τ by task, which only gates depend on, and the rest of each task."""
+    rest = [{key: value for key, value in task.items() if key != "target"} for task in tasks]
+    return {task["name"]: task["target"] for task in tasks if "target" in task}, rest
+
+
 def _filled_up(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity from before some settings existed, with their defaults."""
+    """An identity from before some settings existed or stood apart, with their defaults."""
 
     def fill(found: Any, default: Any) -> Any:
         if isinstance(found, dict) and isinstance(default, dict):
             return {**default, **{key: fill(value, default.get(key)) for key, value in found.items()}}
         return found
 
+    targets, tasks = _without_targets(identity["tasks"])
+    identity = {"targets": targets, **identity, "tasks": tasks}
     computed = {key: value for key, value in _DEFAULTS.items() if not isinstance(value, dict)}
     return {**computed, **{key: fill(value, _DEFAULTS.get(key)) for key, value in identity.items()}}
 

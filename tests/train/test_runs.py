@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,25 @@ def test_a_sweep_goes_on_after_its_last_row_and_trains_the_baselines_once(
     assert [row.name for row in result.rows] == ["separate", "shared", "gated-200", "gated-0"]
     assert result.rows[:3] == whole_run[1].rows
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_sweep_over_targets_has_a_network_for_each_combination(small: Recipe, whole_run: Run, tmp_path: Path) -> None:
+    copy_run(whole_run[0], tmp_path)
+    grid = small.model_copy(update={"sweep": (200.0,), "sweep_targets": (0.0, 0.5)})
+    result = sweep(grid, tmp_path, resume=True, progress=False)
+    expected = [f"gated-200-{'-'.join(values)}" for values in product(("0", "0.5"), repeat=len(small.tasks))]
+    assert [row.name for row in result.rows if row.name.startswith("gated-200-")] == expected
+    last = load_checkpoint(tmp_path / expected[-1] / "ckpt.pt")
+    assert [task["target"] for task in last["recipe"]["tasks"]] == [0.5] * len(small.tasks)
+
+
+def test_other_targets_can_go_on_from_the_same_baselines(small: Recipe, whole_run: Run, tmp_path: Path) -> None:
+    copy_run(whole_run[0], tmp_path)
+    tasks = tuple(task.model_copy(update={"target": 0.25}) for task in small.tasks)
+    other = small.model_copy(update={"tasks": tasks, "sweep": (7.0,)})
+    assert sweep(other, tmp_path, resume=True, progress=False).rows[-1].name == "gated-7"
+    with pytest.raises(CheckpointError, match=r"gated-200/ckpt\.pt: was trained with another targets"):
+        sweep(other.model_copy(update={"sweep": (200.0,)}), tmp_path, resume=True, progress=False)
 
 
 def copy_run(source: Path, target: Path) -> None:
