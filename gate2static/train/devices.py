@@ -32,11 +32,14 @@ def start_fabric(recipe: Recipe) -> "Fabric":
 
     Raises:
         MissingDependencyError: This machine has fewer devices.
-        RecipeError: Batches cannot be divided evenly, or the device cannot compute in that precision.
+        RecipeError: Batches cannot be divided evenly, or the device cannot compute in the way that is asked for.
     """
     training, kind = recipe.training, pick_device(recipe.training.device).type
     processes, nodes = _processes(recipe, kind)
     check_batch_sizes(recipe, processes * nodes)
+    if training.compile and processes * nodes > 1:
+        # Compiled, DDP's collectives and those of batch norm wait for each other.
+        raise RecipeError("training.compile works in a single process; set it to false, or training.devices to 1")
     if training.precision == "16-mixed" and kind == "cpu":
         raise RecipeError("training.precision: found 16-mixed, which needs a GPU; use bf16-mixed or 32-true")
 

@@ -30,6 +30,11 @@ def test_float16_needs_a_gpu(small: Recipe) -> None:
         start_fabric(with_training(small, precision="16-mixed"))
 
 
+def test_only_a_single_process_compiles(small: Recipe) -> None:
+    with pytest.raises(RecipeError, match=r"training\.compile works in a single process; set it to false"):
+        start_fabric(with_training(small, compile=True, devices=2))
+
+
 def test_a_cpu_has_one_device_unless_more_processes_are_asked_for(small: Recipe) -> None:
     assert start_fabric(with_training(small, devices="auto")).world_size == 1
 
