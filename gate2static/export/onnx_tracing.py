@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from gate2static.errors import ExportError
 from gate2static.export.equality import Precision
@@ -23,7 +24,7 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
     """The ONNX form of a network, inputs named as in its manifest, outputs for its tasks, dynamic batch dimension.
 
     Args:
-        network: on the CPU; with fp16 it is converted in place, so pass a copy.
+        network: on the CPU; changed in place, so pass a copy.
         opset: None takes the exporter's own.
         precision: what it computes in; inputs and outputs are float32 either way.
 
@@ -31,6 +32,7 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
         ExportError: the network cannot be traced, or an operator has no ONNX form.
     """
     passes = require("onnx_ir.passes.common")
+    _flatten_attention(network)
     inputs = network.example_inputs(2)  # not 1: torch.export treats a dimension of 1 as fixed
     batch = torch.export.Dim(BATCH)
     try:
@@ -78,6 +80,26 @@ def root_cause(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
+def _flatten_attention(network: "StaticModel") -> None:
+    """Attention over windows or units of tokens has more dimensions than the exporter's own form of it takes."""
+    for node in network.network.graph.nodes:
+        if node.target is torch.ops.aten.scaled_dot_product_attention.default:
+            node.target = _attention
+    network.network.recompile()
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Scaled dot-product attention (…, heads, tokens, width), computed with all leading dimensions made one."""
+    if query.dim() <= 4:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
+    if attn_mask is not None:
+        attn_mask = attn_mask.expand(*query.shape[:-1], key.shape[-2]).flatten(0, -4)
+    q, k, v = (x.flatten(0, -4) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask, *args, **kwargs).unflatten(0, query.shape[:-3])
 
 
 class _DeploymentForm(nn.Module):

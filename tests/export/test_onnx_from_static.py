@@ -133,6 +133,28 @@ def test_a_network_that_magnifies_rounding_may_differ_by_what_torch_itself_loses
     assert 5e-5 < report.errors["a"] < report.tolerance < 0.5
 
 
+class WindowAttention(nn.Module):
+    """Attention within windows of four tokens: (batch, heads, windows, tokens, width) has five dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+        self.bias = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.qkv(x.flatten(2).transpose(1, 2))
+        q, k, v = tokens.reshape(x.shape[0], -1, 4, 3, 2, 4).permute(3, 0, 4, 1, 2, 5).unbind(0)
+        return nn.functional.scaled_dot_product_attention(q, k, v, self.bias).mean(dim=(2, 3))
+
+
+def test_attention_within_windows_is_exported(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 4, 4), WindowAttention())
+    gated = gate(backbone, tasks=["a"], example_inputs=(torch.randn(2, 3, 16, 16),), heads={"a": nn.Identity()})
+    report = export_onnx(prune(gated.eval()), tmp_path / "model.onnx")
+    assert report.errors["a"] < 5e-5
+
+
 def test_a_truncated_file_gives_one_clear_line(static: StaticModel, onnx_file: Path, onnx_bytes: bytes) -> None:
     onnx_file.write_bytes(onnx_bytes[:2000])
     with pytest.raises(ExportError, match=r"model\.onnx \(2000 bytes\) cannot be loaded by ONNX Runtime") as caught:
