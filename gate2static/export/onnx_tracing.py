@@ -99,7 +99,8 @@ def _attention(
     if attn_mask is not None:
         attn_mask = attn_mask.expand(*query.shape[:-1], key.shape[-2]).flatten(0, -4)
     q, k, v = (x.flatten(0, -4) for x in (query, key, value))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask, *args, **kwargs).unflatten(0, query.shape[:-3])
+    attended = F.scaled_dot_product_attention(q, k, v, attn_mask, *args, **kwargs)
+    return attended.reshape(*query.shape[:-1], value.shape[-1])
 
 
 class _DeploymentForm(nn.Module):
