@@ -33,6 +33,7 @@ COMMANDS = {
     "predict": {"STATIC_DIR", "--latency", "--batch-size", "--json"},
     "report": {"RUN_DIR"},
     "doctor": {"--json"},
+    "suggest-targets": {"RUN_DIR", "--json"},
 }  # fmt: skip
 
 

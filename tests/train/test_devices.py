@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -76,3 +79,8 @@ def test_parameters_that_no_output_depends_on_are_not_waited_for() -> None:
     assert [name for name, p in model.named_parameters() if not p.requires_grad] == ["unused.weight", "unused.bias"]
     assert model.training
     assert torch.equal(model.norm.running_mean, torch.zeros(2))
+
+
+def test_pruning_and_exporting_load_no_fabric() -> None:
+    code = "import sys, gate2static, gate2static.train; sys.exit('lightning_fabric' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
