@@ -130,9 +130,10 @@ def everything(fabric: Any, folder: Path) -> None:
             "tasks=[{name: left, kind: classification}, {name: mask, kind: mask}]",
             *(f"training.{kind}={stage}" for kind in ("single", "shared", "gated")),
             f"training.devices={fabric.world_size}",
+            "sparsity_weight=1",
         ],
     )
-    _run_in_process(fabric, small, folder / "run", {"gated-1": 1.0}, resume=False, show=False)
+    _run_in_process(fabric, small, folder / "run", {"gated-1": small}, resume=False, show=False)
 
 
 def in_two(fabric: Any, folder: Path) -> None:
