@@ -9,7 +9,7 @@ from torch import Tensor
 from gate2static.data import describe_data, load_data, scenes
 from gate2static.data.augmented import Augmented
 from gate2static.data.contract import Sample, Splits
-from gate2static.data.scenes import CLASSES, TARGETS, TEST, ScenesOptions, describe, rooms
+from gate2static.data.scenes import CLASSES, TARGETS, TEST, TRAIN, ScenesOptions, describe, rooms
 from gate2static.data.scenes.furniture import BUILDERS, FURNITURE
 from gate2static.data.scenes.layout import draw_scene
 from gate2static.data.scenes.maps import edges, salient
@@ -52,6 +52,22 @@ def test_an_image_follows_from_seed_split_and_index_alone() -> None:
         assert same(few.train[index][1], many.train[index][1])
     assert same(few.test[3][1], many.test[3][1])
     assert same(make_room(0, TEST, 3, 32), make_room(0, TEST, 3, 32))
+
+
+def test_rooms_stay_what_they_were() -> None:
+    """Published results are of these very rooms; who changes them on purpose measures again."""
+    room = make_room(0, TRAIN, 0, 64)
+    counts = torch.bincount(room["semantic"].flatten().int(), minlength=len(CLASSES))
+    # Another machine may round a pixel at a border to the other side.
+    expected = torch.tensor([487, 1264, 820, 0, 124, 61, 780, 0, 0, 221, 269, 0, 70])
+    assert (counts - expected).abs().max() <= 2
+    assert float(room["depth"].double().mean()) == pytest.approx(3.1449431588, rel=1e-4)
+    assert float(room["image"].double().mean()) == pytest.approx(137.124, abs=0.05)
+    assert room["normals"].double().div(32767).mean((1, 2)).tolist() == pytest.approx(
+        [0.1172, 0.1101, -0.3104], abs=1e-3
+    )
+    assert int(room["edges"].sum()) == pytest.approx(560, abs=4)
+    assert int(room["saliency"].sum()) == pytest.approx(253, abs=2)
 
 
 def test_seeds_splits_and_indices_give_different_rooms() -> None:
