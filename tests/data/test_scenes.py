@@ -277,7 +277,7 @@ def test_sides_of_one_object_have_an_edge_only_where_they_meet_sharply_or_step()
 
 
 def test_the_salient_object_is_large_and_central() -> None:
-    off_centre = [[2, 2, 2, 0], [2, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+    off_centre = [[2, 2, 2, 2], [2, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
     assert salient(flat_surfaces(off_centre), 4).tolist() == [[label == 1 for label in row] for row in off_centre]
     large = [[2, 2, 2, 2], [2, 1, 2, 2], [2, 2, 2, 2], [2, 2, 2, 2]]
     assert salient(flat_surfaces(large), 4).tolist() == [[label == 2 for label in row] for row in large]
