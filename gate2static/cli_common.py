@@ -107,6 +107,6 @@ def show(table: RenderableType, json: Path | None = None, content: object = None
         return
     Console().print(table)
     if json is not None:
-        from gate2static.export.files import write_atomically
+        from gate2static.files import write_atomically
 
         write_atomically(json, text.encode(), error=Gate2StaticError)

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gate2static.bench.environment import Environment
 from gate2static.errors import BenchError
-from gate2static.export.files import read_bytes, write_atomically
+from gate2static.files import read_bytes, write_atomically
 
 UNSTABLE_CV = 0.025  # trtexec's limit for the coefficient of variation
 

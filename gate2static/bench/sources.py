@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gate2static.errors import BenchError
 from gate2static.export.engine_sidecar import EngineSidecar, read_sidecar
-from gate2static.export.files import read_bytes
+from gate2static.files import read_bytes
 
 if TYPE_CHECKING:
     from gate2static.prune import StaticModel

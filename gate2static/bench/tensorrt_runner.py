@@ -12,9 +12,9 @@ from gate2static.bench.runner import Runner
 from gate2static.bench.sources import EngineSource
 from gate2static.errors import BenchError
 from gate2static.export.engine_sidecar import EngineTensor
-from gate2static.export.files import read_bytes
 from gate2static.export.optional import require_gpu
 from gate2static.export.trt_library import TrtLibrary, trt_library
+from gate2static.files import read_bytes
 
 _DTYPES = {
     "float": torch.float32,

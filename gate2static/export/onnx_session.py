@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from gate2static.errors import ExportError, Gate2StaticError, MissingDependencyError
-from gate2static.export.files import read_bytes
 from gate2static.export.optional import require, require_gpu
+from gate2static.files import read_bytes
 
 _ERRORS_ONLY = 3
 CPU = ("CPUExecutionProvider",)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from gate2static.errors import ExportError
-from gate2static.export.files import sha256_of, write_atomically
 from gate2static.export.onnx_tracing import BATCH, quiet, root_cause
+from gate2static.files import sha256_of, write_atomically
 
 if TYPE_CHECKING:
     from gate2static.prune import StaticModel

@@ -70,6 +70,8 @@ class Gate(nn.Module):
 
     def per_channel(self, groups: Tensor) -> Tensor:
         """(T, groups) -> (T, C)."""
+        if self.group_size == 1:
+            return groups
         return groups.repeat_interleave(self.group_size, dim=1)[:, : self.channels]
 
     def decisions(self) -> Tensor:

@@ -165,6 +165,7 @@ class _Index:
         flat = [t * channels + own[t] for t in self.own]
         self.sizes = [len(ids) for ids in flat]
         self.flat = torch.from_numpy(np.concatenate([*flat, np.empty(0, np.int64)])).to(device)
+        self.flat_channels = self.flat % channels
         self.psi_channels = torch.from_numpy(mixed_psi).to(device)
         self.psi_tasks = torch.from_numpy(demand.shared[:, mixed_psi]).to(device)
 
@@ -188,7 +189,14 @@ def _put(x: Tensor, dim: int, index: Tensor | None, values: Tensor) -> None:
     if index is None:
         x.copy_(values)
     else:
-        x.zero_().index_copy_(dim, index, values)
+        x.zero_().index_add_(dim, index, values)  # which is faster than index_copy_
+
+
+def _add_product(x: Tensor, dim: int, index: Tensor | None, values: Tensor, weights: Tensor) -> None:
+    if index is None:
+        x.addcmul_(values, weights)
+    else:
+        x.index_add_(dim, index, values * weights)
 
 
 def _add(x: Tensor, dim: int, index: Tensor | None, values: Tensor) -> None:
@@ -229,7 +237,7 @@ class _SelectAndMixRows(torch.autograd.Function):
                 if rest := x.shape[dim] - undecided:
                     picked.narrow(dim, undecided, rest).copy_(x.narrow(dim, undecided, rest))
                 if index.mixes:
-                    _add(mix, dim, index.in_mix[t], picked * weights[t])
+                    _add_product(mix, dim, index.in_mix[t], picked, weights[t])
         return rows
 
     @staticmethod
@@ -239,8 +247,10 @@ class _SelectAndMixRows(torch.autograd.Function):
         dim, starts = index.dim, index.starts
         own_gates, weights, psi_weight = index.factors(gates, mixing, ctx.shape)
         others = [d for d, size in enumerate(ctx.shape) if size != -1]
-        # Of each task's own channels: Σ dφ′ (φ - ψ), Σ dψ′ φ, Σ dψ′ (φ - ψ).
-        sums = [[torch.zeros_like(weights[t]).view(-1) for t in index.own] for _ in range(3)]
+        closed = 1 - gates.take(index.flat)
+        kept = dict(zip(index.own, closed.split(index.sizes), strict=True))
+        # Of each task's own channels: Σ dφ′ (φ - ψ) and Σ dψ′ φ; and Σ dψ′ ψ.
+        sums = [[torch.zeros_like(weights[t]).view(-1) for t in index.own] for _ in range(2)]
         psi_sums = torch.zeros_like(psi_weight).view(-1)
         results = [torch.empty_like(x) for x in streams]
         for grad, *both in chunks((grad_rows, *streams, *results), _CHUNK_ELEMENTS):
@@ -256,7 +266,7 @@ class _SelectAndMixRows(torch.autograd.Function):
                     _add(grad_psi, dim, index.mixed_psi, part * psi_weight)
             for position, t in enumerate(index.own):
                 out, x, undecided = grad_phi[t], phi[t], index.undecided[t]
-                picked, mixed = grad.narrow(dim, starts[t + 1], x.shape[dim]), None
+                picked = grad.narrow(dim, starts[t + 1], x.shape[dim])
                 if index.mixes:
                     mixed = _take(grad_mix, dim, index.in_mix[t])
                     torch.addcmul(picked, mixed, weights[t], out=out)
@@ -269,16 +279,14 @@ class _SelectAndMixRows(torch.autograd.Function):
                 assert grad_psi is not None
                 decided = out.narrow(dim, 0, undecided)
                 change = x.narrow(dim, 0, undecided) - _take(psi, dim, index.below[t])
-                sums[0][position][:undecided] += (decided * change).sum(others)
-                if mixed is not None:
-                    sums[2][position][:undecided] += change.mul_(mixed.narrow(dim, 0, undecided)).sum(others)
-                own = decided * own_gates[t]
-                _add(grad_psi, dim, index.below[t], decided.sub_(own))
-                decided.copy_(own)
-        found, with_own, with_change = (torch.cat(parts) if parts else gates.new_empty(0) for parts in sums)
-        closed = 1 - gates.take(index.flat)
+                sums[0][position][:undecided] += change.mul_(decided).sum(others)
+                _add_product(grad_psi, dim, index.below[t], decided, kept[t][:undecided].view(ctx.shape))
+                decided.mul_(own_gates[t])
+        found, with_own = (torch.cat(parts) if parts else gates.new_empty(0) for parts in sums)
+        # What a task passes into the mix is φ where its gate is open and ψ where it is closed.
+        with_psi = torch.zeros_like(gates[0]).index_copy_(0, index.psi_channels, psi_sums).take(index.flat_channels)
         grad_gates = torch.zeros_like(gates).put_(index.flat, found)
-        grad_mixing = torch.zeros_like(mixing).put_(index.flat, with_own - closed * with_change)
+        grad_mixing = torch.zeros_like(mixing).put_(index.flat, torch.where(closed > 0, with_psi, with_own))
         grad_mixing.index_add_(1, index.psi_channels, psi_sums * index.psi_tasks)
         return None, grad_gates, grad_mixing, *results
 

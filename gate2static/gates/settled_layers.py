@@ -1,11 +1,11 @@
 """Layers that compute only some of their output channels, on the parameters of the whole layer; and reads of rows."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.func import functional_call
 
 from gate2static.gates.gating import chunks
 from gate2static.gates.layers import layer_class
@@ -66,25 +66,33 @@ class NarrowLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The layer's input -> the computed channels of its output, normed."""
-        weight, bias = self.layer.weight, self.layer.bias
-        assert isinstance(weight, Tensor)
-        parameters = {"weight": self._rows(weight, self._dim)}
-        if isinstance(bias, Tensor):
-            parameters["bias"] = self._rows(bias)
-        y: Tensor = functional_call(self.layer, parameters, (x,))
+        if self._whole:
+            y = self.layer(x)
+            return y if self.norm is None else self.norm(y)  # type: ignore[no-any-return]
+        y = self._cut(self.layer, self._dim)(x)
         if self.norm is None:
-            return y
-        named = {**dict(self.norm.named_parameters()), **dict(self.norm.named_buffers())}
-        state = {name: self._rows(t) for name, t in named.items() if t.dim()}
-        y = functional_call(self.norm, state, (y,))
+            return y  # type: ignore[no-any-return]
+        norm = self._cut(self.norm)
+        y = norm(y)
         with torch.no_grad():
-            for name, buffer in self.norm.named_buffers():
-                if name in state and state[name] is not buffer:
-                    buffer.index_copy_(0, self._channels, state[name])
+            for name, buffer in self.norm._buffers.items():
+                if buffer is not None and buffer.dim():
+                    buffer.index_copy_(0, self._channels, norm._buffers[name])
         return y
 
-    def _rows(self, tensor: Tensor, dim: int = 0) -> Tensor:
-        return tensor if self._whole else tensor.index_select(dim, self._channels)
+    def _cut(self, module: nn.Module, dim: int = 0) -> nn.Module:
+        """The module with the rows of its parameters and buffers; `dim` is where its weight has them."""
+
+        def cut(name: str, tensor: Tensor | None) -> Tensor | None:
+            if tensor is None or not tensor.dim():
+                return tensor
+            return tensor.index_select(dim if name == "weight" else 0, self._channels)
+
+        # Much cheaper than `torch.func.functional_call`, and a layer has no modules below it.
+        made = copy.copy(module)
+        for kind in ("_parameters", "_buffers"):
+            made.__dict__[kind] = {name: cut(name, tensor) for name, tensor in module.__dict__[kind].items()}
+        return made
 
 
 class ReadRows(nn.Module):

@@ -1,7 +1,5 @@
 """A latency table: what the units of networks cost on one device and backend, as they were measured there."""
 
-import os
-import secrets
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gate2static.errors import BenchError
+from gate2static.files import write_atomically
 from gate2static.latency.grid import Grid
 from gate2static.latency.lowering import Backend, Step, lower
 from gate2static.latency.model import LatencyModel, OperatorCost, described
@@ -97,20 +96,7 @@ class LatencyTable(BaseModel, LatencyModel):
         Raises:
             BenchError: the file cannot be written; what stood there is untouched.
         """
-        path = Path(path)
-        staging = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                staging.write_text(self.model_dump_json(indent=1) + "\n")
-                staging.replace(path)
-            finally:
-                staging.unlink(missing_ok=True)
-        except OSError as error:
-            raise BenchError(
-                f"cannot write {path}: {error.strerror or error}; nothing was changed there. "
-                "Free some space or choose another path."
-            ) from error
+        write_atomically(Path(path), (self.model_dump_json(indent=1) + "\n").encode(), error=BenchError)
 
 
 def is_layer(unit: Unit) -> bool:

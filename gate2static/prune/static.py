@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gate2static.errors import ArtefactError
+from gate2static.files import write_atomically
 from gate2static.gates.shapes import quiet
 from gate2static.prune.fold import fold
 from gate2static.prune.manifest import FORMAT, FORMAT_VERSION, Manifest
@@ -174,13 +175,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Replace the manifest of a static model's folder, atomically."""
-    staging = folder / f".{_MANIFEST}.new"
-    try:
-        staging.write_text(manifest.model_dump_json(indent=2) + "\n")
-        staging.replace(folder / _MANIFEST)
-    except OSError as error:
-        staging.unlink(missing_ok=True)
-        raise ArtefactError(f"cannot write {folder / _MANIFEST}: {error}.") from error
+    write_atomically(folder / _MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode(), error=ArtefactError)
 
 
 def serialise(network: fx.GraphModule) -> tuple[bytes, bytes]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gate2static.errors import Gate2StaticError
-from gate2static.export.files import write_atomically
+from gate2static.files import write_atomically
 from gate2static.report.content import Content
 from gate2static.report.page import pattern_pictures, render_page, trade_off_pictures
 from gate2static.report.reading import read_content

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gate2static.errors import BenchError, ExportError
-from gate2static.export.files import read_bytes, write_atomically
+from gate2static.files import read_bytes, write_atomically
 
 
 def test_folders_are_made_and_permissions_are_the_users(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> N
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
     script = (
-        "import os, signal, sys; from pathlib import Path; from gate2static.export.files import write_atomically\n"
+        "import os, signal, sys; from pathlib import Path; from gate2static.files import write_atomically\n"
         "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
         "write_atomically(Path(sys.argv[1]), b'new')"
     )

@@ -22,7 +22,9 @@ def test_a_full_disk_leaves_the_old_file_and_one_clear_line(tmp_path: Path, monk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(TrainingError, match=r"file cannot be written: No space left on device; .*untouched.*--resume"):
+    with pytest.raises(
+        TrainingError, match=r"file: No space left on device; nothing was changed.*--resume"
+    ):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
@@ -44,5 +46,5 @@ def test_an_interruption_leaves_the_old_file_and_is_passed_on(tmp_path: Path, mo
 
 def test_a_file_where_the_folder_should_be_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
-    with pytest.raises(TrainingError, match="cannot be written"):
+    with pytest.raises(TrainingError, match=r"cannot write .*ckpt\.pt"):
         write_atomically(tmp_path / "run" / "ckpt.pt", b"new")

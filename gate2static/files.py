@@ -2,34 +2,50 @@
 
 import hashlib
 import os
-import secrets
 from pathlib import Path
 
 from gate2static.errors import ExportError, Gate2StaticError
 
 
-def write_atomically(path: Path, data: bytes, *, error: type[Gate2StaticError] = ExportError) -> None:
+def write_atomically(
+    path: Path,
+    data: bytes | memoryview,
+    *,
+    error: type[Gate2StaticError] = ExportError,
+    advice: str = "Free some space or choose another path.",
+) -> None:
     """Write `data` beside `path`, then rename over it; missing folders are made.
 
+    What a killed process left behind is overwritten by the next one that writes `path`.
+
+    Args:
+        path: the file.
+        data: all of it.
+        error: raised when the file cannot be written.
+        advice: the last sentence of its message.
+
     Raises:
-        Gate2StaticError: of type `error`, when the file cannot be written; an old file at `path` is untouched.
+        Gate2StaticError: of type `error`; an old file at `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
+            _write(temporary, data)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
     except OSError as failure:
         raise error(
-            f"cannot write {path}: {failure.strerror or failure}; nothing was changed there. "
-            "Free some space or choose another path."
+            f"cannot write {path}: {failure.strerror or failure}; nothing was changed there. {advice}"
         ) from failure
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_bytes(path: Path, *, what: str, error: type[Gate2StaticError] = ExportError) -> bytes:
