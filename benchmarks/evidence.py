@@ -150,7 +150,7 @@ def points(results: dict[str, list[RunResult]]) -> list[TradeOffPoint]:
 
 def page(results: dict[str, list[RunResult]], seeds: list[int], shown: Row) -> str:
     """The page: table, pictures, and in words whether the method does what it should."""
-    tasks = results["hinge"][0].tasks
+    tasks, training = results["hinge"][0].tasks, results["hinge"][0].recipe["training"]
     metrics = [f"{task.name}: {task.metric} {'↑' if task.higher_is_better else '↓'}" for task in tasks]
     titles = ["network", "penalty", *metrics, "Δ_MTL (%) ↑", "MACs (M)", "MACs / separate", "parameters (k)"]
     lines = [f"| {' | '.join(titles)} |", f"|{'---|' * len(titles)}"]
@@ -167,6 +167,7 @@ def page(results: dict[str, list[RunResult]], seeds: list[int], shown: Row) -> s
                 lines.append(f"| {' | '.join(cells)} |")
     return _TEXT.format(
         recipe=RECIPE.name,
+        **{kind: stage["epochs"] for kind, stage in training.items() if isinstance(stage, dict)},
         seeds=", ".join(map(str, seeds)),
         table="\n".join(lines),
         verdicts="\n".join(f"- {verdict}" for verdict in verdicts(results)),
@@ -213,6 +214,8 @@ _TEXT = """# Evidence on dense tasks
 `python benchmarks/evidence.py`: `recipes/{recipe}`, seeds {seeds}, mean ± standard deviation on the test split. Every
 row is a static network: *separate* is one network a task, *shared* one for all, *gated-λ* the gated one, pruned. MACs
 are per image with heads. Penalty: the hinge of eq. 4, or the plain L1 norm in its place, as in table 6 of the paper.
+Single-task networks train for {single} epochs, the shared one for {shared}, gated ones for {gated} more on top of the
+single-task networks that they start from.
 
 {table}
 
