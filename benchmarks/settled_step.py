@@ -21,6 +21,7 @@ from torchvision import models
 import gate2static as g2s
 from gate2static.gates import GatedModel
 from gate2static.gates.settled_lift import lift_settled
+from gate2static.train.memory import keep_freed_memory
 
 PAGE = Path(__file__).parent.parent / "docs" / "settled_gates.md"
 SHARES = (0.0, 0.5, 0.8, 0.95)
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_freed_memory()
     steps, passes = [], []
     for size in arguments.sizes:
         for unit in ("channel", "gate"):
@@ -169,7 +171,9 @@ gates settled too early are lost to the hinge. Direct writes to `alpha` are not 
 
 CPU seconds of a training step (forward and backward, heads included) over those of the T+1 bare backbones with heads,
 medians of $rounds rounds. Settled as shared are all gates of a channel (`channel`), or each task's gate by itself
-(`gate`, where fewer channels are shared by all); nothing else is settled.
+(`gate`, where fewer channels are shared by all); nothing else is settled. On both sides freed memory stays with the
+process (`gate2static.train.memory`): otherwise clearing it anew costs T+1 streams up to a tenth more, and the bare
+backbones, one at a time, nothing.
 
 $steps
 
@@ -178,9 +182,10 @@ forward 1.27, 1.70, 1.98 and backward 1.08, 1.26, 1.42 for three gated networks 
 
 $passes
 
-The mark for 80 % was 0.5, and this does not reach it. T = 3 leaves 1.6 of 4 streams' multiplications, 0.4; but a layer
-with a fifth of its output channels takes more than a quarter of the time, since it reads all of its input and backends
-compute in blocks of channels, and gathering the streams and the zero gradients of skipped channels cost the rest.
+The mark for 80 % is 0.5, and this does not reach it. T = 3 leaves 1.6 of 4 streams' multiplications, 0.4. Convolutions
+take 0.44 to 0.46 of their time, because backends compute in blocks of 16 channels (13 of 64 cost as much as 16), norms,
+rectifiers and pooling about 0.4 of theirs. The rest is what picking costs: the gate's sums over picked channels, the
+streams' gathers, weights picked and their zero gradients, and, where images are small, the count of operations.
 
 Made by `python benchmarks/settled_step.py`.
 """

@@ -199,13 +199,6 @@ def _add_product(x: Tensor, dim: int, index: Tensor | None, values: Tensor, weig
         x.index_add_(dim, index, values * weights)
 
 
-def _add(x: Tensor, dim: int, index: Tensor | None, values: Tensor) -> None:
-    if index is None:
-        x.add_(values)
-    else:
-        x.index_add_(dim, index, values)
-
-
 class _SelectAndMixRows(torch.autograd.Function):
     """`_SelectAndMix` on the channels that are left; the same sums in another order."""
 
@@ -263,7 +256,7 @@ class _SelectAndMixRows(torch.autograd.Function):
                 if index.mixes:
                     part = _take(grad_mix, dim, index.psi_in_mix)
                     psi_sums += (part * _take(psi, dim, index.mixed_psi)).sum(others)
-                    _add(grad_psi, dim, index.mixed_psi, part * psi_weight)
+                    _add_product(grad_psi, dim, index.mixed_psi, part, psi_weight)
             for position, t in enumerate(index.own):
                 out, x, undecided = grad_phi[t], phi[t], index.undecided[t]
                 picked = grad.narrow(dim, starts[t + 1], x.shape[dim])

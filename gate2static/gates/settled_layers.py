@@ -1,11 +1,11 @@
 """Layers that compute only some of their output channels, on the parameters of the whole layer; and reads of rows."""
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.func import functional_call
 
 from gate2static.gates.gating import chunks
 from gate2static.gates.layers import layer_class
@@ -13,6 +13,7 @@ from gate2static.gates.layers import layer_class
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _DENSE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_BY_CHANNEL = ("weight", "bias", "running_mean", "running_var")
 
 
 def narrowable(branch: nn.Module, end: fx.Node) -> tuple[fx.Node, ...] | None:
@@ -67,32 +68,26 @@ class NarrowLayer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The layer's input -> the computed channels of its output, normed."""
         if self._whole:
-            y = self.layer(x)
-            return y if self.norm is None else self.norm(y)  # type: ignore[no-any-return]
-        y = self._cut(self.layer, self._dim)(x)
+            y: Tensor = self.layer(x)
+            return y if self.norm is None else self.norm(y)
+        y = functional_call(self.layer, self._cut(self.layer, self._dim), (x,), tie_weights=False)
         if self.norm is None:
-            return y  # type: ignore[no-any-return]
-        norm = self._cut(self.norm)
-        y = norm(y)
+            return y
+        state = self._cut(self.norm)
+        y = functional_call(self.norm, state, (y,), tie_weights=False)
         with torch.no_grad():
-            for name, buffer in self.norm._buffers.items():
-                if buffer is not None and buffer.dim():
-                    buffer.index_copy_(0, self._channels, norm._buffers[name])
+            for name in state.keys() & self.norm._buffers:
+                self.norm._buffers[name].index_copy_(0, self._channels, state[name])  # type: ignore[union-attr]
         return y
 
-    def _cut(self, module: nn.Module, dim: int = 0) -> nn.Module:
-        """The module with the rows of its parameters and buffers; `dim` is where its weight has them."""
-
-        def cut(name: str, tensor: Tensor | None) -> Tensor | None:
-            if tensor is None or not tensor.dim():
-                return tensor
-            return tensor.index_select(dim if name == "weight" else 0, self._channels)
-
-        # Much cheaper than `torch.func.functional_call`, and a layer has no modules below it.
-        made = copy.copy(module)
-        for kind in ("_parameters", "_buffers"):
-            made.__dict__[kind] = {name: cut(name, tensor) for name, tensor in module.__dict__[kind].items()}
-        return made
+    def _cut(self, module: nn.Module, dim: int = 0) -> dict[str, Tensor]:
+        """The channels of parameters and buffers; `dim` is where the weight has them."""
+        named = {**module._parameters, **module._buffers}
+        return {
+            name: tensor.index_select(dim if name == "weight" else 0, self._channels)
+            for name in _BY_CHANNEL
+            if (tensor := named.get(name)) is not None
+        }
 
 
 class ReadRows(nn.Module):

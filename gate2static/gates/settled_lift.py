@@ -16,7 +16,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from gate2static.gates.gating import Gate
-from gate2static.gates.lift import named_modules, take
+from gate2static.gates.lift import named_modules, rectify_in_place, take
 from gate2static.gates.program import Program
 from gate2static.gates.settled_gate import Bools, Demand, Ids, SettledGate
 from gate2static.gates.settled_layers import NarrowLayer, ReadRows, narrowable
@@ -152,7 +152,8 @@ class _SettledLift:
             if node in self._demands:
                 self._values[node] = self._settled_unit(node, layers[node])
             elif node.target is gated_unit:
-                call = self._graph.call_module(f"gates.{node.args[1]}", tuple(self._all(node.all_input_nodes[0])))
+                inputs = self._streams(node.all_input_nodes[0], np.ones(len(self._branches), bool))
+                call = self._graph.call_module(f"gates.{node.args[1]}", tuple(inputs))
                 streams = [self._graph.call_function(take, (call, s)) for s in range(len(self._branches))]
                 self._values[node] = _Value(list(streams))
             else:
@@ -164,7 +165,7 @@ class _SettledLift:
         self._graph.output(tuple(fx.map_arg(self._program.features, found.__getitem__) for found in features))
         self._graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
         self._graph.lint()
-        network = fx.GraphModule(self._root, self._graph, "SettledLift")
+        network = rectify_in_place(fx.GraphModule(self._root, self._graph, "SettledLift"))
         self._keep_gradients(network)
         return network
 
@@ -243,9 +244,6 @@ class _SettledLift:
             for stream, index in zip(missing, which.ravel(), strict=True):
                 value.streams[stream] = made[index]
         return value.streams
-
-    def _all(self, node: fx.Node) -> list[fx.Node | None]:
-        return self._streams(node, np.ones(len(self._branches), bool))
 
     def _copy(self, node: fx.Node, branch: str, inputs: Mapping[fx.Node, fx.Node | None]) -> fx.Node:
         """The node on other inputs; the same one for the same inputs."""
