@@ -19,6 +19,7 @@ from gate2static.train.checkpoints import FILE as CHECKPOINT
 from gate2static.train.checkpoints import kept, load_checkpoint
 from gate2static.train.devices import launch, on_first_process, start_fabric
 from gate2static.train.loop import train_stage
+from gate2static.train.memory import keep_freed_memory
 from gate2static.train.networks import build_gated, build_shared, build_single, gated_baseline, load_gated
 from gate2static.train.progress import TrainingProgress
 from gate2static.train.results import FILE as RESULT
@@ -94,6 +95,8 @@ def _run_in_process(
     fabric: "Fabric", recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], resume: bool, show: bool
 ) -> None:
     """The part of a run that every training process does."""
+    if fabric.device.type == "cpu":
+        keep_freed_memory()
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
     result = _open_result(recipe, run_dir, tasks, resume=resume)
     splits = load_data(recipe.data, [task.name for task in tasks])
