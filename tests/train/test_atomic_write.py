@@ -22,9 +22,7 @@ def test_a_full_disk_leaves_the_old_file_and_one_clear_line(tmp_path: Path, monk
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        TrainingError, match=r"file: No space left on device; nothing was changed.*--resume"
-    ):
+    with pytest.raises(TrainingError, match=r"file: No space left on device; nothing was changed.*--resume"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
