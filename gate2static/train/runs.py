@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gate2static.budget import BudgetReport, check_budget
-from gate2static.data import describe_data, load_data
+from gate2static.data import Splits, describe_data, load_data
 from gate2static.errors import RecipeError, TrainingError
 from gate2static.gates import GatedModel, gate
 from gate2static.models import build_model
@@ -100,6 +100,7 @@ def _run_in_process(
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
     result = _open_result(recipe, run_dir, tasks, resume=resume)
     splits = load_data(recipe.data, [task.name for task in tasks])
+    _check_selection(recipe, splits)
     fabric.barrier()  # nobody writes before all have looked
     rows = {"separate": recipe, "shared": recipe, **gated}
     total_cost = _total_cost(recipe, length(splits.train), len(gated))
@@ -127,6 +128,17 @@ def _run_in_process(
                 budget=report,
             )
             on_first_process(fabric, partial(result.save, run_dir))
+
+
+def _check_selection(recipe: Recipe, splits: Splits) -> None:
+    """Raises a RecipeError where epochs would be selected on the images that the result is measured on."""
+    training = recipe.training
+    selects = training.keep == "best" or any(s.patience for s in (training.single, training.shared, training.gated))
+    if selects and splits.val is splits.test:
+        raise RecipeError(
+            "training.keep and patience: the data set comes without validation images, so they would select on the "
+            "test images; set data.options.val_images, or leave them out"
+        )
 
 
 def _stages(name: str, recipe: Recipe, run_dir: Path) -> Iterator[Stage]:

@@ -79,13 +79,25 @@ class Training:
         device = self.fabric.device
         images, targets = part[0].to(device, memory_format=memory), {name: y.to(device) for name, y in part[1].items()}
         with SynchronisedBatchNorm() if self.fabric.world_size > 1 else nullcontext():
-            outputs = self.model(images)
+            outputs = self._outputs(images)
         found = losses(self.stage, outputs, targets)
         total = total_loss(self.stage, self.controller, found, weights)
         values = [value.detach() * weights[name] for name, value in found.items()]
         summed = self.fabric.all_reduce(torch.stack([*values, total.detach()]), reduce_op="sum")
         assert isinstance(summed, Tensor)
         return total, dict(zip([*found, "total"], summed.tolist(), strict=True))
+
+    def _outputs(self, images: Tensor) -> dict[str, Tensor]:
+        try:
+            outputs: dict[str, Tensor] = self.model(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainingError(
+                f"{self.stage.name}: a batch norm of 1×1 maps cannot train on {len(images)} image; raise "
+                f"training.{self.stage.kind}.batch_size, or lower training.accumulate"
+            ) from error
+        return outputs
 
     def _note(self, values: dict[str, float], position: Position, images: int) -> None:
         """Adds losses to the epoch's before they can do harm: nothing that is not finite goes backwards, anywhere."""

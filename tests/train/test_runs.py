@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from gate2static.data import describe_data
 from gate2static.errors import CheckpointError, RecipeError, TrainingError
 from gate2static.recipe import Recipe
 from gate2static.tasks import build_tasks, delta_mtl, main_scores
-from gate2static.train import RunResult, load_result, sweep, train
+from gate2static.train import RunResult, load_result, runs, sweep, train
 from gate2static.train.checkpoints import load_checkpoint, save_checkpoint
 from gate2static.train.results import Row
 
@@ -227,3 +228,14 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path, content: str | None, 
         (tmp_path / "run.json").write_text(content)
     with pytest.raises(CheckpointError, match=message):
         load_result(tmp_path)
+
+
+def test_epochs_are_not_selected_on_the_test_images(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = runs.load_data
+    monkeypatch.setattr(runs, "load_data", lambda *args: replace(splits := honest(*args), val=splits.test))
+    selecting = small.model_copy(update={"training": small.training.model_copy(update={"keep": "best"})})
+    with pytest.raises(RecipeError, match=r"training\.keep and patience: .* set data\.options\.val_images"):
+        train(selecting, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
