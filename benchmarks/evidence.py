@@ -48,9 +48,7 @@ def main() -> None:
         for penalty in PENALTIES
     }
     shown = draw_gates(folder(arguments.runs, arguments.seeds[0], "hinge"), results["hinge"][0])
-    figure = tradeoff_figure(
-        points(results), "multiply-accumulates (millions per image)", "Scenes, mean over the seeds"
-    )
+    figure = tradeoff_figure(points(results), "MACs (millions per image)", "Scenes, mean over the seeds")
     PAGE.with_name("evidence_tradeoff.png").write_bytes(png_bytes(figure))
     PAGE.write_text(page(results, arguments.seeds, shown))
     print(f"{PAGE} ({minutes:.0f} minutes of training in this call)")
@@ -215,7 +213,7 @@ _TEXT = """# Evidence on dense tasks
 row is a static network: *separate* is one network a task, *shared* one for all, *gated-λ* the gated one, pruned. MACs
 are per image with heads. Penalty: the hinge of eq. 4, or the plain L1 norm in its place, as in table 6 of the paper.
 Single-task networks train for {single} epochs, the shared one for {shared}, gated ones for {gated} more on top of the
-single-task networks that they start from.
+single-task networks that they start from; one with all gates closed is a shared network that was trained for longer.
 
 {table}
 

@@ -25,6 +25,7 @@ _OFFSETS_POINTS = ((0, 12), (0, -19), (14, 8), (14, -14), (-14, 8), (-14, -14), 
 
 _CURVES = ("gated", "l1")
 _LINE_STEPS = 40
+_LEGENDS_ABREAST = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,8 @@ def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str
         axes.set_xlabel(cost_label)
         axes.set_ylabel(r"$\Delta_\mathrm{MTL}$ against separate networks (%)")
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-        figure.legend(loc="outside lower center", ncols=len({p.kind for p in points}), fontsize=9)
+        kinds = len({p.kind for p in points})
+        figure.legend(loc="outside lower center", ncols=kinds if kinds <= _LEGENDS_ABREAST else 2, fontsize=9)
         _name_points(axes, [p for p in points if p.kind in _CURVES], points)
     return figure
 
