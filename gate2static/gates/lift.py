@@ -4,16 +4,12 @@ Every value becomes T+1 streams. Nodes that own parameters run once per stream, 
 once per distinct input, so that streams that are still one value cost one computation.
 """
 
-import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
 from gate2static.gates.program import Program
-from gate2static.gates.settled_gate import SettledGate
 from gate2static.gates.units import gated_unit
 from gate2static.gates.units import owns_state as owns_state
 
@@ -52,7 +48,7 @@ def lift(program: Program, branches: Mapping[str, nn.Module], gates: Mapping[str
         features.append(fx.map_arg(program.features, {node: nodes[stream] for node, nodes in env.items()}.__getitem__))
     graph.output(tuple(features))
     graph.lint()
-    return rectify_in_place(fx.GraphModule(root, graph, "Lifted"))
+    return fx.GraphModule(root, graph, "Lifted")
 
 
 def named_modules(modules: Mapping[str, nn.Module]) -> nn.Module:
@@ -66,26 +62,6 @@ def named_modules(modules: Mapping[str, nn.Module]) -> nn.Module:
 def take(values: Any, index: int) -> Any:
     """One of several outputs."""
     return values[index]
-
-
-def rectify_in_place(network: fx.GraphModule) -> fx.GraphModule:
-    """Let rectifiers write into what gates and sums made for them alone, as backbones do; returns the network.
-
-    No gradient needs what a gate or a sum makes, and memory that is used again costs no fetching.
-    """
-    for node in network.graph.nodes:
-        if node.target in (torch.relu, F.relu) or type(_layer(network, node)) is nn.ReLU:
-            (source,) = node.all_input_nodes
-            fresh = source.target in (take, operator.add) or isinstance(_layer(network, source), SettledGate)
-            if fresh and len(source.users) == 1:
-                node.op, node.target, node.args, node.kwargs = "call_function", torch.relu_, (source,), {}
-    network.recompile()
-    return network
-
-
-def _layer(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return None if module is None or module._forward_hooks or module._forward_pre_hooks else module
 
 
 def _lift_segment(

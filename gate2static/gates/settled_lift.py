@@ -16,10 +16,11 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from gate2static.gates.gating import Gate
-from gate2static.gates.lift import named_modules, rectify_in_place, take
+from gate2static.gates.lift import named_modules, take
 from gate2static.gates.program import Program
 from gate2static.gates.settled_gate import Bools, Demand, Ids, SettledGate
 from gate2static.gates.settled_layers import NarrowLayer, ReadRows, narrowable
+from gate2static.gates.settled_rectifiers import rectify_in_place
 from gate2static.gates.shapes import info
 from gate2static.gates.units import gated_unit, owns_state
 

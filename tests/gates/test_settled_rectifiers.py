@@ -1,10 +1,11 @@
-"""Rectifiers of a lifted network write in place where nobody else reads what they write into."""
+"""Rectifiers write in place where nobody else reads what they write into."""
 
 import pytest
 import torch
 from torch import Tensor, fx, nn
 
 from gate2static.gates import gate
+from gate2static.gates.settled_rectifiers import rectify_in_place
 
 
 class Net(nn.Module):
@@ -34,6 +35,8 @@ def test_rectifiers_write_into_what_only_they_read(readers: int, rectifier: nn.M
     backbone, x = Net(readers, rectifier), torch.randn(2, 3, 5, 5)
     heads = {"a": nn.Flatten(), "b": nn.Flatten()}
     gated = gate(backbone, tasks=["a", "b"], example_inputs=(x,), heads=heads).train()
+    assert in_place(gated.encoder) == 0
+    rectify_in_place(gated.encoder)
     assert in_place(gated.encoder) == expected
     found = gated(x)
     assert torch.allclose(found["b"], backbone(x).flatten(1), atol=1e-6)
