@@ -10,7 +10,7 @@ Targets by kind, for one sample whose image is (C, H, W):
 | `depth` | float32 (1, H, W) in metres; 0 or less is invalid |
 | `normals` | float32 (3, H, W), unit vectors; the zero vector is invalid |
 | `edges`, `saliency`, `mask` | float32 (1, H, W) of 0 and 1, or `IGNORE` |
-| `keypoints` | float32 (1, H, W), a heat map |
+| `keypoints` | float32 (1, H, W), a heat map; below 0 is invalid |
 
 A normal's x axis points along the image's columns and its y axis along the rows, so that turning or mirroring the image
 turns or mirrors them alike; where z points, each data set says.

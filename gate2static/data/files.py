@@ -50,6 +50,7 @@ class FileSamples(Dataset[Sample]):
         spec: DataSpec,
         *,
         prepare: Callable[[Sample], Sample] | None = None,
+        native: bool = False,
     ) -> None:
         """Holds the files of each sample.
 
@@ -58,9 +59,10 @@ class FileSamples(Dataset[Sample]):
             readers: How to read them: `image` in [0, 1], targets as `data.contract` has them. Functions of a module or
                 partials of them, so that workers can be started in any way.
             spec: What the samples must be.
-            prepare: Brings a sample to the size that `spec` says, with `transforms.resize` or `pad`.
+            prepare: Brings a sample to the size that `spec` says, with `transforms.resize`.
+            native: Samples keep the size of their files, which augmentation then brings to that of the spec.
         """
-        self.files, self.readers, self.spec, self.prepare = files, readers, spec, prepare
+        self.files, self.readers, self.spec, self.prepare, self.native = files, readers, spec, prepare, native
 
     def __len__(self) -> int:
         return len(self.files)
@@ -77,7 +79,8 @@ class FileSamples(Dataset[Sample]):
         sample = (normalise(image), targets)
         if self.prepare is not None:
             sample = self.prepare(sample)
-        check_size(sample[0], files["image"], self.spec.image_shape[1:])
+        if not self.native:
+            check_size(sample[0], files["image"], self.spec.image_shape[1:])
         return sample
 
 
@@ -135,6 +138,8 @@ def file_splits(
     make: Callable[[Sequence[Files]], Dataset[Sample]],
     augment: Augment,
     options: HoldOutOptions,
+    *,
+    make_native: Callable[[Sequence[Files]], Dataset[Sample]] | None = None,
 ) -> Splits:
     """Three splits of two lists of files: training data augmented, validation data held out if the options say so.
 
@@ -144,6 +149,7 @@ def file_splits(
         make: Makes a data set of files, such as a partial of `FileSamples`.
         augment: What augmentation does.
         options: Whether to augment, and how many images to hold out.
+        make_native: Makes the data set that is augmented, where augmentation comes before the change of size.
 
     Raises:
         DataError: No training image would be left.
@@ -151,9 +157,9 @@ def file_splits(
     held = options.val_images
     if held >= len(train):
         raise DataError(f"data.options.val_images: found {held}; allowed: fewer than the {len(train)} training images")
-    tested, base = make(test), make(train[held:])
+    tested, kept = make(test), train[held:]
     return Splits(
-        train=Augmented(base, augment, options.seed) if options.augment else base,
+        train=Augmented((make_native or make)(kept), augment, options.seed) if options.augment else make(kept),
         val=make(train[:held]) if held else tested,
         test=tested,
     )

@@ -85,6 +85,11 @@ def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
         DataError: The folder is in none of the three layouts, or a file is missing.
     """
     root = existing_root(options)
+    if not any((root / folder).is_dir() for folder in ("gt_sets", "segmentation", "edge")):
+        raise DataError(
+            f"{root}: no data set was recognised; allowed: the NYUD_MT folder, which holds gt_sets, "
+            f"{', '.join(FOLDERS.values())}; MTAN's arrays (train, val) are the data set nyud_mtan"
+        )
     train, test = (read_lines("NYUD_MT", root / "gt_sets" / f"{split}.txt") for split in ("train", "val"))
     variants = {name: wanted(variant, spec) for name, variant in VARIANTS.items()}
     name = _recognise(root, [*train, *test], variants)

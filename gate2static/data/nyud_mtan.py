@@ -60,7 +60,7 @@ def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
 def _files(folder: Path, folders: Mapping[str, str]) -> list[Files]:
     """Files are numbered from 0; the highest number in any folder says how many there are."""
     numbers = [
-        int(path.stem) for sub in folders.values() for path in (folder / sub).glob("*.npy") if path.stem.isdigit()
+        int(path.stem) for sub in folders.values() for path in (folder / sub).glob("*.npy") if path.stem.isdecimal()
     ]
     if not numbers:
         raise DataError(

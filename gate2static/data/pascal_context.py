@@ -5,7 +5,7 @@ paper's code base (Vandenhende et al. 2020). Saliency and normals are distilled 
 right, y down, z as the archive has it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gate2static.data import pascal_context_classes as classes
-from gate2static.data.contract import DataSpec, Splits, TargetSpec
+from gate2static.data.contract import DataSpec, Sample, Splits, TargetSpec
 from gate2static.data.files import (
     Files,
     FileSamples,
@@ -64,9 +64,24 @@ def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
             "JPEGImages, pascal-context/trainval, semseg, human_parts, sal_distill and normals_distill"
         )
     train, test = (_files(root, read_lines(LAYOUT, lists / f"{split}.txt"), spec) for split in ("train", "val"))
-    make = partial(FileSamples, readers=READERS, spec=spec, prepare=partial(resize, kinds=spec.kinds, size=SIZE))
-    augment = Augmentation(kinds=spec.kinds, zoom=between(0.75, 1.25), degrees=between(-20, 20))
-    return file_splits(train, test, make, augment, options)
+    to_size = partial(resize, kinds=spec.kinds, size=SIZE)
+    make = partial(FileSamples, readers=READERS, spec=spec)
+    # Turned as the camera had it: turning a stretched picture would shear what its normals are of.
+    turn = Augmentation(kinds=spec.kinds, zoom=between(0.75, 1.25), degrees=between(-20, 20))
+    return file_splits(
+        train,
+        test,
+        partial(make, prepare=to_size),
+        partial(_augment, turn=turn, to_size=to_size),
+        options,
+        make_native=partial(make, native=True),
+    )
+
+
+def _augment(
+    sample: Sample, generator: torch.Generator, *, turn: Augmentation, to_size: Callable[[Sample], Sample]
+) -> Sample:
+    return to_size(turn(sample, generator))
 
 
 def _files(root: Path, names: Iterable[str], spec: DataSpec) -> Sequence[Files]:
@@ -82,17 +97,22 @@ def _files(root: Path, names: Iterable[str], spec: DataSpec) -> Sequence[Files]:
         }
         for name in names
     ]
+    label_maps = [sample["edges"] for sample in files if "normals" in spec.targets]
     files = [wanted(sample, spec) for sample in files]
-    require_files(LAYOUT, (path for sample in files for path in sample.values()))
+    require_files(LAYOUT, [*(path for sample in files for path in sample.values()), *label_maps])
     return files
 
 
 def _read_label_map(path: Path) -> Tensor:
     labels = read_mat(path, "LabelMap")
-    if labels.dim() != 2 or int(labels.min()) < 0 or int(labels.max()) > classes.CONTEXT_LABELS:
+    sound = (
+        labels.dim() == 2 and labels.numel() > 0 and bool(((labels >= 0) & (labels <= classes.CONTEXT_LABELS)).all())
+    )
+    if not sound:
+        found = ", ".join(f"{float(value):g}" for value in labels.unique()[:5])
         raise DataError(
-            f"{path}: found a LabelMap of shape {tuple(labels.shape)} with labels from {int(labels.min())} to "
-            f"{int(labels.max())}; allowed: (H, W) with labels from 0 to {classes.CONTEXT_LABELS}"
+            f"{path}: found a LabelMap of shape {tuple(labels.shape)} with labels {found or 'none'}; allowed: (H, W) "
+            f"with labels from 0 to {classes.CONTEXT_LABELS}"
         )
     return labels.long()
 

@@ -25,7 +25,7 @@ FILL: dict[str, float] = {
     "mask": IGNORE,
     "depth": 0,
     "normals": 0,
-    "keypoints": 0,
+    "keypoints": -1,
 }
 """What each kind of map holds outside the picture; other kinds have no place in it."""
 

@@ -1,18 +1,22 @@
-"""Heat maps of keypoints, as of Taskonomy: L1. Outputs and targets (N, 1, H, W)."""
+"""Heat maps of keypoints, as of Taskonomy: L1 where a target is not below 0. Outputs and targets (N, 1, H, W)."""
 
 from typing import TYPE_CHECKING
 
 from torch import Tensor
-from torch.nn import functional as F
 
-from gate2static.tasks.kind import Kind
+from gate2static.tasks.kind import Kind, mean_over
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
 
+def _loss(heat: Tensor, true: Tensor) -> Tensor:
+    return mean_over(true >= 0, (heat - true).abs())
+
+
 def _prepare(heat: Tensor, true: Tensor) -> tuple[Tensor, ...]:
-    return heat.flatten(), true.flatten()
+    valid = true >= 0
+    return heat[valid], true[valid]
 
 
 def _metrics(channels: int) -> "dict[str, Metric]":
@@ -24,7 +28,7 @@ def _metrics(channels: int) -> "dict[str, Metric]":
 KIND = Kind(
     metric_name="L1",
     higher_is_better=False,
-    loss=F.l1_loss,
+    loss=_loss,
     prepare=_prepare,
     metrics=_metrics,
     dense=True,

@@ -146,3 +146,11 @@ def test_labels_out_of_range_are_named(build: Build) -> None:
     write(root / "segmentation" / "img_0002.mat", "semantic", np.full((480, 640), 41))
     with pytest.raises(DataError, match=r"img_0002\.mat: semantic holds label 40; allowed: 0 to 39, and 255 to ignore"):
         load(root).test[1]
+
+
+def test_another_folder_is_not_recognised(tmp_path: Path) -> None:
+    (tmp_path / "train" / "image").mkdir(parents=True)
+    with pytest.raises(
+        DataError, match=r"no data set was recognised; .* are the data set nyud_mtan"
+    ):
+        load_data(DataRecipe(name="nyud_mt", options={"root": str(tmp_path)}))

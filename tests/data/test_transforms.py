@@ -18,6 +18,7 @@ from gate2static.data.transforms import (
     resize,
     warp,
 )
+from gate2static.tasks.keypoints import KIND as KEYPOINTS
 
 HEIGHT, WIDTH, FOCAL = 96, 128, 110.0
 CENTRE = (WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5)
@@ -129,6 +130,13 @@ def test_what_was_not_in_the_picture_is_not_judged() -> None:
     assert after["depth"][0, 0, 0] == 0
     assert after["normals"][:, 0, 0].tolist() == [0, 0, 0]
     assert after["name"] == 3
+
+
+def test_heat_maps_are_not_judged_outside_the_picture() -> None:
+    _, after = warp((torch.zeros(3, 8, 8), {"heat": torch.ones(1, 8, 8)}), {"heat": "keypoints"}, zoom=0.5)
+    assert after["heat"][0, 0, 0] < 0
+    assert float(KEYPOINTS.loss(torch.ones(1, 1, 8, 8), after["heat"][None])) == 0
+    assert len(KEYPOINTS.prepare(torch.ones(1, 1, 8, 8), after["heat"][None])[0]) == 16
 
 
 def test_unknown_depth_and_normals_stay_unknown() -> None:
