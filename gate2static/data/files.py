@@ -1,5 +1,6 @@
 """What data sets of files share: finding the first missing file, reading a sample's files, and holding out images."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -95,7 +96,7 @@ def existing_root(options: FileOptions) -> Path:
     Raises:
         DataError: There is no such folder.
     """
-    root = Path(options.root).expanduser()
+    root = Path(os.path.expanduser(options.root))  # noqa: PTH111 -- pathlib's fails where there is no such user
     if not root.is_dir():
         raise DataError(f"data.options.root: found {root}, which is no folder; give the data set's folder")
     return root

@@ -98,7 +98,7 @@ def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
     require_files(f"NYUD_MT {name}", (path for sample in files for path in sample.values()))
     readers = {part: reader for part, (_, reader) in variant.items()}
     make = partial(FileSamples, readers=readers, spec=spec, prepare=partial(_full_size, kinds=spec.kinds))
-    augment = Augmentation(kinds=spec.kinds, zoom=one_of(1.0, 1.2, 1.5))
+    augment = Augmentation(kinds=SPEC.kinds, zoom=one_of(1.0, 1.2, 1.5))
     return file_splits(files[: len(train)], files[len(train) :], make, augment, options)
 
 

@@ -51,7 +51,7 @@ def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
         DataError: The folder is not in this layout, or a file is missing.
     """
     root = existing_root(options)
-    augment = Augmentation(kinds=spec.kinds, zoom=one_of(1.0, 1.2, 1.5), off_centre=True)
+    augment = Augmentation(kinds=SPEC.kinds, zoom=one_of(1.0, 1.2, 1.5), off_centre=True)
     make = partial(FileSamples, readers=READERS, spec=spec)
     train, test = (_files(root / split, wanted(FOLDERS, spec)) for split in ("train", "val"))
     return file_splits(train, test, make, augment, options)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gate2static.data.contract import IGNORE
 from gate2static.data.pascal_context_classes import HUMAN_PART_OF, PERSON
+from gate2static.data.reading import read_mat_file
 from gate2static.errors import DataError
 
 
@@ -21,15 +22,15 @@ def read_human_parts(path: Path) -> Tensor:
         DataError: The file is missing, cut off or no such annotation.
     """
     try:
-        objects = _listed(_load(path)["anno"]["objects"])
+        objects = _listed(read_mat_file(path, simplify_cells=True)["anno"]["objects"])
         shapes = {item["mask"].shape for item in objects}
         people = [item for item in objects if item["class_ind"] == PERSON]
         parts = [(str(part["part_name"]), part["mask"]) for person in people for part in _listed(person["parts"])]
+        shapes |= {mask.shape for _, mask in parts}
     except (AttributeError, KeyError, TypeError, IndexError) as error:
         raise DataError(
             f"{path}: not an annotation of PASCAL-Part ({error}); it has anno.objects with class_ind, mask and parts"
         ) from None
-    shapes |= {mask.shape for _, mask in parts}
     if len(shapes) != 1:
         raise DataError(f"{path}: found masks of the shapes {sorted(shapes)}; allowed: one shape, that of the picture")
     found = torch.zeros(shapes.pop(), dtype=torch.int64)
@@ -38,19 +39,6 @@ def read_human_parts(path: Path) -> Tensor:
             raise DataError(f"{path}: found the human part {name}; allowed: {', '.join(HUMAN_PART_OF)}")
         found[torch.from_numpy(mask != 0)] = HUMAN_PART_OF[name]
     return found if bool(found.any()) else torch.full_like(found, IGNORE)
-
-
-def _load(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat  # type: ignore[import-untyped] # takes a while to import, and only this needs it
-
-    try:
-        return loadmat(path, simplify_cells=True)  # type: ignore[no-any-return]
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; unpack the data set again") from None
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001 -- the decoder raises whatever a broken file leads it to
-        raise DataError(f"{path}: cannot be read as a MATLAB file: {' '.join(str(error).split())}") from None
 
 
 def _listed(structs: Any) -> list[dict[str, Any]]:

@@ -56,13 +56,26 @@ def read_mat(path: Path, key: str) -> Tensor:
     Raises:
         DataError: The file is missing or cut off, has no such variable, or it does not hold numbers.
     """
-    from scipy.io import loadmat  # type: ignore[import-untyped] # takes a while to import, and few data sets need it
-
-    variables: dict[str, Any] = _read(path, lambda: loadmat(path), "a MATLAB file up to version 7")
+    variables = read_mat_file(path)
     if key not in variables:
         found = ", ".join(name for name in variables if not name.startswith("__")) or "none"
         raise DataError(f"{path}: found the variables {found}; {key} is needed")
     return _numbers(path, variables[key])
+
+
+def read_mat_file(path: Path, **options: Any) -> dict[str, Any]:
+    """All variables of a MATLAB file up to version 7, as `scipy.io.loadmat` gives them with these options.
+
+    Raises:
+        DataError: The file is missing or cut off.
+    """
+    from scipy.io import loadmat  # type: ignore[import-untyped] # takes a while to import, and few data sets need it
+
+    def load() -> dict[str, Any]:
+        with path.open("rb") as file:
+            return loadmat(file, **options)  # type: ignore[no-any-return]
+
+    return _read(path, load, "a MATLAB file up to version 7")
 
 
 def read_npy_maps(path: Path) -> Tensor:

@@ -137,7 +137,7 @@ def load(options: TaskonomyOptions, spec: DataSpec) -> Splits:
         )
         for split in ("train", "val", "test")
     }
-    augment = Augmentation(kinds=spec.kinds, zoom=between(0.5, 1.5), off_centre=True)
+    augment = Augmentation(kinds=describe(options).kinds, zoom=between(0.5, 1.5), off_centre=True)
     train = Augmented(made["train"], augment, options.seed) if options.augment else made["train"]
     return Splits(train=train, val=made["val"], test=made["test"])
 

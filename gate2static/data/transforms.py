@@ -63,6 +63,8 @@ class Augmentation:
     """
 
     kinds: Kinds
+    """Of all targets that the data set has, whether or not a sample holds them: with depth among them, a zoom is a way
+    of coming nearer, and normals follow."""
     flip: bool = True
     """Mirror half of the samples."""
     zoom: Draw = _ONE
@@ -99,7 +101,7 @@ def mirror(sample: Sample, kinds: Kinds) -> Sample:
     """Left becomes right; normals point the other way along x."""
     image, targets = sample
     flipped = {name: value.flip(-1) if kinds[name] in FILL else value for name, value in targets.items()}
-    for name in _named(kinds, "normals"):
+    for name in _named(kinds, "normals", targets):
         flipped[name] = flipped[name] * torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
     return image.flip(-1), flipped
 
@@ -120,11 +122,10 @@ def warp(
     image, targets = sample
     warped = affine(image, InterpolationMode.BILINEAR, [0.0] * len(image))
     turned = _on_maps(targets, kinds, lambda maps, fill: affine(maps, InterpolationMode.NEAREST, fill))
-    depths = _named(kinds, "depth")
-    for name in depths:
+    for name in _named(kinds, "depth", turned):
         turned[name] = turned[name] / zoom
-    for name in _named(kinds, "normals"):
-        turned[name] = _turned_normals(turned[name], zoom if depths else 1, degrees)
+    for name in _named(kinds, "normals", turned):
+        turned[name] = _turned_normals(turned[name], zoom if "depth" in kinds.values() else 1, degrees)
     return warped, turned
 
 
@@ -150,8 +151,8 @@ def pad(sample: Sample, kinds: Kinds, size: tuple[int, int]) -> Sample:
     return torch.nn.functional.pad(image, more), padded
 
 
-def _named(kinds: Kinds, kind: str) -> list[str]:
-    return [name for name, value in kinds.items() if value == kind]
+def _named(kinds: Kinds, kind: str, targets: Mapping[str, Tensor]) -> list[str]:
+    return [name for name in targets if kinds[name] == kind]
 
 
 def _on_maps(

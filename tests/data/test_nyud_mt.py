@@ -150,7 +150,5 @@ def test_labels_out_of_range_are_named(build: Build) -> None:
 
 def test_another_folder_is_not_recognised(tmp_path: Path) -> None:
     (tmp_path / "train" / "image").mkdir(parents=True)
-    with pytest.raises(
-        DataError, match=r"no data set was recognised; .* are the data set nyud_mtan"
-    ):
+    with pytest.raises(DataError, match=r"no data set was recognised; .* are the data set nyud_mtan"):
         load_data(DataRecipe(name="nyud_mt", options={"root": str(tmp_path)}))

@@ -138,6 +138,16 @@ def test_an_image_of_another_size_is_named(root: Path) -> None:
         load(root).test[1]
 
 
+def test_normals_follow_the_zoom_whether_or_not_depth_is_wanted(root: Path) -> None:
+    for index in range(3):
+        np.save(root / "train" / "normal" / f"{index}.npy", np.full((HEIGHT, WIDTH, 3), (0.6, 0, 0.8), np.float32))
+    recipe = DataRecipe(name="nyud_mtan", options={"root": str(root)})
+    alone, both = (load_data(recipe, targets=wanted).train for wanted in (["normals"], ["normals", "depth"]))
+    assert torch.equal(alone[0][1]["normals"], both[0][1]["normals"])
+    found = {round(float(alone[i][1]["normals"][2, 100, 100]), 3) for i in range(3) if not alone.set_epoch(i)}  # type: ignore[attr-defined]
+    assert len(found) > 1
+
+
 def test_files_of_targets_that_are_not_wanted_may_be_missing(root: Path) -> None:
     for split in ("train", "val"):
         shutil.rmtree(root / split / "normal")

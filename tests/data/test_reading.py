@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,7 @@ import scipy.io
 import torch
 from PIL import Image
 
+from gate2static.data.pascal_parts import read_human_parts
 from gate2static.data.reading import (
     read_image,
     read_label_image,
@@ -125,3 +127,9 @@ def test_normals_are_brought_to_length_one_and_rounded_zeros_back_to_zero() -> N
     stored = torch.tensor([[0.0, 0.3, 0.004, float("nan")], [0.0, 0.0, -0.004, 0.0], [2.0, 0.4, 0.004, 0.0]])[:, None]
     found = unit_normals(stored)[:, 0].T
     assert torch.allclose(found, torch.tensor([[0, 0, 1], [0.6, 0, 0.8], [0, 0, 0], [0, 0, 0]]))
+
+
+@pytest.mark.parametrize("read", [lambda path: read_mat(path, "x"), read_human_parts])
+def test_a_missing_matlab_file_is_named(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    with pytest.raises(DataError, match=r"none\.mat: no such file; unpack the data set again"):
+        read(tmp_path / "none.mat")
