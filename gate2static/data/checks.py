@@ -56,9 +56,6 @@ def check_target(name: str, target: Tensor, spec: TargetSpec, path: Path, size: 
         _check_binary(name, target, path, ignorable=spec.kind != "attributes")
     elif not bool(target.isfinite().all()):
         raise DataError(f"{path}: {name} holds values that are not finite; unpack the data set again")
-    elif spec.kind == "normals" and float(target.norm(dim=0).max()) > 1.01:
-        longest = float(target.norm(dim=0).max())
-        raise DataError(f"{path}: {name} holds a vector of length {longest:.3g}; allowed: 1, or 0 where it is unknown")
 
 
 def _check_classes(name: str, target: Tensor, spec: TargetSpec, path: Path) -> None:

@@ -148,11 +148,11 @@ def _depth_mat(path: Path) -> Tensor:
 
 
 def _normals_npy(path: Path) -> Tensor:
-    return unit_normals(read_npy_maps(path))
+    return unit_normals(path, read_npy_maps(path))
 
 
 def _normals_picture(path: Path) -> Tensor:
-    return unit_normals(read_image(path) * 2 - 1)
+    return unit_normals(path, read_image(path) * 2 - 1)
 
 
 def _edges_png(path: Path) -> Tensor:

@@ -84,7 +84,7 @@ def _depth(path: Path) -> Tensor:
 
 
 def _normals(path: Path) -> Tensor:
-    return unit_normals(read_npy_maps(path))
+    return unit_normals(path, read_npy_maps(path))
 
 
 READERS = {"image": read_npy_maps, "semantic": _labels, "depth": _depth, "normals": _normals}

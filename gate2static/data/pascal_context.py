@@ -132,7 +132,7 @@ def _read_saliency(path: Path) -> Tensor:
 
 def _read_normals(path: Path) -> Tensor:
     """Distilled normals on the classes that the network they come from has seen, zero elsewhere."""
-    normals = unit_normals(read_image(path) * 2 - 1)
+    normals = unit_normals(path, read_image(path) * 2 - 1)
     labels = _read_label_map(path.parents[1] / LABEL_MAPS / f"{path.stem}.mat")
     if normals.shape[1:] != labels.shape:
         raise DataError(

@@ -15,6 +15,11 @@ from gate2static.errors import DataError
 Reader = Callable[[Path], Tensor]
 T = TypeVar("T")
 
+SHORTEST_NORMAL = 0.1
+NORMAL_LENGTHS = (0.8, 1.25)
+MOST_ODD_NORMALS = 0.2
+"""Maps that were resized hold shorter vectors along edges."""
+
 
 def read_image(path: Path) -> Tensor:
     """A picture file as RGB, float32 (3, H, W) in [0, 1].
@@ -101,13 +106,29 @@ def valid_depth(depth: Tensor) -> Tensor:
     return depth.nan_to_num(nan=0, posinf=0, neginf=0)
 
 
-def unit_normals(vectors: Tensor) -> Tensor:
-    """Normals (3, H, W) of length 1, and zero where a file has none.
+def unit_normals(path: Path, vectors: Tensor) -> Tensor:
+    """Normals (3, H, W) of length 1, and zero where the file at `path` has none.
 
-    Files hold rounded, compressed or interpolated vectors. One that is shorter than 0.1 is what is left of a zero.
+    Files hold rounded, compressed or interpolated vectors. One that is shorter than 0.1 is what is left of a zero, and
+    a few of other lengths are left of edges; many of them say that these are no normals, or encoded in another way.
+
+    Raises:
+        DataError: They are not of three numbers each, or too many are far from unit length.
     """
+    if len(vectors) != 3:
+        raise DataError(f"{path}: found normals of {len(vectors)} numbers a pixel; allowed: 3")
     vectors = vectors.nan_to_num(nan=0, posinf=0, neginf=0)
-    return torch.where(vectors.norm(dim=0) < 0.1, 0, torch.nn.functional.normalize(vectors, dim=0))
+    lengths = vectors.norm(dim=0)
+    known = lengths >= SHORTEST_NORMAL
+    odd = known & ((lengths < NORMAL_LENGTHS[0]) | (lengths > NORMAL_LENGTHS[1]))
+    share = int(odd.sum()) / max(1, int(known.sum()))
+    if share > MOST_ODD_NORMALS:
+        raise DataError(
+            f"{path}: found {share:.0%} of its normals far from unit length, with a median length of "
+            f"{float(lengths[known].median()):.3g}; allowed: unit vectors, and zero where unknown; in pictures 0 to "
+            "255 stands for -1 to 1: encode them in that way"
+        )
+    return torch.where(known, torch.nn.functional.normalize(vectors, dim=0), 0)
 
 
 def _maps(path: Path, values: Tensor) -> Tensor:

@@ -231,7 +231,7 @@ def _read_depth(path: Path) -> Tensor:
 
 
 def _read_normals(path: Path) -> Tensor:
-    return unit_normals(read_image(path) * 2 - 1)
+    return unit_normals(path, read_image(path) * 2 - 1)
 
 
 def _read_heat(path: Path, *, scale: float) -> Tensor:

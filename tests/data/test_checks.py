@@ -52,7 +52,6 @@ def test_all_unknown_depth_in_one_sample_passes() -> None:
         ("edges", torch.full((1, 2, 3), 0.5), "it holds 0.5; allowed: 0 and 1, and 255 to ignore"),
         ("depth", torch.full((1, 2, 3), float("nan")), "it holds values that are not finite"),
         ("keypoints", torch.full((1, 2, 3), float("inf")), "it holds values that are not finite"),
-        ("normals", torch.full((3, 2, 3), 2.0), r"it holds a vector of length 3\.46; allowed: 1"),
         ("depth", torch.ones(2, 3), r"it has shape \(2, 3\); its image asks for \(1, 2, 3\)"),
         ("semantic", torch.zeros(3, 2, dtype=torch.int64), r"it has shape \(3, 2\); its image asks for \(2, 3\)"),
     ],

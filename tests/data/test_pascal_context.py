@@ -270,7 +270,7 @@ def test_label_maps_out_of_range_are_named(root: Path) -> None:
 
 
 def test_sizes_that_differ_are_named(root: Path) -> None:
-    Image.new("RGB", (9, 9)).save(root / f"normals_distill/{TRAIN[0]}.png")
+    Image.new("RGB", (9, 9), (255, 128, 128)).save(root / f"normals_distill/{TRAIN[0]}.png")
     with pytest.raises(DataError, match=r"found normals of \(9, 9\); its LabelMap asks for \(24, 32\)"):
         target(root, "normals")
     Image.new("L", (9, 9)).save(root / f"sal_distill/{TRAIN[0]}.png")

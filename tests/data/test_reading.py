@@ -20,6 +20,8 @@ from gate2static.data.reading import (
 )
 from gate2static.errors import DataError
 
+PATH = Path("some/normals.npy")
+
 
 def test_pictures_of_every_mode_become_rgb(tmp_path: Path) -> None:
     for mode in ("RGB", "L", "P", "RGBA", "1"):
@@ -124,9 +126,33 @@ def test_depth_that_is_not_finite_is_unknown() -> None:
 
 
 def test_normals_are_brought_to_length_one_and_rounded_zeros_back_to_zero() -> None:
-    stored = torch.tensor([[0.0, 0.3, 0.004, float("nan")], [0.0, 0.0, -0.004, 0.0], [2.0, 0.4, 0.004, 0.0]])[:, None]
-    found = unit_normals(stored)[:, 0].T
+    stored = torch.tensor([[0.0, 0.54, 0.004, float("nan")], [0.0, 0.0, -0.004, 0.0], [1.2, 0.72, 0.004, 0.0]])[:, None]
+    found = unit_normals(PATH, stored)[:, 0].T
     assert torch.allclose(found, torch.tensor([[0, 0, 1], [0.6, 0, 0.8], [0, 0, 0], [0, 0, 0]]))
+
+
+@pytest.mark.parametrize("length", [0.5, 1.3])
+def test_normals_may_be_far_from_unit_length_only_here_and_there(length: float) -> None:
+    vectors = torch.zeros(3, 10, 20)
+    vectors[2, :, 10:] = 1  # what is unknown counts for nothing
+    vectors[2, :2, 10:] = length
+    assert unit_normals(PATH, vectors)[2].unique().tolist() == [0, 1]
+    vectors[2, 2, 10] = length
+    match = r"^some/normals\.npy: found 21% of its normals far from unit length, .* of 1; allowed: unit vectors, .* 255"
+    with pytest.raises(DataError, match=match):
+        unit_normals(PATH, vectors)
+
+
+@pytest.mark.parametrize("encode", [lambda n: (n + 1) / 2, lambda n: (n + 1) * 127.5, lambda n: n * 3])
+def test_normals_in_another_encoding_are_refused(encode: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    normals = torch.nn.functional.normalize(torch.randn(3, 20, 20, generator=torch.Generator().manual_seed(0)), dim=0)
+    with pytest.raises(DataError, match=r"found \d+% of its normals far from unit length, with a median length of"):
+        unit_normals(PATH, encode(normals))
+
+
+def test_normals_of_other_than_three_numbers_are_refused() -> None:
+    with pytest.raises(DataError, match=r"normals\.npy: found normals of 1 numbers a pixel; allowed: 3"):
+        unit_normals(PATH, torch.zeros(1, 4, 4))
 
 
 @pytest.mark.parametrize("read", [lambda path: read_mat(path, "x"), read_human_parts])
