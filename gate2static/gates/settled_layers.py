@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from gate2static.gates.gating import chunks
 from gate2static.gates.layers import layer_class
+from gate2static.gates.shapes import info
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _DENSE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED)
@@ -37,7 +38,10 @@ def narrowable(branch: nn.Module, end: fx.Node) -> tuple[fx.Node, ...] | None:
         return None
     if len(node.users) > 1 or len(node.args) != 1 or node.kwargs:
         return None
-    return (node,) if norm is None else (node, norm)
+    if norm is None:
+        return (node,)
+    # Batch norm works along dimension 1, where a linear layer has tokens if there are any.
+    return None if kind is nn.Linear and len(info(node).shape or ()) != 2 else (node, norm)
 
 
 def _module(branch: nn.Module, node: fx.Node) -> nn.Module | None:
@@ -75,9 +79,9 @@ class NarrowLayer(nn.Module):
             return y
         state = self._cut(self.norm)
         y = functional_call(self.norm, state, (y,), tie_weights=False)
-        with torch.no_grad():
-            for name in state.keys() & self.norm._buffers:
-                self.norm._buffers[name].index_copy_(0, self._channels, state[name])  # type: ignore[union-attr]
+        for name in state.keys() & self.norm._buffers:
+            # `.data`, as torch's own batch norm does it: a norm may be called twice before the backward pass.
+            self.norm._buffers[name].data.index_copy_(0, self._channels, state[name])  # type: ignore[union-attr]
         return y
 
     def _cut(self, module: nn.Module, dim: int = 0) -> dict[str, Tensor]:

@@ -98,7 +98,7 @@ def _liveness(
     nodes = list(program.backbone())
     units = {unit.name: unit for unit in program.units}
     tasks = len(next(iter(settled.values())))
-    reads = {node: np.zeros(tasks + 1, bool) for node in nodes}
+    reads = {node: np.full(tasks + 1, node.op == "placeholder") for node in nodes}  # callers pass them, read or not
     demands = {}
 
     def read_by_heads(leaf: fx.Node) -> fx.Node:
@@ -201,11 +201,11 @@ class _SettledLift:
         read = self._reads[node]
         inputs = {n: self._streams(n, read) for n in node.all_input_nodes}
         made: list[fx.Node | None] = [None] * len(read)
+        names = list(self._branches)
+        own = owns_state(self._branches[names[0]], node)  # what streams have in common is in the first branch alone
         for index in np.flatnonzero(read):
-            names = list(self._branches)
-            owner = index if owns_state(self._branches[names[index]], node) else 0
             arguments = {n: streams[index] for n, streams in inputs.items()}
-            made[index] = self._copy(node, names[owner], arguments)
+            made[index] = self._copy(node, names[index if own else 0], arguments)
         return made
 
     def _by_rows(self, node: fx.Node) -> _Value | None:
@@ -264,8 +264,9 @@ class _SettledLift:
         return [self._graph.call_function(take, (call, i)) for i in range(len(picks))]
 
     def _call(self, name: str, module: nn.Module, *inputs: fx.Node) -> fx.Node:
-        name = f"{name}_{len(self._root.made._modules)}"  # type: ignore[union-attr]
-        self._root.made.add_module(name, module)  # type: ignore[union-attr]
+        made: nn.Module = self._root.made  # type: ignore[assignment]
+        name = f"{name}_{len(made._modules)}"
+        made.add_module(name, module)
         return self._graph.call_module(f"made.{name}", inputs)
 
     def _index(self, channels: Ids) -> torch.Tensor:

@@ -2,259 +2,28 @@
 
 import copy
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gate2static.errors import CheckpointError, GateError
 from gate2static.gates import (
     GatedModel,
-    gate,
-    gate_decisions,
     gate_parameters,
-    gating,
     set_gates,
-    settled_gate,
-    sparsity_hinge,
 )
-from gate2static.gates.settled_lift import lift_settled
 from gate2static.gates.settling import GateSettling
 from gate2static.prune import prune
 
-TASKS = ["a", "b", "c"]
-
-
-class Block(nn.Module):
-    """Residual, with a depth-wise convolution in the middle."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.first, self.norm1 = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False), nn.BatchNorm2d(outputs)
-        self.depthwise, self.norm2 = nn.Conv2d(outputs, outputs, 3, 1, 1, groups=outputs), nn.BatchNorm2d(outputs)
-        self.last, self.norm3 = nn.Conv2d(outputs, outputs, 1), nn.BatchNorm2d(outputs)
-        self.skip = nn.Conv2d(inputs, outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = torch.relu(self.norm1(self.first(x)))
-        y = nn.functional.silu(self.norm2(self.depthwise(y)))
-        return torch.relu(self.norm3(self.last(y)) + self.skip(x))
-
-
-class Backbone(nn.Module):
-    """Convolutions with and without norms, element-wise operators, a transposed convolution, tokens, opaque means."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem, self.norm, self.pool = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.MaxPool2d(2)
-        self.blocks = nn.Sequential(Block(8, 8), Block(8, 12))
-        self.up = nn.ConvTranspose2d(12, 6, 2, 2)
-        self.token_norm, self.mlp, self.back = nn.LayerNorm(6), nn.Linear(6, 10), nn.Linear(10, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(self.pool(torch.relu(self.norm(self.stem(x)))))
-        tokens = self.up(x).flatten(2).transpose(1, 2)
-        tokens = tokens + self.back(nn.functional.gelu(self.mlp(self.token_norm(tokens))))
-        return tokens * 0.5
-
-
-class Head(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = nn.Linear(6, 2)
-
-    def forward(self, features: Tensor) -> Tensor:
-        return self.linear(features.mean(1))
-
-
-Settled = dict[str, np.ndarray]
-
-
-def make(backbone: nn.Module | None = None, tasks: list[str] = TASKS, **options: Any) -> GatedModel:
-    heads = {t: Head() for t in tasks}
-    backbone = (backbone or Backbone()).double()
-    x = torch.randn(2, 3, 14, 14, dtype=torch.float64)
-    model = gate(backbone, tasks=tasks, example_inputs=(x,), heads=heads, **options).double().train()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.1)
-    return model
-
-
-def settle(gated: GatedModel, share: float, own: float, seed: int = 0) -> tuple[dict[str, Tensor], Settled]:
-    """Settles gates at random; the settled groups, and the settled channels."""
-    generator = torch.Generator().manual_seed(seed)
-    groups: dict[int, Tensor] = {}
-    for unit in gated.gates.values():
-        if id(unit.alpha) not in groups:
-            settled = torch.rand(unit.alpha.shape, generator=generator) < share
-            specific = torch.rand(unit.alpha.shape, generator=generator) < own
-            with torch.no_grad():
-                unit.alpha.copy_(torch.where(settled, torch.where(specific, 0.7, -0.7), unit.alpha))
-            groups[id(unit.alpha)] = settled
-    by_unit = {name: groups[id(unit.alpha)] for name, unit in gated.gates.items()}
-    return by_unit, {name: gated.gates[name].per_channel(s).numpy() for name, s in by_unit.items()}
-
-
-def narrow(gated: GatedModel, settled: Settled) -> None:
-    encoder = lift_settled(gated.program, gated.branches, gated.gates, settled)
-    assert encoder is not None
-    gated.train_with(encoder)
-
-
-def backward(gated: GatedModel, x: Tensor) -> dict[str, Tensor]:
-    outputs = gated(x)
-    weights = torch.linspace(-1, 2, steps=2 * len(x), dtype=x.dtype).view(-1, 2)
-    loss = sum((i + 1) * (output * weights).sin().sum() for i, output in enumerate(outputs.values()))
-    targets = dict.fromkeys(gated.tasks, 0.0)
-    (loss + sparsity_hinge(gated, targets=targets)).backward()
-    return outputs
+from .settled_networks import TASKS, backward, make, narrow, settle
 
 
 @pytest.fixture
 def x() -> Tensor:
     return torch.randn(3, 3, 14, 14, dtype=torch.float64)
-
-
-def largest_difference(a: Tensor, b: Tensor) -> float:
-    return float((a - b).detach().abs().max() / b.detach().abs().max().clamp(min=1))
-
-
-def compare(gated: GatedModel, settled: tuple[dict[str, Tensor], Settled], x: Tensor) -> float:
-    """How far a settled network is from the whole one whose settled gates have no gradient: outputs and gradients."""
-    whole = copy.deepcopy(gated)
-    narrow(gated, settled[1])
-    outputs, expected = backward(gated, x), backward(whole, x)
-    differences = [largest_difference(outputs[t], expected[t]) for t in gated.tasks]
-    frozen = {id(whole.gates[name].alpha): groups for name, groups in settled[0].items()}
-    for ours, theirs in zip(gated.parameters(), whole.parameters(), strict=True):
-        assert ours.grad is not None
-        wanted, got = theirs.grad, ours.grad
-        if id(theirs) in frozen:  # `GateSettling` does that
-            wanted, got = (g.masked_fill(frozen[id(theirs)], 0) for g in (wanted, got))
-        differences.append(largest_difference(got, wanted))
-    return max(differences)
-
-
-CASES = {
-    "mixed": {},
-    "hard": {"mixing": "hard"},
-    "groups": {"group_size": 3},
-    "hard groups": {"mixing": "hard", "group_size": 4},
-    "tied": {"tie_residual": True},
-    "hard and tied": {"mixing": "hard", "tie_residual": True},
-    "one task": {"tasks": ["a"]},
-}
-
-
-SHARES = [(0.8, 0.0), (0.8, 0.4), (1.0, 0.5), (0.95, 1.0), (1.0, 0.0)]
-"""Of settled gates, and of those among them that settled as specific."""
-
-
-@pytest.mark.parametrize(
-    ("case", "share", "own"), [*(("mixed", *pair) for pair in SHARES), *((case, 0.8, 0.4) for case in CASES)]
-)
-def test_a_settled_network_computes_and_learns_as_the_whole_one(case: str, share: float, own: float, x: Tensor) -> None:
-    gated = make(**CASES[case])
-    assert compare(gated, settle(gated, share, own), x) < 1e-12
-
-
-def test_it_does_so_in_pieces_of_the_batch(monkeypatch: pytest.MonkeyPatch, x: Tensor) -> None:
-    for module in (gating, settled_gate):
-        monkeypatch.setattr(module, "_CHUNK_ELEMENTS", 1)
-    gated = make()
-    assert compare(gated, settle(gated, 0.8, 0.4), x) < 1e-12
-
-
-def test_the_comparison_notices_a_gate_that_settled_on_the_wrong_side(x: Tensor) -> None:
-    gated = make()
-    _, channels = settle(gated, 0.8, 0.3)
-    with torch.no_grad():
-        gated.gates["blocks_0_first"].alpha.neg_()
-    encoder = lift_settled(gated.program, gated.branches, gated.gates, channels)
-    with torch.no_grad():
-        gated.gates["blocks_0_first"].alpha.neg_()
-    expected, whole = backward(copy.deepcopy(gated), x), gated
-    whole.train_with(encoder)
-    outputs = backward(whole, x)
-    assert max(largest_difference(outputs[t], expected[t]) for t in TASKS) > 1e-6
-
-
-def test_running_statistics_of_needed_channels_move_and_others_stay(x: Tensor) -> None:
-    gated = make()
-    settled = settle(gated, 0.8, 0.3)
-    whole, before = copy.deepcopy(gated), copy.deepcopy(gated)
-    narrow(gated, settled[1])
-    gated(x)
-    whole(x)
-    shared = {
-        t: torch.from_numpy(settled[1]["stem"][i]) & ~gate_decisions(gated)["stem"][i] for i, t in enumerate(TASKS)
-    }
-    for task in TASKS:
-        ours, theirs, old = (m.branches[task].norm.running_var for m in (gated, whole, before))
-        assert torch.allclose(ours[~shared[task]], theirs[~shared[task]], rtol=1e-12)
-        assert torch.equal(ours[shared[task]], old[shared[task]])
-        assert not torch.equal(ours, old)
-        assert gated.branches[task].norm.num_batches_tracked == whole.branches[task].norm.num_batches_tracked
-
-
-@pytest.fixture
-def computed(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
-    """Output channels of every convolution that ran."""
-    channels: list[int] = []
-    original = nn.Conv2d._conv_forward
-
-    def forward(self: nn.Conv2d, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        channels.append(len(weight))
-        return original(self, x, weight, bias)
-
-    monkeypatch.setattr(nn.Conv2d, "_conv_forward", forward)
-    return channels
-
-
-def test_gates_that_settled_as_shared_leave_one_backbone(x: Tensor, computed: list[int]) -> None:
-    gated = make()
-    narrow(gated, settle(gated, 1.0, 0.0)[1])
-    computed.clear()
-    gated(x)
-    assert computed == [8, *(8, 8, 8, 8), *(12, 12, 12, 12)]
-
-
-def test_gates_that_settled_as_specific_leave_no_shared_backbone(x: Tensor, computed: list[int]) -> None:
-    gated = make(tasks=["a", "b"], backbone=Backbone())
-    narrow(gated, settle(gated, 1.0, 1.0)[1])
-    computed.clear()
-    gated(x)
-    assert len(computed) == 2 * 9
-
-
-def test_only_channels_that_are_needed_are_computed(x: Tensor, computed: list[int]) -> None:
-    gated = make()
-    _, channels = settle(gated, 0.8, 0.0)
-    narrow(gated, channels)
-    computed.clear()
-    gated(x)
-    own = [int((~row).sum()) for row in channels["stem"]]
-    assert computed[: len(own)] == [n for n in (*own, 8) if n]
-
-
-def test_where_little_is_settled_nothing_is_rebuilt() -> None:
-    gated = make()
-    nothing = {name: np.zeros((3, unit.channels), bool) for name, unit in gated.gates.items()}
-    assert lift_settled(gated.program, gated.branches, gated.gates, nothing) is None
-
-
-def test_half_precision_training_runs(x: Tensor) -> None:
-    gated = make().float()
-    narrow(gated, settle(gated, 0.8, 0.2)[1])
-    with torch.autocast("cpu", torch.bfloat16):
-        outputs = gated(x.float())
-    sum(output.float().square().mean() for output in outputs.values()).backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in gated.parameters())
 
 
 def train(gated: GatedModel, settling: GateSettling, steps: int, optimisers: list[torch.optim.Optimizer]) -> None:
@@ -358,20 +127,6 @@ def test_changing_the_model_ends_it_until_the_next_lift(change: Any) -> None:
     assert not gated.settled_encoder
     settling.step()
     assert gated.settled_encoder
-
-
-def test_distributed_training_takes_it(tmp_path: Path) -> None:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'store'}", rank=0, world_size=1)
-    try:
-        gated = make()
-        narrow(gated, settle(gated, 1.0, 0.0)[1])
-        network = nn.parallel.DistributedDataParallel(gated)
-        for _ in range(2):
-            outputs = network(torch.randn(2, 3, 14, 14, dtype=torch.float64))
-            sum(output.square().mean() for output in outputs.values()).backward()
-        assert all(p.grad is not None for p in gated.parameters())
-    finally:
-        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True])
