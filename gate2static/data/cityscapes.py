@@ -16,7 +16,15 @@ from torch import Tensor
 
 from gate2static.data.contract import IGNORE, DataSpec, Sample, Splits, TargetSpec
 from gate2static.data.files import Files, FileSamples, HoldOutOptions, existing_root, file_splits, require_files, wanted
-from gate2static.data.reading import Reader, read_image, read_label_image, read_npy, read_npy_maps, valid_depth
+from gate2static.data.reading import (
+    Reader,
+    read_image,
+    read_label_image,
+    read_npy,
+    read_npy_maps,
+    valid_depth,
+    whole_labels,
+)
 from gate2static.data.transforms import Augmentation, one_of, resize
 from gate2static.errors import DataError
 
@@ -153,7 +161,7 @@ def _check_size(path: Path, options: CityscapesOptions) -> None:
 
 
 def _read_mtan_labels(path: Path) -> Tensor:
-    labels = read_npy(path).long()
+    labels = whole_labels(path, read_npy(path))
     return torch.where(labels == -1, IGNORE, labels)
 
 

@@ -21,6 +21,7 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from gate2static.data.contract import IGNORE, DataSpec, Sample, Splits, TargetSpec
@@ -43,6 +44,7 @@ from gate2static.data.reading import (
     read_npy_maps,
     unit_normals,
     valid_depth,
+    whole_labels,
 )
 from gate2static.data.transforms import Augmentation, one_of, resize
 from gate2static.errors import DataError
@@ -131,7 +133,7 @@ def _labels_png(path: Path) -> Tensor:
 
 
 def _labels_mat(path: Path) -> Tensor:
-    return _without_background(read_mat(path, "segmentation").round().long())
+    return _without_background(whole_labels(path, read_mat(path, "segmentation")))
 
 
 def _without_background(labels: Tensor) -> Tensor:
@@ -164,8 +166,11 @@ def _edges_npy(path: Path) -> Tensor:
 
 
 def _edges(strength: Tensor) -> Tensor:
-    """An edge is where a map has more than half of its largest value, be that 1 or 255."""
-    return (strength * 2 > strength.max()).float()
+    """An edge is where a map has more than half of its largest value, be that 1 or 255.
+
+    What is no number stays so, and is refused: a single one would leave a map without any edge.
+    """
+    return (strength * 2 > strength.max()).float().where(strength.isfinite(), torch.nan)
 
 
 VARIANTS: dict[str, Variant] = {

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gate2static.data.contract import IGNORE, DataSpec, Splits, TargetSpec
 from gate2static.data.files import Files, FileSamples, HoldOutOptions, existing_root, file_splits, require_files, wanted
-from gate2static.data.reading import read_npy, read_npy_maps, unit_normals, valid_depth
+from gate2static.data.reading import read_npy, read_npy_maps, unit_normals, valid_depth, whole_labels
 from gate2static.data.transforms import Augmentation, one_of
 from gate2static.errors import DataError
 
@@ -75,7 +75,7 @@ def _files(folder: Path, folders: Mapping[str, str]) -> list[Files]:
 
 
 def _labels(path: Path) -> Tensor:
-    labels = read_npy(path).round().long()
+    labels = whole_labels(path, read_npy(path))
     return labels.where(labels != -1, IGNORE)
 
 

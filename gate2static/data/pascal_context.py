@@ -25,7 +25,7 @@ from gate2static.data.files import (
     wanted,
 )
 from gate2static.data.pascal_parts import read_human_parts
-from gate2static.data.reading import read_image, read_label_image, read_mat, unit_normals
+from gate2static.data.reading import read_image, read_label_image, read_mat, unit_normals, whole_labels
 from gate2static.data.transforms import Augmentation, between, resize
 from gate2static.errors import DataError
 
@@ -104,17 +104,17 @@ def _files(root: Path, names: Iterable[str], spec: DataSpec) -> Sequence[Files]:
 
 
 def _read_label_map(path: Path) -> Tensor:
-    labels = read_mat(path, "LabelMap")
+    labels = whole_labels(path, read_mat(path, "LabelMap"))
     sound = (
         labels.dim() == 2 and labels.numel() > 0 and bool(((labels >= 0) & (labels <= classes.CONTEXT_LABELS)).all())
     )
     if not sound:
-        found = ", ".join(f"{float(value):g}" for value in labels.unique()[:5])
+        found = ", ".join(map(str, labels.unique()[:5].tolist()))
         raise DataError(
             f"{path}: found a LabelMap of shape {tuple(labels.shape)} with labels {found or 'none'}; allowed: (H, W) "
             f"with labels from 0 to {classes.CONTEXT_LABELS}"
         )
-    return labels.long()
+    return labels
 
 
 def _read_edges(path: Path) -> Tensor:

@@ -35,7 +35,7 @@ def read_label_image(path: Path) -> Tensor:
     """A picture of labels, grey or with a palette, as its stored numbers: int64 (H, W).
 
     Raises:
-        DataError: It is missing, cut off, no picture, or one in colours.
+        DataError: It is missing, cut off, no picture, one in colours, or one of fractions.
     """
     picture = _picture(path)
     if len(picture.getbands()) != 1:
@@ -43,7 +43,7 @@ def read_label_image(path: Path) -> Tensor:
             f"{path}: found a picture of mode {picture.mode}; allowed: one number a pixel (grey or palette); "
             "a label map that was saved in colours has lost its labels, so unpack the data set again"
         )
-    return torch.from_numpy(np.array(picture)).long()
+    return whole_labels(path, torch.from_numpy(np.array(picture)))
 
 
 def read_npy(path: Path) -> Tensor:
@@ -101,6 +101,21 @@ def read_mat_maps(path: Path, key: str) -> Tensor:
     return _maps(path, read_mat(path, key))
 
 
+def whole_labels(path: Path, values: Tensor) -> Tensor:
+    """Labels that the file at `path` may hold as floating-point numbers, as int64 of the same shape.
+
+    Raises:
+        DataError: One is no whole number.
+    """
+    if not values.is_floating_point():
+        return values.long()
+    wrong = values[(values != values.round()) | values.isinf()]
+    if len(wrong):
+        found = ", ".join(dict.fromkeys(f"{value:g}" for value in wrong.tolist()[:5]))
+        raise DataError(f"{path}: found the labels {found}; allowed: whole numbers; unpack the data set again")
+    return values.long()
+
+
 def valid_depth(depth: Tensor) -> Tensor:
     """Depth in which what is not finite became 0, which is invalid."""
     return depth.nan_to_num(nan=0, posinf=0, neginf=0)
@@ -132,7 +147,7 @@ def unit_normals(path: Path, vectors: Tensor) -> Tensor:
 
 
 def _maps(path: Path, values: Tensor) -> Tensor:
-    if values.dim() not in (2, 3):
+    if values.dim() not in (2, 3) or not values.numel():
         raise DataError(f"{path}: found an array of shape {tuple(values.shape)}; allowed: (H, W) or (H, W, C)")
     return (values[None] if values.dim() == 2 else values.permute(2, 0, 1)).float()
 

@@ -194,6 +194,12 @@ def test_labels_out_of_range_are_named(mtan: Path) -> None:
         splits(mtan).train[0]
 
 
+def test_labels_that_are_not_whole_are_named(mtan: Path) -> None:
+    np.save(mtan / "train/label_7/0.npy", np.full((H, W), 1.5))
+    with pytest.raises(DataError, match=r"label_7/0\.npy: found the labels 1\.5; allowed: whole numbers"):
+        splits(mtan).train[0]
+
+
 def test_ids_that_cityscapes_lacks_are_named(official: Path) -> None:
     path = next((official / "gtFine/train/aachen").glob("*labelIds.png"))
     Image.fromarray(np.full((2 * H, 2 * W), 77, np.uint8)).save(path)

@@ -148,6 +148,22 @@ def test_labels_out_of_range_are_named(build: Build) -> None:
         load(root).test[1]
 
 
+def test_labels_that_are_not_whole_are_named(build: Build) -> None:
+    root = build("ASTMT")
+    write(root / "segmentation" / "img_0002.mat", "semantic", np.full((480, 640), 4.5))
+    with pytest.raises(DataError, match=r"img_0002\.mat: found the labels 4\.5; allowed: whole numbers"):
+        load(root).test[1]
+
+
+def test_edges_that_are_not_finite_are_named(build: Build) -> None:
+    root = build("MTI-Net")
+    edges = numbers((480, 640))["edges"].astype(np.float32)
+    edges[0, 0] = np.nan
+    write(root / "edge" / "img_0002.npy", "edges", edges)
+    with pytest.raises(DataError, match=r"img_0002\.npy: edges holds nan; allowed: 0 and 1"):
+        load(root).test[1]
+
+
 def test_another_folder_is_not_recognised(tmp_path: Path) -> None:
     (tmp_path / "train" / "image").mkdir(parents=True)
     with pytest.raises(DataError, match=r"no data set was recognised; .* are the data set nyud_mtan"):

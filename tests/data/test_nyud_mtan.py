@@ -118,7 +118,8 @@ def test_another_folder_is_refused_with_what_was_expected(root: Path, tmp_path: 
     [
         ("label", np.full((HEIGHT, WIDTH), 13.0), "semantic holds label 13; allowed: 0 to 12, and 255 to ignore"),
         ("label", np.full((HEIGHT, WIDTH), -2.0), "semantic holds label -2"),
-        ("label", np.full((HEIGHT, WIDTH), np.nan), "semantic holds label -"),
+        ("label", np.full((HEIGHT, WIDTH), np.nan), "found the labels nan; allowed: whole numbers"),
+        ("label", np.full((HEIGHT, WIDTH), 2.5), "found the labels 2.5; allowed: whole numbers"),
         ("label", np.zeros((HEIGHT, 5)), r"semantic has shape \(288, 5\); its image asks for \(288, 384\)"),
         ("image", np.full((HEIGHT, WIDTH, 3), 200.0), "found image values from 200 to 200; allowed: 0 to 1"),
         ("image", np.zeros((3, HEIGHT, WIDTH)), r"found an image of shape \(384, 3, 288\)"),

@@ -242,10 +242,16 @@ def test_normals_need_the_label_maps_that_say_where_they_are_known(root: Path) -
         load_data(DataRecipe(name="pascal_context", options={"root": str(root)}), targets=["normals"])
 
 
-@pytest.mark.parametrize("labels", [np.zeros((0, 0)), np.full((4, 4), np.nan), np.full((4, 4), -1.0)])
+@pytest.mark.parametrize("labels", [np.zeros((0, 0)), np.full((4, 4), -1.0)])
 def test_label_maps_without_labels_are_one_line(root: Path, labels: np.ndarray) -> None:
     savemat(root / f"pascal-context/trainval/{TRAIN[0]}.mat", {"LabelMap": labels})
     with pytest.raises(DataError, match=r"found a LabelMap of shape .*; allowed: \(H, W\) with labels from 0 to 459"):
+        target(root, "edges")
+
+
+def test_label_maps_that_are_not_whole_are_named(root: Path) -> None:
+    savemat(root / f"pascal-context/trainval/{TRAIN[0]}.mat", {"LabelMap": np.full(SIZE, 3.5)})
+    with pytest.raises(DataError, match=r"\.mat: found the labels 3\.5; allowed: whole numbers"):
         target(root, "edges")
 
 

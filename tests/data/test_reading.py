@@ -17,10 +17,11 @@ from gate2static.data.reading import (
     read_npy_maps,
     unit_normals,
     valid_depth,
+    whole_labels,
 )
 from gate2static.errors import DataError
 
-PATH = Path("some/normals.npy")
+PATH = Path("some/file.npy")
 
 
 def test_pictures_of_every_mode_become_rgb(tmp_path: Path) -> None:
@@ -48,6 +49,12 @@ def test_labels_saved_in_colours_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (5, 4)).save(tmp_path / "label.png")
     with pytest.raises(DataError, match=r"label\.png: found a picture of mode RGB; allowed: one number a pixel"):
         read_label_image(tmp_path / "label.png")
+
+
+def test_label_pictures_of_fractions_are_refused(tmp_path: Path) -> None:
+    Image.fromarray(np.full((2, 2), 1.5, np.float32)).save(tmp_path / "label.tiff")
+    with pytest.raises(DataError, match=r"label\.tiff: found the labels 1\.5; allowed: whole numbers"):
+        read_label_image(tmp_path / "label.tiff")
 
 
 def test_broken_pictures_are_named(tmp_path: Path) -> None:
@@ -115,9 +122,12 @@ def test_maps_get_their_channels_first(tmp_path: Path) -> None:
     for shape, expected in (((4, 5), (1, 4, 5)), ((4, 5, 3), (3, 4, 5))):
         np.save(tmp_path / "a.npy", np.zeros(shape))
         assert read_npy_maps(tmp_path / "a.npy").shape == expected
-    np.save(tmp_path / "a.npy", np.zeros(5))
-    with pytest.raises(DataError, match=r"a\.npy: found an array of shape \(5,\); allowed: \(H, W\) or \(H, W, C\)"):
-        read_npy_maps(tmp_path / "a.npy")
+    for wrong in ((5,), (0, 5)):
+        np.save(tmp_path / "a.npy", np.zeros(wrong))
+        with pytest.raises(
+            DataError, match=r"a\.npy: found an array of shape \(.*5,?\); allowed: \(H, W\) or \(H, W, C"
+        ):
+            read_npy_maps(tmp_path / "a.npy")
 
 
 def test_depth_that_is_not_finite_is_unknown() -> None:
@@ -138,7 +148,7 @@ def test_normals_may_be_far_from_unit_length_only_here_and_there(length: float) 
     vectors[2, :2, 10:] = length
     assert unit_normals(PATH, vectors)[2].unique().tolist() == [0, 1]
     vectors[2, 2, 10] = length
-    match = r"^some/normals\.npy: found 21% of its normals far from unit length, .* of 1; allowed: unit vectors, .* 255"
+    match = r"^some/file\.npy: found 21% of its normals far from unit length, .* of 1; allowed: unit vectors, .* 255"
     with pytest.raises(DataError, match=match):
         unit_normals(PATH, vectors)
 
@@ -151,8 +161,21 @@ def test_normals_in_another_encoding_are_refused(encode: Callable[[torch.Tensor]
 
 
 def test_normals_of_other_than_three_numbers_are_refused() -> None:
-    with pytest.raises(DataError, match=r"normals\.npy: found normals of 1 numbers a pixel; allowed: 3"):
+    with pytest.raises(DataError, match=r"file\.npy: found normals of 1 numbers a pixel; allowed: 3"):
         unit_normals(PATH, torch.zeros(1, 4, 4))
+
+
+def test_whole_labels_are_integers_however_they_are_stored() -> None:
+    for stored in (torch.tensor([[-1.0, 12.0]]), torch.tensor([[-1, 12]])):
+        found = whole_labels(PATH, stored)
+        assert found.dtype == torch.int64
+        assert found.tolist() == [[-1, 12]]
+
+
+def test_labels_that_are_not_whole_are_refused_with_what_was_found() -> None:
+    stored = torch.tensor([[1.0, 2.5, 2.5], [float("nan"), float("inf"), -float("inf")]])
+    with pytest.raises(DataError, match=r"file\.npy: found the labels 2\.5, nan, inf, -inf; allowed: whole numbers"):
+        whole_labels(PATH, stored)
 
 
 @pytest.mark.parametrize("read", [lambda path: read_mat(path, "x"), read_human_parts])
