@@ -21,8 +21,8 @@ from gate2static.data.reading import (
     read_image,
     read_label_image,
     read_npy,
+    read_npy_depth,
     read_npy_maps,
-    valid_depth,
     whole_labels,
 )
 from gate2static.data.transforms import Augmentation, one_of, resize
@@ -165,14 +165,10 @@ def _read_mtan_labels(path: Path) -> Tensor:
     return torch.where(labels == -1, IGNORE, labels)
 
 
-def _read_mtan_depth(path: Path) -> Tensor:
-    return valid_depth(read_npy_maps(path))
-
-
 MTAN_READERS: dict[str, Reader] = {
     "image": read_npy_maps,
     "semantic": _read_mtan_labels,
-    "depth": _read_mtan_depth,
+    "depth": read_npy_depth,
 }
 
 

@@ -29,7 +29,7 @@ Sample = tuple[Tensor, dict[str, Tensor]]
 """An image (C, H, W) and the target of every task."""
 
 IGNORE = 255
-"""What a label map holds where no answer is right or wrong."""
+"""Marks pixels that count neither in losses nor in metrics, in targets that hold classes or 0 and 1."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,11 +38,13 @@ from gate2static.data.files import (
 from gate2static.data.reading import (
     Reader,
     read_image,
+    read_image_normals,
     read_label_image,
     read_mat,
     read_mat_maps,
+    read_npy_depth,
     read_npy_maps,
-    unit_normals,
+    read_npy_normals,
     valid_depth,
     whole_labels,
 )
@@ -141,20 +143,8 @@ def _without_background(labels: Tensor) -> Tensor:
     return (labels - 1).where(labels != 0, IGNORE)
 
 
-def _depth_npy(path: Path) -> Tensor:
-    return valid_depth(read_npy_maps(path))
-
-
 def _depth_mat(path: Path) -> Tensor:
     return valid_depth(read_mat_maps(path, "depth"))
-
-
-def _normals_npy(path: Path) -> Tensor:
-    return unit_normals(path, read_npy_maps(path))
-
-
-def _normals_picture(path: Path) -> Tensor:
-    return unit_normals(path, read_image(path) * 2 - 1)
 
 
 def _edges_png(path: Path) -> Tensor:
@@ -178,21 +168,21 @@ VARIANTS: dict[str, Variant] = {
         "image": (".jpg", read_image),
         "semantic": (".mat", _labels_mat),
         "depth": (".mat", _depth_mat),
-        "normals": (".jpg", _normals_picture),
+        "normals": (".jpg", read_image_normals),
         "edges": (".png", _edges_png),
     },
     "MTI-Net": {
         "image": (".jpg", read_image),
         "semantic": (".png", _labels_png),
-        "depth": (".npy", _depth_npy),
-        "normals": (".npy", _normals_npy),
+        "depth": (".npy", read_npy_depth),
+        "normals": (".npy", read_npy_normals),
         "edges": (".npy", _edges_npy),
     },
     "InvPT": {
         "image": (".png", read_image),
         "semantic": (".png", _labels_png),
-        "depth": (".npy", _depth_npy),
-        "normals": (".png", _normals_picture),
+        "depth": (".npy", read_npy_depth),
+        "normals": (".png", read_image_normals),
         "edges": (".png", _edges_png),
     },
 }

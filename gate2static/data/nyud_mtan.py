@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gate2static.data.contract import IGNORE, DataSpec, Splits, TargetSpec
 from gate2static.data.files import Files, FileSamples, HoldOutOptions, existing_root, file_splits, require_files, wanted
-from gate2static.data.reading import read_npy, read_npy_maps, unit_normals, valid_depth, whole_labels
+from gate2static.data.reading import read_npy, read_npy_depth, read_npy_maps, read_npy_normals, whole_labels
 from gate2static.data.transforms import Augmentation, one_of
 from gate2static.errors import DataError
 
@@ -79,12 +79,4 @@ def _labels(path: Path) -> Tensor:
     return labels.where(labels != -1, IGNORE)
 
 
-def _depth(path: Path) -> Tensor:
-    return valid_depth(read_npy_maps(path))
-
-
-def _normals(path: Path) -> Tensor:
-    return unit_normals(path, read_npy_maps(path))
-
-
-READERS = {"image": read_npy_maps, "semantic": _labels, "depth": _depth, "normals": _normals}
+READERS = {"image": read_npy_maps, "semantic": _labels, "depth": read_npy_depth, "normals": read_npy_normals}

@@ -25,7 +25,7 @@ from gate2static.data.files import (
     wanted,
 )
 from gate2static.data.pascal_parts import read_human_parts
-from gate2static.data.reading import read_image, read_label_image, read_mat, unit_normals, whole_labels
+from gate2static.data.reading import read_image, read_image_normals, read_label_image, read_mat, whole_labels
 from gate2static.data.transforms import Augmentation, between, resize
 from gate2static.errors import DataError
 
@@ -132,7 +132,7 @@ def _read_saliency(path: Path) -> Tensor:
 
 def _read_normals(path: Path) -> Tensor:
     """Distilled normals on the classes that the network they come from has seen, zero elsewhere."""
-    normals = unit_normals(path, read_image(path) * 2 - 1)
+    normals = read_image_normals(path)
     labels = _read_label_map(path.parents[1] / LABEL_MAPS / f"{path.stem}.mat")
     if normals.shape[1:] != labels.shape:
         raise DataError(

@@ -101,6 +101,33 @@ def read_mat_maps(path: Path, key: str) -> Tensor:
     return _maps(path, read_mat(path, key))
 
 
+def read_npy_depth(path: Path) -> Tensor:
+    """Depth (1, H, W) from a `.npy` file, 0 where it is not finite.
+
+    Raises:
+        DataError: As for `read_npy_maps`.
+    """
+    return valid_depth(read_npy_maps(path))
+
+
+def read_npy_normals(path: Path) -> Tensor:
+    """Unit normals (3, H, W) from a `.npy` file.
+
+    Raises:
+        DataError: As for `read_npy_maps` and `unit_normals`.
+    """
+    return unit_normals(path, read_npy_maps(path))
+
+
+def read_image_normals(path: Path) -> Tensor:
+    """Unit normals (3, H, W) from a picture of (n + 1) / 2.
+
+    Raises:
+        DataError: As for `read_image` and `unit_normals`.
+    """
+    return unit_normals(path, read_image(path) * 2 - 1)
+
+
 def whole_labels(path: Path, values: Tensor) -> Tensor:
     """Labels that the file at `path` may hold as floating-point numbers, as int64 of the same shape.
 

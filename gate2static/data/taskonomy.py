@@ -21,7 +21,7 @@ from torch import Tensor
 from gate2static.data.augmented import Augmented
 from gate2static.data.contract import IGNORE, DataSpec, Splits, TargetSpec
 from gate2static.data.files import FileOptions, Files, FileSamples, existing_root, read_lines, wanted
-from gate2static.data.reading import Reader, read_image, read_label_image, unit_normals
+from gate2static.data.reading import Reader, read_image, read_image_normals, read_label_image
 from gate2static.data.taskonomy_buildings import TINY
 from gate2static.data.transforms import Augmentation, between, resize
 from gate2static.errors import DataError
@@ -230,10 +230,6 @@ def _read_depth(path: Path) -> Tensor:
     return torch.where(stored == NO_SURFACE, 0, stored / UNITS_PER_METRE)[None]
 
 
-def _read_normals(path: Path) -> Tensor:
-    return unit_normals(path, read_image(path) * 2 - 1)
-
-
 def _read_heat(path: Path, *, scale: float) -> Tensor:
     return (read_label_image(path) / scale).clamp(max=1)[None]
 
@@ -242,7 +238,7 @@ READERS: dict[str, Reader] = {
     "image": read_image,
     "semantic": _read_semantic,
     "depth": _read_depth,
-    "normals": _read_normals,
+    "normals": read_image_normals,
     "keypoints": partial(_read_heat, scale=KEYPOINT_SCALE),
     "edges": partial(_read_heat, scale=EDGE_SCALE),
 }

@@ -9,9 +9,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from torchmetrics import Metric
 
-IGNORE = 255
-"""Marks pixels that count neither in losses nor in metrics, in targets that hold classes or 0 and 1."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:

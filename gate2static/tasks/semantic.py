@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 from torch.nn import functional as F
 
-from gate2static.tasks.kind import IGNORE, Kind
+from gate2static.data.contract import IGNORE
+from gate2static.tasks.kind import Kind
 
 if TYPE_CHECKING:
     from torchmetrics import Metric

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from gate2static.data import DataSpec
+from gate2static.data.contract import IGNORE
 from gate2static.errors import DataError, RecipeError
 from gate2static.recipe import TaskRecipe
 from gate2static.recipe.parsing import suggest
-from gate2static.tasks.kind import IGNORE, Kind
+from gate2static.tasks.kind import Kind
 from gate2static.tasks.kinds import KINDS
 from gate2static.tasks.metrics import TaskMetrics
 

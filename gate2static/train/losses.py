@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from gate2static.budget import BudgetController
+from gate2static.data.contract import IGNORE
 from gate2static.gates import GatedModel, sparsity_hinge
 from gate2static.tasks import Task
-from gate2static.tasks.kind import IGNORE
 from gate2static.train.batches import Batch
 from gate2static.train.stage import Stage
 
