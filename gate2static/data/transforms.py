@@ -1,4 +1,4 @@
-"""Geometry and colour changes of a sample that keep its image and all its targets true to each other.
+"""Changes of geometry that keep a sample's image and all its targets true to each other.
 
 Zooming an image by s is read as the same camera seeing the scene nearer: depth is divided by s. That leaves a point's
 X = x·Z/f as it was and divides its Z, so the normals of the new depth are (n_x, n_y, s·n_z) over their length. Where
@@ -72,8 +72,6 @@ class Augmentation:
     off_centre: bool = False
     degrees: Draw = _ZERO
     """Turn the image, positive is clockwise."""
-    jitter: float = 0.0
-    """Brightness, contrast and saturation, each by a factor between 1 - jitter and 1 + jitter."""
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
         """Draws and applies one change; the input is left alone."""
@@ -86,7 +84,7 @@ class Augmentation:
             sample = warp(sample, self.kinds, zoom=zoom, degrees=degrees, move=move)
         if self.flip and _between(0, 1, generator) < 0.5:
             sample = mirror(sample, self.kinds)
-        return (_jitter(sample[0], self.jitter, generator), sample[1]) if self.jitter else sample
+        return sample
 
 
 def normalise(image: Tensor) -> Tensor:
@@ -140,17 +138,6 @@ def resize(sample: Sample, kinds: Kinds, size: tuple[int, int]) -> Sample:
     return tv.resize(image, list(size), antialias=True), resized
 
 
-def pad(sample: Sample, kinds: Kinds, size: tuple[int, int]) -> Sample:
-    """Puts a sample in the upper left of a frame of `size` (H, W); along a side that is longer, nothing happens."""
-    image, targets = sample
-    more = (0, max(0, size[1] - image.shape[-1]), 0, max(0, size[0] - image.shape[-2]))
-    padded = {
-        name: torch.nn.functional.pad(value, more, value=FILL[kinds[name]]) if kinds[name] in FILL else value
-        for name, value in targets.items()
-    }
-    return torch.nn.functional.pad(image, more), padded
-
-
 def _named(kinds: Kinds, kind: str, targets: Mapping[str, Tensor]) -> list[str]:
     return [name for name in targets if kinds[name] == kind]
 
@@ -178,13 +165,3 @@ def _turned_normals(normals: Tensor, zoom: float, degrees: float) -> Tensor:
     x = angle.cos() * normals[0] - angle.sin() * normals[1]
     y = angle.sin() * normals[0] + angle.cos() * normals[1]
     return torch.nn.functional.normalize(torch.stack([x, y, normals[2] * zoom]), dim=0)
-
-
-def _jitter(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
-    from torchvision.transforms.v2 import functional as tv
-
-    mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-    image = (image * std + mean).clamp(0, 1)
-    for adjust in (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation):
-        image = adjust(image, _between(1 - strength, 1 + strength, generator))
-    return normalise(image)

@@ -19,7 +19,7 @@ from gate2static.data.files import (
     require_files,
 )
 from gate2static.data.reading import read_image, read_label_image
-from gate2static.data.transforms import IMAGENET_MEAN, IMAGENET_STD, pad
+from gate2static.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize
 from gate2static.errors import DataError, RecipeError
 from gate2static.recipe import parse
 
@@ -64,8 +64,10 @@ def test_an_image_of_another_size_names_its_file_unless_it_is_brought_to_it(tmp_
     small = files(tmp_path, 1, size=(5, 7))
     with pytest.raises(DataError, match=r"0\.png: found an image of 5×7 \(height × width\); allowed: 6×8"):
         FileSamples(small, READERS, SPEC)[0]
-    padded = FileSamples(small, READERS, SPEC, prepare=partial(pad, kinds={"labels": "semantic"}, size=(6, 8)))[0]
-    assert padded[1]["labels"][5].tolist() == [255] * 8
+    prepare = partial(resize, kinds={"labels": "semantic"}, size=(6, 8))
+    image, targets = FileSamples(small, READERS, SPEC, prepare=prepare)[0]
+    assert image.shape == (3, 6, 8)
+    assert targets["labels"].tolist() == [[4] * 8] * 6
 
 
 def test_a_target_of_another_size_than_its_image_names_its_file(tmp_path: Path) -> None:
