@@ -214,13 +214,13 @@ def test_sizes_that_differ_are_named(mtan: Path) -> None:
     with pytest.raises(DataError, match=r"1.npy: depth has shape \(1, 32, 9\); its image asks for \(1, 32, 64\)"):
         splits(mtan).train[1]
     np.save(mtan / "train/image/2.npy", np.zeros((9, 9, 3)))
-    with pytest.raises(DataError, match=r"2.npy"):
+    with pytest.raises(DataError, match=r"2\.npy: semantic has shape \(32, 64\); its image asks for \(9, 9\)"):
         splits(mtan).train[2]
 
 
 def test_arrays_of_objects_are_not_unpickled(mtan: Path) -> None:
     np.save(mtan / "train/depth/0.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(DataError, match="0.npy"):
+    with pytest.raises(DataError, match=r"depth/0\.npy: cannot be read as an array of numbers .*allow_pickle"):
         splits(mtan).train[0]
 
 
