@@ -48,6 +48,8 @@ CLASSES = {
 }
 
 MTAN, OFFICIAL = "MTAN CityScapes", "official CityScapes"
+NYUD_SIZE = (288, 384)
+"""Of MTAN's NYUD-v2, whose folders have the names of LibMTL's CityScapes."""
 PARTS = {
     "image": ("leftImg8bit", "_leftImg8bit.png"),
     "semantic": ("gtFine", "_gtFine_labelIds.png"),
@@ -153,11 +155,14 @@ def _official_files(root: Path, split: str, spec: DataSpec) -> Sequence[Files]:
 
 def _check_size(path: Path, options: CityscapesOptions) -> None:
     found = tuple(read_npy(path).shape[:2])
-    if found != options.size:
-        raise DataError(
-            f"data.options.size: found {list(options.size)}, but {path} is {' × '.join(map(str, found))}; "
-            f"write size: {list(found)}"
-        )
+    if found == options.size:
+        return
+    if found == NYUD_SIZE:
+        raise DataError(f"{path}: found {found[0]} × {found[1]}, the size of MTAN's NYUD-v2; its data set is nyud_mtan")
+    raise DataError(
+        f"data.options.size: found {list(options.size)}, but {path} is {' × '.join(map(str, found))}; "
+        f"write size: {list(found)}"
+    )
 
 
 def _read_mtan_labels(path: Path) -> Tensor:

@@ -90,13 +90,18 @@ def wanted(parts: Mapping[str, Part], spec: DataSpec) -> dict[str, Part]:
     return {name: part for name, part in parts.items() if name == "image" or name in spec.targets}
 
 
+def home_path(text: str) -> Path:
+    """A path of a recipe, in which `~` is a home folder; one of a user who does not exist stays as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 -- pathlib's fails where there is no such user
+
+
 def existing_root(options: FileOptions) -> Path:
     """The data set's folder.
 
     Raises:
         DataError: There is no such folder.
     """
-    root = Path(os.path.expanduser(options.root))  # noqa: PTH111 -- pathlib's fails where there is no such user
+    root = home_path(options.root)
     if not root.is_dir():
         raise DataError(f"data.options.root: found {root}, which is no folder; give the data set's folder")
     return root

@@ -96,10 +96,10 @@ def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
         )
     train, test = (read_lines("NYUD_MT", root / "gt_sets" / f"{split}.txt") for split in ("train", "val"))
     variants = {name: wanted(variant, spec) for name, variant in VARIANTS.items()}
-    name = _recognise(root, [*train, *test], variants)
-    variant = variants[name]
+    names = _recognise(root, [*train, *test], variants)
+    variant = variants[names[0]]
     files = [_files(root, variant, stem) for stem in (*train, *test)]
-    require_files(f"NYUD_MT {name}", (path for sample in files for path in sample.values()))
+    require_files(f"NYUD_MT {' or '.join(names)}", (path for sample in files for path in sample.values()))
     readers = {part: reader for part, (_, reader) in variant.items()}
     make = partial(FileSamples, readers=readers, spec=spec, prepare=partial(_full_size, kinds=spec.kinds))
     augment = Augmentation(kinds=SPEC.kinds, zoom=one_of(1.0, 1.2, 1.5))
@@ -111,15 +111,18 @@ def _files(root: Path, variant: Variant, stem: str) -> Files:
     return {part: root / FOLDERS[part] / f"{stem}{suffix}" for part, (suffix, _) in variant.items()}
 
 
-def _recognise(root: Path, stems: list[str], variants: Mapping[str, Variant]) -> str:
-    """The variant that most files of an image belong to: of the first listed image that has any file."""
+def _recognise(root: Path, stems: list[str], variants: Mapping[str, Variant]) -> list[str]:
+    """The variants that most files of an image belong to: of the first listed image that has any file.
+
+    There are several where the files that tell them apart are missing.
+    """
     for stem in stems:
         found = {
             name: sum(path.is_file() for path in _files(root, variant, stem).values())
             for name, variant in variants.items()
         }
         if any(found.values()):
-            return max(found, key=lambda name: found[name])
+            return [name for name, count in found.items() if count == max(found.values())]
     raise DataError(
         f"{root}: gt_sets lists {len(stems)} images, and none has a file of a type that {', '.join(VARIANTS)} have in "
         f"{', '.join(FOLDERS.values())}; unpack the data set again"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from gate2static.data.augmented import Augmented
 from gate2static.data.contract import IGNORE, DataSpec, Splits, TargetSpec
-from gate2static.data.files import FileOptions, Files, FileSamples, existing_root, read_lines, wanted
+from gate2static.data.files import FileOptions, Files, FileSamples, existing_root, home_path, read_lines, wanted
 from gate2static.data.reading import Reader, read_image, read_image_normals, read_label_image
 from gate2static.data.taskonomy_buildings import TINY
 from gate2static.data.transforms import Augmentation, between, resize
@@ -126,7 +126,7 @@ def load(options: TaskonomyOptions, spec: DataSpec) -> Splits:
         DataError: The folder is something else, half unpacked, or lacks a building of the splits.
     """
     root = existing_root(options)
-    buildings = _read_buildings(Path(options.buildings).expanduser()) if options.buildings else TINY
+    buildings = _read_buildings(home_path(options.buildings)) if options.buildings else TINY
     layout = _layout(root, [building for split in buildings.values() for building in split])
     made = {
         split: FileSamples(

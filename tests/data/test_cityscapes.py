@@ -155,6 +155,14 @@ def test_another_folder_is_not_recognised(tmp_path: Path) -> None:
         splits(tmp_path)
 
 
+def test_mtans_nyud_is_named_as_what_it_is(mtan: Path) -> None:
+    for split in COUNTS:
+        (mtan / split / "label_7").rename(mtan / split / "label")
+    np.save(mtan / "train/image/0.npy", np.zeros((288, 384, 3), np.float32))
+    with pytest.raises(DataError, match=r"found 288 × 384, the size of MTAN's NYUD-v2; its data set is nyud_mtan"):
+        splits(mtan)
+
+
 @pytest.mark.parametrize("missing", ["train/label_7/1.npy", "train/image/2.npy", "val/depth/0.npy"])
 def test_a_missing_array_is_named_with_the_layout(mtan: Path, missing: str) -> None:
     (mtan / missing).unlink()

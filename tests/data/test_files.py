@@ -128,4 +128,11 @@ def test_a_root_that_is_missing_or_no_folder_is_named(tmp_path: Path) -> None:
         parse(FileOptions, {}, where="data.options")
     with pytest.raises(DataError, match=r"data\.options\.root: found .*nowhere, which is no folder"):
         existing_root(FileOptions(root=str(tmp_path / "nowhere")))
+    with pytest.raises(DataError, match=r"found ~nobody-of-this-name/data, which is no folder"):
+        existing_root(FileOptions(root="~nobody-of-this-name/data"))
     assert existing_root(FileOptions(root=str(tmp_path))) == tmp_path
+
+
+def test_the_home_folder_may_be_written_short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert existing_root(FileOptions(root="~")) == tmp_path

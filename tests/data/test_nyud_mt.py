@@ -1,3 +1,4 @@
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,14 @@ def test_a_half_unpacked_folder_names_the_variant_and_the_file(
     root = build(variant)
     (root / gone).unlink()
     with pytest.raises(DataError, match=match):
+        load(root)
+
+
+def test_what_may_be_either_of_two_variants_names_both(build: Build) -> None:
+    root = build("ASTMT")
+    for folder in ("segmentation", "depth", "normals", "edge"):
+        shutil.rmtree(root / folder)
+    with pytest.raises(DataError, match=r"img_0003\.mat is missing; .* the NYUD_MT ASTMT or MTI-Net layout"):
         load(root)
 
 

@@ -219,8 +219,9 @@ def test_wrong_files_of_splits_are_rejected(root: Path, text: str, match: str) -
 
 
 def test_a_missing_file_of_splits_is_named(root: Path) -> None:
-    with pytest.raises(DataError, match="data.options.buildings: found .*none.csv, which is no file"):
-        splits(root, buildings=str(root / "none.csv"))
+    for name in (str(root / "none.csv"), "~nobody-of-this-name/none.csv"):
+        with pytest.raises(DataError, match=r"data\.options\.buildings: found .*none\.csv, which is no file"):
+            splits(root, buildings=name)
 
 
 def test_every_target_can_be_had_alone(root: Path) -> None:
