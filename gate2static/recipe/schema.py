@@ -1,8 +1,15 @@
 """What a recipe may say, with the paper's hyper-parameters as defaults where the paper gives them."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from gate2static.recipe.budget import Budget
 from gate2static.recipe.strict import Positive, Strict
@@ -10,7 +17,29 @@ from gate2static.recipe.strict import Positive, Strict
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
-Option = bool | int | float | str | None | tuple[bool | int | float | str, ...] | dict[str, tuple[str, ...]]
+
+
+def _plain(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """One line for what none of several types fits, where pydantic has one for each of them."""
+    if isinstance(value, dict):
+        value = {name: _immutable(item) for name, item in value.items()}
+    try:
+        return check(_immutable(value))
+    except ValidationError:
+        raise ValueError(
+            "allowed: a number, text, true, false, null, a list of these, or lists of text by name"
+        ) from None
+
+
+def _immutable(value: Any) -> Any:
+    """What strict parsing takes: a validator gets JSON's lists as lists, and those are no tuples."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+Option = Annotated[
+    bool | int | float | str | tuple[bool | int | float | str, ...] | dict[str, tuple[str, ...]] | None,
+    WrapValidator(_plain),
+]
 """A data set's or a model's own option; its owner checks it (`gate2static.recipe.parse`)."""
 
 # Names become folders, module names and ONNX output names, so only what is safe in all three.

@@ -83,7 +83,11 @@ def _build(recipe: TaskRecipe, spec: DataSpec) -> Task:
         raise RecipeError(f"tasks: {recipe.name} is of kind {recipe.kind}; {suggest(recipe.kind, KINDS)}")
     target, kind = spec.targets[recipe.name], KINDS[recipe.kind]
     if target.kind not in (recipe.kind, kind.variant_of):
-        raise RecipeError(f"tasks: {recipe.name} is of kind {recipe.kind}, but the data set's target is {target.kind}")
+        kinds = [name for name, known in KINDS.items() if target.kind in (name, known.variant_of)]
+        raise RecipeError(
+            f"tasks: {recipe.name} is of kind {recipe.kind}, but the data set's target is {target.kind}; "
+            f"write {' or '.join(f'kind: {name}' for name in kinds)}"
+        )
     return Task(
         name=recipe.name,
         kind=kind,

@@ -9,7 +9,11 @@ from gate2static.tasks import KINDS, Task, build_tasks
 
 SPEC = DataSpec(
     image_shape=(1, 8, 8),
-    targets={"digit": TargetSpec(kind="classification", channels=4), "ink": TargetSpec(kind="mask", channels=1)},
+    targets={
+        "digit": TargetSpec(kind="classification", channels=4),
+        "ink": TargetSpec(kind="mask", channels=1),
+        "faces": TargetSpec(kind="normals", channels=3),
+    },
 )
 
 
@@ -78,9 +82,15 @@ def test_another_loss_reads_the_same_targets() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "message"),
     [
-        ("digits", "classification", r"no target digits; did you mean digit\? allowed: digit, ink"),
+        ("digits", "classification", r"no target digits; did you mean digit\? allowed: digit, faces, ink"),
         ("digit", "classify", r"digit is of kind classify; did you mean classification\?"),
-        ("ink", "classification", "ink is of kind classification, but the data set's target is mask"),
+        (
+            "ink",
+            "classification",
+            "ink is of kind classification, but the data set's target is mask; write kind: mask$",
+        ),
+        ("faces", "semantic", "faces is of kind semantic, .* is normals; write kind: normals or kind: normals_cosine$"),
+        ("ink", "normals_cosine", "ink is of kind normals_cosine, but .* is mask; write kind: mask$"),
     ],
 )
 def test_a_task_that_the_data_does_not_have_is_refused(name: str, kind: str, message: str) -> None:
