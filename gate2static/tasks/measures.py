@@ -4,7 +4,6 @@ All states are sums over pixels or images, so adding up those of several process
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,55 +65,24 @@ class MedianAngle(Metric):
         return (middle[0] + 0.5) / self.BINS_PER_DEGREE
 
 
-class _Saliency(Metric):
-    """IoU, precision and recall of every image at every threshold, averaged over the images.
-
-    As Vandenhende et al. (2020) report saliency: at the best of 15 thresholds for the whole split.
-    """
+class BestThreshold(Metric):
+    """A function of the images' mean IoU, precision and recall, at the threshold where it is highest."""
 
     sums: Tensor
     images: Tensor
-    thresholds: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.register_buffer("thresholds", torch.linspace(0.2, 0.9, 15))
-        self.add_state("sums", torch.zeros(3, 15), dist_reduce_fx="sum")
+    def __init__(self, function: Callable[[Tensor, Tensor, Tensor], Tensor], thresholds: int) -> None:
+        """`function` maps IoU, precision and recall, each of so many thresholds, to as many numbers."""
+        super().__init__()
+        self.function = function
+        self.add_state("sums", torch.zeros(3, thresholds), dist_reduce_fx="sum")
         self.add_state("images", torch.zeros(()), dist_reduce_fx="sum")
 
-    def update(self, probabilities: Tensor, target: Tensor) -> None:
-        """Counts images: probabilities and targets (N, 1, H, W), targets 0 or 1, others are ignored."""
-        count, bins = len(target), len(self.thresholds) + 1
-        image = torch.arange(count, device=target.device).view(-1, 1, 1, 1)
-        # bin > t exactly where the probability is above threshold t, so one histogram serves all thresholds.
-        bin_ = torch.bucketize(probabilities, self.thresholds.to(probabilities.dtype))
-        valid = (target == 0) | (target == 1)
-        flat = ((image * bins + bin_) * 2 + target.long())[valid]
-        histogram = torch.bincount(flat, minlength=count * bins * 2).view(count, bins, 2).double()
-        above = histogram.flip(1).cumsum(1).flip(1)[:, 1:]
-        found, hits = above.sum(2), above[:, :, 1]
-        wanted = histogram[:, :, 1].sum(1, keepdim=True)
-        either = found + wanted - hits
-        # An image with nothing salient is got right by finding nothing.
-        iou = torch.where(either > 0, hits / either.clamp(min=1), 1.0)
-        scores = torch.stack([iou, hits / found.clamp(min=1), hits / wanted.clamp(min=1)])
-        self.sums += scores.sum(1)
-        self.images += count
-
-
-class SaliencyIoU(_Saliency):
-    """The mean IoU of an image, at the threshold where it is highest."""
+    def update(self, scores: Tensor) -> None:
+        """Counts images: IoU, precision and recall of each at every threshold, (N, 3, thresholds)."""
+        self.sums += scores.sum(0)
+        self.images += len(scores)
 
     def compute(self) -> Tensor:
-        """The highest of the mean IoUs."""
-        return (self.sums[0] / self.images).max()
-
-
-class SaliencyF(_Saliency):
-    """The harmonic mean of mean precision and mean recall (F₁), at the threshold where it is highest."""
-
-    def compute(self) -> Tensor:
-        """The highest F₁."""
-        precision, recall = self.sums[1:] / self.images
-        scores: Tensor = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
-        return scores.max()
+        """The function's highest value."""
+        return self.function(*(self.sums / self.images)).max()
