@@ -14,7 +14,7 @@ from gate2static.tasks import KINDS, Task
 
 CHANNELS = {"classification": 5, "attributes": 3, "semantic": 5, "normals": 3, "normals_cosine": 3}
 TASKS = [Task(name=name, kind=kind, channels=CHANNELS.get(name, 1)) for name, kind in KINDS.items()]
-DENSE = [task for task in TASKS if task.kind.dense and task.name != "keypoints"]
+DENSE = [task for task in TASKS if task.kind.dense]
 IMAGES = 5
 
 each = pytest.mark.parametrize("task", TASKS, ids=lambda task: task.name)
@@ -31,7 +31,7 @@ def batch(task: Task, *, valid: bool = True) -> tuple[Tensor, Tensor]:
     if task.kind.labelled:
         target = (noise[:, 0] * task.channels).long()
     elif task.name in ("depth", "keypoints"):
-        target, invalid = noise + 0.5, 0
+        target, invalid = noise + 0.5, 0 if task.name == "depth" else -1
     elif task.name.startswith("normals"):
         target, invalid = F.normalize(noise - 0.5, dim=1), 0
     else:
