@@ -159,13 +159,15 @@ for batch in loader:
   last bit, whatever the hinge, momentum or weight decay. Running statistics of channels that nobody needs stay as they
   are. Dropout behind a unit draws one mask for tasks that have all its channels in common.
 - Evaluation, `prune`, copies and state dicts know nothing of it. A checkpoint needs `settling.state_dict()` besides.
-- The network is built anew at most four times in N steps, and only once another hundredth of the gates has settled.
-  `torch.compile` compiles it anew each time.
+- Gates settle together, at most four times in N steps: once a hundredth more of them has kept its side and that saves
+  a tenth of a layer. The network is built anew then, so recipes refuse `compile` beside it: torch would soon stop
+  compiling.
 - Cut to channels are torch's own linear layers and convolutions without groups, with or without batch norm. Other units
   run whole for each stream that is read. A unit that still needs 90 % of its channels stays whole.
 
 When to use it: when gates hardly move any more, with N several times as long as the gates take to cross the threshold;
-gates settled too early are lost to the hinge. Direct writes to `alpha` are not noticed; `set_gates` is.
+gates settled too early are lost to the hinge, and to the λ of a budget, whose projection at the end may still flip
+them. Direct writes to `alpha` are not noticed; `set_gates` unsettles all gates.
 
 ## What it saves
 

@@ -24,10 +24,10 @@ def narrowable(branch: nn.Module, end: fx.Node) -> tuple[fx.Node, ...] | None:
     """
     norm = None
     node = end
-    if type(_module(branch, node)) in _NORMS:
-        norm, node = node, node.all_input_nodes[0]
-        if _is_altered(_module(branch, norm)) or len(node.users) > 1:
-            return None
+    if type(_module(branch, end)) in _NORMS:
+        norm, node = end, end.all_input_nodes[0]
+        if _is_altered(_module(branch, norm)) or _calls(norm) > 1:
+            return None  # each call moves the running statistics of all channels
     layer = _module(branch, node)
     kind = layer_class(layer)
     if (
@@ -42,6 +42,10 @@ def narrowable(branch: nn.Module, end: fx.Node) -> tuple[fx.Node, ...] | None:
         return (node,)
     # Batch norm works along dimension 1, where a linear layer has tokens if there are any.
     return None if kind is nn.Linear and len(info(node).shape or ()) != 2 else (node, norm)
+
+
+def _calls(node: fx.Node) -> int:
+    return sum(n.op == "call_module" and n.target == node.target for n in node.graph.nodes)
 
 
 def _module(branch: nn.Module, node: fx.Node) -> nn.Module | None:
@@ -79,9 +83,9 @@ class NarrowLayer(nn.Module):
             return y
         state = self._cut(self.norm)
         y = functional_call(self.norm, state, (y,), tie_weights=False)
-        for name in state.keys() & self.norm._buffers:
-            # `.data`, as torch's own batch norm does it: a norm may be called twice before the backward pass.
-            self.norm._buffers[name].data.index_copy_(0, self._channels, state[name])  # type: ignore[union-attr]
+        with torch.no_grad():
+            for name in state.keys() & self.norm._buffers:
+                self.norm._buffers[name].index_copy_(0, self._channels, state[name])  # type: ignore[union-attr]
         return y
 
     def _cut(self, module: nn.Module, dim: int = 0) -> dict[str, Tensor]:

@@ -5,7 +5,6 @@ node a stream, as in `lift`, or one tensor of rows with a view for each stream (
 channel by channel works on rows; everything else reads the streams, and streams with equal views are one tensor.
 """
 
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,39 +12,21 @@ from typing import Any
 import numpy as np
 import torch
 from torch import fx, nn
-from torch.nn import functional as F
 
 from gate2static.gates.gating import Gate
 from gate2static.gates.lift import named_modules, take
 from gate2static.gates.program import Program
-from gate2static.gates.settled_gate import Bools, Demand, Ids, SettledGate
+from gate2static.gates.settled_demand import Bools, Demand, Ids
+from gate2static.gates.settled_gate import SettledGate
 from gate2static.gates.settled_layers import NarrowLayer, ReadRows, narrowable
+from gate2static.gates.settled_operators import works_by_channel
 from gate2static.gates.settled_rectifiers import rectify_in_place
-from gate2static.gates.shapes import info
 from gate2static.gates.units import gated_unit, owns_state
 
-WORTH = 0.9
+_WORTH = 0.9
 """A unit that still needs more than this share of its streams' channels stays whole."""
 _DISTINCT = 0.7
 """Where a sum of rows would have more than this share of the streams' channels, it is made stream by stream."""
-
-# fmt: off
-_ACTIVATIONS = (
-    nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
-    nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
-)
-_POOLINGS = {
-    nn.MaxPool1d: 3, nn.AvgPool1d: 3, nn.AdaptiveAvgPool1d: 3, nn.AdaptiveMaxPool1d: 3,
-    nn.MaxPool2d: 4, nn.AvgPool2d: 4, nn.AdaptiveAvgPool2d: 4, nn.AdaptiveMaxPool2d: 4,
-    nn.MaxPool3d: 5, nn.AvgPool3d: 5, nn.AdaptiveAvgPool3d: 5, nn.AdaptiveMaxPool3d: 5,
-}
-_FUNCTIONS = (
-    F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.hardtanh, F.softplus,
-    torch.relu, torch.sigmoid, torch.tanh, operator.neg,
-)
-_METHODS = ("relu", "sigmoid", "tanh", "contiguous")
-_ARITHMETIC = (operator.add, operator.sub, operator.mul, torch.add, torch.sub, torch.mul)
-# fmt: on
 
 
 @dataclass
@@ -113,7 +94,7 @@ def _liveness(
             specific = gates[unit.name].decisions().cpu().numpy()
             demand = Demand(settled=settled[unit.name], specific=specific, read=read)
             computed = np.array([len(channels) for channels in demand.computed])
-            narrow = computed.sum() <= WORTH * len(computed) * unit.channels
+            narrow = computed.sum() <= _WORTH * len(computed) * unit.channels
             if narrow:
                 demands[node] = demand
             read = computed > 0 if narrow else np.ones_like(read)
@@ -142,6 +123,7 @@ class _SettledLift:
         self._root.made = nn.Module()
         self._values: dict[fx.Node, _Value] = {}
         self._copies: dict[Any, fx.Node] = {}
+        self._made: dict[fx.Node, SettledGate] = {}
 
     def build(self) -> fx.GraphModule:
         """The network."""
@@ -193,7 +175,8 @@ class _SettledLift:
                 parts.append(stream)
             else:
                 parts.append(self._pick(stream, unit.dim, [channels])[0])
-        rows = self._call(f"{unit.name}_gate", SettledGate(self._gates[unit.name], demand), *parts)
+        gate = self._made[node] = SettledGate(self._gates[unit.name], demand)
+        rows = self._call(f"{unit.name}_gate", gate, *parts)
         return _Value([None] * len(computed), _Rows(rows, demand.starts[-1], demand.views, unit.dim))
 
     def _by_streams(self, node: fx.Node) -> list[fx.Node | None]:
@@ -273,28 +256,12 @@ class _SettledLift:
         return torch.from_numpy(np.ascontiguousarray(channels)).to(self._device)
 
     def _keep_gradients(self, network: fx.GraphModule) -> None:
-        """Give what takes no part zero gradients, through the first gate, which every loss comes from."""
+        """Give what takes no part zero gradients, through the first gate that heads read anything of."""
         used = {id(p) for p in network.parameters()}
         everything = {id(p): p for box in (self._branches, self._gates) for m in box.values() for p in m.parameters()}
-        first = next(m for m in network.modules() if isinstance(m, SettledGate))
-        first.unused.extend(p for key, p in everything.items() if key not in used and p.requires_grad)
-
-
-def works_by_channel(branch: nn.Module, node: fx.Node, dims: set[int]) -> bool:
-    """Whether a node treats every channel alike and apart from the others, without parameters or random numbers.
-
-    Args:
-        branch: owner of the modules that the node's graph calls.
-        node: of the program, annotated.
-        dims: the channel dimensions of its inputs.
-    """
-    shapes = {info(n).shape for n in node.all_input_nodes}
-    same = shapes == {info(node).shape} and len(dims) == 1
-    if node.op == "call_module":
-        module = branch.get_submodule(str(node.target))
-        pools = type(module) in _POOLINGS and not getattr(module, "return_indices", False)
-        ndim = len(info(node).shape or ())
-        return (same and type(module) in _ACTIVATIONS) or (pools and dims == {1} and ndim == _POOLINGS[type(module)])
-    if node.op == "call_method":
-        return same and node.target in _METHODS
-    return same and node.target in (*_FUNCTIONS, *_ARITHMETIC)
+        read: set[fx.Node] = set()
+        for node in reversed(self._program.graph.nodes):
+            if node.op == "output" or node in read:
+                read.update(node.all_input_nodes)
+        if first := next((gate for node, gate in self._made.items() if node in read), None):
+            first.unused.extend(p for key, p in everything.items() if key not in used and p.requires_grad)

@@ -9,8 +9,10 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from gate2static.gates.gating import Gate
 from gate2static.gates.lift import take
 from gate2static.gates.settled_gate import SettledGate
+from gate2static.gates.settled_layers import ReadRows
 
 
 def rectify_in_place(network: fx.GraphModule) -> fx.GraphModule:
@@ -21,7 +23,8 @@ def rectify_in_place(network: fx.GraphModule) -> fx.GraphModule:
     for node in network.graph.nodes:
         if node.target in (torch.relu, F.relu) or type(_layer(network, node)) is nn.ReLU:
             (source,) = node.all_input_nodes
-            fresh = source.target in (take, operator.add) or isinstance(_layer(network, source), SettledGate)
+            made_by = _layer(network, source.args[0] if source.target is take else source)
+            fresh = source.target is operator.add or isinstance(made_by, Gate | SettledGate | ReadRows)
             if fresh and len(source.users) == 1:
                 node.op, node.target, node.args, node.kwargs = "call_function", torch.relu_, (source,), {}
     network.recompile()

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from gate2static.errors import CheckpointError, GateError
 from gate2static.gates.model import GatedModel
@@ -24,16 +24,12 @@ _WORTH_A_LIFT = 0.01
 
 @dataclass
 class _History:
-    """Of one α: which side each gate is on, for how many steps it has been, and whether it is settled, at which value.
-
-    `skipped` are the gates that the network that trains makes use of.
-    """
+    """Of one α: which side each gate is on, for how many steps it was there, whether it is settled, and at what."""
 
     specific: Tensor
     kept: Tensor
     settled: Tensor
     value: Tensor
-    skipped: Tensor
 
 
 class GateSettling:
@@ -41,7 +37,8 @@ class GateSettling:
 
     A settled gate's α stays what it is, to the last bit: its gradient is zero, from the hinge too, and what momentum or
     weight decay do to it is undone. Everything else trains as if nothing had happened, except running statistics of
-    channels that nobody needs any more. Only training mode is affected.
+    channels that nobody needs any more. Only training mode is affected. Setting the model's gates (`set_gates`), moving
+    or converting it unsettles all of them.
 
     Args:
         gated: the model, which the training loop goes on using. It may be wrapped for distributed training.
@@ -56,11 +53,13 @@ class GateSettling:
             raise GateError(f"after_steps is {after_steps!r}; it counts training steps and must be at least 1.")
         self.gated, self.after_steps = gated, after_steps
         self._steps = 0
+        self._encoder: fx.GraphModule | None = None
         # Tied units have one α, which is one entry, under the first of them.
         self._names = {id(gate.alpha): name for name, gate in reversed(gated.gates.items())}
-        self._histories = {name: self._begin(gated.gates[name].alpha) for name in self._names.values()}
+        self._histories = self._begin()
         for name in self._histories:
-            gated.gates[name].alpha.register_hook(lambda grad, name=name: self._without_settled(grad, name))
+            if (alpha := gated.gates[name].alpha).requires_grad:
+                alpha.register_hook(lambda grad, name=name: self._without_settled(grad, name))
 
     @property
     def share_settled(self) -> float:
@@ -70,6 +69,8 @@ class GateSettling:
 
     def step(self) -> None:
         """Counts one training step; call it after the optimisers'."""
+        if self.gated.settled_encoder is not self._encoder:
+            self._histories, self._encoder = self._begin(), None
         self._steps += 1
         for name, history in self._histories.items():
             alpha = self.gated.gates[name].alpha.detach()
@@ -78,18 +79,15 @@ class GateSettling:
             specific = alpha > 0
             history.kept = torch.where(specific == history.specific, history.kept + 1, torch.zeros_like(history.kept))
             history.specific, history.value = specific, alpha.clone()
-            history.settled = history.settled | (history.kept >= self.after_steps)
-        if self._steps % math.ceil(self.after_steps / _LIFTS) == 0 and self._is_worth_a_lift():
-            self._lift()
+        if self._steps % math.ceil(self.after_steps / _LIFTS) == 0:
+            ready = {name: h.settled | (h.kept >= self.after_steps) for name, h in self._histories.items()}
+            new = torch.cat([(ready[name] & ~h.settled).flatten() for name, h in self._histories.items()])
+            if float(new.double().mean()) >= _WORTH_A_LIFT:
+                self._settle(ready)
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and tensors; with the model's own state they are all that going on bit for bit needs."""
-        lifted = self.gated.settled_encoder is not None
-        return {
-            "steps": self._steps,
-            "lifted": lifted,
-            "gates": {name: dict(vars(h)) for name, h in self._histories.items()},
-        }
+        return {"steps": self._steps, "gates": {name: dict(vars(h)) for name, h in self._histories.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a `state_dict`; the model must have its own state already.
@@ -108,30 +106,29 @@ class GateSettling:
         for name, saved in state["gates"].items():
             device = self.gated.gates[name].alpha.device
             self._histories[name] = _History(**{k: v.clone().to(device) for k, v in saved.items()})
-        if state["lifted"]:
-            self._lift(again=True)
+        settled = {name: h.settled for name, h in self._histories.items()}
+        if any(mask.any() for mask in settled.values()):
+            self._settle(settled)
 
-    @staticmethod
-    def _begin(alpha: Tensor) -> _History:
-        none = torch.zeros_like(alpha, dtype=torch.bool)
-        value = alpha.detach().clone()
-        return _History(specific=value > 0, kept=none.long(), settled=none, value=value, skipped=none.clone())
+    def _begin(self) -> dict[str, _History]:
+        histories = {}
+        for name in self._names.values():
+            value = self.gated.gates[name].alpha.detach().clone()
+            none = torch.zeros_like(value, dtype=torch.bool)
+            histories[name] = _History(specific=value > 0, kept=none.long(), settled=none, value=value)
+        return histories
 
     def _without_settled(self, grad: Tensor, name: str) -> Tensor:
         return grad.masked_fill(self._histories[name].settled.to(grad.device), 0)
 
-    def _is_worth_a_lift(self) -> bool:
-        """Whether much has settled since the last lift, or the model was changed, which ends the use of it."""
-        lost = self.gated.settled_encoder is None and any(bool(h.skipped.any()) for h in self._histories.values())
-        new = torch.cat([(h.settled & ~h.skipped).flatten() for h in self._histories.values()])
-        return lost or bool(new.double().mean() >= _WORTH_A_LIFT)
-
-    def _lift(self, again: bool = False) -> None:
-        """Builds the network that trains, for what is settled now or what the last one was built for."""
-        settled = {}
-        for name, gate in self.gated.gates.items():
-            history = self._histories[self._names[id(gate.alpha)]]
-            if not again:
-                history.skipped = history.settled
-            settled[name] = gate.per_channel(history.skipped).cpu().numpy()
-        self.gated.train_with(lift_settled(self.gated.program, self.gated.branches, self.gated.gates, settled))
+    def _settle(self, ready: Mapping[str, Tensor]) -> None:
+        """Settles these gates and builds the network that trains, unless it would save nothing."""
+        gates = self.gated.gates
+        by_unit = {n: g.per_channel(ready[self._names[id(g.alpha)]]).cpu().numpy() for n, g in gates.items()}
+        encoder = lift_settled(self.gated.program, self.gated.branches, gates, by_unit)
+        if encoder is None:
+            return
+        for name, history in self._histories.items():
+            history.settled = ready[name]
+        self.gated.train_with(encoder)
+        self._encoder = encoder

@@ -189,6 +189,13 @@ class TrainingRecipe(Strict):
             raise ValueError("allowed is a number from 1 on, or auto for all GPUs")
         return value
 
+    @model_validator(mode="after")
+    def _compiled_code_lasts(self) -> "TrainingRecipe":
+        if self.compile and self.gated.settle_steps is not None:
+            # After a few networks torch would stop compiling, and say so only in its log.
+            raise ValueError("settled gates change the network that trains; remove compile, or gated.settle_steps")
+        return self
+
 
 class Recipe(Strict):
     """A whole run: data, tasks, network, gating, training, and the sparsity weights to try."""

@@ -197,7 +197,38 @@ def test_a_norm_that_is_called_whole_and_in_part_keeps_its_gradients(x: Tensor) 
     assert first.startswith("first")
     groups[first].zero_()
     channels[first][:] = False
+    whole = copy.deepcopy(gated)
     assert compare(gated, (groups, channels), x) < 1e-12
+    whole(x)
+    for task in TASKS:
+        ours, theirs = gated.branches[task].norm, whole.branches[task].norm
+        assert torch.allclose(ours.running_var, theirs.running_var, rtol=1e-12)
+
+
+class SideOutput(nn.Module):
+    """The first unit makes a map that the heads do not read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.side, self.stem, self.last = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [self.side(x), self.last(torch.relu(self.stem(x))).flatten(2).transpose(1, 2)]
+
+
+class LastHead(Head):
+    def forward(self, features: list[Tensor]) -> Tensor:
+        return super().forward(features[-1])
+
+
+def test_what_takes_no_part_gets_zero_gradients_past_units_that_no_head_reads(x: Tensor) -> None:
+    heads = {t: LastHead().double() for t in TASKS}
+    gated = gate(SideOutput().double(), tasks=TASKS, example_inputs=(x,), heads=heads).train()
+    narrow(gated, settle(gated, 1.0, 0.0)[1])
+    backward(gated, x)
+    read = {n: p.grad for n, p in gated.named_parameters() if ".stem." in n or ".last." in n}
+    assert read
+    assert all(grad is not None for grad in read.values())
 
 
 def test_inputs_that_nobody_reads_are_still_taken(x: Tensor) -> None:

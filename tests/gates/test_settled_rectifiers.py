@@ -41,3 +41,13 @@ def test_rectifiers_write_into_what_only_they_read(readers: int, rectifier: nn.M
     found = gated(x)
     assert torch.allclose(found["b"], backbone(x).flatten(1), atol=1e-6)
     sum(y.square().sum() for y in found.values()).backward()
+
+
+def test_what_hooks_may_hold_on_to_is_not_written_over() -> None:
+    backbone, x = Net(1, nn.ReLU()), torch.randn(2, 3, 5, 5)
+    gated = gate(backbone, tasks=["a"], example_inputs=(x,), heads={"a": nn.Flatten()}).train()
+    kept: list[Tensor] = []
+    gated.gates["first"].register_forward_hook(lambda module, inputs, outputs: kept.extend(outputs))
+    rectify_in_place(gated.encoder)
+    gated(x)
+    assert any((stream < 0).any() for stream in kept)

@@ -12,6 +12,7 @@ from torch import Tensor
 from gate2static.errors import CheckpointError, GateError
 from gate2static.gates import (
     GatedModel,
+    gate_decisions,
     gate_parameters,
     set_gates,
 )
@@ -118,15 +119,44 @@ def test_evaluation_copies_and_files_know_nothing_of_it(x: Tensor) -> None:
 
 
 @pytest.mark.parametrize("change", [lambda g: set_gates(g, True), lambda g: g.float(), lambda g: g.to("cpu")])
-def test_changing_the_model_ends_it_until_the_next_lift(change: Any) -> None:
+def test_changing_the_model_unsettles_its_gates(change: Any) -> None:
     gated = make()
-    settling = GateSettling(gated, after_steps=1)
-    settling.step()
+    settling = GateSettling(gated, after_steps=2)
+    settle(gated, 1.0, 0.0)
+    for _ in range(3):
+        settling.step()
     assert gated.settled_encoder
+    assert settling.share_settled == 1.0
     change(gated)
     assert not gated.settled_encoder
+    expected = gate_decisions(gated)
     settling.step()
-    assert gated.settled_encoder
+    assert settling.share_settled == 0.0
+    assert all(torch.equal(expected[name], found) for name, found in gate_decisions(gated).items())
+
+
+def test_gates_stay_free_while_settling_them_saves_nothing() -> None:
+    gated = make()
+    settling = GateSettling(gated, after_steps=2)
+    for _ in range(6):
+        with torch.no_grad():
+            for unit in gated.gates.values():
+                unit.alpha[1:].neg_()
+                unit.alpha[:1, 1:].neg_()
+        settling.step()
+    assert settling.share_settled == 0.0
+    assert gated.settled_encoder is None
+
+
+def test_a_gate_that_is_not_trained_may_settle() -> None:
+    gated = make()
+    for unit in gated.gates.values():
+        unit.alpha.requires_grad_(requires_grad=False)
+    settling = GateSettling(gated, after_steps=1)
+    settle(gated, 1.0, 0.0)
+    settling.step()
+    settling.step()
+    assert settling.share_settled == 1.0
 
 
 @pytest.mark.parametrize("steps", [0, -1, 2.5, True])
