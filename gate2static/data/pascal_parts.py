@@ -25,9 +25,10 @@ def read_human_parts(path: Path) -> Tensor:
         objects = _listed(read_mat_file(path, simplify_cells=True)["anno"]["objects"])
         shapes = {item["mask"].shape for item in objects}
         people = [item for item in objects if item["class_ind"] == PERSON]
-        parts = [(str(part["part_name"]), part["mask"]) for person in people for part in _listed(person["parts"])]
+        named = [(str(part["part_name"]), part["mask"]) for person in people for part in _listed(person["parts"])]
+        parts = [(name, np.asarray(mask, dtype=np.float32)) for name, mask in named]
         shapes |= {mask.shape for _, mask in parts}
-    except (AttributeError, KeyError, TypeError, IndexError) as error:
+    except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise DataError(
             f"{path}: not an annotation of PASCAL-Part ({error}); it has anno.objects with class_ind, mask and parts"
         ) from None

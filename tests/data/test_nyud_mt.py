@@ -123,6 +123,18 @@ def test_a_half_unpacked_folder_names_the_variant_and_the_file(
         load(root)
 
 
+def test_normals_follow_the_zoom_whether_or_not_depth_is_wanted(build: Build) -> None:
+    recipe = DataRecipe(name="nyud_mt", options={"root": str(build("MTI-Net"))})
+    alone, both = (load_data(recipe, targets=wanted).train for wanted in (["normals"], ["normals", "depth"]))
+    found = set()
+    for epoch in range(6):
+        alone.set_epoch(epoch), both.set_epoch(epoch)  # type: ignore[attr-defined]
+        normals = alone[0][1]["normals"]
+        assert torch.equal(normals, both[0][1]["normals"])
+        found.add(round(float(normals[2].max()), 3))
+    assert found == {0.8, 0.848, 0.894}, "n_z of (-0.6, 0, 0.8) at a zoom of 1, 1.2 and 1.5"
+
+
 def test_what_may_be_either_of_two_variants_names_both(build: Build) -> None:
     root = build("ASTMT")
     for folder in ("segmentation", "depth", "normals", "edge"):

@@ -295,6 +295,11 @@ def test_broken_annotations_are_named(root: Path) -> None:
     savemat(path, {"anno": {"imname": "x", "objects": 3}})
     with pytest.raises(DataError, match="not an annotation of PASCAL-Part"):
         target(root, "human_parts")
+    cells = np.array([np.ones(2), "x"], dtype=object)
+    for mask in (cells, {"a": 1}, "text"):
+        write_parts(path, [(PERSON, [("head", mask)])])  # type: ignore[list-item]
+        with pytest.raises(DataError, match="not an annotation of PASCAL-Part"):
+            target(root, "human_parts")
     write_parts(path, [(PERSON, [("tentacle", np.ones(SIZE, np.uint8))])])
     with pytest.raises(DataError, match="found the human part tentacle; allowed: head"):
         target(root, "human_parts")

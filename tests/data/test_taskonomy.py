@@ -141,6 +141,21 @@ def test_a_zoom_by_half_to_one_and_a_half_divides_depth(root: Path) -> None:
     assert 2 / 1.5 <= min(found) < 2 < max(found) <= 4
 
 
+def test_normals_follow_the_zoom_whether_or_not_depth_is_wanted(root: Path) -> None:
+    replace(root, "normal", np.full((SIDE, SIDE, 3), (204, 128, 26), np.uint8))
+    recipe = DataRecipe(
+        name="taskonomy", options={"root": str(root), "size": SIDE, "buildings": str(root / "splits.csv")}
+    )
+    alone, both = (load_data(recipe, targets=wanted).train for wanted in (["normals"], ["normals", "depth"]))
+    found = set()
+    for epoch in range(3):
+        alone.set_epoch(epoch), both.set_epoch(epoch)  # type: ignore[attr-defined]
+        normals = alone[0][1]["normals"]
+        assert torch.equal(normals, both[0][1]["normals"])
+        found.add(round(float(normals[2].min()), 3))
+    assert len(found) == 3
+
+
 def test_without_a_file_of_splits_the_tiny_partition_is_read(root: Path) -> None:
     assert [len(names) for names in TINY.values()] == [25, 5, 5]
     assert len(set(sum(TINY.values(), ()))) == 35
