@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 
+def _valid(true: Tensor) -> Tensor:
+    return true > 0
+
+
 def _loss(depth: Tensor, true: Tensor) -> Tensor:
-    return mean_over(true > 0, (depth - true).abs())
+    return mean_over(_valid(true), (depth - true).abs())
 
 
 def _prepare(depth: Tensor, true: Tensor) -> tuple[Tensor, ...]:
-    valid = true > 0
+    valid = _valid(true)
     return depth[valid], true[valid]
 
 
@@ -48,4 +52,5 @@ KIND = Kind(
     prepare=_prepare,
     metrics=_metrics,
     dense=True,
+    valid=_valid,
 )

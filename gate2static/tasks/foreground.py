@@ -29,32 +29,36 @@ def _pixel_losses(logits: Tensor, target: Tensor, weight: Tensor | float) -> Ten
     return weights * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
 
+def _valid(target: Tensor) -> Tensor:
+    return target != IGNORE
+
+
 def _mask_loss(logits: Tensor, target: Tensor) -> Tensor:
-    return mean_over(target != IGNORE, F.binary_cross_entropy_with_logits(logits, target, reduction="none"))
+    return mean_over(_valid(target), F.binary_cross_entropy_with_logits(logits, target, reduction="none"))
 
 
 def _edge_loss(logits: Tensor, target: Tensor) -> Tensor:
-    return mean_over(target != IGNORE, _pixel_losses(logits, target, EDGE_WEIGHT))
+    return mean_over(_valid(target), _pixel_losses(logits, target, EDGE_WEIGHT))
 
 
-def _saliency_loss(logits: Tensor, target: Tensor) -> Tensor:
-    valid = target != IGNORE
-    return mean_over(valid, _pixel_losses(logits, target, 1 - mean_over(valid, target)))
+def _saliency_loss(logits: Tensor, target: Tensor, mean: float | None = None) -> Tensor:
+    valid = _valid(target)
+    return mean_over(valid, _pixel_losses(logits, target, 1 - (mean_over(valid, target) if mean is None else mean)))
 
 
 def _prepare_mask(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     # Decided here: torchmetrics takes logits that all lie between 0 and 1 for probabilities and cuts them at 0.5.
-    valid = target != IGNORE
+    valid = _valid(target)
     return (logits > 0)[valid].long(), target[valid].long()
 
 
 def _prepare_edges(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    return (_pixel_losses(logits, target, EDGE_WEIGHT)[target != IGNORE],)
+    return (_pixel_losses(logits, target, EDGE_WEIGHT)[_valid(target)],)
 
 
 def _prepare_saliency(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     """IoU, precision and recall of every image with a valid pixel at every threshold: (N, 3, thresholds)."""
-    images = (target != IGNORE).flatten(1).any(dim=1)
+    images = _valid(target).flatten(1).any(dim=1)
     probabilities, target = logits.sigmoid()[images], target[images]
     thresholds = torch.linspace(*THRESHOLDS, device=logits.device, dtype=logits.dtype)
     count, bins = len(target), len(thresholds) + 1
@@ -102,6 +106,7 @@ MASK = Kind(
     prepare=_prepare_mask,
     metrics=_mask_metrics,
     dense=True,
+    valid=_valid,
 )
 EDGES = Kind(
     metric_name="loss",
@@ -110,6 +115,7 @@ EDGES = Kind(
     prepare=_prepare_edges,
     metrics=_edge_metrics,
     dense=True,
+    valid=_valid,
 )
 SALIENCY = Kind(
     metric_name="mIoU",
@@ -118,4 +124,6 @@ SALIENCY = Kind(
     prepare=_prepare_saliency,
     metrics=_saliency_metrics,
     dense=True,
+    valid=_valid,
+    weighs_by_mean=True,
 )

@@ -10,12 +10,16 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 
+def _valid(true: Tensor) -> Tensor:
+    return true >= 0
+
+
 def _loss(heat: Tensor, true: Tensor) -> Tensor:
-    return mean_over(true >= 0, (heat - true).abs())
+    return mean_over(_valid(true), (heat - true).abs())
 
 
 def _prepare(heat: Tensor, true: Tensor) -> tuple[Tensor, ...]:
-    valid = true >= 0
+    valid = _valid(true)
     return heat[valid], true[valid]
 
 
@@ -32,4 +36,5 @@ KIND = Kind(
     prepare=_prepare,
     metrics=_metrics,
     dense=True,
+    valid=_valid,
 )

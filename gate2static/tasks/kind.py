@@ -4,10 +4,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
+
+
+def everything(target: Tensor) -> Tensor:
+    """All values of a target are valid."""
+    return torch.ones_like(target, dtype=torch.bool)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +27,7 @@ class Kind:
     """The main metric: the first that `metrics` makes."""
     higher_is_better: bool
     """Whether a higher main metric is a better one."""
-    loss: Callable[[Tensor, Tensor], Tensor]
+    loss: Callable[..., Tensor]
     """(output, target) to a scalar, the mean over all valid values of a batch; 0 where there are none."""
     prepare: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
     """(output, target) to what every metric is updated with: valid values only, along the first dimension."""
@@ -29,6 +35,11 @@ class Kind:
     """Empty metrics by name, main metric first, for a number of outputs."""
     dense: bool
     """Whether the head draws a map rather than naming a class."""
+    valid: Callable[[Tensor], Tensor] = everything
+    """A target to which of its values count in the loss, bool; of each group that does or does not, one."""
+    weighs_by_mean: bool = False
+    """Whether the loss depends on the mean of the batch's valid targets, which it takes third; that of what it is given
+    where it takes none."""
     labelled: bool = False
     """Whether targets hold class numbers, (N, ...) for outputs (N, C, ...); other targets are shaped like outputs."""
     variant_of: str | None = None

@@ -59,5 +59,6 @@ KIND = Kind(
     prepare=_prepare,
     metrics=_metrics,
     dense=True,
+    valid=_valid,
 )
 COSINE_KIND = replace(KIND, loss=_cosine_loss, variant_of="normals")

@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
 
+def _valid(classes: Tensor) -> Tensor:
+    return classes != IGNORE
+
+
 def _loss(logits: Tensor, classes: Tensor) -> Tensor:
     total = F.cross_entropy(logits, classes, ignore_index=IGNORE, reduction="sum")
     return total / (classes != IGNORE).sum().clamp(min=1)
 
 
 def _prepare(logits: Tensor, classes: Tensor) -> tuple[Tensor, ...]:
-    valid = classes != IGNORE
+    valid = _valid(classes)
     return logits.argmax(dim=1)[valid], classes[valid]
 
 
@@ -40,5 +44,6 @@ KIND = Kind(
     prepare=_prepare,
     metrics=_metrics,
     dense=True,
+    valid=_valid,
     labelled=True,
 )

@@ -25,17 +25,23 @@ class Task:
     weight: float = 1.0
     target: float = 0.0
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
+    def loss(self, output: Tensor, target: Tensor, mean: float | None = None) -> Tensor:
         """L_t of eq. 1, before its weight ω_t: a scalar, the mean over all valid values of the batch.
 
         A batch without any gives 0 with a gradient of 0. Half-precision outputs are compared in float32.
+
+        Args:
+            output: The head's.
+            target: What it should be.
+            mean: Of the whole batch's valid targets, where these are a part of it and the kind `weighs_by_mean`.
 
         Raises:
             DataError: The target's shape or a class number is not what the task allows.
         """
         self.check_shapes(output, target)
         try:
-            return self.kind.loss(output.to(torch.promote_types(output.dtype, torch.float32)), target)
+            whole = (mean,) if self.kind.weighs_by_mean else ()
+            return self.kind.loss(output.to(torch.promote_types(output.dtype, torch.float32)), target, *whole)
         except IndexError:
             # Looking before each step would make a GPU wait; there, classes that do not exist end the process.
             self.check_classes(target)

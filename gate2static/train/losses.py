@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from gate2static.budget import BudgetController
-from gate2static.data.contract import IGNORE
 from gate2static.gates import GatedModel, sparsity_hinge
 from gate2static.tasks import Task
 from gate2static.train.batches import Batch
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Weights = dict[str, float]
+Means = dict[str, float]
 
 
 def cut(batch: Batch, parts: int) -> list[Batch]:
@@ -26,25 +26,34 @@ def cut(batch: Batch, parts: int) -> list[Batch]:
     return [(x, {name: piece[i] for name, piece in pieces.items()}) for i, x in enumerate(images.tensor_split(parts))]
 
 
-def shares(fabric: "Fabric", tasks: Sequence[Task], parts: Sequence[Batch]) -> list[Weights]:
+def shares(fabric: "Fabric", tasks: Sequence[Task], parts: Sequence[Batch]) -> tuple[list[Weights], Means]:
     """What share of the whole batch's valid values lies in each part here, by task; 1 over all parts and processes.
 
     A task's loss is the mean over its valid values, so with these weights the parts' losses add up to that of the whole
-    batch. The one exception is saliency, which weighs its pixels by a part's share of background.
+    batch. Also the means of the whole batch's valid targets, which some losses need.
     """
+    names = [task.name for task in tasks]
     if len(parts) * fabric.world_size == 1:
-        return [{task.name: 1.0 for task in tasks}]
-    counts = torch.tensor([[_valid_values(task, targets[task.name]) for task in tasks] for _, targets in parts])
-    # As float64, which counts exactly far beyond any batch, since not every backend adds up integers.
-    whole = fabric.all_reduce(counts.sum(0).double().to(fabric.device), reduce_op="sum")
+        return [dict.fromkeys(names, 1.0)], {}
+    table = torch.stack([torch.stack([_valid(task, targets[task.name]) for task in tasks]) for _, targets in parts])
+    whole = fabric.all_reduce(table.sum(0).to(fabric.device), reduce_op="sum")
     assert isinstance(whole, Tensor)
-    rows = (counts / whole.cpu().clamp(min=1)).tolist()
-    return [dict(zip((task.name for task in tasks), row, strict=True)) for row in rows]
+    counts, sums = whole.cpu().unbind(1)
+    counts = counts.clamp(min=1)
+    weights = [dict(zip(names, row, strict=True)) for row in (table[:, :, 0] / counts).tolist()]
+    return weights, dict(zip(names, (sums / counts).tolist(), strict=True))
 
 
-def losses(stage: Stage, outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
+def _valid(task: Task, target: Tensor) -> Tensor:
+    """How many values of a target count in the task's loss, and their sum."""
+    valid = task.kind.valid(target)
+    # As float64, which counts exactly far beyond any batch, since not every backend adds up integers.
+    return torch.stack([valid.sum().double(), target.where(valid, 0).sum().double()])
+
+
+def losses(stage: Stage, outputs: dict[str, Tensor], targets: dict[str, Tensor], means: Means) -> dict[str, Tensor]:
     """Every task's loss L_t and, of a gated model, the sparsity loss (eq. 4)."""
-    found = {task.name: task.loss(outputs[task.name], targets[task.name]) for task in stage.tasks}
+    found = {t.name: t.loss(outputs[t.name], targets[t.name], means.get(t.name)) for t in stage.tasks}
     if isinstance(stage.model, GatedModel):
         found["sparsity"] = sparsity_hinge(stage.model, targets=stage.hinge_targets)
     return found
@@ -60,10 +69,3 @@ def total_loss(stage: Stage, controller: BudgetController | None, found: dict[st
             penalty = controller.penalty(stage.model, targets=stage.hinge_targets)
         total = total + weights["sparsity"] * penalty
     return total
-
-
-def _valid_values(task: Task, target: Tensor) -> int:
-    """How many values of a target count in the task's loss."""
-    if task.kind.labelled:
-        return int((target != IGNORE).sum()) if task.kind.dense else target.numel()
-    return len(task.kind.prepare(target, target)[0])

@@ -15,8 +15,6 @@ from gate2static.train.results import Row, RunResult
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-TEST_BATCH_SIZE = 256
-
 
 def add_row(
     result: RunResult,
@@ -48,7 +46,9 @@ def add_row(
         budget: What was asked of it and what it costs.
     """
     static = prune(gated)
-    loader = evaluation_loader(splits.test, TEST_BATCH_SIZE, share=Share.of(fabric), workers=recipe.training.workers)
+    share = Share.of(fabric)
+    size = recipe.training.gated.batch_size // share.world_size  # whatever trained fits
+    loader = evaluation_loader(splits.test, size, share=share, workers=recipe.training.workers)
     scores = evaluate(static.to(fabric.device), loaded(loader), tasks)
     metrics = main_scores(scores, tasks)
     baseline = next((row.metrics for row in result.rows if row.kind == "separate"), metrics)

@@ -15,7 +15,7 @@ from gate2static.gates import GatedModel
 from gate2static.gates.settling import GateSettling
 from gate2static.train.batches import Batch
 from gate2static.train.devices import freeze_unused
-from gate2static.train.losses import cut, losses, shares, total_loss
+from gate2static.train.losses import Means, Weights, cut, losses, shares, total_loss
 from gate2static.train.optimisers import build_optimisers
 from gate2static.train.stage import Position, Stage, advice
 from gate2static.train.synchronised_norms import SynchronisedBatchNorm
@@ -63,9 +63,10 @@ class Training:
         # Each part of a short last batch keeps two images, which is what batch norm needs.
         count = wanted if images == stage.settings.batch_size else max(1, min(wanted, images // (2 * world_size)))
         parts = cut(batch, count)
-        for number, (part, weights) in enumerate(zip(parts, shares(self.fabric, stage.tasks, parts), strict=True)):
+        weighted, means = shares(self.fabric, stage.tasks, parts)
+        for number, (part, weights) in enumerate(zip(parts, weighted, strict=True)):
             with self._without_reduction(enabled=number + 1 < count):
-                total, noted = self._losses(part, {**weights, "sparsity": 1 / (count * world_size)})
+                total, noted = self._losses(part, {**weights, "sparsity": 1 / (count * world_size)}, means)
                 self._note(noted, position, images)
                 # DDP averages gradients over the processes, whose losses are to be added up.
                 self.fabric.backward(total * world_size)
@@ -73,14 +74,14 @@ class Training:
         if self.settling is not None:
             self.settling.step()
 
-    def _losses(self, part: Batch, weights: dict[str, float]) -> tuple[Tensor, dict[str, float]]:
+    def _losses(self, part: Batch, weights: Weights, means: Means) -> tuple[Tensor, dict[str, float]]:
         """A part's share of the total loss, and every loss added up over the processes."""
         memory = torch.channels_last if self.stage.recipe.training.channels_last else torch.preserve_format
         device = self.fabric.device
         images, targets = part[0].to(device, memory_format=memory), {name: y.to(device) for name, y in part[1].items()}
         with SynchronisedBatchNorm() if self.fabric.world_size > 1 else nullcontext():
             outputs = self._outputs(images)
-        found = losses(self.stage, outputs, targets)
+        found = losses(self.stage, outputs, targets, means)
         total = total_loss(self.stage, self.controller, found, weights)
         values = [value.detach() * weights[name] for name, value in found.items()]
         summed = self.fabric.all_reduce(torch.stack([*values, total.detach()]), reduce_op="sum")

@@ -25,6 +25,7 @@ TASKS = (
     Task(name="kind", kind=KINDS["classification"], channels=3, weight=2, target=0.1),
     Task(name="depth", kind=KINDS["depth"], channels=1, target=0.1),
     Task(name="classes", kind=KINDS["semantic"], channels=3, target=0.1),
+    Task(name="salient", kind=KINDS["saliency"], channels=1, target=0.1),
 )
 
 
@@ -46,6 +47,7 @@ class Scenes(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):
             "kind": (image.mean() * 8).clamp(-1, 1).round().long() + 1,
             "depth": (image.abs() + 0.1).masked_fill(invalid, 0),
             "classes": classes.masked_fill(invalid[0], 255),
+            "salient": (image > index % 3).float().masked_fill(invalid, 255),
         }
 
 
@@ -67,6 +69,7 @@ def network(*, gated: bool, drop: float = 0.0, poison: bool = False) -> nn.Modul
         "kind": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)),
         "depth": nn.Sequential(nn.Conv2d(6, 1, 1), Poison() if poison else nn.Identity()),
         "classes": nn.Conv2d(6, 3, 1),
+        "salient": nn.Conv2d(6, 1, 1),
     }
     if not gated:
         return MultiTaskNetwork(backbone, heads)
