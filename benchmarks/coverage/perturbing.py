@@ -9,6 +9,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gate2static.gates import GatedModel
 
+_NORM_GAIN = 0.25
+"""With batch norm's usual weights deep random networks are chaotic: they make a rounding error a million times larger."""
+
 
 @torch.no_grad()
 def perturb(gated: GatedModel, *, specific: float) -> None:
@@ -28,6 +31,9 @@ def perturb(gated: GatedModel, *, specific: float) -> None:
             parameter.add_(0.1 * noise)
         else:
             parameter.copy_(torch.where(parameter.abs() < 0.1, 0.5, parameter) * (0.5 + torch.rand_like(parameter)))
+    for module in gated.modules():
+        if isinstance(module, _BatchNorm) and module.affine:
+            module.weight.mul_(_NORM_GAIN)
     for unit in gated.gates.values():
         unit.alpha.copy_(torch.where(torch.rand_like(unit.alpha) < specific, 1.0, -1.0))
         unit.beta.normal_()
