@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from gate2static.gates import GatedModel
 
 _NORM_GAIN = 0.25
-"""With batch norm's usual weights deep random networks are chaotic: they make a rounding error a million times larger."""
+"""With the usual weights of batch norms deep random networks make rounding errors a million times as large."""
 
 
 @torch.no_grad()
