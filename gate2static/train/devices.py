@@ -78,6 +78,7 @@ def launch(fabric: "Fabric", function: Callable[..., None], *args: Any) -> None:
         Gate2StaticError: What a process raised.
         TrainingError: A process was killed.
     """
+    from torch.multiprocessing import active_children
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
     try:
@@ -89,6 +90,11 @@ def launch(fabric: "Fabric", function: Callable[..., None], *args: Any) -> None:
         ) from error
     except ProcessRaisedException as error:
         raise original_error(error) or error from None
+    except BaseException:  # an interruption that reached this process alone
+        if fabric.world_size > 1 and not _under_torchrun():
+            for process in active_children():
+                process.terminate()
+        raise
 
 
 def original_error(error: BaseException) -> Gate2StaticError | None:

@@ -1,8 +1,12 @@
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from gate2static.errors import MissingDependencyError, RecipeError, TrainingError
@@ -54,6 +58,38 @@ def test_batches_divide_evenly_over_processes_and_parts(small: Recipe) -> None:
     check_batch_sizes(with_training(small, accumulate=2), 8)
     with pytest.raises(RecipeError, match="found 16 for 32 processes .* multiples of 32, such as 32$"):
         check_batch_sizes(small, 32)
+
+
+# Two processes that only wait; each leaves a file that says that it is there.
+WAITING = """
+import sys, time
+from pathlib import Path
+from gate2static.recipe import load_recipe
+from gate2static.train.devices import launch, start_fabric
+
+def wait(fabric, folder):
+    (folder / f"{fabric.global_rank}").touch()
+    time.sleep(600)
+
+if __name__ == "__main__":
+    recipe, folder = sys.argv[1:]
+    launch(start_fabric(load_recipe(recipe, ["training.device=cpu", "training.devices=2"])), wait, Path(folder))
+"""
+
+
+def test_an_interruption_of_the_first_process_alone_ends_all(small: Recipe, tmp_path: Path) -> None:
+    recipe, script = tmp_path / "recipe.yaml", tmp_path / "waiting.py"
+    recipe.write_text(yaml.safe_dump(small.model_dump(mode="json")))
+    script.write_text(WAITING)
+    with subprocess.Popen([sys.executable, script, recipe, tmp_path], stderr=subprocess.DEVNULL) as process:
+        try:
+            while not all((tmp_path / rank).exists() for rank in "01"):
+                assert process.poll() is None
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) != 0
+        finally:
+            process.kill()
 
 
 def test_our_own_error_is_found_in_another_processs_traceback() -> None:
