@@ -30,7 +30,7 @@ def delta_mtl(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks
         if baseline[task.name] == 0:
             raise TrainingError(
                 f"delta_mtl: the single-task {task.kind.metric_name} of {task.name} is 0, so no gain can be relative "
-                "to it; train the single-task networks longer"
+                "to it; train the single-task networks longer, in another folder"
             )
         gain = (metrics[task.name] - baseline[task.name]) / baseline[task.name]
         gains.append(gain if task.kind.higher_is_better else -gain)

@@ -102,8 +102,9 @@ def _close_epoch(training: Training, splits: Splits, position: Position) -> bool
     images = sum(map(len, _order(stage, splits, position.epoch)))
     row: LogRow = {"epoch": position.epoch + 1, "lr": training.optimisers["weights"].param_groups[0]["lr"]}
     row |= {f"loss/{name}": value / images for name, value in position.sums.items()}
-    size, workers = stage.settings.batch_size // share.world_size, stage.recipe.training.workers
-    loader = batches.evaluation_loader(splits.val, size, share=share, workers=workers)
+    training_recipe = stage.recipe.training
+    size = stage.settings.batch_size // (share.world_size * training_recipe.accumulate)
+    loader = batches.evaluation_loader(splits.val, size, share=share, workers=training_recipe.workers)
     row |= metric_columns(evaluate(stage.model, batches.loaded(loader), stage.tasks), stage.tasks)
     if isinstance(stage.model, GatedModel):
         row |= gate_columns(stage.model)

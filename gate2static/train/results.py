@@ -2,9 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gate2static.budget import BudgetReport
 from gate2static.errors import CheckpointError
@@ -38,7 +38,7 @@ class Row(_Frozen):
     kind: Literal["separate", "shared", "gated"]
     sparsity_weight: float | None = None
     seed: int
-    checkpoints: tuple[str, ...]
+    checkpoints: Annotated[tuple[str, ...], Field(min_length=1)]
     metrics: dict[str, float]
     scores: dict[str, dict[str, float]] = {}
     delta_mtl: float

@@ -46,9 +46,9 @@ def add_row(
         budget: What was asked of it and what it costs.
     """
     static = prune(gated)
-    share = Share.of(fabric)
-    size = recipe.training.gated.batch_size // share.world_size  # whatever trained fits
-    loader = evaluation_loader(splits.test, size, share=share, workers=recipe.training.workers)
+    share, training = Share.of(fabric), recipe.training
+    size = training.gated.batch_size // (share.world_size * training.accumulate)  # what trained fits
+    loader = evaluation_loader(splits.test, size, share=share, workers=training.workers)
     scores = evaluate(static.to(fabric.device), loaded(loader), tasks)
     metrics = main_scores(scores, tasks)
     baseline = next((row.metrics for row in result.rows if row.kind == "separate"), metrics)
@@ -60,7 +60,7 @@ def add_row(
         checkpoints=checkpoints,
         metrics=metrics,
         scores=scores,
-        delta_mtl=delta_mtl(metrics, baseline, tasks),
+        delta_mtl=0.0 if name == "separate" else delta_mtl(metrics, baseline, tasks),
         macs=static.manifest.macs["static"],
         parameters=static.manifest.parameters["static"],
         budget=budget,

@@ -108,6 +108,7 @@ def _run_in_process(
         for name, variant in rows.items():
             checkpoints = []
             for stage in _stages(name, variant, run_dir):
+                on_first_process(fabric, partial(_make, run_dir))
                 train_stage(stage, splits, fabric=fabric, go_on=resume, progress=progress)
                 checkpoints.append(f"{stage.name}/{kept(recipe)}")
             if any(row.name == name for row in result.rows):
@@ -128,6 +129,14 @@ def _run_in_process(
                 budget=report,
             )
             on_first_process(fabric, partial(result.save, run_dir))
+
+
+def _make(run_dir: Path) -> None:
+    """Finds out before an epoch is over."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(f"cannot write {run_dir}: {error.strerror}; choose another folder") from error
 
 
 def _check_selection(recipe: Recipe, splits: Splits) -> None:
@@ -185,7 +194,14 @@ def _open_result(recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], *, resu
     """The run's result so far, without rows if there is none."""
     if not resume and any(run_dir.rglob(CHECKPOINT)):
         raise TrainingError(f"{run_dir} already holds a run; go on with --resume, or choose another folder")
-    rows = load_result(run_dir).rows if resume and (run_dir / RESULT).exists() else ()
+    before = load_result(run_dir) if resume and (run_dir / RESULT).exists() else None
+    rows = before.rows if before else ()
+    keep = before.recipe.get("training", {}).get("keep", "last") if before else recipe.training.keep
+    if rows and keep != recipe.training.keep:
+        raise TrainingError(
+            f"{run_dir}: its rows are of the {keep} checkpoints, training.keep is {recipe.training.keep}; resume with "
+            f"training.keep={keep}, or start in another folder"
+        )
     infos = (TaskInfo(name=t.name, metric=t.kind.metric_name, higher_is_better=t.kind.higher_is_better) for t in tasks)
     return RunResult(recipe=recipe.model_dump(mode="json"), tasks=tuple(infos), rows=rows)
 

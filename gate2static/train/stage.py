@@ -95,6 +95,8 @@ class Stage:
         kinds = ("single", "shared", "gated") if self.kind == "gated" else (self.kind,)
         parts = {key: recipe[key] for key in ("seed", "data", "model")}
         targets, parts["tasks"] = _without_targets(recipe["tasks"])
+        if self.kind == "single":  # ω_t says how tasks share a network
+            parts["tasks"] = [{**task, "weight": 1.0} for task in parts["tasks"]]
         parts |= {f"training.{kind}": recipe["training"][kind] for kind in kinds}
         parts |= {f"training.{key}": recipe["training"][key] for key in _COMPUTED_WITH}
         if self.kind == "gated":
@@ -110,7 +112,7 @@ class Position:
     epoch: int = 0
     step: int = 0
     sums: dict[str, float] = field(default_factory=dict)
-    """Losses summed over the images of the epoch that is under way, and their number as `images`."""
+    """Losses summed over the images of the epoch that is under way."""
     log: list[LogRow] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     """The best `epoch` so far, by the mean relative difference of the validation metrics."""

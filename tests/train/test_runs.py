@@ -158,6 +158,34 @@ def test_going_on_with_another_recipe_names_the_difference(small: Recipe, whole_
         train(small.model_copy(update={"seed": 1}), whole_run[0], resume=True, progress=False)
 
 
+def test_single_task_networks_know_no_weight_of_their_task(small: Recipe, whole_run: Run, tmp_path: Path) -> None:
+    tasks = tuple(task.model_copy(update={"weight": 7.0}) for task in small.tasks)
+    result = sweep(small.model_copy(update={"tasks": tasks, "sweep": (7.0,)}), tmp_path, resume=True, progress=False)
+    assert result.rows[0] == whole_run[1].rows[0]
+    assert result.rows[1] != whole_run[1].rows[1]
+    with pytest.raises(
+        CheckpointError, match=r"shared/ckpt\.pt: was trained with another tasks: item 0: weight: 7\.0 there"
+    ):
+        sweep(small, tmp_path, resume=True, progress=False)
+
+
+def test_rows_of_last_checkpoints_are_not_mixed_with_the_best(small: Recipe, whole_run: Run, tmp_path: Path) -> None:
+    copy_run(whole_run[0], tmp_path)
+    best = small.model_copy(update={"training": small.training.model_copy(update={"keep": "best"}), "sweep": (7.0,)})
+    with pytest.raises(
+        TrainingError, match=r"its rows are of the last checkpoints, training\.keep is best; resume with"
+    ):
+        sweep(best, tmp_path, resume=True, progress=False)
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_training(small: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(TrainingError, match=r"cannot write .*file/run: Not a directory; choose another folder"):
+        train(small, tmp_path / "file" / "run", progress=False)
+    with pytest.raises(TrainingError, match=r"cannot write .*file: File exists; choose another folder"):
+        train(small, tmp_path / "file", progress=False)
+
+
 def test_a_checkpoint_from_before_some_settings_existed_was_trained_with_their_defaults(
     small: Recipe, whole_run: Run, tmp_path: Path
 ) -> None:
