@@ -161,7 +161,7 @@ def verify(
 ) -> None:
     """Compare a static network with the gated one it came from; exit status 1 when they are not equivalent."""
     from gate2static.export import onnx_errors
-    from gate2static.export.equality import check_equal, onnx_tolerance
+    from gate2static.export.equality import check_equal, onnx_tolerances
     from gate2static.prune import load_static
     from gate2static.report import checks_table, gated_checks, onnx_checks, record
     from gate2static.verify import verify as compare
@@ -169,11 +169,11 @@ def verify(
     static = load_static(static_dir)
     found = compare(load_network(checkpoint), static)
     errors = onnx_errors(static, onnx) if onnx else {}
-    tolerance = onnx_tolerance(static)
-    manifest = record(static_dir, (*gated_checks(found), *onnx_checks(errors, tolerance)))
+    tolerances = onnx_tolerances(static) if onnx else {}
+    manifest = record(static_dir, (*gated_checks(found), *onnx_checks(errors, tolerances)))
     show(checks_table(manifest), json, manifest.equivalence)
     found.require()
-    check_equal(errors, tolerance=tolerance)
+    check_equal(errors, tolerances)
 
 
 @app.command()

@@ -94,7 +94,7 @@ def _verify(run_dir: Path, row: Row) -> None:
 def _export(folder: Path) -> None:
     if not _newer(folder / "model.onnx", [folder / "static" / "graph.json"]):
         exported = export_onnx(load_static(folder / "static"), folder / "model.onnx")
-        record(folder / "static", onnx_checks(exported.errors, exported.tolerance))
+        record(folder / "static", onnx_checks(exported.errors, exported.tolerances))
 
 
 def _build(folder: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import torch
 
 from gate2static.errors import ExportError
-from gate2static.export.equality import Precision, check_equal, onnx_errors, onnx_tolerance
+from gate2static.export.equality import Precision, check_equal, onnx_errors, onnx_tolerances
 from gate2static.export.onnx_tracing import root_cause, trace_onnx
 from gate2static.export.optional import require
 from gate2static.files import sha256_of, write_atomically
@@ -29,7 +29,7 @@ class OnnxReport:
 
     Attributes:
         errors: task -> max |ONNX − torch| / max |torch|, ONNX Runtime on the CPU.
-        tolerance: what `errors` had to stay below.
+        tolerances: what `errors` had to stay below.
     """
 
     path: Path
@@ -41,7 +41,7 @@ class OnnxReport:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     errors: Mapping[str, float]
-    tolerance: float
+    tolerances: Mapping[str, float]
 
 
 def export_onnx(
@@ -77,8 +77,8 @@ def export_onnx(
     _add_metadata(proto, static, precision)
     data = _checked_bytes(proto)
     errors = onnx_errors(reference, data)
-    tolerance = onnx_tolerance(reference, precision)
-    check_equal(errors, tolerance=tolerance)
+    tolerances = onnx_tolerances(reference, precision)
+    check_equal(errors, tolerances)
     write_atomically(path, data)
     return OnnxReport(
         path=path,
@@ -90,7 +90,7 @@ def export_onnx(
         inputs=tuple(spec.name for spec in static.manifest.inputs),
         outputs=tuple(static.tasks),
         errors=errors,
-        tolerance=tolerance,
+        tolerances=tolerances,
     )
 
 

@@ -98,7 +98,7 @@ def _attention(
         return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
     if attn_mask is not None:
         attn_mask = attn_mask.expand(*query.shape[:-1], key.shape[-2]).flatten(0, -4)
-    q, k, v = (x.flatten(0, -4) for x in (query, key, value))
+    q, k, v = (x.expand(*query.shape[:-2], *x.shape[-2:]).flatten(0, -4) for x in (query, key, value))
     attended = F.scaled_dot_product_attention(q, k, v, attn_mask, *args, **kwargs)
     return attended.reshape(*query.shape[:-1], value.shape[-1])
 

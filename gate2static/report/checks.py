@@ -36,15 +36,15 @@ def gated_checks(report: EquivalenceReport) -> tuple[Check, ...]:
     )
 
 
-def onnx_checks(errors: Mapping[str, float], tolerance: float) -> tuple[Check, ...]:
+def onnx_checks(errors: Mapping[str, float], tolerances: Mapping[str, float]) -> tuple[Check, ...]:
     """Returns relative errors of an ONNX model by task, as `onnx_errors` finds them, ready to be recorded."""
     return tuple(
         Check(
             comparison=_ONNX,
             task=task,
             max_rel=_finite(error),
-            tolerance=tolerance,
-            passed=bool(error <= tolerance),
+            tolerance=tolerances[task],
+            passed=bool(error <= tolerances[task]),
             reason=_ONNX_REASON,
         )
         for task, error in errors.items()

@@ -40,8 +40,8 @@ def test_what_verify_found_is_kept_in_the_manifest(networks, static_dir):
 
 def test_a_new_comparison_takes_the_place_of_the_old_one_of_its_kind_only(networks, static_dir):
     record(static_dir, gated_checks(verify(*networks)))
-    record(static_dir, onnx_checks({"a": 1e-3, "b": 1e-7}, 5e-5))
-    manifest = record(static_dir, onnx_checks({"a": 1e-7, "b": 1e-7}, 5e-5))
+    record(static_dir, onnx_checks({"a": 1e-3, "b": 1e-7}, dict.fromkeys("ab", 5e-5)))
+    manifest = record(static_dir, onnx_checks({"a": 1e-7, "b": 1e-7}, dict.fromkeys("ab", 5e-5)))
     checks = read_checks(manifest)
     assert len(checks) == 6
     assert all(check.passed for check in checks)
@@ -49,14 +49,14 @@ def test_a_new_comparison_takes_the_place_of_the_old_one_of_its_kind_only(networ
 
 def test_a_failed_onnx_comparison_fails_the_entry_but_not_the_gated_one(networks, static_dir):
     record(static_dir, gated_checks(verify(*networks)))
-    manifest = record(static_dir, onnx_checks({"a": 1e-3, "b": 1e-7}, 5e-5))
+    manifest = record(static_dir, onnx_checks({"a": 1e-3, "b": 1e-7}, dict.fromkeys("ab", 5e-5)))
     assert manifest.equivalence["passed"] is False
     assert was_verified(manifest)
     assert [check.task for check in read_checks(manifest) if not check.passed] == ["a"]
 
 
 def test_a_difference_that_is_not_finite_survives_json(static_dir):
-    record(static_dir, onnx_checks({"a": float("inf"), "b": float("nan")}, 5e-5))
+    record(static_dir, onnx_checks({"a": float("inf"), "b": float("nan")}, dict.fromkeys("ab", 5e-5)))
     manifest = read_manifest(static_dir)
     assert [check.max_rel for check in read_checks(manifest)] == [None, None]
     assert not any(check.passed for check in read_checks(manifest))
