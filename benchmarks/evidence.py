@@ -13,8 +13,10 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import torch
+from control import longer_separate
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from gate2static.data import describe_data
 from gate2static.errors import CheckpointError
 from gate2static.gates import GatedModel
 from gate2static.prune import prune
@@ -22,6 +24,7 @@ from gate2static.recipe import Recipe, load_recipe
 from gate2static.report import write_report
 from gate2static.report.style import png_bytes
 from gate2static.report.tradeoff_figure import TradeOffPoint, tradeoff_figure
+from gate2static.tasks import build_tasks, delta_mtl
 from gate2static.train import Row, RunResult, gated_baseline, load_gated, load_result, sweep
 
 ROOT = Path(__file__).parent.parent
@@ -29,6 +32,8 @@ PAGE = ROOT / "docs" / "evidence.md"
 RECIPE = ROOT / "recipes" / "scenes_resnet18.yaml"
 PENALTIES = {"hinge": "gated", "l1": "l1"}
 """Sparsity penalty -> kind of its points in the figure."""
+CONTROL = "longer"
+"""Folder of the separate networks that train for as long as the gated ones, which all others are compared with."""
 _POLL_S = 2.0
 
 
@@ -44,13 +49,14 @@ def main() -> None:
     train_all(arguments.runs, arguments.seeds, arguments.overrides, arguments.processes)
     minutes = (time.monotonic() - start) / 60
     results = {
-        penalty: [load_result(folder(arguments.runs, seed, penalty)) for seed in arguments.seeds]
+        penalty: [compared(arguments.runs, seed, penalty, arguments.overrides) for seed in arguments.seeds]
         for penalty in PENALTIES
     }
-    shown = draw_gates(folder(arguments.runs, arguments.seeds[0], "hinge"), results["hinge"][0])
+    drawn = folder(arguments.runs, arguments.seeds[0], "hinge")
+    shown = draw_gates(drawn, load_result(drawn))
     figure = tradeoff_figure(points(results), "MACs (millions per image)", "Scenes, mean over the seeds")
     PAGE.with_name("evidence_tradeoff.png").write_bytes(png_bytes(figure))
-    PAGE.write_text(page(results, arguments.seeds, shown))
+    PAGE.write_text(page(results, arguments.seeds, shown, arguments.overrides))
     print(f"{PAGE} ({minutes:.0f} minutes of training in this call)")
 
 
@@ -67,7 +73,7 @@ def recipe_for(seed: int, penalty: str, overrides: list[str]) -> Recipe:
 def train_all(runs: Path, seeds: list[int], overrides: list[str], processes: int) -> None:
     """Runs every sweep, L1 after the hinge's, whose single-task and shared networks it takes over."""
     recipe = recipe_for(seeds[0], "hinge", overrides)
-    rows = len(seeds) * len(PENALTIES) * (2 + len(recipe.sweep))
+    rows = len(seeds) * (len(PENALTIES) * (2 + len(recipe.sweep)) + 3)
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
         TextColumn("left"), TimeRemainingColumn(),
@@ -77,6 +83,7 @@ def train_all(runs: Path, seeds: list[int], overrides: list[str], processes: int
         bar = progress.add_task("networks", total=rows, completed=_done(runs, seeds))
         jobs: list[Future[None]] = [pool.submit(_sweep, runs, seed, "hinge", overrides) for seed in seeds]
         later = dict(zip(seeds, jobs, strict=True))
+        jobs += [pool.submit(_control, runs, seed, overrides) for seed in seeds]
         while later or not all(job.done() for job in jobs):
             for seed in [seed for seed, job in later.items() if job.done()]:
                 later.pop(seed).result()
@@ -94,15 +101,33 @@ def _sweep(runs: Path, seed: int, penalty: str, overrides: list[str]) -> None:
     if penalty != "hinge":
         for baseline in ("separate", "shared"):
             if not (run_dir / baseline).exists():
-                shutil.copytree(folder(runs, seed, "hinge") / baseline, run_dir / baseline)
+                half = run_dir / f".{baseline}.tmp"
+                shutil.copytree(folder(runs, seed, "hinge") / baseline, half, dirs_exist_ok=True)
+                half.rename(run_dir / baseline)
     sweep(recipe_for(seed, penalty, overrides), run_dir, resume=True, progress=False)
+
+
+def _control(runs: Path, seed: int, overrides: list[str]) -> None:
+    torch.set_num_threads(1)
+    longer_separate(recipe_for(seed, "hinge", overrides), folder(runs, seed, CONTROL))
+
+
+def compared(runs: Path, seed: int, penalty: str, overrides: list[str]) -> RunResult:
+    """A sweep's rows, whose separate networks are those that trained for as long as the others."""
+    recipe, result = recipe_for(seed, penalty, overrides), load_result(folder(runs, seed, penalty))
+    control = longer_separate(recipe_for(seed, "hinge", overrides), folder(runs, seed, CONTROL))
+    tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
+    others = [
+        row.model_copy(update={"delta_mtl": delta_mtl(row.metrics, control.metrics, tasks)}) for row in result.rows[1:]
+    ]
+    return result.model_copy(update={"rows": (control.model_copy(update={"name": "separate"}), *others)})
 
 
 def _done(runs: Path, seeds: list[int]) -> int:
     """Networks, or sets of single-task ones, that are trained and measured."""
     count = 0
     for seed in seeds:
-        for penalty in PENALTIES:
+        for penalty in (*PENALTIES, CONTROL):
             try:
                 count += len(load_result(folder(runs, seed, penalty)).rows)
             except CheckpointError:
@@ -146,7 +171,7 @@ def points(results: dict[str, list[RunResult]]) -> list[TradeOffPoint]:
     return found
 
 
-def page(results: dict[str, list[RunResult]], seeds: list[int], shown: Row) -> str:
+def page(results: dict[str, list[RunResult]], seeds: list[int], shown: Row, overrides: list[str]) -> str:
     """The page: table, pictures, and in words whether the method does what it should."""
     tasks, training = results["hinge"][0].tasks, results["hinge"][0].recipe["training"]
     metrics = [f"{task.name}: {task.metric} {'↑' if task.higher_is_better else '↓'}" for task in tasks]
@@ -163,9 +188,11 @@ def page(results: dict[str, list[RunResult]], seeds: list[int], shown: Row) -> s
                 cells += [f"{statistics.mean(row.macs for row in rows) / separate_macs:.2f}"]
                 cells += [_spread([row.parameters / 1e3 for row in rows], ".1f")]
                 lines.append(f"| {' | '.join(cells)} |")
+    epochs = {kind: stage["epochs"] for kind, stage in training.items() if isinstance(stage, dict)}
     return _TEXT.format(
-        recipe=RECIPE.name,
-        **{kind: stage["epochs"] for kind, stage in training.items() if isinstance(stage, dict)},
+        recipe=" ".join([f"`recipes/{RECIPE.name}`", *(f"`--set {override}`" for override in overrides)]),
+        **epochs,
+        total=epochs["single"] + epochs["gated"],
         seeds=", ".join(map(str, seeds)),
         table="\n".join(lines),
         verdicts="\n".join(f"- {verdict}" for verdict in verdicts(results)),
@@ -192,14 +219,22 @@ def verdicts(results: dict[str, list[RunResult]]) -> list[str]:
     better = [p for p in plain if not any(_dominates(q, p) for q in hinge)]
     said.append(
         f"Hinge against plain L1: {len(plain) - len(better)} of {len(plain)} networks of L1 have one of the hinge's "
-        "that is at least as good with at most as many MACs; "
+        "that is no worse in Δ_MTL and MACs and better in one; "
         f"{sum(any(_dominates(q, p) for q in plain) for p in hinge)} of {len(hinge)} the other way round."
     )
+    equal = [p.name for p, q in zip(hinge, plain, strict=True) if _figures(p) == _figures(q)]
+    if equal:
+        said.append(f"At λ = {', '.join(equal)} both are one network: the hinge is active all the time, which is L1.")
     return said
 
 
 def _dominates(one: TradeOffPoint, other: TradeOffPoint) -> bool:
-    return one.cost <= other.cost and one.delta_mtl_percent >= other.delta_mtl_percent
+    better = one.cost <= other.cost and one.delta_mtl_percent >= other.delta_mtl_percent
+    return better and _figures(one) != _figures(other)
+
+
+def _figures(point: TradeOffPoint) -> tuple[float, float]:
+    return point.cost, point.delta_mtl_percent
 
 
 def _spread(values: list[float], form: str) -> str:
@@ -209,11 +244,13 @@ def _spread(values: list[float], form: str) -> str:
 
 _TEXT = """# Evidence on dense tasks
 
-`python benchmarks/evidence.py`: `recipes/{recipe}`, seeds {seeds}, mean ± standard deviation on the test split. Every
+`python benchmarks/evidence.py`: {recipe}, seeds {seeds}, mean ± standard deviation on the test split. Every
 row is a static network: *separate* is one network a task, *shared* one for all, *gated-λ* the gated one, pruned. MACs
 are per image with heads. Penalty: the hinge of eq. 4, or the plain L1 norm in its place, as in table 6 of the paper.
-Single-task networks train for {single} epochs, the shared one for {shared}, gated ones for {gated} more on top of the
-single-task networks that they start from; one with all gates closed is a shared network that was trained for longer.
+
+All train for about as long: *separate* for {total} epochs, *shared* for {shared}, and a gated network's own branches
+for {gated} after the {single} of the single-task networks that they start from. Its shared branch starts from *shared*
+and so has {gated} epochs more: a network with all gates closed is a shared one that trained for longer.
 
 {table}
 
