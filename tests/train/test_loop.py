@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 
 from gate2static.data import Splits
@@ -141,8 +143,9 @@ class StopAfter(TrainingProgress):
 SPLITS = Splits(train=Blobs(28), val=Blobs(10), test=Blobs(10))
 
 
-def fit(one: Stage, *, go_on: bool = False, stop_after: int = -1) -> dict[str, Any]:
-    train_stage(one, SPLITS, fabric=start_fabric(one.recipe), go_on=go_on, progress=StopAfter(stop_after))
+def fit(one: Stage, *, go_on: bool = False, stop_after: int = -1, fabric: Any = None) -> dict[str, Any]:
+    fabric = fabric or start_fabric(one.recipe)
+    train_stage(one, SPLITS, fabric=fabric, go_on=go_on, progress=StopAfter(stop_after))
     return load_checkpoint(one.checkpoint)
 
 
@@ -327,3 +330,28 @@ def test_going_on_with_another_model_names_the_keys(tmp_path: Path) -> None:
     other.extra = nn.Linear(1, 1)
     with pytest.raises(CheckpointError, match=r"for another model: extra\.weight is missing"):
         fit(stage(tmp_path, model=other), go_on=True)
+
+
+def float16(scale: float) -> Any:
+    """What `precision: 16-mixed` is on a GPU, on the CPU: products in float16, and a loss that is scaled."""
+    return Fabric(plugins=MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale)))
+
+
+def test_float16_backs_off_from_overflow_and_then_trains(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"accumulate": 2, "clip_norm": 1.0}
+    usual = fit(stage(tmp_path / "usual", "gated", **options))["model"]
+    options["precision"] = "16-mixed"
+    half = fit(stage(tmp_path / "half", "gated", **options), fabric=float16(2.0**10))["model"]
+    assert 1e-6 < max(float((usual[key].double() - half[key].double()).abs().max()) for key in usual) < 0.1
+    content = fit(stage(tmp_path / "much", "gated", **options), fabric=float16(1e8))
+    assert content["precision"]["scale"] < 1e8
+    assert all(value.isfinite().all() for value in content["model"].values())
+
+
+def test_float16_goes_on_bit_for_bit(tmp_path: Path, assert_same: Same) -> None:
+    options = {"precision": "16-mixed", "checkpoint_steps": 3, "accumulate": 2, "clip_norm": 1.0}
+    whole = fit(stage(tmp_path / "whole", "gated", **options), fabric=float16(1e8))
+    with pytest.raises(KeyboardInterrupt):
+        fit(stage(tmp_path / "cut", "gated", **options), stop_after=4, fabric=float16(1e8))
+    found = fit(stage(tmp_path / "cut", "gated", **options), go_on=True, fabric=float16(7.0))
+    assert_same(found, whole)
