@@ -17,9 +17,9 @@ from gate2static.cli_common import (
     RunDir,
     StaticDir,
     Target,
+    Version,
     beside,
     load_network,
-    print_version,
     project,
     show,
 )
@@ -35,9 +35,7 @@ app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=F
 @app.callback()
 def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print it.")
-    ] = False,
+    version: Version = False,
 ) -> None:
     """Train multi-task networks whose tasks pick channels, then cut them down to one verified static network."""
 
@@ -300,7 +298,3 @@ def doctor(json: Json = None) -> None:
 def main() -> None:
     """Runs the command line."""
     app()
-
-
-if __name__ == "__main__":
-    main()

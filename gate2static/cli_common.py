@@ -62,13 +62,16 @@ def _verdict(error: BaseException, typed: list[str]) -> tuple[int, str]:
     return INTERRUPTED, f"interrupted; go on with: gate2static {shlex.join([*typed, '--resume'] if resume else typed)}"
 
 
-def print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> None:
     """Prints the version and ends, if that is wanted."""
     if wanted:
         import gate2static
 
         typer.echo(f"gate2static {gate2static.__version__}")
         raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print it.")]
 
 
 def load_network(checkpoint: Path) -> "GatedModel":
