@@ -55,7 +55,21 @@ class DenseHead(nn.Module):
 
 
 def resize(x: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
-    """Brings maps (N, C, H, W) of a known size to another, bilinearly."""
+    """Brings maps (N, C, H, W) of a known size to another, bilinearly.
+
+    Maps of padded images, and of layers that pad, cover whole strides: they are brought to all of what they cover and
+    cut, since stretching would move what they show. Where no stride explains the size, maps are stretched.
+    """
     if size == to:
         return x
-    return F.interpolate(x, size=to, mode="bilinear", align_corners=False)
+    covered = _covered(size, to)
+    x = F.interpolate(x, size=covered, mode="bilinear", align_corners=False)
+    return x if covered == to else x[:, :, : to[0], : to[1]]
+
+
+def _covered(cells: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
+    """How much of a grid of a size is covered by that many cells, whose stride is a power of two."""
+    for stride in (2**exponent for exponent in range(1, max(size).bit_length())):
+        if all(-(-side // stride) == count for side, count in zip(size, cells, strict=True)):
+            return cells[0] * stride, cells[1] * stride
+    return size

@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +8,7 @@ from torch import Tensor, fx
 from gate2static.errors import RecipeError
 from gate2static.models import MultiTaskNetwork, build_model
 from gate2static.models.decoders import DECODERS
-from gate2static.models.heads import DenseHead
+from gate2static.models.heads import DenseHead, resize
 from gate2static.recipe import DataRecipe, DecoderRecipe, ModelRecipe, Recipe, TaskRecipe, parse
 
 LEFT, MASK = TaskRecipe(name="left", kind="classification"), TaskRecipe(name="mask", kind="mask")
@@ -37,6 +38,32 @@ def test_maps_have_the_images_size_whatever_it_divides_by(name: str) -> None:
     features = DENSE[name]()
     head = DECODERS[name][0]([f.shape for f in features], 5, (36, 44))
     assert head(features).shape == (2, 5, 36, 44)
+
+
+@pytest.mark.parametrize("name", DENSE)
+def test_what_is_drawn_of_a_padded_image_is_cut_and_not_stretched(name: str) -> None:
+    features = patches()
+    shapes = [f.shape for f in features]
+    head, whole = (DECODERS[name][0](shapes, 5, size).eval() for size in ((36, 44), (48, 48)))
+    whole.load_state_dict(head.state_dict())
+    assert torch.equal(head(features), whole(features)[:, :, :36, :44])
+
+
+@pytest.mark.parametrize("strides", [(16, 1), (32, 4, 1), (32, 16, 8, 4, 1)])
+@pytest.mark.parametrize("side", [210, 425, 448])
+def test_maps_of_whole_strides_keep_their_place(strides: tuple[int, ...], side: int) -> None:
+    first, cells = strides[0], [-(-side // stride) for stride in strides]
+    x = (torch.arange(cells[0]) * first + (first - 1) / 2).expand(1, 1, cells[0], -1)  # the pixel each cell lies at
+    for before, after in itertools.pairwise(cells):
+        x = resize(x, (before, before), (after, after))
+    inside = slice(first, (cells[0] - 2) * first)
+    assert torch.allclose(x[0, 0, 0][inside], torch.arange(side)[inside].float(), atol=0.01)
+
+
+def test_maps_that_no_stride_explains_are_stretched() -> None:
+    x = torch.randn(1, 1, 18, 18)
+    stretched = torch.nn.functional.interpolate(x, size=(37, 37), mode="bilinear")
+    assert torch.equal(resize(x, (18, 18), (37, 37)), stretched)
 
 
 @pytest.mark.parametrize("name", DENSE)
