@@ -138,6 +138,12 @@ def test_a_run_folder_can_be_timed_row_by_row_and_reported(run, demo_dir, tmp_pa
     assert "–" not in result.stdout, "every row of the run found its latency"
 
 
+def test_verify_without_an_onnx_file_does_not_ask_what_one_may_lose(run, demo_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("gate2static.export.equality.onnx_tolerances", lambda _: pytest.fail("asked"))
+    static = shutil.copytree(demo_dir / "gated-60" / "static", tmp_path / "static")
+    run("verify", demo_dir / "gated-60" / "ckpt.pt", static)
+
+
 def test_verify_notices_the_wrong_network(run, demo_dir, tmp_path):
     shutil.copytree(demo_dir / "gated-60" / "static", tmp_path / "static")
     result = run("verify", demo_dir / "shared" / "ckpt.pt", tmp_path / "static", code=1)

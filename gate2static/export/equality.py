@@ -87,8 +87,9 @@ def check_equal(errors: Mapping[str, float], tolerances: Mapping[str, float]) ->
         advice = (
             "In fp16 a value may have overflowed 65504: export in fp32. In fp32 this is a bug: please report it."
             if not chaotic
-            else f"In float32 torch itself cannot tell what {', '.join(chaotic)} is, because the network magnifies "
-            "rounding: train it further, and check its norms' statistics."
+            else f"The float32 result of {', '.join(chaotic)} is not reproducible: torch's own is more than "
+            f"{_CEILING / _ROUNDING_FACTOR:.1g} away from float64, as the network magnifies rounding. Train it "
+            "further, or check its norms' statistics; another precision or exporter does not help."
         )
         raise VerificationError(f"the ONNX model is not equal to the static network: relative error {found}. {advice}")
 
