@@ -1,0 +1,91 @@
+"""What the benchmarks write follows from what they measured, and interruptions leave nothing half done."""
+
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from gate2static.report.tradeoff_figure import TradeOffPoint
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+Figures = list[tuple[float, float]]
+
+
+@pytest.fixture
+def evidence(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import evidence
+
+    monkeypatch.delitem(sys.modules, "control")
+    monkeypatch.delitem(sys.modules, "evidence")
+    return evidence
+
+
+@pytest.fixture
+def settled_step(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import settled_step
+
+    monkeypatch.delitem(sys.modules, "settled_step")
+    return settled_step
+
+
+def points(kind: str, figures: Figures) -> list[TradeOffPoint]:
+    return [
+        TradeOffPoint(name=str(10**i), kind=kind, cost=cost, delta_mtl_percent=delta)
+        for i, (cost, delta) in enumerate(figures)
+    ]
+
+
+def test_one_network_under_both_penalties_counts_for_neither(
+    evidence: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"separate": [(10, 0)], "shared": [(3, -5)], "gated": [(9, -1), (8, -2)], "l1": [(9, -1), (8, -3)]}
+    monkeypatch.setattr(evidence, "points", lambda _: [p for kind, of in found.items() for p in points(kind, of)])
+    said = "\n".join(evidence.verdicts({}))
+    assert "1 of 2 networks of L1" in said
+    assert "0 of 2 the other way round" in said
+    assert "At λ = 1 both are one network" in said
+
+
+def test_copying_the_baselines_can_be_interrupted(
+    evidence: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("separate", "shared"):
+        checkpoint = evidence.folder(tmp_path, 0, "hinge") / name / "ckpt.pt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.write_text("whole")
+    honest = shutil.copytree
+
+    def killed(source: Path, to: Path, **options: Any) -> None:
+        honest(source, to, **options)
+        (to / "ckpt.pt").write_text("half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evidence, "sweep", lambda *_, **__: None)
+    monkeypatch.setattr(shutil, "copytree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evidence._sweep(tmp_path, 0, "l1", [])
+    monkeypatch.setattr(shutil, "copytree", honest)
+    evidence._sweep(tmp_path, 0, "l1", [])
+    copied = evidence.folder(tmp_path, 0, "l1")
+    assert {str(p.relative_to(copied)): p.read_text() for p in copied.rglob("*.pt")} == {
+        "separate/ckpt.pt": "whole",
+        "shared/ckpt.pt": "whole",
+    }
+
+
+@pytest.mark.parametrize(
+    ("ratios", "tasks", "says"),
+    [
+        ([0.54, 0.59], 3, "0.5, and this does not reach it: 0.54 to 0.59. T = 3 leaves 1.6 of 4 streams'"),
+        ([0.5, 0.44], 5, "0.5, and this reaches it: 0.44 to 0.50. T = 5 leaves 2.0 of 6 streams'"),
+    ],
+)
+def test_the_mark_of_settled_gates_is_judged_by_what_was_measured(
+    settled_step: ModuleType, ratios: list[float], tasks: int, says: str
+) -> None:
+    assert says in " ".join(settled_step._verdict(ratios, tasks).split())
