@@ -248,7 +248,7 @@ _TEXT = """# Evidence on dense tasks
 row is a static network: *separate* is one network a task, *shared* one for all, *gated-λ* the gated one, pruned. MACs
 are per image with heads. Penalty: the hinge of eq. 4, or the plain L1 norm in its place, as in table 6 of the paper.
 
-All train for about as long: *separate* for {total} epochs, *shared* for {shared}, and a gated network's own branches
+*separate* trains for {total} epochs, *shared* for {shared}, and a gated network's own branches
 for {gated} after the {single} of the single-task networks that they start from. Its shared branch starts from *shared*
 and so has {gated} epochs more: a network with all gates closed is a shared one that trained for longer.
 
