@@ -62,7 +62,7 @@ def test_batches_divide_evenly_over_processes_and_parts(small: Recipe) -> None:
 
 # Two processes that only wait; each leaves a file that says that it is there.
 WAITING = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from gate2static.recipe import load_recipe
 from gate2static.train.devices import launch, start_fabric
@@ -72,6 +72,7 @@ def wait(fabric, folder):
     time.sleep(600)
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
     recipe, folder = sys.argv[1:]
     launch(start_fabric(load_recipe(recipe, ["training.device=cpu", "training.devices=2"])), wait, Path(folder))
 """
