@@ -62,9 +62,8 @@ def losses(stage: Stage, outputs: dict[str, Tensor], targets: dict[str, Tensor],
 def total_loss(stage: Stage, controller: BudgetController | None, found: dict[str, Tensor], weights: Weights) -> Tensor:
     """Σ ω_t L_t (eq. 1) + λ_s hinge (eq. 5), each by its weight here; a task that trains alone has no ω_t."""
     alone = stage.kind == "single"
-    omegas = [1.0 if alone else task.weight for task in stage.tasks]
-    losses = [omega * weights[t.name] * found[t.name] for omega, t in zip(omegas, stage.tasks, strict=True)]
-    total = torch.stack(losses).sum()
+    terms = [(1.0 if alone else task.weight) * weights[task.name] * found[task.name] for task in stage.tasks]
+    total = torch.stack(terms).sum()
     if isinstance(stage.model, GatedModel):
         if controller is None:
             penalty = stage.sparsity_weight * found["sparsity"]
