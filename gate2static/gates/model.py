@@ -60,7 +60,8 @@ class GatedModel(nn.Module):
     def train_with(self, encoder: fx.GraphModule | None) -> None:
         """Lets training run another form of the encoder, or none; evaluation, copies and files know nothing of it.
 
-        It holds the same parameters (`lift_settled`). Moving or converting the model and setting its gates ends that.
+        It holds the same parameters (`lift_settled`). Moving, converting or loading the model and setting its gates
+        ends that.
         """
         # In a tuple, so that it is no submodule.
         self._settled = () if encoder is None else (encoder,)
@@ -77,6 +78,10 @@ class GatedModel(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.train_with(None)
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        self.train_with(None)
+        super()._load_from_state_dict(*args)
 
 
 def gate(

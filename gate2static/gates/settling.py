@@ -37,8 +37,8 @@ class GateSettling:
 
     A settled gate's α stays what it is, to the last bit: its gradient is zero, from the hinge too, and what momentum or
     weight decay do to it is undone. Everything else trains as if nothing had happened, except running statistics of
-    channels that nobody needs any more. Only training mode is affected. Setting the model's gates (`set_gates`), moving
-    or converting it unsettles all of them.
+    channels that nobody needs any more. Only training mode is affected. Setting the model's gates (`set_gates`), and
+    loading, moving or converting it, unsettles all of them.
 
     Args:
         gated: the model, which the training loop goes on using. It may be wrapped for distributed training.

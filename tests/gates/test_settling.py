@@ -118,7 +118,16 @@ def test_evaluation_copies_and_files_know_nothing_of_it(x: Tensor) -> None:
     assert pickle.loads(pickle.dumps(gated)).settled_encoder is None
 
 
-@pytest.mark.parametrize("change", [lambda g: set_gates(g, True), lambda g: g.float(), lambda g: g.to("cpu")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda g: set_gates(g, True),
+        lambda g: g.float(),
+        lambda g: g.to("cpu"),
+        lambda g: g.load_state_dict(make().state_dict()),
+        lambda g: torch.nn.Sequential(g).load_state_dict({f"0.{k}": v for k, v in make().state_dict().items()}),
+    ],
+)
 def test_changing_the_model_unsettles_its_gates(change: Any) -> None:
     gated = make()
     settling = GateSettling(gated, after_steps=2)
