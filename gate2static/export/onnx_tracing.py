@@ -31,7 +31,6 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
     Raises:
         ExportError: the network cannot be traced, or an operator has no ONNX form.
     """
-    passes = require("onnx_ir.passes.common")
     _flatten_attention(network)
     inputs = network.example_inputs(2)  # not 1: torch.export treats a dimension of 1 as fixed
     batch = torch.export.Dim(BATCH)
@@ -41,6 +40,7 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
                 _DeploymentForm(network, network.tasks, precision).eval(),
                 inputs,
                 dynamo=True,
+                optimize=False,  # `_simplify` instead
                 verbose=False,
                 input_names=[spec.name for spec in network.manifest.inputs],
                 output_names=list(network.tasks),
@@ -53,9 +53,31 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
             "names; `static.save` and the torch runner work without ONNX."
         ) from failure
     assert program is not None
-    # The exporter stores stack traces of the source code, with this machine's paths, on every node.
-    passes.ClearMetadataAndDocStringPass()(program.model)
+    _simplify(program.model)
     return program.model_proto
+
+
+def _simplify(model: Any) -> None:
+    """Fold constants and drop what is unused or computed twice, in an onnx_ir.Model.
+
+    The exporter's own optimiser also matches a set of rewrite rules against the whole graph, which takes most of an
+    export and after which the runtimes' own optimisers arrive at the same graphs (`benchmarks/onnx_export.py`).
+    """
+    passes = require("onnx_ir.passes.common")
+    passes.InlinePass()(model)
+    require("onnxscript.optimizer").fold_constants(model, onnx_shape_inference=True)
+    for simplify in (
+        passes.IdentityEliminationPass(),
+        passes.RemoveUnusedNodesPass(),
+        passes.RemoveUnusedFunctionsPass(),
+        passes.RemoveUnusedOpsetsPass(),
+        passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        passes.DeduplicateInitializersPass(),
+        passes.CommonSubexpressionEliminationPass(),
+        # The exporter stores stack traces of the source code, with this machine's paths, on every node.
+        passes.ClearMetadataAndDocStringPass(),
+    ):
+        simplify(model)
 
 
 @contextmanager
