@@ -6,13 +6,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Literal
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from gate2static.bench import benchmark
 from gate2static.errors import MissingDependencyError, RecipeError
 from gate2static.export import build_engine, export_onnx
 from gate2static.gates import GatedModel
+from gate2static.progress import progress_bar
 from gate2static.prune import load_static, prune
 from gate2static.recipe import load_recipe
 from gate2static.report import WrittenReport, gated_checks, onnx_checks, record, was_verified, write_report
@@ -58,7 +56,7 @@ def run_demo(run_dir: Path, *, overrides: Sequence[str] = ()) -> WrittenReport:
 
 def _deliver(run_dir: Path, result: RunResult) -> None:
     """Takes every network from its checkpoint to an engine."""
-    with _bar() as bar:
+    with progress_bar(visible=True) as bar:
         steps = bar.add_task("", total=4 * len(result.rows))
         for row in result.rows:
             folder = run_dir / row.name
@@ -121,8 +119,3 @@ def _gated(run_dir: Path, row: Row) -> GatedModel:
 def _newer(made: Path, sources: Sequence[Path]) -> bool:
     """Whether a file is there and was written after everything that it is made from."""
     return made.is_file() and all(made.stat().st_mtime >= source.stat().st_mtime for source in sources)
-
-
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))

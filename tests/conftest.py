@@ -2,10 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
+from torch import nn
 from typer.testing import CliRunner, Result
+
+if TYPE_CHECKING:
+    from gate2static.prune import StaticModel
 
 torch.set_num_threads(1)
 
@@ -31,6 +36,19 @@ def _seeded() -> None:
 def tiny() -> Sequence[str]:
     """Overrides for the demo's recipe."""
     return TINY
+
+
+@pytest.fixture(scope="session")
+def static() -> "StaticModel":
+    """Two tasks on one convolution and norm, small enough to time in milliseconds."""
+    from gate2static.gates import gate
+    from gate2static.prune import prune
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+        heads = {"a": nn.Conv2d(4, 1, 1), "b": nn.Conv2d(4, 2, 1)}
+        return prune(gate(backbone, tasks=["a", "b"], example_inputs=(torch.randn(2, 3, 8, 8),), heads=heads).eval())
 
 
 @pytest.fixture

@@ -17,12 +17,12 @@ from gate2static.bench.node_networks import UnitNetwork
 from gate2static.bench.timing import time_runs
 from gate2static.bench.unit_networks import MEAN, repeated
 from gate2static.errors import BenchError
-from gate2static.export.progress import progress_bar
 from gate2static.latency import LatencyTable
 from gate2static.latency.grid import Grid
 from gate2static.latency.lowering import BLOCK, UNALIGNED, Backend, lower
 from gate2static.latency.operators import record
 from gate2static.latency.units import Unit
+from gate2static.progress import progress_bar
 
 _FEW, _SOME, _MANY = 1, 3, 9  # copies of a unit that are timed: some of a large one, many of a small one
 _WARMUP_S, _TIMED_S, _RUNS = 0.004, 0.02, 5

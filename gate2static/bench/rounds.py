@@ -12,7 +12,7 @@ from gate2static.bench.report import LatencyReport, TargetLatency, TimingProtoco
 from gate2static.bench.sources import Target, named_sources
 from gate2static.bench.timing import time_runs
 from gate2static.errors import BenchError, Gate2StaticError
-from gate2static.export.progress import progress_bar
+from gate2static.progress import progress_bar
 
 
 def benchmark(

@@ -8,19 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gate2static.gates import gate
-from gate2static.prune import StaticModel, prune
-
-
-@pytest.fixture(scope="session")
-def static() -> StaticModel:
-    """Two tasks on one convolution and norm."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-        heads = {"a": nn.Conv2d(4, 1, 1), "b": nn.Conv2d(4, 2, 1)}
-        return prune(gate(backbone, tasks=["a", "b"], example_inputs=(torch.randn(2, 3, 8, 8),), heads=heads).eval())
-
 
 @pytest.fixture
 def module() -> tuple[nn.Module, tuple[Tensor, ...]]:

@@ -15,7 +15,8 @@ from torch.utils import _pytree as pytree
 
 from gate2static.gates import GatedModel, gate, set_gates
 from gate2static.models.resnet20 import ResNet20
-from gate2static.prune import StaticModel, prune
+from gate2static.prune import StaticModel, expected_macs, plan, prune
+from gate2static.prune.emit import emit
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -216,6 +217,20 @@ def relative_error(expected: Iterable[Tensor], found: Iterable[Tensor]) -> float
     return worst
 
 
+@torch.no_grad()
+def outputs(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """All tensors that a network returns."""
+    return pytree.tree_leaves(network(x))
+
+
+def check_exact(gated: GatedModel, x: Tensor) -> None:
+    """The static network equals the gated one in float64, and costs what was predicted."""
+    decided = plan(gated)
+    static = emit(gated, decided)
+    assert relative_error(outputs(gated, x), outputs(static, x)) <= 1e-9
+    assert int(expected_macs(gated)) == decided.macs() == counted_macs(static, (x,))
+
+
 @pytest.fixture(scope="session")
 def zoo() -> SimpleNamespace:
     """What the tests of this folder share."""
@@ -226,6 +241,8 @@ def zoo() -> SimpleNamespace:
         patterns=PATTERNS,
         counted_macs=counted_macs,
         relative_error=relative_error,
+        outputs=outputs,
+        check_exact=check_exact,
         pooled_head=pooled_head,
     )
 

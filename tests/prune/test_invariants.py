@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
-from torch.utils import _pytree as pytree
 
 from gate2static.gates import GatedModel, set_gates
 from gate2static.prune import expected_macs, plan
@@ -32,21 +30,13 @@ def _network(make_gated: Any, name: str, tasks: int) -> tuple[GatedModel, torch.
     return gated.double(), x.double()
 
 
-@torch.no_grad()
-def _outputs(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    return pytree.tree_leaves(network(x))
-
-
 @pytest.mark.parametrize(("name", "tasks", "pattern"), cases(*PATTERNS))
 def test_the_static_network_equals_the_gated_one_and_costs_what_was_predicted(
     name: str, tasks: int, pattern: str, zoo: Any
 ) -> None:
     gated, x = _network(zoo.make_gated, name, tasks)
     zoo.patterns[pattern](gated)
-    decided = plan(gated)
-    static = emit(gated, decided)
-    assert zoo.relative_error(_outputs(gated, x), _outputs(static, x)) <= 1e-9
-    assert int(expected_macs(gated)) == decided.macs() == zoo.counted_macs(static, (x,))
+    zoo.check_exact(gated, x)
 
 
 @pytest.mark.parametrize("specific", [False, True])
@@ -70,6 +60,6 @@ def test_constant_gates_collapse_to_exactly_one_network_or_one_a_task(
     macs += copies * zoo.counted_macs(bare, (x,))
     parameters += copies * sum(p.numel() for p in bare.parameters())
     static = emit(gated, plan(gated))
-    assert zoo.relative_error(expected, _outputs(static, x)) <= 1e-9
+    assert zoo.relative_error(expected, zoo.outputs(static, x)) <= 1e-9
     assert sum(p.numel() for p in static.parameters()) == parameters
     assert zoo.counted_macs(static, (x,)) == macs == int(expected_macs(gated))

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor
 
 from gate2static.gates import Gate, GatedModel, set_gates
 from gate2static.prune import expected_macs, load_static, plan, prune
@@ -32,11 +31,6 @@ def _network(make_gated: Any, name: str, options: str) -> tuple[GatedModel, torc
     return gated.double(), x.double()
 
 
-@torch.no_grad()
-def _outputs(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
-    return pytree.tree_leaves(network(x))
-
-
 def _cases() -> list[Any]:
     return [
         pytest.param(name, options, marks=pytest.mark.xdist_group(f"structured-{name}"))
@@ -52,10 +46,7 @@ def test_the_static_network_equals_the_gated_one_and_costs_what_was_predicted(
 ) -> None:
     gated, x = _network(zoo.make_gated, name, options)
     zoo.patterns[pattern](gated)
-    decided = plan(gated)
-    static = emit(gated, decided)
-    assert zoo.relative_error(_outputs(gated, x), _outputs(static, x)) <= 1e-9
-    assert int(expected_macs(gated)) == decided.macs() == zoo.counted_macs(static, (x,))
+    zoo.check_exact(gated, x)
 
 
 @pytest.mark.parametrize("specific", [False, True])
@@ -104,7 +95,7 @@ def test_only_the_winners_channels_live_for_the_shared_stream(zoo: Any) -> None:
     static = emit(gated, decided)
     first = static.get_submodule(next(n.target for n in static.graph.nodes if n.op == "call_module"))
     assert torch.equal(first.weight, gated.branches["b"].get_submodule("0").weight)
-    assert zoo.relative_error(_outputs(gated, x), _outputs(static, x)) <= 1e-9
+    assert zoo.relative_error(zoo.outputs(gated, x), zoo.outputs(static, x)) <= 1e-9
     found = int(expected_macs(gated))
     set_gates(gated, False)
     assert found == decided.macs() == int(expected_macs(gated))
@@ -189,10 +180,10 @@ _demand = GateRule.demand
 
 def test_a_planted_bug_is_seen(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     gated, x = _one_winner(zoo)
-    expected, macs = _outputs(gated, x), int(expected_macs(gated))
+    expected, macs = zoo.outputs(gated, x), int(expected_macs(gated))
     with monkeypatch.context() as patch:
         patch.setattr(Gate, "winners", lambda self: torch.full((self.channels,), 2))
-        assert zoo.relative_error(expected, _outputs(emit(gated, plan(gated)), x)) > 1e-3
+        assert zoo.relative_error(expected, zoo.outputs(emit(gated, plan(gated)), x)) > 1e-3
     with monkeypatch.context() as patch:
         patch.setattr(GateRule, "demand", _all_are_needed)
         assert plan(gated).macs() > macs

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import numpy as np
 import torch
+from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -14,6 +15,7 @@ from gate2static.data.scenes.layout import draw_scene
 from gate2static.data.scenes.maps import edges, salient
 from gate2static.data.scenes.render import paint, see
 from gate2static.data.transforms import normalise
+from gate2static.progress import progress_bar
 
 _UNIT = 32767
 """Normals are held as whole numbers of 1/32767, at half the memory."""
@@ -76,17 +78,13 @@ def make_rooms(seed: int, split: int, count: int, size: int, targets: Collection
 
 def _shown(indices: range) -> Iterator[int]:
     """The indices, and from when they have taken two seconds, how many are done (on stderr)."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     start = time.monotonic()
-    columns = (TextColumn("rendering scenes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with ExitStack() as stack:
         bar: Progress | None = None
         for index in indices:
             if bar is None and time.monotonic() - start > _PATIENCE_S:
-                bar = stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
-                bar.add_task("", total=len(indices))
+                bar = stack.enter_context(progress_bar(visible=True))
+                bar.add_task("rendering scenes", total=len(indices))
             if bar is not None:
                 bar.update(bar.task_ids[0], completed=index)
             yield index
