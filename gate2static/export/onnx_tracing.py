@@ -31,7 +31,7 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
     Raises:
         ExportError: the network cannot be traced, or an operator has no ONNX form.
     """
-    _flatten_attention(network)
+    _reshape_attention(network)
     inputs = network.example_inputs(2)  # not 1: torch.export treats a dimension of 1 as fixed
     batch = torch.export.Dim(BATCH)
     try:
@@ -104,8 +104,8 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-def _flatten_attention(network: "StaticModel") -> None:
-    """Attention over windows or units of tokens has more dimensions than the exporter's own form of it takes."""
+def _reshape_attention(network: "StaticModel") -> None:
+    """ONNX export takes four dimensions; attention over windows has more, with heads in the batch dimension fewer."""
     for node in network.network.graph.nodes:
         if node.target is torch.ops.aten.scaled_dot_product_attention.default:
             node.target = _attention
@@ -115,14 +115,17 @@ def _flatten_attention(network: "StaticModel") -> None:
 def _attention(
     query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """Scaled dot-product attention (…, heads, tokens, width), computed with all leading dimensions made one."""
-    if query.dim() <= 4:
+    """Scaled dot-product attention (…, tokens, width) with any leading dimensions, made (batch, heads)."""
+    leading = query.shape[:-2]
+    if len(leading) == 2:
         return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
-    if attn_mask is not None:
-        attn_mask = attn_mask.expand(*query.shape[:-1], key.shape[-2]).flatten(0, -4)
-    q, k, v = (x.expand(*query.shape[:-2], *x.shape[-2:]).flatten(0, -4) for x in (query, key, value))
-    attended = F.scaled_dot_product_attention(q, k, v, attn_mask, *args, **kwargs)
-    return attended.reshape(*query.shape[:-1], value.shape[-1])
+
+    def with_two(x: Tensor) -> Tensor:
+        return x.expand(*leading, *x.shape[-2:]).reshape(-1, leading[-1] if len(leading) > 2 else 1, *x.shape[-2:])
+
+    mask = None if attn_mask is None else with_two(attn_mask)
+    attended = F.scaled_dot_product_attention(with_two(query), with_two(key), with_two(value), mask, *args, **kwargs)
+    return attended.reshape(*leading, *attended.shape[-2:])
 
 
 class _DeploymentForm(nn.Module):

@@ -185,12 +185,40 @@ class WindowAttention(nn.Module):
         return nn.functional.scaled_dot_product_attention(q, k, v, self.bias).mean(dim=(2, 3))
 
 
-def test_attention_within_windows_is_exported(tmp_path: Path) -> None:
+class HeadsInBatch(nn.Module):
+    """Self-attention of four heads whose query, key and value are (batch · heads, tokens, width)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(8, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.qkv(x.flatten(2).transpose(1, 2))
+        q, k, v = tokens.reshape(x.shape[0], -1, 3, 4, 2).permute(2, 0, 3, 1, 4).flatten(1, 2).unbind(0)
+        heads = nn.functional.scaled_dot_product_attention(q, k, v)
+        return heads.reshape(x.shape[0], 4, -1, 2).transpose(1, 2).flatten(2).mean(dim=1)
+
+
+@pytest.mark.parametrize("attention", [WindowAttention, HeadsInBatch])
+def test_attention_over_other_than_four_dimensions_is_exported(attention: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    backbone = nn.Sequential(nn.Conv2d(3, 8, 4, 4), WindowAttention())
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 4, 4), attention())
     gated = gate(backbone, tasks=["a"], example_inputs=(torch.randn(2, 3, 16, 16),), heads={"a": nn.Identity()})
     report = export_onnx(prune(gated.eval()), tmp_path / "model.onnx")
     assert report.errors["a"] < 5e-5
+
+
+@pytest.mark.parametrize("leading", [(), (3,), (2, 4), (2, 3, 4), (2, 2, 3, 4)])
+@pytest.mark.parametrize("mask", [None, (5, 6), (1, 6)])
+def test_attention_is_computed_with_any_leading_dimensions(
+    leading: tuple[int, ...], mask: tuple[int, int] | None
+) -> None:
+    query, key, value = torch.randn(*leading, 5, 8), torch.randn(*leading, 6, 8), torch.randn(*leading, 6, 7)
+    bias = None if mask is None else torch.randn(mask)
+    found = onnx_tracing._attention(query, key, value, bias)
+    expected = nn.functional.scaled_dot_product_attention(query, key, value, bias)
+    assert found.shape == expected.shape
+    assert torch.allclose(found, expected, atol=1e-6)
 
 
 def test_attention_takes_keys_and_values_that_all_windows_share() -> None:
