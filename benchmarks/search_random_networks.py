@@ -24,6 +24,8 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+_CASES_A_PROCESS = 500
+"""torch.export's caches keep something of every network."""
 _ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(_ROOT))
 checking: Any = importlib.import_module("tests.prune.random.checking")
@@ -45,7 +47,7 @@ def main() -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with (
         Progress(*columns, TimeRemainingColumn(), console=console) as progress,
-        multiprocessing.get_context("spawn").Pool(arguments.processes) as pool,
+        multiprocessing.get_context("spawn").Pool(arguments.processes, maxtasksperchild=_CASES_A_PROCESS) as pool,
     ):
         bar = progress.add_task("no failure", total=arguments.cases)
         for seed, report in pool.imap_unordered(search, range(first, first + arguments.cases)):
