@@ -21,7 +21,9 @@ def longer_separate(recipe: Recipe, run_dir: Path) -> Row:
     training = recipe.training
     epochs = training.single.epochs + training.gated.epochs
     brief = {name: getattr(training, name).model_copy(update={"epochs": 1}) for name in ("shared", "gated")}
-    longer = training.model_copy(update={"single": training.single.model_copy(update={"epochs": epochs}), **brief})
+    longer = training.model_copy(
+        update={"single": training.single.model_copy(update={"epochs": epochs, "patience": None}), **brief}
+    )
     control = recipe.model_copy(update={"training": longer, "sweep": recipe.sweep[:1]})
     result = sweep(control, run_dir, resume=True, progress=False)
     return result.rows[0].model_copy(update={"name": NAME})

@@ -178,7 +178,8 @@ for batch in loader:
 
 When to use it: when gates hardly move any more, with N several times as long as the gates take to cross the threshold;
 gates settled too early are lost to the hinge, and to the λ of a budget, whose projection at the end may still flip
-them. Direct writes to `alpha` are not noticed; `set_gates` and `load_state_dict` unsettle all gates.
+them. Direct writes to `alpha`, and loading a part of the model, are not noticed; `set_gates` and the whole model's
+`load_state_dict` unsettle all gates.
 
 ## What it saves
 

@@ -162,15 +162,16 @@ def unit_normals(path: Path, vectors: Tensor) -> Tensor:
     vectors = vectors.nan_to_num(nan=0, posinf=0, neginf=0)
     lengths = vectors.norm(dim=0)
     known = lengths >= SHORTEST_NORMAL
-    odd = known & ((lengths < NORMAL_LENGTHS[0]) | (lengths > NORMAL_LENGTHS[1]))
+    longer = lengths > NORMAL_LENGTHS[1]
+    odd = known & (longer | (lengths < NORMAL_LENGTHS[0]))
     share = int(odd.sum()) / max(1, int(known.sum()))
     if share > MOST_ODD_NORMALS:
         raise DataError(
             f"{path}: found {share:.0%} of its normals far from unit length, with a median length of "
-            f"{float(lengths[known].median()):.3g}; allowed: unit vectors, and zero where unknown; in pictures 0 to "
+            f"{float(lengths[odd].median()):.3g}; allowed: unit vectors, and zero where unknown; in pictures 0 to "
             "255 stands for -1 to 1: encode them in that way"
         )
-    return torch.where(known, torch.nn.functional.normalize(vectors, dim=0), 0)
+    return torch.where(known & ~longer, torch.nn.functional.normalize(vectors, dim=0), 0)
 
 
 def _maps(path: Path, values: Tensor) -> Tensor:

@@ -84,9 +84,10 @@ def check_equal(errors: Mapping[str, float], tolerances: Mapping[str, float]) ->
     if wrong:
         found = ", ".join(f"{task} {error:.2g} (allowed {tolerances[task]:.2g})" for task, error in wrong.items())
         chaotic = [task for task in wrong if tolerances[task] == _CEILING]
+        plain = "In fp16 a value may have overflowed 65504: export in fp32. In fp32 this is a bug: please report it."
         advice = (
-            "In fp16 a value may have overflowed 65504: export in fp32. In fp32 this is a bug: please report it."
-            if not chaotic
+            plain
+            if len(chaotic) < len(wrong)
             else f"The float32 result of {', '.join(chaotic)} is not reproducible: torch's own is more than "
             f"{_CEILING / _ROUNDING_FACTOR:.1g} away from float64, as the network magnifies rounding. Train it "
             "further, or check its norms' statistics; another precision or exporter does not help."

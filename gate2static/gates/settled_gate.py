@@ -27,7 +27,7 @@ class SettledGate(nn.Module):
         demand: what is computed and made.
 
     Attributes:
-        unused: parameters that no longer take part; they get zero gradients, as they would get without settling.
+        unused: parameters that no longer take part; they get zero gradients, as most would without settling.
     """
 
     def __init__(self, gate: Gate, demand: Demand) -> None:

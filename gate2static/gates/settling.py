@@ -6,7 +6,7 @@ side for a number of steps.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -64,12 +64,14 @@ class GateSettling:
     @property
     def share_settled(self) -> float:
         """The share of gates that are settled, 0 to 1."""
+        if not self._holds:
+            return 0.0
         settled = torch.cat([h.settled.flatten() for h in self._histories.values()])
         return float(settled.double().mean())
 
     def step(self) -> None:
         """Counts one training step; call it after the optimisers'."""
-        if self.gated.settled_encoder is not self._encoder:
+        if not self._holds:
             self._histories, self._encoder = self._begin(), None
         self._steps += 1
         for name, history in self._histories.items():
@@ -102,13 +104,20 @@ class GateSettling:
                 f"the state of settled gates is for {found}, the model's gates are {expected}; go on with the model "
                 "that it was saved with."
             )
+        self.gated.train_with(None)
+        self._encoder = None
         self._steps = state["steps"]
         for name, saved in state["gates"].items():
             device = self.gated.gates[name].alpha.device
-            self._histories[name] = _History(**{k: v.clone().to(device) for k, v in saved.items()})
+            self._histories[name] = _History(**{f.name: saved[f.name].clone().to(device) for f in fields(_History)})
         settled = {name: h.settled for name, h in self._histories.items()}
         if any(mask.any() for mask in settled.values()):
             self._settle(settled)
+
+    @property
+    def _holds(self) -> bool:
+        """Whether the model still trains with what was built last: setting or loading it ends that."""
+        return self.gated.settled_encoder is self._encoder
 
     def _begin(self) -> dict[str, _History]:
         histories = {}
@@ -119,7 +128,7 @@ class GateSettling:
         return histories
 
     def _without_settled(self, grad: Tensor, name: str) -> Tensor:
-        return grad.masked_fill(self._histories[name].settled.to(grad.device), 0)
+        return grad.masked_fill(self._histories[name].settled.to(grad.device), 0) if self._holds else grad
 
     def _settle(self, ready: Mapping[str, Tensor]) -> None:
         """Settles these gates and builds the network that trains, unless it would save nothing."""

@@ -81,6 +81,7 @@ def launch(fabric: "Fabric", function: Callable[..., None], *args: Any) -> None:
     from torch.multiprocessing import active_children
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+    others = set(active_children())
     try:
         fabric.launch(function, *args)
     except ProcessExitedException as error:
@@ -92,7 +93,7 @@ def launch(fabric: "Fabric", function: Callable[..., None], *args: Any) -> None:
         raise original_error(error) or error from None
     except BaseException:  # an interruption that reached this process alone
         if fabric.world_size > 1 and not _under_torchrun():
-            for process in active_children():
+            for process in set(active_children()) - others:
                 process.terminate()
         raise
 

@@ -60,7 +60,7 @@ def add_row(
         checkpoints=checkpoints,
         metrics=metrics,
         scores=scores,
-        delta_mtl=0.0 if name == "separate" else delta_mtl(metrics, baseline, tasks),
+        delta_mtl=delta_mtl(metrics, baseline, tasks),
         macs=static.manifest.macs["static"],
         parameters=static.manifest.parameters["static"],
         budget=budget,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gate2static.errors import ExportError, VerificationError
 from gate2static.export import equality, export_onnx, onnx_errors, onnx_from_static, onnx_tracing
-from gate2static.export.equality import onnx_tolerances
+from gate2static.export.equality import check_equal, onnx_tolerances
 from gate2static.gates import gate
 from gate2static.prune import StaticModel, prune
 
@@ -142,6 +142,11 @@ def test_a_task_that_magnifies_rounding_may_differ_by_what_torch_itself_loses(tm
     assert report.tolerances["b"] == 5e-5
 
 
+def test_a_bug_in_one_task_is_called_so_beside_another_that_is_mostly_rounding() -> None:
+    with pytest.raises(VerificationError, match=r"a 0\.5 \(allowed 5e-05\), b 1 .* this is a bug: please report it"):
+        check_equal({"a": 0.5, "b": 1.0}, {"a": 5e-5, "b": 1e-2})
+
+
 def test_a_task_that_is_mostly_rounding_is_refused(tmp_path: Path) -> None:
     found = r"a [\d.]+ \(allowed 0\.01\)\. The float32 result of a is not reproducible: .* more than 0\.0006 away"
     with pytest.raises(VerificationError, match=found):
@@ -210,15 +215,11 @@ def test_attention_over_other_than_four_dimensions_is_exported(attention: type[n
 
 @pytest.mark.parametrize("leading", [(), (3,), (2, 4), (2, 3, 4), (2, 2, 3, 4)])
 @pytest.mark.parametrize("mask", [None, (5, 6), (1, 6)])
-def test_attention_is_computed_with_any_leading_dimensions(
-    leading: tuple[int, ...], mask: tuple[int, int] | None
-) -> None:
+def test_attention_takes_any_leading_dimensions(leading: tuple[int, ...], mask: tuple[int, int] | None) -> None:
     query, key, value = torch.randn(*leading, 5, 8), torch.randn(*leading, 6, 8), torch.randn(*leading, 6, 7)
     bias = None if mask is None else torch.randn(mask)
     found = onnx_tracing._attention(query, key, value, bias)
-    expected = nn.functional.scaled_dot_product_attention(query, key, value, bias)
-    assert found.shape == expected.shape
-    assert torch.allclose(found, expected, atol=1e-6)
+    torch.testing.assert_close(found, nn.functional.scaled_dot_product_attention(query, key, value, bias))
 
 
 def test_attention_takes_keys_and_values_that_all_windows_share() -> None:

@@ -144,6 +144,41 @@ def test_changing_the_model_unsettles_its_gates(change: Any) -> None:
     assert all(torch.equal(expected[name], found) for name, found in gate_decisions(gated).items())
 
 
+def test_gates_are_free_as_soon_as_the_model_is_changed() -> None:
+    gated = make()
+    settling = GateSettling(gated, after_steps=2)
+    settle(gated, 1.0, 0.0)
+    for _ in range(3):
+        settling.step()
+    set_gates(gated, True)
+    assert settling.share_settled == 0.0
+    backward(gated, torch.randn(2, 3, 14, 14, dtype=torch.float64))
+    fresh = copy.deepcopy(gated)
+    fresh.zero_grad()
+    backward(fresh, torch.randn(2, 3, 14, 14, dtype=torch.float64))
+    for mine, its in zip(gate_parameters(gated), gate_parameters(fresh), strict=True):
+        assert mine.grad is not None
+        assert its.grad is not None
+        assert torch.equal(mine.grad != 0, its.grad != 0)
+
+
+def test_going_back_to_a_state_without_settled_gates_keeps_what_it_had_counted() -> None:
+    gated = make()
+    settling = GateSettling(gated, after_steps=3)
+    settle(gated, 1.0, 0.0)
+    settling.step()
+    early = copy.deepcopy((gated.state_dict(), settling.state_dict()))
+    for _ in range(4):
+        settling.step()
+    assert settling.share_settled == 1.0
+    gated.load_state_dict(early[0])
+    settling.load_state_dict(early[1])
+    assert settling.share_settled == 0.0
+    settling.step()
+    kept = {int(h["kept"].min()) for h in settling.state_dict()["gates"].values()}
+    assert kept == {int(h["kept"].min()) + 1 for h in early[1]["gates"].values()}
+
+
 def test_gates_stay_free_while_settling_them_saves_nothing() -> None:
     gated = make()
     settling = GateSettling(gated, after_steps=2)

@@ -60,9 +60,10 @@ def test_batches_divide_evenly_over_processes_and_parts(small: Recipe) -> None:
         check_batch_sizes(small, 32)
 
 
-# Two processes that only wait; each leaves a file that says that it is there.
+# Two processes that only wait; each leaves a file that says that it is there, as does one that is no part of training
+# once that has ended.
 WAITING = """
-import signal, sys, time
+import multiprocessing, signal, sys, time
 from pathlib import Path
 from gate2static.recipe import load_recipe
 from gate2static.train.devices import launch, start_fabric
@@ -74,11 +75,20 @@ def wait(fabric, folder):
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)  # shells let what runs in the background ignore it
     recipe, folder = sys.argv[1:]
-    launch(start_fabric(load_recipe(recipe, ["training.device=cpu", "training.devices=2"])), wait, Path(folder))
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(600,), daemon=True)
+    other.start()
+    try:
+        launch(start_fabric(load_recipe(recipe, ["training.device=cpu", "training.devices=2"])), wait, Path(folder))
+    finally:
+        other.join(1)
+        if other.is_alive():
+            (Path(folder) / "other").touch()
 """
 
 
-def test_an_interruption_of_the_first_process_alone_ends_all(small: Recipe, tmp_path: Path) -> None:
+def test_an_interruption_of_the_first_process_alone_ends_only_what_trains(
+    small: Recipe, tmp_path: Path
+) -> None:
     recipe, script = tmp_path / "recipe.yaml", tmp_path / "waiting.py"
     recipe.write_text(yaml.safe_dump(small.model_dump(mode="json")))
     script.write_text(WAITING)
@@ -89,6 +99,7 @@ def test_an_interruption_of_the_first_process_alone_ends_all(small: Recipe, tmp_
                 time.sleep(0.1)
             process.send_signal(signal.SIGINT)
             assert process.wait(timeout=60) != 0
+            assert (tmp_path / "other").exists()
         finally:
             process.kill()
 
