@@ -164,9 +164,10 @@ def test_gates_are_free_as_soon_as_the_model_is_changed() -> None:
 
 def test_going_back_to_a_state_without_settled_gates_keeps_what_it_had_counted() -> None:
     gated = make()
-    settling = GateSettling(gated, after_steps=3)
+    settling = GateSettling(gated, after_steps=4)
     settle(gated, 1.0, 0.0)
-    settling.step()
+    for _ in range(3):
+        settling.step()
     early = copy.deepcopy((gated.state_dict(), settling.state_dict()))
     for _ in range(4):
         settling.step()
