@@ -136,7 +136,7 @@ def whole_labels(path: Path, values: Tensor) -> Tensor:
     """
     if not values.is_floating_point():
         return values.long()
-    wrong = values[(values != values.round()) | values.isinf()]
+    wrong = values[(values != values.round()) | (values.abs() >= 2**63)]
     if len(wrong):
         found = ", ".join(dict.fromkeys(f"{value:g}" for value in wrong.tolist()[:5]))
         raise DataError(f"{path}: found the labels {found}; allowed: whole numbers; unpack the data set again")

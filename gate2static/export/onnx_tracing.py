@@ -54,6 +54,8 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
         ) from failure
     assert program is not None
     _simplify(program.model)
+    for value, task in zip(program.model.graph.outputs, network.tasks, strict=True):
+        value.name = task
     return program.model_proto
 
 
@@ -74,6 +76,7 @@ def _simplify(model: Any) -> None:
         passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         passes.DeduplicateInitializersPass(),
         passes.CommonSubexpressionEliminationPass(),
+        passes.OutputFixPass(),  # tasks may have one value in common
         # The exporter stores stack traces of the source code, with this machine's paths, on every node.
         passes.ClearMetadataAndDocStringPass(),
     ):
