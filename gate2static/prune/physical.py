@@ -1,6 +1,7 @@
 """The static network under construction: how a consumer gets the channels it reads from the tensors that hold them."""
 
 import copy
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,7 @@ class Emitter:
             return self.concatenate([self._pick(pool.parts[p[0]], at, pool.dim) for p, at in pieces], pool.dim)
         offsets = np.cumsum([0, *(len(pool.parts[u].ids) for u in used)])
         merged = self.concatenate([pool.parts[u].node for u in used], pool.dim)
-        return self.gather(merged, offsets[np.searchsorted(used, parts)] + positions, pool.dim)
+        return self.gather(merged, offsets[np.searchsorted(used, parts)] + positions, pool.dim, int(offsets[-1]))
 
     def sorted_ids(self, pool: Pool, ids: Ids) -> Ids:
         """The order that reads `ids` in as few runs as possible: indices into `ids`."""
@@ -111,16 +112,26 @@ class Emitter:
             return nodes[0]
         return self._once(("cat", *nodes, dim), torch.cat, (list(nodes), dim))
 
-    def gather(self, node: fx.Node, positions: Ids, dim: int | None) -> fx.Node:
-        """The channels at `positions`.
+    def gather(self, node: fx.Node, positions: Ids, dim: int | None, size: int) -> fx.Node:
+        """The channels at `positions`, of `size`.
 
-        Along the last of several dimensions, as tokens have their channels, a gather copies number by number, and runs
-        that are cut out and put together are faster where they are long.
+        Along the last of several dimensions, as tokens have their channels, a gather copies number by number. So it
+        takes groups of channels where all runs consist of whole ones, and other runs are cut out where they are long.
         """
+        if dim is None or dim < _TOKENS_DIM:
+            return self._select(node, positions, dim)
         runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
-        if dim is not None and dim >= _TOKENS_DIM and len(positions) >= _LONG_RUN * len(runs):
+        group = math.gcd(size, *(int(run[0]) for run in runs), *map(len, runs))
+        if group < _LONG_RUN <= len(positions) / len(runs):
             return self.concatenate([self._slice(node, int(run[0]), len(run), dim) for run in runs], dim)
-        key = ("gather", node, dim, positions.tobytes())
+        if group == 1:
+            return self._select(node, positions, dim)
+        groups = self._once(("groups", node, dim, group), torch.unflatten, (node, dim, [size // group, group]))
+        chosen = self._select(groups, positions[::group] // group, dim)
+        return self._once(("together", chosen, dim), torch.flatten, (chosen, dim, dim + 1))
+
+    def _select(self, node: fx.Node, positions: Ids, dim: int | None) -> fx.Node:
+        key = ("select", node, dim, positions.tobytes())
         if key not in self._views:
             self._views[key] = self.graph.call_function(
                 torch.index_select, (node, dim, self.constant(torch.from_numpy(positions.copy())))
@@ -130,7 +141,7 @@ class Emitter:
     def _pick(self, part: Part, positions: Ids, dim: int | None) -> fx.Node:
         start, count = int(positions[0]), len(positions)
         if not np.array_equal(positions, start + np.arange(count)):
-            return self.gather(part.node, positions, dim)
+            return self.gather(part.node, positions, dim, len(part.ids))
         if count == len(part.ids):
             return part.node  # type: ignore[no-any-return]
         return self._slice(part.node, start, count, dim)

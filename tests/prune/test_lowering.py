@@ -87,6 +87,34 @@ def test_layers_are_cut_only_where_blocks_are_wide_enough(zoo: Any) -> None:
     assert cut[0] > cut[1] > cut[2] == 0
 
 
+class _Tokens(nn.Module):
+    """Two residual layers on tokens (N, L, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.third = nn.Linear(12, 64), nn.Linear(64, 64), nn.Linear(64, 64)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        x = x + self.second(x.relu())
+        return (x + self.third(x.relu())).mean(1)
+
+
+@pytest.mark.parametrize("group_size", [8, 16])
+def test_channels_of_tokens_are_gathered_in_the_groups_of_the_gates(group_size: int, zoo: Any) -> None:
+    torch.manual_seed(0)
+    tasks, x = ["a", "b", "c"], torch.randn(2, 5, 12)
+    heads = {task: nn.Linear(64, 3) for task in tasks}
+    gated = gate(_Tokens().eval(), tasks=tasks, example_inputs=(x,), heads=heads, group_size=group_size)
+    zoo.randomise(gated, 0.5)
+    for how in (LOWERING, PLAIN):
+        nodes = list(prune(gated, target=how).network.graph.nodes)
+        gathers = [n for n in nodes if "index_select" in str(n.target) and n.args[1] == 2]  # 1 is behind the mean
+        widths = [n.args[0].args[2][-1] for n in gathers]
+        assert widths
+        assert all(width % group_size == 0 for width in widths)
+
+
 def test_a_block_that_is_forgotten_is_noticed(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     gated, _ = zoo.make_gated("resnet20", tasks=2, p=0.3, group_size=4)
     right = Emitter.in_blocks

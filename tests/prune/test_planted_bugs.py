@@ -76,7 +76,7 @@ def forget_the_order_of_the_inputs(patch: Patch) -> None:
 
 def gather_one_off(patch: Patch) -> None:
     original = Emitter.gather
-    patch.setattr(Emitter, "gather", lambda self, node, ids, dim: original(self, node, np.roll(ids, 1), dim))
+    patch.setattr(Emitter, "gather", lambda self, node, ids, *rest: original(self, node, np.roll(ids, 1), *rest))
 
 
 def view_one_off(patch: Patch) -> None:
