@@ -1,6 +1,6 @@
 """Networks, gates and lowerings that are compared."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,6 +16,8 @@ from gate2static.prune.lowering import LOWERING, PLAIN, Lowering
 TASKS = ("a", "b", "c")
 SIZE = 224
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v3_large", "convnext_tiny", "vit_small")
+REPEATED = ("resnet18", "resnet50", "vit_small")
+"""Measured with several seeds."""
 SHARES = (0.1, 0.25, 0.5, 0.75)
 LOWERINGS: dict[str, Lowering | str] = {
     "plain": PLAIN,
@@ -56,12 +58,11 @@ STRUCTURES = (
 )
 
 
-def drawn(structures: int, shares: tuple[float, ...], seeds: int) -> Iterator[Gates]:
+def drawn(structures: int, shares: Iterable[float], seed: int) -> Iterator[Gates]:
     """Every combination, the first structures first."""
     for structure in STRUCTURES[:structures]:
         for share in shares:
-            for seed in range(seeds):
-                yield replace(structure, share=share, seed=seed)
+            yield replace(structure, share=share, seed=seed)
 
 
 def gated_network(name: str, structure: Gates) -> GatedModel:
