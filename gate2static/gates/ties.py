@@ -17,12 +17,10 @@ from gate2static.gates.tracer import is_norm
 from gate2static.gates.units import gated_unit
 
 _ADDITIONS = (operator.add, torch.add, "add", operator.sub, torch.sub, "sub")
-_CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
 # fmt: off
 _MOVEMENTS = (
-    "flatten", "unflatten", "reshape", "view", "permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis",
-    "squeeze", "unsqueeze", "contiguous", "clone", "getitem", "narrow", "select", "roll", "flip", "cat", "concat",
-    "concatenate",
+    "flatten", "unflatten", "reshape", "view", "permute", "transpose", "movedim", "squeeze", "unsqueeze",
+    "contiguous", "clone", "getitem", "narrow", "select", "roll", "flip", "cat",
 )
 # fmt: on
 
@@ -112,7 +110,7 @@ def _is_movement(root: nn.Module, node: fx.Node) -> bool:
 def _moved(root: nn.Module, node: fx.Node, sources: dict[fx.Node, _Written]) -> _Written | None:
     """Where the channels are after a movement: it runs on tensors that hold each element's channel."""
     one = next(iter(sources.values()))
-    joins = node.target in _CONCATENATIONS
+    joins = node.target is torch.cat
 
     def argument(n: fx.Node) -> Any:
         shape = info(n).shape

@@ -13,6 +13,7 @@ from typing import Any
 from torch import fx, nn
 from torch.nn import functional as F
 
+from gate2static.gates.aliases import canonical
 from gate2static.gates.attention import attention_weights, written_out
 from gate2static.gates.composite import LAYERS, in_steps
 from gate2static.gates.layers import layer_class
@@ -116,6 +117,7 @@ class Tracer(ValueTracer):
         self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *rest: Any, **options: Any
     ) -> Any:
         """Record an operation, or the steps it consists of."""
+        target, args, kwargs = canonical(kind, target, args, kwargs, self.shape)
         if kind == "call_function" and (result := in_steps(target, args, kwargs, self.shape)) is not NotImplemented:
             return result
         if kind == "call_function" and target is F.scaled_dot_product_attention:

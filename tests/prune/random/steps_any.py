@@ -165,6 +165,23 @@ def parts(c: Chosen) -> Step:
     return Call(c.one_of(forms)), [index]
 
 
+def numpy_names(c: Chosen) -> Step:
+    """Torch's other names for functions and arguments, along any dimension but the batch."""
+    pair = c.pair(lambda a, b: a.shape == b.shape)
+    axis = c.number(1, c.values[pair[0]].dim() - 1)
+    forms: list[Form] = [
+        lambda a, b: torch.cat([a, b], axis=axis),
+        lambda a, b: torch.concatenate([a, b], axis=axis - a.dim()),
+        lambda a, b: torch.hstack([a, b]),
+        lambda a, b: torch.stack([a, b], axis=axis).flatten(axis, axis + 1),
+        lambda a, b: a.mean(axis=axis, keepdims=True) * torch.sum(b, axis=axis, keepdims=True),
+        lambda a, b: torch.multiply(a, b).subtract(b).divide(2).clip(-3, 3),
+        lambda a, b: torch.cat([a.softmax(axis=axis), torch.chunk(b, 2, axis=axis)[0]], axis=axis),
+        lambda a, b: a.swapaxes(1, axis) + torch.swapaxes(b, 1, axis),
+    ]
+    return Call(c.one_of(forms)), pair
+
+
 def used_again(c: Chosen) -> Step:
     """An earlier layer on any value that it takes."""
     if not c.layers:
@@ -218,4 +235,5 @@ def untraceable(c: Chosen) -> Step:
 STEPS = [
     elementwise, elementwise, written_in_place, arithmetic, arithmetic, broadcasting, concatenation, parts, parts,
     parts, used_again, tied, untraceable, vector_linear, vector_linear, vector, flattening,
+    numpy_names,
 ]  # fmt: skip
