@@ -248,9 +248,14 @@ class Emitter:
 
 
 def _are_equal(a: nn.Module, b: nn.Module) -> bool:
-    """Whether two modules made from one have the same tensors."""
+    """Whether two modules made from one have the same tensors and settings."""
     first, second = a.state_dict(), b.state_dict()
-    return first.keys() == second.keys() and all(torch.equal(t, second[name]) for name, t in first.items())
+    tensors = first.keys() == second.keys() and all(torch.equal(t, second[name]) for name, t in first.items())
+    return tensors and _settings(a) == _settings(b)
+
+
+def _settings(module: nn.Module) -> list[dict[str, Any]]:
+    return [{k: v for k, v in vars(m).items() if isinstance(v, int | float | str | tuple)} for m in module.modules()]
 
 
 def detached_copy(gated: GatedModel, node: fx.Node, stream: int) -> nn.Module:

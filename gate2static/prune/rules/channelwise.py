@@ -5,7 +5,6 @@ once on each physical part, and keep its numbering. What works along a channel d
 softmax over the channels of a head needs whole heads.
 """
 
-import copy
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -18,7 +17,7 @@ from gate2static.gates.model import GatedModel
 from gate2static.prune.channels import Decisions, Ids, Numbering, any_of
 from gate2static.prune.layout import axis, others
 from gate2static.prune.nodes import argument, function_name, module_of, tensor_inputs
-from gate2static.prune.physical import Emitter
+from gate2static.prune.physical import Emitter, detached_copy
 from gate2static.prune.pool import Part, Pool
 from gate2static.prune.reading import read
 from gate2static.prune.rules.rule import Rule
@@ -26,25 +25,28 @@ from gate2static.prune.rules.rule import Rule
 _ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.LogSigmoid,
     nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.Hardshrink, nn.Softshrink,
-    nn.Tanhshrink, nn.Threshold,
+    nn.Tanhshrink, nn.Threshold, nn.RReLU,
 )  # fmt: skip
 _SPATIAL = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool1d, nn.LPPool2d,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
     nn.AdaptiveMaxPool3d, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d,
     nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d,
+    nn.CircularPad2d, nn.ZeroPad1d, nn.ConstantPad1d, nn.ReflectionPad1d, nn.ReplicationPad1d,
 )  # fmt: skip
 _ANYWHERE = {
     "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "sigmoid", "logsigmoid", "tanh",
     "hardswish", "hardsigmoid", "hardtanh", "softplus", "softsign", "hardshrink", "exp", "log", "sqrt", "rsqrt", "abs",
     "neg", "square", "pow", "reciprocal", "sign", "floor", "ceil", "round", "erf", "sin", "cos", "clamp", "clip",
-    "clamp_min", "clamp_max", "nan_to_num", "masked_fill", "isnan", "logical_not", "contiguous", "detach", "clone",
+    "clamp_min", "clamp_max", "nan_to_num", "masked_fill", "isnan", "logical_not", "expm1", "log1p", "tanhshrink",
+    "softshrink", "threshold", "log2", "log10", "exp2", "tan", "atan", "asinh", "frac", "trunc", "bitwise_not",
+    "contiguous", "detach", "clone",
     "float", "half", "double", "bfloat16", "to", "add", "sub", "mul", "div", "truediv", "iadd", "rsub",
 }  # fmt: skip
 _ON_SPACE = {
     "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
     "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
-    "interpolate", "upsample", "_max_pool1d", "_max_pool2d", "_max_pool3d",
+    "lp_pool1d", "lp_pool2d", "interpolate", "upsample", "_max_pool1d", "_max_pool2d", "_max_pool3d",
 }  # fmt: skip
 _ALONG = {
     "mean": 1, "sum": 1, "amax": 1, "amin": 1, "var": 1, "std": 1, "logsumexp": 1, "softmax": 1, "log_softmax": 1,
@@ -99,17 +101,28 @@ class Channelwise(Rule):
 
     def _call(self, view: fx.Node, sizes: dict[fx.Node, Any], emitter: Emitter) -> fx.Node:
         reading = self.inputs[0]
-        made = emitter.call_like(self, 0, {**sizes, reading.node: view})
+        replacements = {**sizes, reading.node: view}
         if len(reading.dims) == 1:
-            return made
-        # A physical tensor has fewer dimensions than the memory format was meant for.
-        made.kwargs = {k: v for k, v in made.kwargs.items() if k != "memory_format"}
+            return emitter.call_like(self, 0, replacements)
         if self.along is None:
+            made = emitter.call_like(self, 0, replacements)
+            # A physical tensor has fewer dimensions than the memory format was meant for.
+            made.kwargs = {k: v for k, v in made.kwargs.items() if k != "memory_format"}
             return made
         labels = others(len(reading.shape), reading.dims)
         labels.insert(axis(reading.dims), -1)
-        dims = [labels.index(d) for d in self.along]
-        _set_dims(made, self.node, dims, emitter)
+        dims: Any = [labels.index(d) for d in self.along]
+        dims = dims if len(dims) > 1 else dims[0]
+        if self.node.op == "call_module":
+            softmax: Any = detached_copy(emitter.gated, self.node, 0)
+            softmax.dim = dims
+            return emitter.module(self.node, softmax, (view,))
+        made = emitter.call_like(self, 0, replacements)
+        position = _ALONG[function_name(self.node)]
+        if len(made.args) > position:
+            made.update_arg(position, dims)
+        else:
+            made.kwargs = {**{k: v for k, v in made.kwargs.items() if k != "axis"}, "dim": dims}
         return made
 
 
@@ -157,18 +170,3 @@ def _spares_channels(name: str, source: Rule, after: Sequence[int]) -> bool:
     before = source.info.shape or ()
     spatial = re.search(r"([123])d$", name)
     return source.dims == (1,) and len(before) == len(after) == (int(spatial[1]) + 2 if spatial else len(before))
-
-
-def _set_dims(made: fx.Node, node: fx.Node, dims: list[int], emitter: Emitter) -> None:
-    """Name the dimensions of a physical tensor in a call that named the canonical ones."""
-    value: Any = dims if len(dims) > 1 else dims[0]
-    if made.op == "call_module":
-        module = copy.copy(emitter.root.get_submodule(str(made.target)))
-        module.dim = value
-        emitter.root.add_module(str(made.target), module)
-        return
-    position = _ALONG[function_name(node)]
-    if len(made.args) > position:
-        made.update_arg(position, value)
-    else:
-        made.kwargs = {**{k: v for k, v in made.kwargs.items() if k != "axis"}, "dim": value}
