@@ -8,6 +8,7 @@ import logging
 import operator
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -16,6 +17,12 @@ from torch.export.graph_signature import InputKind
 from gate2static.errors import PruneError
 
 _aten = torch.ops.aten
+_CANONICAL: Mapping[Any, Any] = {
+    _aten.view.default: _aten.reshape.default,  # what stood here may have been a copy
+    _aten.__and__.Tensor: _aten.bitwise_and.Tensor,
+    _aten.__or__.Tensor: _aten.bitwise_or.Tensor,
+    _aten.__xor__.Tensor: _aten.bitwise_xor.Tensor,
+}
 _FUNCTIONAL_NORM = _aten._native_batch_norm_legit_no_training.default
 
 
@@ -34,7 +41,9 @@ def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
     """
     batch = torch.export.Dim("batch", min=1)
     shapes = tuple({0: batch} if isinstance(x, Tensor) and x.dim() else None for x in examples)
-    logging.getLogger("torch.export").setLevel(logging.ERROR)
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -47,6 +56,8 @@ def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
             f"torch.export cannot turn the pruned network into one graph with a dynamic batch size: {reason}. Backbone "
             "and heads may not branch on tensor values or fix the batch size."
         ) from error
+    finally:
+        logger.setLevel(level)
     return _own_graph(program)
 
 
@@ -82,8 +93,7 @@ def _translate(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, fx.Node]) -
     if node.target is operator.getitem and env[node.args[0]].target is _aten.batch_norm.default:  # type: ignore[index]
         return env[node.args[0]]  # type: ignore[index]
     copied = graph.node_copy(node, env.__getitem__)
-    if copied.target is _aten.view.default:
-        copied.target = _aten.reshape.default  # what stood here may have been a copy
+    copied.target = _CANONICAL.get(node.target, node.target)
     copied.meta = {}
     return copied
 

@@ -14,7 +14,7 @@ def expected_macs(gated: GatedModel) -> Tensor:
     In training mode every gate counts with its probability σ(α), treated as independent, and the result is
     differentiable; as the probabilities approach 0 and 1 it approaches the count below. In eval mode the gates count
     as the 0/1 decisions they are, and the result is the static network's count, exactly. What torch's FLOP counter does
-    not know, such as recurrent layers, counts nothing.
+    not know, such as LSTMs, counts nothing.
 
     Returns:
         A float64 scalar (exact up to 2^53 MACs).

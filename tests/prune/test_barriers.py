@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -44,6 +45,24 @@ def test_a_barrier_costs_its_own_macs_and_those_that_only_it_reads(zoo: Any) -> 
     cells = [list(column.cells) for column in barrier_table(list(costs.values())).columns]
     assert cells[0] == ["Product", "sort"]
     assert cells[2] == ["1,024", "0"]
+
+
+BETWEEN = {
+    "synchronised batch norm": nn.SyncBatchNorm(8),
+    "grouped transposed convolution with a bias": nn.ConvTranspose2d(8, 8, 2, 2, groups=4),
+    "depth-wise transposed convolution with a bias": nn.ConvTranspose2d(8, 8, 2, 2, groups=8),
+    "circular padding": nn.CircularPad2d(1),
+    "random leaky rectifier": nn.RReLU(),
+}
+
+
+@pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
+def test_usual_layers_have_a_rule(between: nn.Module, zoo: Any) -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 1), between, nn.ReLU(), nn.Conv2d(8, 5, 1)).eval()
+    x, heads = torch.randn(2, 3, 8, 8), {task: nn.Conv2d(5, 1, 1) for task in ("a", "b")}
+    gated = zoo.randomise(gate(backbone, tasks=["a", "b"], example_inputs=(x,), heads=heads))
+    assert prune(gated).manifest.barriers == {}
+    zoo.check_exact(gated.double(), x.double())
 
 
 def test_a_network_with_a_rule_for_everything_has_no_barriers(zoo: Any) -> None:

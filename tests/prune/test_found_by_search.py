@@ -81,6 +81,7 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
     "a repetition as long as the batch": Positions(),
     "an empty slice": lambda x: torch.cat([x[:, 4:], x[:, :4]], 1),
     "a padding of channels that is nought": lambda x: F.pad(x.permute(0, 2, 3, 1), (0, 0, 1, 1)).permute(0, 3, 1, 2),
+    "masks joined bit by bit": lambda x: x * ((x > -1) & (x < 1) | (x > 2)),
     "an in-place activation that has a second reader": lambda x: F.relu(x.sub_(0.5), inplace=True) + x,
 }
 

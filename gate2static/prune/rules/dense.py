@@ -93,11 +93,10 @@ def weight_layer_dim(node: fx.Node, gated: GatedModel) -> int | None:
     kind, shape = layer_class(module), node.meta["info"].shape
     if kind not in (*CONVOLUTIONS, nn.Linear) or shape is None or len(node.args) + len(node.kwargs) != 1:
         return None
-    per_output = all(
-        t.shape[0] == module.weight.shape[output_dim(module)] for n, t in tensors_of(module).items() if n != "weight"
-    )
-    if kind is not nn.Linear and (len(shape) != module.weight.dim() or not per_output):
-        return None
+    if kind is not nn.Linear:
+        per_output = all(len(t) == module.out_channels for name, t in tensors_of(module).items() if name != "weight")
+        if len(shape) != module.weight.dim() or not per_output:
+            return None
     return channel_dim(module, len(shape))
 
 

@@ -22,7 +22,7 @@ from gate2static.prune.rules.dense import CONVOLUTIONS, weight_layer_dim
 from gate2static.prune.rules.rule import Rule
 from gate2static.prune.slicing import picked, tensors_of, with_tensors
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
