@@ -39,7 +39,7 @@ class PruneError(Gate2StaticError):
 
 
 class ArtefactError(Gate2StaticError):
-    """A static-model folder that is missing, incomplete, altered, unsafe or from a newer format."""
+    """A static model that is missing, incomplete, altered, unsafe, from a newer format, or used on other inputs."""
 
 
 class VerificationError(Gate2StaticError):

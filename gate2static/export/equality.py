@@ -24,6 +24,11 @@ _FLOORS: Mapping[Precision, float] = {"fp32": 5e-5, "fp16": 2e-2}
 _ROUNDING_FACTOR, _CEILING = 16, 1e-2
 
 
+def float32_inputs(static: "StaticModel", batch_size: int) -> tuple[torch.Tensor, ...]:
+    """Example inputs as ONNX files take them, whatever the network was trained in."""
+    return tuple(x.float() if x.is_floating_point() else x for x in static.example_inputs(batch_size))
+
+
 def onnx_tolerances(static: "StaticModel", precision: Precision = "fp32") -> dict[str, float]:
     """What an ONNX model's error may be at most, relative to the output's scale, per task.
 
@@ -37,7 +42,7 @@ def onnx_tolerances(static: "StaticModel", precision: Precision = "fp32") -> dic
     """
     tolerances = dict.fromkeys(static.tasks, _FLOORS[precision])
     if precision == "fp32":
-        inputs = static.example_inputs(2)
+        inputs = float32_inputs(static, 2)
         truth, rounded = (run_static(static, inputs, dtype) for dtype in (torch.float64, torch.float32))
         for task, floor in tolerances.items():
             own = _ROUNDING_FACTOR * difference(truth[task], rounded[task]).max_rel
@@ -70,7 +75,7 @@ def onnx_errors(static: "StaticModel", model: Path | bytes, *, batch_sizes: Sequ
         )
     errors = dict.fromkeys(tasks, 0.0)
     for batch_size in batch_sizes:
-        inputs = static.example_inputs(batch_size)
+        inputs = float32_inputs(static, batch_size)
         reference = _reference(static, inputs)
         found = _run(session, names, inputs)
         for task, value in zip(tasks, found, strict=True):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gate2static.errors import ExportError
-from gate2static.export.equality import Precision
+from gate2static.export.equality import Precision, float32_inputs
 from gate2static.export.optional import require
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
         ExportError: the network cannot be traced, or an operator has no ONNX form.
     """
     _reshape_attention(network)
-    inputs = network.example_inputs(2)  # not 1: torch.export treats a dimension of 1 as fixed
+    inputs = float32_inputs(network, 2)  # not 1: torch.export treats a dimension of 1 as fixed
     batch = torch.export.Dim(BATCH)
     try:
         with quiet():

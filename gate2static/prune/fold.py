@@ -38,12 +38,24 @@ def fold(network: fx.GraphModule) -> fx.GraphModule:
 
 def _fold_constant(network: fx.GraphModule, node: fx.Node) -> None:
     inputs = {n: _value(network, n) for n in node.all_input_nodes}
-    wide = {n: v.double() if v.is_floating_point() else v for n, v in inputs.items()}
+    wide = {n: _widened(v) for n, v in inputs.items()}
     args, kwargs = fx.map_arg(node.args, wide.__getitem__), fx.map_arg(node.kwargs, wide.__getitem__)
     value = node.target(*args, **kwargs)  # type: ignore[operator]
     if isinstance(value, Tensor):
-        dtype = next((v.dtype for v in inputs.values() if v.is_floating_point()), value.dtype)
-        _replace(network, node, value.to(dtype) if value.is_floating_point() else value)
+        real = next((v.dtype.to_real() for v in inputs.values() if _is_inexact(v)), None)
+        if real is not None and _is_inexact(value):
+            value = value.to(real.to_complex() if value.is_complex() else real)
+        _replace(network, node, value)
+
+
+def _is_inexact(value: Tensor) -> bool:
+    return value.is_floating_point() or value.is_complex()
+
+
+def _widened(value: Tensor) -> Tensor:
+    if value.is_complex():
+        return value.to(torch.complex128)
+    return value.double() if value.is_floating_point() else value
 
 
 def _fold_norm(network: fx.GraphModule, norm: fx.Node) -> None:

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,17 @@ class StaticModel(nn.Module):
         return self.manifest.tasks
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
-        """The backbone's inputs, batch first -> task -> output."""
+        """The backbone's inputs, batch first -> task -> output.
+
+        Raises:
+            ArtefactError: inputs of other shapes; sizes that the backbone's code read are constants here.
+        """
+        found, expected = [tuple(x.shape[1:]) for x in inputs], [spec.shape for spec in self.manifest.inputs]
+        if found != expected:
+            raise ArtefactError(
+                f"the static network takes inputs of shape {_shapes(expected)}, and was given {_shapes(found)}. "
+                "Resize them, or gate and prune with example inputs of that size."
+            )
         return dict(zip(self.tasks, self.network(*inputs), strict=True))
 
     def train(self, mode: bool = True) -> "StaticModel":
@@ -188,6 +199,10 @@ def serialise(network: fx.GraphModule) -> tuple[bytes, bytes]:
 def digest(graph: bytes, weights: bytes) -> str:
     """SHA-256 over both."""
     return hashlib.sha256(len(graph).to_bytes(8, "little") + graph + weights).hexdigest()
+
+
+def _shapes(shapes: Iterable[tuple[int, ...]]) -> str:
+    return ", ".join(f"(batch, {', '.join(map(str, shape))})" for shape in shapes) or "none"
 
 
 def _is_empty(folder: Path) -> bool:

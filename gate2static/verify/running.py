@@ -1,7 +1,8 @@
 """Runs a model in another floating-point type without copying it: one layer at a time is converted."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -59,6 +60,17 @@ def _in_dtype(arguments: Any, dtype: torch.dtype) -> Any:
     return pytree.tree_map_only(torch.dtype, lambda d: dtype if d.is_floating_point else d, arguments)
 
 
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    """Numbers that code makes without naming a type are of this one."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
 def converted(module: nn.Module, dtype: torch.dtype, rounded_to: torch.dtype) -> nn.Module:
     """A copy of a module in eval mode on the CPU, its weights rounded to one dtype and held in another."""
     try:
@@ -79,13 +91,15 @@ def run_gated(
     """The gated model's outputs in eval mode, computed in `dtype` on the CPU, its weights rounded first if asked."""
     stored = dtype if rounded_to is None else rounded_to
     heads = {task: converted(gated.heads[task], dtype, stored) for task in gated.tasks}
-    features = _InDtype(gated.encoder, dtype, stored).run(*(to_dtype(x, dtype) for x in inputs))
-    with _OneFloat(dtype):
-        return {task: heads[task](f) for task, f in zip(gated.tasks, features, strict=True)}
+    with _default(dtype):
+        features = _InDtype(gated.encoder, dtype, stored).run(*(to_dtype(x, dtype) for x in inputs))
+        with _OneFloat(dtype):
+            return {task: heads[task](f) for task, f in zip(gated.tasks, features, strict=True)}
 
 
 @torch.no_grad()
 def run_static(static: StaticModel, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> Mapping[str, Tensor]:
     """The static model's outputs, computed in `dtype` on the CPU."""
-    outputs = _InDtype(static.network, dtype, dtype).run(*(to_dtype(x, dtype) for x in inputs))
+    with _default(dtype):
+        outputs = _InDtype(static.network, dtype, dtype).run(*(to_dtype(x, dtype) for x in inputs))
     return dict(zip(static.tasks, pytree.tree_leaves(outputs), strict=True))

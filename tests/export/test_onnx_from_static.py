@@ -240,6 +240,15 @@ def test_exporting_says_nothing(static: StaticModel, tmp_path: Path, capfd: pyte
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+def test_networks_of_other_types_are_exported(dtype: torch.dtype, tmp_path: Path) -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()
+    heads = {"a": nn.Conv2d(4, 1, 1), "b": nn.Conv2d(4, 1, 1)}
+    gated = gate(backbone, tasks=["a", "b"], example_inputs=(torch.randn(2, 3, 8, 8),), heads=heads).eval()
+    report = export_onnx(prune(gated, dtype=dtype), tmp_path / "model.onnx")
+    assert report.precision == "fp32"
+
+
 def test_the_report_describes_the_file(static: StaticModel, tmp_path: Path) -> None:
     report = export_onnx(static, tmp_path / "new" / "model.onnx")
     assert report.path.stat().st_size == report.size_bytes

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gate2static.errors import PruneError
+from gate2static.errors import ArtefactError, PruneError
 from gate2static.gates import gate, gate_decisions, set_gates
 from gate2static.prune import expected_macs, lowerings_for, prune
 from gate2static.prune.emit import plan
@@ -46,6 +46,17 @@ def test_pruning_twice_gives_the_same_bytes_and_other_gates_or_weights_give_othe
     assert prune(gated).manifest.digest != first.digest
     set_gates(gated, False)
     assert prune(gated).manifest.gates != first.gates
+
+
+def test_a_static_network_refuses_images_of_another_size(zoo: Any) -> None:
+    gated, x = zoo.make_gated("two_scales")
+    static = prune(gated)
+    assert static(x[:1])["a"].shape[0] == 1
+    wanted = r"takes inputs of shape \(batch, 3, 12, 12\), and was given \(batch, 3, 16, 12\). Resize them"
+    with pytest.raises(ArtefactError, match=wanted):
+        static(torch.zeros(2, 3, 16, 12))
+    with pytest.raises(ArtefactError, match="was given none"):
+        static()
 
 
 @pytest.mark.parametrize("name", ["resnet20", "densenet"])

@@ -109,3 +109,40 @@ def test_another_shape_is_never_equal() -> None:
 def test_two_zero_outputs_are_equal() -> None:
     found = difference(torch.zeros(3), torch.zeros(3))
     assert (found.max_rel, found.cosine) == (0.0, 1.0)
+
+
+class _MakesFloats(nn.Module):
+    """A grid of the default type, made from sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.first(x)
+        rows, columns = torch.meshgrid(*(torch.linspace(-1, 1, n) for n in x.shape[2:]), indexing="ij")
+        grid = torch.stack([columns, rows], -1).repeat(x.shape[0], 1, 1, 1) * 0.9
+        return self.second(nn.functional.grid_sample(y, grid, align_corners=False))
+
+
+class _FiltersFrequencies(nn.Module):
+    """Complex weights, kept as pairs of numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 12, 3)
+        self.filters = nn.Parameter(torch.randn(8, 12, 7, 2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        frequencies = torch.fft.rfft2(self.first(x), norm="ortho") * torch.view_as_complex(self.filters)
+        return self.second(torch.fft.irfft2(frequencies, s=x.shape[2:], norm="ortho"))
+
+
+@pytest.mark.parametrize("backbone", [_MakesFloats, _FiltersFrequencies])
+def test_code_that_makes_its_own_numbers_is_verified_in_every_type(backbone: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    heads = {"a": _Head(), "b": _Head()}
+    model = g2s.gate(backbone(), tasks=["a", "b"], example_inputs=(torch.randn(2, 3, 12, 12),), heads=heads).eval()
+    before = torch.get_default_dtype()
+    assert verify(model, g2s.prune(model)).passed
+    assert torch.get_default_dtype() is before
