@@ -1,5 +1,6 @@
 """The page: what passes, what does not, what is removed."""
 
+import operator
 import re
 import statistics
 from collections import Counter
@@ -7,6 +8,10 @@ from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
 
 from benchmarks.coverage.models import SUITES
 
@@ -53,7 +58,8 @@ the lifted network, propagates random cotangents back from every output, and cou
 whose gradient is not exactly zero (whole output channels for layers with weights). Elements of equal value in several
 streams count once. Flat activations and maxima are replaced by smooth ones, so that a zero gradient is never an
 accident. *Barriers* are operators without a channel rule, which run whole, with their share of the gated MACs.
-*Seconds* are those of gate + prune + verify, one thread, other networks running beside.
+*Seconds* are those of gate + prune + verify, one thread, other networks running beside. Torch counts nothing for an
+LSTM, so the share of sequencer means nothing.
 """
 
 
@@ -154,14 +160,23 @@ def _seconds(r: Result) -> float | None:
 
 
 def _barriers(r: Result) -> str:
-    """How many, their share of the MACs, and the most frequent kinds: node names without their numbers."""
+    """How many, their share of the MACs, and the most frequent operators."""
     barriers: dict[str, int] = r.get("barriers", {})
     if not barriers:
         return "0" if "barriers" in r else ""
-    kinds = Counter(re.sub(r"_?\d+", "", name).split("_")[-1] for name in barriers)
+    kinds = Counter(_operator(name) for name in barriers)
     named = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common(4))
     share = sum(barriers.values()) / max(1, r["macs"]["gated"])
     return f"{len(barriers)} ({100 * share:.0f} %): {named}"
+
+
+def _operator(name: str) -> str:
+    """Of a node's name: a function's own, the last part of a module's path."""
+    plain = re.sub(r"_\d+$", "", name)
+    if any(hasattr(owner, plain) for owner in (torch, Tensor, functional, operator)):
+        return plain
+    parts = [part for part in plain.split("_") if not part.isdigit()]
+    return re.sub(r"\d+$", "", parts[-1]) if parts else plain
 
 
 def _failures(results: list[Result]) -> list[str]:

@@ -130,7 +130,7 @@ class Attention(MatrixProduct):
 
     @classmethod
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
-        if node.target is not F.scaled_dot_product_attention or argument(node, 8, "enable_gqa", False):
+        if node.target is not F.scaled_dot_product_attention or node.kwargs.get("enable_gqa"):
             return None
         operands = [rules[argument(node, i, name)] for i, name in enumerate(("query", "key", "value"))]
         mask = argument(node, 3, "attn_mask")
@@ -156,7 +156,7 @@ class Attention(MatrixProduct):
     def _call(self, operands: Sequence[Any], emitter: Emitter) -> fx.Node:
         q, k, v, *mask = operands
         named = {"attn_mask": mask[0]} if mask else {}
-        settings = {"is_causal": argument(self.node, 5, "is_causal", False), "scale": argument(self.node, 7, "scale")}
+        settings = {"is_causal": argument(self.node, 5, "is_causal", False), "scale": self.node.kwargs.get("scale")}
         return emitter.graph.call_function(self.node.target, (q, k, v), {**named, **settings})  # type: ignore[arg-type]
 
     @property
