@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from gate2static.gates.layers import has_own_forward
 from gate2static.gates.values import ValueTracer
 
 Form = Callable[..., Any]
@@ -19,7 +20,7 @@ Form = Callable[..., Any]
 
 def written_out(module: nn.Module) -> Form | None:
     """How to write the module out: called with a tracer, the module and its arguments; None for other modules."""
-    if module._forward_hooks or module._forward_pre_hooks:
+    if module._forward_hooks or module._forward_pre_hooks or has_own_forward(module):
         return None
     return next((form for kind, form in _FORMS.items() if type(module).forward is kind.forward), None)
 

@@ -29,10 +29,12 @@ def layer_class(module: nn.Module | None) -> type[nn.Module] | None:
     """The torch layer whose channels a module relates alike.
 
     That is the layer it is or, where it overrides nothing that computes, is a subclass of, or the layer that a class of
-    timm or torchvision stands for. None for anything else, and for a layer with hooks or parametrizations, which may
-    change what it computes.
+    timm or torchvision stands for. None for anything else, and for a layer with hooks, parametrizations or a forward of
+    its own, which may change what it computes.
     """
     if module is None or module._forward_hooks or module._forward_pre_hooks or is_parametrized(module):
+        return None
+    if has_own_forward(module):
         return None
     kind = type(module)
     if kind.__module__.startswith(("timm.", "torchvision.")) and kind.__name__ in _LIBRARY_LAYERS:
@@ -40,6 +42,11 @@ def layer_class(module: nn.Module | None) -> type[nn.Module] | None:
     base = next(c for c in kind.__mro__ if getattr(nn, c.__name__, None) is c)
     same = all(getattr(kind, name, None) is getattr(base, name, None) for name in ("forward", "_conv_forward"))
     return base if same else None
+
+
+def has_own_forward(module: nn.Module) -> bool:
+    """Whether somebody replaced the forward of this one module, so that its class does not say what it computes."""
+    return not {"forward", "_conv_forward"}.isdisjoint(vars(module))
 
 
 def channel_dim(module: nn.Module | None, ndim: int) -> int:

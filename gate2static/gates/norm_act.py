@@ -4,6 +4,8 @@ import sys
 
 from torch import nn
 
+from gate2static.gates.layers import has_own_forward
+
 _MODULE = "timm.layers.norm_act"
 
 
@@ -13,7 +15,7 @@ def plain_norm(module: nn.Module) -> type[nn.Module] | None:
     A fused module computes norm, `drop` and `act`. Its children stay where they are, so the names in its state dict do.
     """
     kind = type(module)
-    if kind.__module__ != _MODULE or not hasattr(module, "act"):
+    if kind.__module__ != _MODULE or not hasattr(module, "act") or has_own_forward(module):
         return None
     if isinstance(module, nn.SyncBatchNorm):
         return nn.SyncBatchNorm

@@ -6,6 +6,7 @@ import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
+from gate2static.gates.layers import layer_class
 from gate2static.gates.shapes import info
 
 # fmt: off
@@ -13,7 +14,7 @@ _ACTIVATIONS = (
     nn.Identity, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid,
     nn.Tanh, nn.Softplus, nn.Softsign, nn.LogSigmoid, nn.Hardtanh, nn.Hardsigmoid, nn.Hardswish,
 )
-_POOLINGS = {
+_POOLINGS: dict[type[nn.Module] | None, int] = {
     nn.MaxPool1d: 3, nn.AvgPool1d: 3, nn.AdaptiveAvgPool1d: 3, nn.AdaptiveMaxPool1d: 3,
     nn.MaxPool2d: 4, nn.AvgPool2d: 4, nn.AdaptiveAvgPool2d: 4, nn.AdaptiveMaxPool2d: 4,
     nn.MaxPool3d: 5, nn.AvgPool3d: 5, nn.AdaptiveAvgPool3d: 5, nn.AdaptiveMaxPool3d: 5,
@@ -39,9 +40,10 @@ def works_by_channel(branch: nn.Module, node: fx.Node, dims: set[int]) -> bool:
     same = shapes == {info(node).shape} and len(dims) == 1
     if node.op == "call_module":
         module = branch.get_submodule(str(node.target))
-        pools = type(module) in _POOLINGS and not getattr(module, "return_indices", False)
+        kind = layer_class(module)
+        pools = kind in _POOLINGS and not getattr(module, "return_indices", False)
         ndim = len(info(node).shape or ())
-        return (same and type(module) in _ACTIVATIONS) or (pools and dims == {1} and ndim == _POOLINGS[type(module)])
+        return (same and kind in _ACTIVATIONS) or (pools and dims == {1} and ndim == _POOLINGS[kind])
     if node.op == "call_method":
         return same and node.target in _METHODS
     return same and node.target in (*_FUNCTIONS, *_ARITHMETIC)

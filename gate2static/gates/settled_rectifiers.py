@@ -10,6 +10,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from gate2static.gates.gating import Gate
+from gate2static.gates.layers import has_own_forward
 from gate2static.gates.lift import take
 from gate2static.gates.settled_gate import SettledGate
 from gate2static.gates.settled_layers import ReadRows
@@ -33,4 +34,5 @@ def rectify_in_place(network: fx.GraphModule) -> fx.GraphModule:
 
 def _layer(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
     module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
-    return None if module is None or module._forward_hooks or module._forward_pre_hooks else module
+    altered = module is None or module._forward_hooks or module._forward_pre_hooks or has_own_forward(module)
+    return None if altered else module

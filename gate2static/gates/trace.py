@@ -11,6 +11,7 @@ import inspect
 import operator
 import re
 import traceback
+import types
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ def trace(
             f"{what} cannot be copied: {str(error).splitlines()[0]} Old-style weight_norm and spectral_norm do that; "
             "use torch.nn.utils.parametrizations instead."
         ) from error
+    _refuse_shared_forwards(root, what)
     signature = inspect.signature(root.forward)
     try:
         signature.bind(*inputs)
@@ -187,6 +189,21 @@ def _run_tracer(tracer: Tracer, root: nn.Module, concrete: dict[str, Any]) -> fx
     finally:
         root.__class__ = kind
     return graph
+
+
+def _refuse_shared_forwards(root: nn.Module, what: str) -> None:
+    """A function that replaced a forward is not copied with its module, nor is what it holds."""
+    for name, module in root.named_modules():
+        forward = vars(module).get("forward")
+        if not isinstance(forward, types.FunctionType):
+            continue
+        held = [*(cell.cell_contents for cell in forward.__closure__ or ()), *(forward.__defaults__ or ())]
+        if any(isinstance(getattr(value, "__self__", value), nn.Module | nn.Parameter) for value in held):
+            raise TraceError(
+                f"the forward of {f'{name!r} in ' if name else ''}{what} was replaced by a function that holds a "
+                "module, which all copies would share; allowed is a method of the module itself: make it one with "
+                "types.MethodType, or override forward in a class."
+            )
 
 
 def _refuse_frozen(graph: fx.Graph, what: str) -> None:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from gate2static.gates.aliases import canonical
 from gate2static.gates.attention import attention_weights, written_out
 from gate2static.gates.composite import LAYERS, in_steps
-from gate2static.gates.layers import layer_class
+from gate2static.gates.layers import has_own_forward, layer_class
 from gate2static.gates.norm_act import plain_norm
 from gate2static.gates.values import ValueTracer
 
@@ -43,6 +43,8 @@ _TRAINS_DIFFERENTLY = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm.
 
 def is_norm(module: nn.Module | None) -> bool:
     """Whether the module is a norm of torch, or one that timm or torchvision computes in its own way."""
+    if module is None or has_own_forward(module):
+        return False
     kind = layer_class(module)
     return isinstance(module, _NORMS) or (kind is not None and issubclass(kind, _NORMS))
 
@@ -89,7 +91,8 @@ class Tracer(ValueTracer):
         if super().is_leaf_module(m, module_qualified_name) or isinstance(m, _TRAINS_DIFFERENTLY):
             return True
         layer = isinstance(m, WEIGHT_LAYERS) or layer_class(m) is not None or is_norm(m)
-        return next(m.children(), None) is None and (layer or "training" in _names_used(type(m).forward))
+        names = _names_used(vars(m).get("forward", type(m).forward))
+        return next(m.children(), None) is None and (layer or "training" in names)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
