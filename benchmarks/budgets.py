@@ -1,12 +1,15 @@
-"""Budgets: how near the static network's MACs come to what was asked, and what the controller does on the way.
+"""Budgets: how near the static network's cost comes to what was asked, and what the controller does on the way.
 
-Run:  python benchmarks/budgets.py [--training DIR]
+Run:  python benchmarks/budgets.py [--latency | --training DIR]
 Allowed: reached / budget between 0.99 and 1 wherever the network was above the budget, never more than 1.
+With --latency, ResNet-18 is profiled here (ONNX Runtime, one thread), given budgets in latency, and measured:
+allowed is 5 % above or below the prediction, never more than the budget by prediction.
 With --training, the demo's digits are trained in DIR too: at two budgets, and at fixed λ for comparison; minutes.
 """
 
 import argparse
 import shutil
+import tempfile
 from pathlib import Path
 
 import torch
@@ -14,12 +17,14 @@ from torch import nn
 from torchvision import models
 
 import gate2static as g2s
+from gate2static.bench import profile_for
 from gate2static.demo import bundled_recipe
 from gate2static.models.resnet20 import ResNet20
 from gate2static.recipe import load_recipe
 from gate2static.train import train
 
 SHARES = (0.4, 0.5, 0.6, 0.75, 0.9)
+LATENCY_SHARES = (0.6, 0.8)
 TASKS = ("a", "b", "c")
 
 SHORT = (
@@ -39,12 +44,15 @@ out: gates that all start at one α would all cross 0 at once."""
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--latency", action="store_true", help="Budgets in latency, predicted and measured; minutes.")
     parser.add_argument("--training", type=Path, help="Train the digits there; an existing folder is gone on with.")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.7])
     parser.add_argument("--fixed", nargs="+", type=float, default=[16, 64], help="λ to compare with.")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.training is None:
+    if arguments.latency:
+        latency()
+    elif arguments.training is None:
         random_gates()
     else:
         training(arguments.training, arguments.budgets, arguments.fixed)
@@ -65,6 +73,27 @@ def random_gates() -> None:
             print(f"| {name} | {group_size} | {cells} |{'' if sound else ' NOT WITHIN 1 %'}", flush=True)
 
 
+def latency() -> None:
+    """Budgets as shares of the latency of three separate networks: prediction and measurement over the budget."""
+    print("| channels a gate | budget | ms | flips | predicted / budget | measured / budget | measured / predicted |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    with tempfile.TemporaryDirectory() as folder:
+        table, static = Path(folder) / "table.json", Path(folder) / "static"
+        for group_size in (1, 16, 64):
+            g2s.prune(random_network("resnet18", group_size, 224)).save(static)
+            profile_for(static, backend="onnxruntime", threads=1).save(table)
+            for share in LATENCY_SHARES:
+                gated = random_network("resnet18", group_size, 224)
+                report = g2s.project_to_budget(gated, g2s.Budget(latency=share, device=str(table)))
+                limit, predicted = report.limits["network"], report.after["network"]
+                timed = g2s.benchmark([g2s.prune(gated)], backends=["onnxruntime"], threads=1, rounds=5, duration_s=1)
+                measured = timed.targets[0].median_ms
+                cells = f"{predicted / limit:.3f} | {measured / limit:.3f} | {measured / predicted:.3f}"
+                print(
+                    f"| {group_size} | {share:g} | {limit:.1f} | {sum(report.flips.values())} | {cells} |", flush=True
+                )
+
+
 class Last(nn.Module):
     """The last feature map, pooled."""
 
@@ -73,13 +102,13 @@ class Last(nn.Module):
         return features[-1].mean((2, 3))
 
 
-def random_network(name: str, group_size: int) -> g2s.GatedModel:
-    """Three tasks; nine gates in ten are open."""
+def random_network(name: str, group_size: int, size: int = 64) -> g2s.GatedModel:
+    """Three tasks; nine gates in ten are open. ResNet-18 takes images of `size`."""
     torch.manual_seed(0)
     if name == "resnet20":
         backbone, channels, size = nn.Sequential(ResNet20(), Last()), 64, 32
     else:
-        backbone, channels, size = models.resnet18(weights=None), 512, 64
+        backbone, channels = models.resnet18(weights=None), 512
         backbone.fc = nn.Identity()
     return g2s.gate(
         backbone,
