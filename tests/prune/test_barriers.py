@@ -11,6 +11,18 @@ from gate2static.prune import barrier_costs, plan, prune
 from gate2static.report import barrier_table
 
 
+class PadsChannels(nn.Module):
+    """A shortcut as those of CIFAR's ResNets, with channels of nought before and behind."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.down, self.value = nn.Conv2d(8, 8, 3, padding=1), value
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = nn.functional.pad(x[:, :5], (0, 0, 0, 0, 1, 2), value=self.value)
+        return self.down(x) + padded
+
+
 class Product(nn.Module):
     """A user's layer that multiplies, and that nothing knows; it reads `training`, so it stays whole."""
 
@@ -53,6 +65,8 @@ BETWEEN = {
     "depth-wise transposed convolution with a bias": nn.ConvTranspose2d(8, 8, 2, 2, groups=8),
     "circular padding": nn.CircularPad2d(1),
     "random leaky rectifier": nn.RReLU(),
+    "padding of channels": PadsChannels(0.0),
+    "padding of channels with a number": PadsChannels(0.5),
 }
 
 

@@ -9,6 +9,7 @@ from gate2static.prune.rules.elementwise import Elementwise
 from gate2static.prune.rules.gate import GateRule
 from gate2static.prune.rules.grouped import Grouped
 from gate2static.prune.rules.norms import GroupNorm, LayerNorm
+from gate2static.prune.rules.padding import Padding
 from gate2static.prune.rules.per_channel import PerChannel
 from gate2static.prune.rules.rearrange import Rearrange
 from gate2static.prune.rules.rule import Rule
@@ -27,6 +28,7 @@ RULES: tuple[type[Rule], ...] = (
     LayerNorm,
     GroupNorm,
     Concat,
+    Padding,
     Rearrange,
     Elementwise,
     Channelwise,
