@@ -101,8 +101,10 @@ def make_weight_layers(root: nn.Module, graph: fx.Graph, shape_of: Callable[[Any
         source = node.args[0] if node.args else node.kwargs["input"]
         with graph.inserting_before(node):
             call = graph.create_node("call_module", made[key], (source,), {}, name=name)
+            call.meta = dict(node.meta)
             if added is not None:
                 call = graph.call_function(operator.add, (call, added))
+                call.meta = dict(node.meta)
         node.replace_all_uses_with(call)
         graph.erase_node(node)
 

@@ -102,6 +102,11 @@ def gate(
 
     Not for several threads at once: torch.fx patches torch's functions while it traces.
 
+    The backbone is traced in eval mode. Its layers, functional dropout, `torch.no_grad` and custom autograd functions
+    train as they did in the backbone, and so do childless modules that read `self.training`. Not so, outside modules
+    that are kept whole: other code under `if self.training:` is left out, an overridden `train()` is not called
+    (freeze layers after gating), and a region with autocast switched off is computed as the code around it.
+
     Args:
         backbone: any module that torch.fx can trace; returns a tensor or a tuple, list or dict of tensors. Copied,
             not changed.

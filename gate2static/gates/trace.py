@@ -24,6 +24,7 @@ from gate2static.errors import TraceError
 from gate2static.gates.attention import written_out
 from gate2static.gates.functional import functionalise
 from gate2static.gates.functional_layers import make_weight_layers
+from gate2static.gates.learning import detach, is_custom, settle_marks
 from gate2static.gates.tracer import Tracer
 
 _FROZEN = {F.batch_norm: "BatchNorm", F.instance_norm: "InstanceNorm"}
@@ -86,6 +87,7 @@ def trace(
         if node.target.startswith("_tensor_constant"):
             setattr(root, node.target, getattr(tracer.root, node.target))
     if own:
+        settle_marks(graph, tracer.shape)
         make_weight_layers(root, graph, tracer.shape)
     _restore_output_structure(graph)
     _drop_unused_inputs(graph, set(defaults))
@@ -96,6 +98,8 @@ def trace(
         if tracer.followed <= whole:
             raise
         return trace(module, inputs, what, own=own, whole=whole | tracer.followed)
+    if own:
+        detach(graph)
     _tidy(graph)
     return root, graph
 
@@ -141,9 +145,14 @@ def _follow(
                 kind = type(root.get_submodule(tracer.failed))
                 alike = {name for name, m in root.named_modules() if name and type(m) is kind}
                 whole |= alike if len(alike & whole) > 1 else set()
-    for node in graph.find_nodes(op="call_module"):
-        if node.target in whole and not tracer.is_pure(node):
+    for node in graph.nodes:
+        if node.op == "call_module" and node.target in whole and not tracer.is_pure(node):
             raise TraceError(_explain(causes[0], what)) from causes[0]
+        if is_custom(node.target) and not tracer.is_pure(node):
+            raise TraceError(
+                f"{what} calls the autograd function {node.target.__name__}, which writes into its inputs or does not "
+                "run on tensors without values; write its forward out of place, with torch's operators."
+            )
     if own and (dropouts := _attention_dropouts(root, concrete, leaves, whole, tracer)):
         tracer = Tracer(*leaves, whole=whole, dropouts=dropouts)
         graph = _run_tracer(tracer, copy_structure(root), concrete)

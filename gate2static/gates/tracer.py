@@ -17,6 +17,7 @@ from gate2static.gates.aliases import canonical
 from gate2static.gates.attention import attention_weights, written_out
 from gate2static.gates.composite import LAYERS, in_steps
 from gate2static.gates.layers import has_own_forward, layer_class
+from gate2static.gates.learning import is_custom
 from gate2static.gates.norm_act import plain_norm
 from gate2static.gates.values import ValueTracer
 
@@ -125,7 +126,7 @@ class Tracer(ValueTracer):
             return result
         if kind == "call_function" and target is F.scaled_dot_product_attention:
             return self._attention(args, kwargs)
-        if kind == "call_function" and is_users(target) and target not in self._whole:
+        if kind == "call_function" and is_users(target) and target not in self._whole and not is_custom(target):
             return self._follow(target, args, kwargs)
         return super().create_proxy(kind, target, args, kwargs, *rest, **options)
 

@@ -7,6 +7,7 @@ batch, so the trace may use it. It is found by running the nodes it comes from o
 import functools
 import operator
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,14 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import Attribute, TraceError
 from torch.utils import _pytree as pytree
 
+from gate2static.gates.learning import (
+    as_function,
+    autocast_devices,
+    custom_functions,
+    mark,
+    refuse_autocast,
+    stays_whole,
+)
 from gate2static.gates.shapes import BATCHES, fake_inputs, quiet
 
 _UNKNOWN = object()
@@ -73,6 +82,8 @@ class ValueTracer(fx.Tracer):
         self._placeholders = {batch: [*at(batch), *defaults] for batch in BATCHES}
         self._values: dict[fx.Node, tuple[Any, ...]] = {}
         self.evaluating = False
+        self._autocast = autocast_devices()
+        self._marking = True
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of a module; see fx.Tracer."""
@@ -80,12 +91,33 @@ class ValueTracer(fx.Tracer):
         for name, function in plain.items():
             setattr(torch, name, self._recorded(function, "call_function", function))
         Tensor.expand = self._recorded(Tensor.expand, "call_method", "expand")  # type: ignore[method-assign]
+        self._autocast = autocast_devices()
         try:
-            return super().trace(root, concrete_args)
+            with torch.enable_grad(), custom_functions(self._autograd_function) if self.own else nullcontext():
+                return super().trace(root, concrete_args)
         finally:
             del Tensor.expand  # what it inherits stands again
             for name, function in plain.items():
                 setattr(torch, name, function)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """Record a node; see fx.Tracer."""
+        refuse_autocast(self._autocast)
+        node = super().create_node(*args, **kwargs)
+        if self._marking:
+            mark(node)
+        return node
+
+    def _autograd_function(
+        self, kind: type[torch.autograd.Function], run: Callable[[], Any], args: tuple[Any, ...]
+    ) -> Any:
+        if stays_whole(kind, args):
+            return self.create_proxy("call_function", as_function(kind), args, {})
+        self._marking, before = False, self._marking  # it runs without gradients, which its backward knows about
+        try:
+            return run()
+        finally:
+            self._marking = before
 
     def _recorded(self, function: Callable[..., Any], kind: str, target: Any) -> Callable[..., Any]:
         @functools.wraps(function)
