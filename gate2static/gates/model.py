@@ -1,6 +1,5 @@
 """`GatedModel`: a backbone lifted to T+1 streams, with one head a task."""
 
-import contextlib
 import copy
 import keyword
 import re
@@ -11,9 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from gate2static.errors import GateError, TraceError
+from gate2static.errors import GateError
 from gate2static.gates.gating import Gate, Mixing
 from gate2static.gates.lift import lift
+from gate2static.gates.lift_check import check_lift
 from gate2static.gates.program import Program, build_program
 from gate2static.gates.ties import residual_ties
 
@@ -159,7 +159,7 @@ def gate(
     if tie_residual:
         _tie(gates, residual_ties(root, program))
     encoder = lift(program, branches, gates)
-    _check_lift(backbone, encoder, example_inputs)
+    check_lift(backbone, encoder, list(branches.values()), tuple(example_inputs))
     for stream, state in states.items():
         _load_branch(branches[stream], state, stream, backbone)
     gated = GatedModel(tasks=tuple(tasks), program=program, encoder=encoder, heads=nn.ModuleDict(ordered))
@@ -260,40 +260,3 @@ def _load_branch(branch: nn.Module, state: Mapping[str, Tensor] | None, stream: 
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise GateError(f"the state for stream {stream!r} does not fit the backbone: {reason[:300]}") from error
-
-
-def _check_lift(backbone: nn.Module, encoder: fx.GraphModule, inputs: tuple[Any, ...]) -> None:
-    """All branches are still equal, so each stream must give what the backbone gives: as called, and for one sample.
-
-    What differs is looked at again in float64: a norm that divides by almost nothing leaves only rounding errors.
-    """
-    plain = copy.deepcopy(backbone).eval()
-    if not _differs(plain, encoder.eval(), inputs):
-        return
-    wide = pytree.tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
-    with contextlib.suppress(RuntimeError):  # code that insists on one type
-        if not _differs(plain.double(), copy.deepcopy(encoder).double(), wide):
-            return
-    raise TraceError(
-        "the traced backbone does not compute what the backbone computes; its forward probably depends on values or on "
-        "a batch size that torch.fx fixes while tracing, writes into a view of a tensor that is read again, or is not "
-        "deterministic in eval mode."
-    )
-
-
-def _differs(plain: nn.Module, encoder: fx.GraphModule, inputs: tuple[Any, ...]) -> bool:
-    for given in (inputs, pytree.tree_map_only(Tensor, lambda x: x[:1], inputs)):
-        with torch.no_grad():
-            try:
-                # A backbone may write into its inputs.
-                expected = pytree.tree_leaves(plain(*pytree.tree_map_only(Tensor, torch.clone, given)))
-            except (RuntimeError, ValueError, IndexError, AssertionError):
-                if given is inputs:
-                    raise
-                return False  # it does not take single samples
-            found = pytree.tree_leaves(encoder(*pytree.tree_leaves(given))[0])
-        for a, b in zip(expected, found, strict=True):
-            scale = float(a.abs().nan_to_num(0.0, 0.0).max())
-            if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * scale, equal_nan=True):
-                return True
-    return False
