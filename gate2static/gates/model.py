@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError
+from gate2static.gates.arguments import check_backbone, check_inputs
 from gate2static.gates.gating import Gate, Mixing
 from gate2static.gates.lift import lift
 from gate2static.gates.lift_check import check_lift
@@ -111,7 +112,7 @@ def gate(
         backbone: any module that torch.fx can trace; returns a tensor or a tuple, list or dict of tensors. Copied,
             not changed.
         tasks: T names.
-        example_inputs: positional arguments of the backbone, batch first.
+        example_inputs: positional arguments of the backbone, batch first: tensors, and tuples, lists and dicts of them.
         heads: task -> module called on the backbone's output, returns one tensor. Copied, not changed.
         group_size: neighbouring channels that share one gate.
         gate_init: mean of the initial gate logits; positive starts the tasks on their own features.
@@ -127,14 +128,11 @@ def gate(
         A module called like the backbone that returns task -> head output.
 
     Raises:
-        GateError: tasks, heads, states, group size or mixing that do not exist or fit together.
+        GateError: a backbone, inputs, tasks, heads, states, group size or mixing that do not exist or fit together.
         TraceError: a backbone that cannot be traced or does not run on the example inputs.
     """
-    if not isinstance(example_inputs, tuple | list):
-        raise GateError(
-            f"example_inputs is a {type(example_inputs).__name__}; allowed is a tuple of the backbone's positional "
-            "arguments, such as (images,)."
-        )
+    check_backbone(backbone)
+    check_inputs(example_inputs)
     _check_arguments(tasks, heads, group_size, task_states or {})
     if mixing not in get_args(Mixing):
         raise GateError(f"mixing is {mixing!r}; allowed are {' and '.join(map(repr, get_args(Mixing)))}.")

@@ -71,7 +71,12 @@ def build_program(
     outputs = annotate(copy_structure(root), graph, fake_inputs(mode, examples), streams, "the backbone")
     output = next(iter(graph.find_nodes(op="output")))
     features = output.args[0]
-    if not all(isinstance(leaf, fx.Node) and info(leaf).batch_multiple for leaf in pytree.tree_leaves(features)):
+    leaves = pytree.tree_leaves(features)
+    if named := [leaf.target.__name__ for leaf in leaves if hasattr(getattr(leaf, "target", None), "_fields")]:
+        raise TraceError(
+            f"the backbone returns the named tuple {named[0]}; allowed are plain tuples, lists and dicts of tensors."
+        )
+    if not all(isinstance(leaf, fx.Node) and info(leaf).batch_multiple for leaf in leaves):
         raise TraceError(
             f"the backbone returns {features}; allowed is a tensor, or a tuple, list or dict of tensors with the "
             "batch first."

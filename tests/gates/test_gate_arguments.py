@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -104,6 +104,35 @@ def test_example_inputs_are_a_tuple() -> None:
     refused(GateError, r"example_inputs is a Tensor; allowed is a tuple .*such as \(images,\)", example_inputs=X)
 
 
+def test_example_inputs_are_tensors() -> None:
+    for inputs, number, found in [((X, True), 1, "True"), (({"image": X, "by": 2},), 0, "2"), ((X, None), 1, "None")]:
+        reason = f"example input {number} holds {found}; allowed are tensors.*Make it a default of the forward"
+        refused(GateError, reason, example_inputs=inputs)
+
+
+def _compiled() -> nn.Module:
+    made: Any = torch.compile(Conv(), backend="eager")
+    return made
+
+
+@pytest.mark.parametrize(
+    ("make_backbone", "reason"),
+    [
+        (lambda: "resnet", "the backbone is a str; allowed is a torch.nn.Module"),
+        (lambda: torch.jit.script(nn.Conv2d(3, 4, 1)), "the backbone is TorchScript; use the module it"),
+        (lambda: nn.Sequential(torch.jit.script(nn.ReLU()), Conv()), "'0' in the backbone is TorchScript"),
+        (lambda: nn.DataParallel(Conv()), r"the backbone is wrapped in DataParallel; use its `\.module`"),
+        (_compiled, r"the backbone is compiled; use its `\._orig_mod`"),
+        (lambda: nn.Sequential(_compiled()), r"'0' in the backbone is compiled"),
+        (lambda: nn.Sequential(nn.LazyConv2d(4, 1)), "not initialised: 0.weight, 0.bias; run it once"),
+        (lambda: Conv().to("meta"), "no weights yet: conv.weight is on the meta device; move and load it first"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_a_backbone_is_a_plain_module_with_weights(make_backbone: Callable[[], Any], reason: str) -> None:
+    refused(GateError, reason, make_backbone())
+
+
 def test_a_backbone_for_one_batch_size_is_refused() -> None:
     refused(
         TraceError, r"inputs of shape \(3, 3, 8, 8\): at add: .*any batch size must work", Conv(_adds_a_batch_of_two)
@@ -129,6 +158,16 @@ def _adds_a_batch_of_two(x: Tensor) -> Tensor:
 )
 def test_a_backbone_that_returns_no_batch_of_tensors_is_refused(then: Callable[[Tensor], Any], found: str) -> None:
     refused(TraceError, f"the backbone returns {found}; allowed is a tensor, or a tuple, list or dict", Conv(then))
+
+
+class Pair(NamedTuple):
+    first: Tensor
+    second: Tensor
+
+
+def test_a_backbone_that_returns_a_named_tuple_is_told_so() -> None:
+    refused(TraceError, "the backbone returns the named tuple Pair; allowed are plain", Conv(lambda x: Pair(x, x)))
+    refused(TraceError, "the backbone returns the named tuple Pair", Conv(lambda x: {"a": [Pair(x, x)]}))
 
 
 def test_a_backbone_without_weight_layers_is_refused() -> None:

@@ -1,0 +1,57 @@
+"""What `gate` is given, before anything is traced."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.utils import _pytree as pytree
+
+from gate2static.errors import GateError
+
+_WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+
+
+def check_backbone(backbone: Any) -> None:
+    """Refuse what is no module of Python, modules that wrap another, and modules without weights.
+
+    Raises:
+        GateError: says what to gate instead.
+    """
+    if not isinstance(backbone, nn.Module):
+        raise GateError(f"the backbone is a {type(backbone).__name__}; allowed is a torch.nn.Module.")
+    for name, module in backbone.named_modules():
+        what = f"{name!r} in the backbone" if name else "the backbone"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise GateError(f"{what} is TorchScript; use the module it was made from.")
+        if isinstance(module, _WRAPPERS):
+            raise GateError(f"{what} is wrapped in {type(module).__name__}; use its `.module`, and wrap what is gated.")
+        if "_orig_mod" in module._modules:
+            raise GateError(f"{what} is compiled; use its `._orig_mod`, and compile what is gated.")
+    parameters = [*backbone.named_parameters(), *backbone.named_buffers()]
+    if lazy := [name for name, tensor in parameters if is_lazy(tensor)]:
+        raise GateError(
+            f"parameters of the backbone are not initialised: {', '.join(lazy)}; run it once on the example inputs."
+        )
+    if empty := [name for name, tensor in parameters if tensor.is_meta]:
+        raise GateError(f"the backbone has no weights yet: {empty[0]} is on the meta device; move and load it first.")
+
+
+def check_inputs(inputs: Any) -> None:
+    """Refuse all but tensors, since a static network takes nothing else.
+
+    Raises:
+        GateError: names what is none.
+    """
+    if not isinstance(inputs, tuple | list):
+        raise GateError(
+            f"example_inputs is a {type(inputs).__name__}; allowed is a tuple of the backbone's positional "
+            "arguments, such as (images,)."
+        )
+    for number, given in enumerate(inputs):
+        for leaf in pytree.tree_leaves(given):
+            if not isinstance(leaf, Tensor):
+                raise GateError(
+                    f"example input {number} holds {leaf!r}; allowed are tensors, and tuples, lists and dicts of them. "
+                    "Make it a default of the forward, or pass it in a module around the backbone."
+                )
