@@ -19,7 +19,7 @@ from gate2static.bench.unit_networks import MEAN, repeated
 from gate2static.errors import BenchError
 from gate2static.latency import LatencyTable
 from gate2static.latency.grid import Grid
-from gate2static.latency.lowering import BLOCK, UNALIGNED, Backend, lower
+from gate2static.latency.lowering import BLOCK, REORDER, UNALIGNED, Backend, forms, lower
 from gate2static.latency.operators import record
 from gate2static.latency.units import Unit
 from gate2static.progress import progress_bar
@@ -95,13 +95,13 @@ def _plan(networks: Iterable[Network], backend: str) -> _Plan:
     seen: dict[str, set[tuple[int, ...]]] = defaultdict(set)
     for network, inputs in networks:
         for step in lower(record(network, inputs), backend):
-            for unit in step.units:
+            for unit in (form for found in step.units for form in forms(found, backend)):
                 seen[unit.kind] |= {unit.sizes, _narrow(unit)}
     everywhere = {size for kind in seen for sizes in seen[kind] if len(sizes) == 1 for size in sizes}
     if not seen:
         raise BenchError("nothing to profile: the networks run no operators")
     bytes_range = {(min(everywhere, default=2**12),), (max(everywhere, default=2**22),)}
-    for kind in _FIRST:
+    for kind in (*_FIRST, REORDER) if backend == "onnxruntime" else _FIRST:
         seen[kind] |= bytes_range if kind != "slice" else seen.get("concat", set()) or {(1, 2**12), (1, 2**20)}
     plan = {}
     for kind in sorted(seen, key=lambda kind: (kind not in _FIRST, kind)):

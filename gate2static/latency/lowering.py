@@ -54,6 +54,18 @@ def lower(operators: Sequence[Operator], backend: str) -> list[Step]:
     return _Fusing(operators).steps()
 
 
+def forms(unit: Unit, backend: str) -> tuple[Unit, ...]:
+    """A unit, and what it is where gates leave another number of channels: a depth-wise convolution has two kernels."""
+    if backend != "onnxruntime" or not unit.kind.startswith("depth-wise"):
+        return (unit,)
+    *first, channels = unit.sizes
+    if unit.kind.endswith(UNALIGNED):
+        kind, channels = unit.kind.removesuffix(UNALIGNED), channels + -channels % BLOCK
+    else:
+        kind, channels = unit.kind + UNALIGNED, channels + 1
+    return unit, replace(unit, kind=kind, sizes=(*first, channels))
+
+
 @dataclass
 class _Fusing:
     """Convolutions take the element-wise operators after them along; copies of what was just written are free."""

@@ -85,6 +85,16 @@ def test_a_profile_knows_every_unit_of_its_network_and_gives_it_its_own_time(mad
     assert table.name.endswith(", 1 thread")
 
 
+@pytest.mark.parametrize("channels", [16, 17])
+def test_a_profile_knows_depthwise_layers_with_any_number_of_channels(channels: int, made_up: None) -> None:
+    """Gates leave odd numbers; a budget in latency meets them in the middle of a training."""
+    layer = nn.Conv2d(channels, channels, 3, groups=channels).eval()
+    table = profile([(layer, (torch.zeros(1, channels, 8, 8),))], backend="onnxruntime", progress=False)
+    for other in (5, 16, 17, 32):
+        made = nn.Conv2d(other, other, 3, groups=other).eval()
+        assert table.predict_ms(made, (torch.zeros(1, other, 8, 8),)) > 0
+
+
 def test_cells_too_large_to_measure_grow_in_proportion(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
     timed: list[UnitNetwork] = []
     monkeypatch.setattr(profiling, "repeated", lambda unit, copies: timed.append(unit) or repeated(unit, copies))
