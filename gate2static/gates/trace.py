@@ -26,6 +26,7 @@ from gate2static.gates.functional import functionalise
 from gate2static.gates.functional_layers import make_weight_layers
 from gate2static.gates.learning import detach, is_custom, settle_marks
 from gate2static.gates.tracer import Tracer
+from gate2static.gates.values import FollowsBatchError
 
 _FROZEN = {F.batch_norm: "BatchNorm", F.instance_norm: "InstanceNorm"}
 _NOT_THEIRS = (Path(torch.__file__).parent, Path(__file__).parent)
@@ -130,21 +131,38 @@ def _follow(
 ) -> tuple[Tracer, fx.Graph]:
     """Trace, and trace again with what could not be followed kept whole."""
     causes: list[Exception] = []
-    graph = None
+    graph, integers = None, False
     while graph is None:
-        tracer = Tracer(*leaves, whole=whole, own=own)
+        tracer = Tracer(*leaves, whole=whole, own=own, integers=integers)
         try:
             graph = _run_tracer(tracer, copy_structure(root), concrete)
         except Exception as error:
-            if tracer.failed is None:
+            fixes_batch = isinstance(error, FollowsBatchError)
+            if fixes_batch and not integers:
+                integers = True
+            elif tracer.failed is None or (fixes_batch and isinstance(tracer.failed, str)):
                 raise TraceError(_explain(error, what)) from error
-            causes.append(error)
-            whole |= {tracer.failed}
-            if isinstance(tracer.failed, str):
-                # What fails twice will fail wherever the class is used.
-                kind = type(root.get_submodule(tracer.failed))
-                alike = {name for name, m in root.named_modules() if name and type(m) is kind}
-                whole |= alike if len(alike & whole) > 1 else set()
+            else:
+                causes.append(error)
+                whole |= _alike(root, tracer.failed, whole)
+    _refuse_impure(tracer, graph, whole, causes, what)
+    if own and (dropouts := _attention_dropouts(root, concrete, leaves, whole, tracer, integers)):
+        tracer = Tracer(*leaves, whole=whole, dropouts=dropouts, integers=integers)
+        graph = _run_tracer(tracer, copy_structure(root), concrete)
+    return tracer, graph
+
+
+def _alike(root: nn.Module, failed: Any, whole: frozenset[Any]) -> set[Any]:
+    """What to keep whole: what failed and, where a class failed twice, wherever it is used."""
+    if not isinstance(failed, str):
+        return {failed}
+    kind = type(root.get_submodule(failed))
+    alike = {name for name, m in root.named_modules() if name and type(m) is kind}
+    return alike if len(alike & (whole | {failed})) > 1 else {failed}
+
+
+def _refuse_impure(tracer: Tracer, graph: fx.Graph, whole: frozenset[Any], causes: list[Exception], what: str) -> None:
+    """What runs whole must leave its inputs as they are, and run without values."""
     for node in graph.nodes:
         if node.op == "call_module" and node.target in whole and not tracer.is_pure(node):
             raise TraceError(_explain(causes[0], what)) from causes[0]
@@ -153,10 +171,6 @@ def _follow(
                 f"{what} calls the autograd function {node.target.__name__}, which writes into its inputs or does not "
                 "run on tensors without values; write its forward out of place, with torch's operators."
             )
-    if own and (dropouts := _attention_dropouts(root, concrete, leaves, whole, tracer)):
-        tracer = Tracer(*leaves, whole=whole, dropouts=dropouts)
-        graph = _run_tracer(tracer, copy_structure(root), concrete)
-    return tracer, graph
 
 
 def _attention_dropouts(
@@ -165,6 +179,7 @@ def _attention_dropouts(
     leaves: tuple[tuple[Any, ...], tuple[Any, ...]],
     whole: frozenset[Any],
     traced: Tracer,
+    integers: bool,
 ) -> tuple[float, ...]:
     """Dropout of each attention in training, where code such as `p if self.training else 0.0` froze it to zero.
 
@@ -172,7 +187,7 @@ def _attention_dropouts(
     """
     if not traced.attentions:
         return ()
-    training = Tracer(*leaves, whole=whole)
+    training = Tracer(*leaves, whole=whole, integers=integers)
     try:
         _run_tracer(training, copy_structure(root).train(), concrete)
     except Exception:  # noqa: BLE001  # the trace that counts was taken already
@@ -259,7 +274,8 @@ def _explain(error: Exception, what: str) -> str:
     theirs = [f for f in frames if not any(map(Path(f.filename).is_relative_to, _NOT_THEIRS))]
     place = f"{theirs[-1].filename}:{theirs[-1].lineno}: `{theirs[-1].line}`" if theirs else "its forward"
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return (
-        f"torch.fx cannot trace {what}: {reason} (at {place}). Allowed is code whose control flow does not depend on "
-        "tensor values. Rewrite that line, or move it into a function marked with torch.fx.wrap."
-    )
+    allowed = "Allowed is code whose control flow does not depend on tensor values. Rewrite that line, or move it into"
+    fix = f"{allowed} a function marked with torch.fx.wrap."
+    if isinstance(error, FollowsBatchError):
+        fix = "Allowed is code that decides alike for all batch sizes. Rewrite that line with tensor operators."
+    return f"torch.fx cannot trace {what}: {reason} (at {place}). {fix}"

@@ -59,6 +59,7 @@ class Tracer(ValueTracer):
         whole: names of submodules, and functions, to keep whole because they cannot be traced.
         dropouts: dropout of the n-th attention in training, where it is known.
         own: whether the traced module is a copy that will run. If not, norms with activation stay whole.
+        integers: whether `int` of what follows the batch is recorded.
 
     Attributes:
         attentions: dropout of each attention that was traced.
@@ -75,8 +76,9 @@ class Tracer(ValueTracer):
         whole: frozenset[Any] = frozenset(),
         dropouts: tuple[float, ...] = (),
         own: bool = True,
+        integers: bool = False,
     ) -> None:
-        super().__init__(inputs, defaults, own=own)
+        super().__init__(inputs, defaults, own=own, integers=integers)
         self._whole, self._dropouts = whole, dropouts
         self.attentions: list[float] = []
         self.failed: Any = None

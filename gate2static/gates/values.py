@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import Attribute, TraceError
 from torch.utils import _pytree as pytree
 
+from gate2static.gates.integers import recorded_integers
 from gate2static.gates.learning import (
     as_function,
     autocast_devices,
@@ -29,6 +30,10 @@ from gate2static.gates.shapes import BATCHES, fake_inputs, quiet
 _UNKNOWN = object()
 _FACTORIES = ("zeros", "ones", "empty", "rand", "randn")
 """Functions of torch that take sizes one by one, which torch.fx does not record by itself; so does `Tensor.expand`."""
+
+
+class FollowsBatchError(TraceError):
+    """Python needs a number that depends on the batch size, so the code cannot run whole either."""
 
 
 class KnownProxy(fx.Proxy):
@@ -48,7 +53,11 @@ class KnownProxy(fx.Proxy):
         return self.tracer.length(self)
 
     def __index__(self) -> int:
-        return self.__int__()
+        try:
+            return self.__int__()
+        except FollowsBatchError as error:
+            # Functions that torch.fx does not record ask for it; they can run whole.
+            raise TraceError(str(error)) from error
 
     def __int__(self) -> int:
         return int(self.tracer.constant(self))
@@ -72,11 +81,19 @@ class ValueTracer(fx.Tracer):
         inputs: the leaves of the example inputs, in the order of the graph's first placeholders.
         defaults: the leaves of the arguments that keep their defaults, which have the last placeholders.
         own: whether the traced module is a copy that will run. If not, its graph is for evaluation alone.
+        integers: whether `int` of what follows the batch is recorded.
     """
 
-    def __init__(self, inputs: tuple[Any, ...] = (), defaults: tuple[Any, ...] = (), *, own: bool = True) -> None:
+    def __init__(
+        self,
+        inputs: tuple[Any, ...] = (),
+        defaults: tuple[Any, ...] = (),
+        *,
+        own: bool = True,
+        integers: bool = False,
+    ) -> None:
         super().__init__()
-        self.own = own
+        self.own, self._integers = own, integers
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         at = fake_inputs(self._mode, inputs)
         self._placeholders = {batch: [*at(batch), *defaults] for batch in BATCHES}
@@ -92,8 +109,10 @@ class ValueTracer(fx.Tracer):
             setattr(torch, name, self._recorded(function, "call_function", function))
         Tensor.expand = self._recorded(Tensor.expand, "call_method", "expand")  # type: ignore[method-assign]
         self._autocast = autocast_devices()
+        functions = custom_functions(self._autograd_function) if self.own else nullcontext()
+        integers = recorded_integers(root, self._integer) if self._integers else nullcontext()
         try:
-            with torch.enable_grad(), custom_functions(self._autograd_function) if self.own else nullcontext():
+            with torch.enable_grad(), functions, integers:
                 return super().trace(root, concrete_args)
         finally:
             del Tensor.expand  # what it inherits stands again
@@ -118,6 +137,19 @@ class ValueTracer(fx.Tracer):
             return run()
         finally:
             self._marking = before
+
+    def _integer(self, proxy: fx.Proxy) -> Any:
+        """`int` of a proxy: a number, or a multiple of the batch size."""
+        counts = [value for value in self.values(proxy.node) if isinstance(value, int | float)]
+        small, large = map(int, counts) if len(counts) == len(BATCHES) else (0, 0)
+        multiple, rest = divmod(small, BATCHES[0])
+        if small == large or rest or large != multiple * BATCHES[1]:
+            return int(self.constant(proxy))
+        for node in self.graph.find_nodes(op="placeholder"):
+            if [len(v) if isinstance(v, Tensor) and v.dim() else 0 for v in self.values(node)] == [*BATCHES]:
+                count: Any = self.proxy(node).size(0)
+                return count if multiple == 1 else count * multiple
+        return int(self.constant(proxy))
 
     def _recorded(self, function: Callable[..., Any], kind: str, target: Any) -> Callable[..., Any]:
         @functools.wraps(function)
@@ -229,7 +261,7 @@ class ValueTracer(fx.Tracer):
 
 def _agreed(first: Any, second: Any) -> Any:
     if first != second:
-        raise TraceError(
+        raise FollowsBatchError(
             f"the forward decides on a value that depends on the batch size ({first} and {second} for "
             "batches of 2 and 3)"
         )

@@ -1,6 +1,7 @@
 """A forward may decide on sizes that are the same for every batch."""
 
 import contextlib
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -8,6 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gate2static.errors import TraceError
+from gate2static.prune import prune
+from gate2static.verify import verify
 
 from .tracing import called, gated, traced
 
@@ -63,11 +66,19 @@ class LoopsOverTheBatch(Branches):
         return torch.stack([self.conv(image[None])[0] for image in x])
 
 
+class HalfTheBatch(Branches):
+    def forward(self, x: Tensor) -> Tensor:
+        half = int(x.shape[0] / 2)
+        return self.conv(x[:half])
+
+
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
         (Branches(), r"depends on the batch size \(2 and 3 for batches of 2 and 3\).*if len\(x\) > 2 else"),
         (LoopsOverTheBatch(), r"depends on the batch size \(2 and 3 .*torch.stack"),
+        (nn.Sequential(LoopsOverTheBatch()), r"depends on the batch size \(2 and 3 .*torch.stack"),
+        (nn.Sequential(HalfTheBatch()), r"depends on the batch size \(1.0 and 1.5 .*half = int\("),
         (BranchesOnValues(), "cannot be used as inputs to control flow.*if x.sum"),
         (nn.Sequential(BranchesOnValues()), "cannot be used as inputs to control flow.*if x.sum"),
     ],
@@ -75,6 +86,33 @@ class LoopsOverTheBatch(Branches):
 def test_what_depends_on_the_batch_or_on_values_is_refused_with_its_line(module: nn.Module, reason: str) -> None:
     with pytest.raises(TraceError, match=reason):
         gated(module, IMAGES)
+
+
+class Windows(Branches):
+    """Cuts into windows, and reads from them how many images they are of, as published transformers do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = int(x.shape[2]), int(x.size(3))
+        assert isinstance(height, int)
+        assert type(width) in (int, float)
+        windows = x.view(int(x.shape[0]), 3, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
+        windows = self.conv(windows.reshape(-1, 3, 2, 2))
+        count = int(windows.shape[0])
+        batch = int(count / (height * width / 2 / 2))
+        return windows.view(batch, -1, 4, 2, 2).mean(1)
+
+
+@pytest.mark.parametrize("wrap", [lambda module: module, nn.Sequential])
+def test_an_integer_that_counts_samples_follows_the_batch(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    module = wrap(Windows().eval())
+    network = traced(module, IMAGES)
+    for batch in (1, 5):
+        x = torch.randn(batch, 3, 6, 8)
+        torch.testing.assert_close(network(x), module(x))
+    assert "int" not in globals()
+    model = gated(module, IMAGES)
+    assert [unit.name.endswith("conv") for unit in model.program.units] == [True]
+    assert verify(model, prune(model)).passed
 
 
 def test_tracing_leaves_torch_as_it_was() -> None:
