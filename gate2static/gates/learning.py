@@ -1,18 +1,19 @@
 """What training depends on and torch.fx does not record: where gradients stop, and gradients that somebody wrote.
 
 A value that was made while gradients are off is detached where code with gradients reads it. A custom
-`torch.autograd.Function` stays one call, so that its `backward` is used. A forward that switches autocast on cannot be
-recorded.
+`torch.autograd.Function` whose `backward` is no derivative stays one call, so that it is used. A forward that switches
+autocast on cannot be recorded.
 """
 
 import functools
 import operator
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.fx.proxy import TraceError
 from torch.utils import _pytree as pytree
 
@@ -36,10 +37,56 @@ def custom_functions(call: Callable[..., Any]) -> Iterator[None]:
         torch.autograd.Function.apply = kept
 
 
-def stays_whole(kind: type[torch.autograd.Function], args: tuple[Any, ...]) -> bool:
-    """Whether an autograd function becomes one call: not torch's own, nor one that is given what it calls."""
+def stays_whole(kind: type[torch.autograd.Function], args: tuple[Any, ...], known: tuple[Any, ...]) -> bool:
+    """Whether an autograd function becomes one call, because its `backward` is not the derivative of its `forward`.
+
+    Torch's own functions, and those that are given what they call, are followed in any case.
+
+    Args:
+        kind: the function.
+        args: what it is called with, with proxies for tensors.
+        known: the same, with tensors of the right shape.
+    """
     calls = any(callable(x) and not isinstance(x, fx.Proxy) for x in pytree.tree_leaves(args))
-    return kind.__module__.partition(".")[0] != "torch" and not calls
+    if kind.__module__.partition(".")[0] == "torch" or calls:
+        return False
+    try:
+        return not _is_derivative(kind, known)
+    except Exception:  # noqa: BLE001  # what does not run like this is not followed either
+        return True
+
+
+def _is_derivative(kind: type[torch.autograd.Function], known: tuple[Any, ...]) -> bool:
+    """Compare gradients with those of torch for the forward, on random numbers of all sizes."""
+    generator = torch.Generator().manual_seed(0)
+
+    def numbers(like: Tensor, spread: float) -> Tensor:
+        size, drawn = (torch.randn(like.shape, generator=generator) for _ in range(2))
+        return (drawn * 10 ** (spread * size)).to(like.device, like.dtype)
+
+    if not all(t.is_floating_point() for t in known if isinstance(t, Tensor)):
+        return False
+    inputs = [numbers(t, 0.3).requires_grad_() if isinstance(t, Tensor) else t for t in known]
+    tensors = [t for t in inputs if isinstance(t, Tensor)]
+    separate = kind.setup_context is not torch.autograd.Function.setup_context  # then forward has no context
+    followed = kind.forward(*([] if separate else [_Context()]), *inputs)
+    called = kind.apply(*inputs)
+    pairs = list(zip(pytree.tree_leaves(followed), pytree.tree_leaves(called), strict=True))
+    weights = [numbers(a, 2.0) for a, _ in pairs]
+    theirs, torchs = (
+        torch.autograd.grad([pair[k] for pair in pairs], tensors, weights, allow_unused=True) for k in (1, 0)
+    )
+    return all(
+        (a is None) == (b is None) and (a is None or torch.allclose(a, b, rtol=1e-3, atol=1e-6))
+        for a, b in zip(theirs, torchs, strict=True)
+    )
+
+
+class _Context(types.SimpleNamespace):
+    """What a forward may do with its context where nobody will call its backward."""
+
+    def save_for_backward(self, *tensors: Any) -> None:
+        """Forgets them."""
 
 
 @functools.cache

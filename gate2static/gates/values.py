@@ -101,6 +101,7 @@ class ValueTracer(fx.Tracer):
         self.evaluating = False
         self._autocast = autocast_devices()
         self._marking = True
+        self._whole_functions: dict[str, bool] = {}
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
         """The graph of a module; see fx.Tracer."""
@@ -130,7 +131,12 @@ class ValueTracer(fx.Tracer):
     def _autograd_function(
         self, kind: type[torch.autograd.Function], run: Callable[[], Any], args: tuple[Any, ...]
     ) -> Any:
-        if stays_whole(kind, args):
+        settings = [x for x in pytree.tree_leaves(args) if not isinstance(x, fx.Proxy)]
+        key = f"{id(kind)} {settings}"
+        if key not in self._whole_functions:
+            known = pytree.tree_map_only(fx.Proxy, lambda proxy: self.values(proxy.node)[0], args)
+            self._whole_functions[key] = stays_whole(kind, args, known)
+        if self._whole_functions[key]:
             return self.create_proxy("call_function", as_function(kind), args, {})
         self._marking, before = False, self._marking  # it runs without gradients, which its backward knows about
         try:

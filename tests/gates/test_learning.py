@@ -47,6 +47,42 @@ class Doubles(Round):
         return x.mul_(2)
 
 
+class Swish(torch.autograd.Function):
+    """Saves its input alone; the gradient is torch's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.note = "forgotten"
+        return x * x.sigmoid()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        return grads[0] * (x.sigmoid() * (1 + x * (1 - x.sigmoid())))
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, factor: float) -> Tensor:
+        return x * x * factor
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(inputs[0])
+        ctx.factor = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        return 2 * ctx.factor * ctx.saved_tensors[0] * grads[0], None
+
+
+class ClippedSwish(Swish):
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        return Swish.backward(ctx, grads[0].clamp(-5, 5))
+
+
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -88,6 +124,30 @@ class PartlyFrozen(Net):
             with torch.enable_grad():
                 z = self.norm(self.first(x) * y)
         return self.last(z.relu())
+
+
+class Applies(Net):
+    def __init__(self, function: Any, *args: Any) -> None:
+        super().__init__()
+        self.function, self.args = function, args
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.function.apply(self.first(x), *self.args))
+
+
+@pytest.mark.parametrize(
+    ("module", "calls"),
+    [
+        (Applies(Swish), ["first", "sigmoid", "mul", "last"]),
+        (Applies(Square, 3.0), ["first", "mul", "mul", "last"]),
+        (Applies(ClippedSwish), ["first", "ClippedSwish", "last"]),
+        (Applies(Round), ["first", "Round", "last"]),
+    ],
+)
+def test_a_function_that_only_writes_out_its_derivative_is_followed(module: nn.Module, calls: list[str]) -> None:
+    state = torch.get_rng_state()
+    assert called(traced(module, IMAGES)) == calls
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 class Checkpointed(Net):
