@@ -89,9 +89,7 @@ def _convolution(operator: Operator) -> Unit:
     counted = source if transposed else result
     positions = counted[0] * math.prod(counted[2:])
     name = "transposed convolution" if transposed else "convolution"
-    if groups == 1:
-        return Unit(kind=f"{name} {window}", sizes=(positions, source[1], result[1]))
-    if groups == source[1] == result[1]:
+    if groups == source[1] == result[1]:  # one channel, too: what gates may leave of a depth-wise layer
         return Unit(kind=f"depth-wise {name} {window}", sizes=(positions, groups))
     return Unit(kind=f"{name} {window}", sizes=(positions * groups, source[1] // groups, result[1] // groups))
 

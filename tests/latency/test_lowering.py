@@ -96,10 +96,12 @@ def test_convolutions_are_looked_up_in_whole_blocks() -> None:
     assert unit_of(step.operator).sizes == (64, 17, 17)
 
 
-def test_depthwise_convolutions_have_a_kind_of_their_own() -> None:
-    [operator] = record(nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8), (torch.ones(1, 8, 8, 8),))
+@pytest.mark.parametrize("channels", [8, 1])
+def test_depthwise_convolutions_have_a_kind_of_their_own(channels: int) -> None:
+    layer = nn.Conv2d(channels, channels, 5, stride=2, padding=2, groups=channels)
+    [operator] = record(layer, (torch.ones(1, channels, 8, 8),))
     assert unit_of(operator).kind == "depth-wise convolution 5×5/2"
-    assert unit_of(operator).sizes == (16, 8)
+    assert unit_of(operator).sizes == (16, channels)
 
 
 def test_copies_are_counted_by_their_pieces() -> None:
