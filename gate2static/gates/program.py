@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError, TraceError
-from gate2static.gates.shapes import Info, annotate, fake_inputs, info, measure_macs
+from gate2static.gates.shapes import Info, NodeError, annotate, fake_inputs, info, measure_macs
 from gate2static.gates.trace import copy_structure, trace
 from gate2static.gates.tracer import is_leaf
 from gate2static.gates.units import Unit as Unit
@@ -65,10 +65,9 @@ def build_program(
         TraceError: the backbone cannot be traced, does not run on the examples, or does not return tensors.
         GateError: no gated unit, or a head that does not run on the backbone's output or does not return a tensor.
     """
-    root, graph = trace(backbone, examples, "the backbone")
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     streams = tuple(range(len(heads) + 1))
-    outputs = annotate(copy_structure(root), graph, fake_inputs(mode, examples), streams, "the backbone")
+    root, graph, outputs = _trace_backbone(backbone, examples, mode, streams)
     output = next(iter(graph.find_nodes(op="output")))
     features = output.args[0]
     leaves = pytree.tree_leaves(features)
@@ -94,6 +93,28 @@ def build_program(
     }
     program_graph.output(results).meta["info"] = Info(streams=streams)
     return root, Program(graph=program_graph, features=features, units=units)
+
+
+def _trace_backbone(
+    backbone: nn.Module, examples: tuple[Any, ...], mode: FakeTensorMode, streams: tuple[int, ...]
+) -> tuple[nn.Module, fx.Graph, Any]:
+    """Trace and annotate. A submodule whose trace does not run stays whole: it may ask what is a tensor."""
+    whole: frozenset[str] = frozenset()
+    first: TraceError | None = None
+    while True:
+        try:
+            root, graph = trace(backbone, examples, "the backbone", whole=whole)
+            outputs = annotate(copy_structure(root), graph, fake_inputs(mode, examples), streams, "the backbone")
+        except TraceError as error:
+            first = first or error
+            node = error.node if isinstance(error, NodeError) else None
+            stack = {} if node is None else node.meta.get("nn_module_stack", {})
+            around = [path for path, _ in stack.values() if node and path not in (*whole, node.target)]
+            if not around:
+                raise first from error
+            whole |= {around[-1]}
+        else:
+            return root, graph, outputs
 
 
 def _append_head(

@@ -23,6 +23,19 @@ BATCHES = (2, 3)
 """The batch sizes that networks are looked at with: what differs between them follows the batch."""
 
 
+class NodeError(TraceError):
+    """A node that does not run.
+
+    Args:
+        message: says so.
+        node: which; None for the output.
+    """
+
+    def __init__(self, message: str, node: fx.Node | None) -> None:
+        super().__init__(message)
+        self.node = node
+
+
 @dataclass(frozen=True, kw_only=True)
 class Info:
     """What is known about a node's value.
@@ -76,7 +89,7 @@ def annotate(
         Batch size -> the graph's output, as fake tensors.
 
     Raises:
-        TraceError: the graph does not run on these inputs.
+        NodeError: the graph does not run on these inputs.
     """
     runs = {batch: _run(root, graph, inputs(batch), what) for batch in BATCHES}
     small, large = (runs[batch] for batch in BATCHES)
@@ -146,9 +159,10 @@ def _run(root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], what: str) -
         shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else repr(x) for x in leaves)
         where = next((n for n in graph.nodes if n.name not in {m.name for m in recorder.values}), None)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise TraceError(
+        raise NodeError(
             f"{what} does not run on inputs of shape {shapes}: at {where.name if where else 'its output'}: {reason}. "
-            "Pass example_inputs as its forward takes them, with the batch first; any batch size must work."
+            "Pass example_inputs as its forward takes them, with the batch first; any batch size must work.",
+            where,
         ) from error
     by_name = {n.name: value for n, value in recorder.values.items()}
     return {n: by_name[n.name] for n in graph.nodes}

@@ -25,6 +25,7 @@ from gate2static.gates.attention import written_out
 from gate2static.gates.functional import functionalise
 from gate2static.gates.functional_layers import make_weight_layers
 from gate2static.gates.learning import detach, is_custom, settle_marks
+from gate2static.gates.shapes import NodeError
 from gate2static.gates.tracer import Tracer
 from gate2static.gates.values import FollowsBatchError
 
@@ -44,7 +45,7 @@ def trace(
         what: how to name the module in an error, such as "the backbone".
         own: whether the returned copy will run instead of the module. If not, the graph keeps to what the module has:
             functions do not become layers, and norms with activation stay whole.
-        whole: functions marked with `torch.fx.wrap` that are not followed.
+        whole: names of submodules, and functions marked with `torch.fx.wrap`, that are not followed.
 
     Returns:
         A copy of the module in which nothing works in place, and its graph, with a placeholder for each tensor leaf of
@@ -165,6 +166,8 @@ def _refuse_impure(tracer: Tracer, graph: fx.Graph, whole: frozenset[Any], cause
     """What runs whole must leave its inputs as they are, and run without values."""
     for node in graph.nodes:
         if node.op == "call_module" and node.target in whole and not tracer.is_pure(node):
+            if not causes:
+                raise NodeError(f"{node.target!r} in {what} writes into its inputs or does not run here.", node)
             raise TraceError(_explain(causes[0], what)) from causes[0]
         if is_custom(node.target) and not tracer.is_pure(node):
             raise TraceError(

@@ -209,6 +209,27 @@ def test_what_a_forward_remembers_while_it_is_traced_is_forgotten(kind: type[Rem
     torch.testing.assert_close(model.encoder(x)[0], backbone(x))
 
 
+class TakesLists(nn.Module):
+    """Takes a tensor or a list of tensors, and looks what it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+
+    def forward(self, x: Any) -> Tensor:
+        if isinstance(x, Tensor):
+            x = [x]
+        return self.layers(x[0])
+
+
+def test_a_module_that_asks_whether_it_is_given_a_tensor_stays_whole() -> None:
+    backbone = nn.Sequential(nn.Sequential(nn.Conv2d(3, 3, 1), TakesLists()), nn.Conv2d(4, 2, 1)).eval()
+    model = gated(backbone, IMAGES)
+    assert [u.name for u in model.program.units] == ["_0_0", "_0_1", "_1"]
+    with pytest.raises(TraceError, match="the backbone does not run on inputs .*: at layers_1: .*3D"):
+        gated(TakesLists(), IMAGES)
+
+
 def test_only_the_innermost_module_that_cannot_be_followed_is_whole() -> None:
     block = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(Odd(nn.Conv2d(4, 4, 1)), nn.BatchNorm2d(4)))
     model = gated(nn.Sequential(block, nn.Conv2d(4, 2, 1)).eval(), IMAGES)
