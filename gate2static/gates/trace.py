@@ -60,7 +60,8 @@ def trace(
     except RuntimeError as error:
         raise TraceError(
             f"{what} cannot be copied: {str(error).splitlines()[0]} Old-style weight_norm and spectral_norm do that; "
-            "use torch.nn.utils.parametrizations instead."
+            "use torch.nn.utils.parametrizations instead. So does what a forward computed and keeps in its module; "
+            "call train() to clear it, or gate before anything ran."
         ) from error
     _refuse_shared_forwards(root, what)
     signature = inspect.signature(root.forward)

@@ -133,6 +133,19 @@ def test_a_backbone_is_a_plain_module_with_weights(make_backbone: Callable[[], A
     refused(GateError, reason, make_backbone())
 
 
+class Keeps(Conv):
+    def forward(self, x: Tensor) -> Any:
+        self.kept = self.conv.weight * 2
+        return super().forward(x) + self.kept.sum()
+
+
+def test_a_backbone_that_cannot_be_copied_is_told_why() -> None:
+    backbone = Keeps()
+    make(backbone)
+    backbone(X)
+    refused(TraceError, "cannot be copied: .*what a forward computed and keeps .*; call train", backbone)
+
+
 def test_a_backbone_for_one_batch_size_is_refused() -> None:
     refused(
         TraceError, r"inputs of shape \(3, 3, 8, 8\): at add: .*any batch size must work", Conv(_adds_a_batch_of_two)
