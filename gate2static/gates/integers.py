@@ -1,6 +1,6 @@
-"""`int(…)` in a forward of what follows the batch: Python makes a number of it, which would fix the batch.
+"""`int(…)` and `len(…)` in a forward of what follows the batch: Python makes numbers of it, which would fix the batch.
 
-So while such a network is traced, the name `int` means something else in the modules of its code.
+So while such a network is traced, these names mean something else in the files of its code.
 """
 
 import types
@@ -12,17 +12,24 @@ from torch import fx, nn
 
 
 @contextmanager
-def recorded_integers(root: nn.Module, convert: Callable[[fx.Proxy], Any]) -> Iterator[None]:
-    """While this lasts, `int(proxy)` is `convert(proxy)` in the code of a network and in functions that it imports."""
-    name = _integer_type(convert)
-    patched = [names for names in _global_names(root) if "int" not in names]
+def recorded_integers(
+    root: nn.Module, integer: Callable[[fx.Proxy], Any], length: Callable[[fx.Proxy], Any]
+) -> Iterator[None]:
+    """While this lasts, `int` and `len` of proxies are these, in a network's code and in functions that it imports."""
+
+    def length_of(value: Any, /) -> Any:
+        return length(value) if isinstance(value, fx.Proxy) else len(value)
+
+    new = {"int": _integer_type(integer), "len": length_of}
+    patched = [(names, {k: v for k, v in new.items() if k not in names}) for names in _global_names(root)]
     try:
-        for names in patched:
-            names["int"] = name
+        for names, added in patched:
+            names.update(added)
         yield
     finally:
-        for names in patched:
-            del names["int"]
+        for names, added in patched:
+            for name in added:
+                del names[name]
 
 
 def _integer_type(convert: Callable[[fx.Proxy], Any]) -> type:

@@ -111,7 +111,7 @@ class ValueTracer(fx.Tracer):
         Tensor.expand = self._recorded(Tensor.expand, "call_method", "expand")  # type: ignore[method-assign]
         self._autocast = autocast_devices()
         functions = custom_functions(self._autograd_function) if self.own else nullcontext()
-        integers = recorded_integers(root, self._integer) if self._integers else nullcontext()
+        integers = recorded_integers(root, self._integer, self._count) if self._integers else nullcontext()
         try:
             with torch.enable_grad(), functions, integers:
                 return super().trace(root, concrete_args)
@@ -146,16 +146,24 @@ class ValueTracer(fx.Tracer):
 
     def _integer(self, proxy: fx.Proxy) -> Any:
         """`int` of a proxy: a number, or a multiple of the batch size."""
-        counts = [value for value in self.values(proxy.node) if isinstance(value, int | float)]
-        small, large = map(int, counts) if len(counts) == len(BATCHES) else (0, 0)
-        multiple, rest = divmod(small, BATCHES[0])
-        if small == large or rest or large != multiple * BATCHES[1]:
-            return int(self.constant(proxy))
+        found = self._batches([int(v) for v in self.values(proxy.node) if isinstance(v, int | float)])
+        return int(self.constant(proxy)) if found is None else found
+
+    def _count(self, proxy: fx.Proxy) -> Any:
+        """`len` of a proxy, likewise."""
+        found = self._batches([len(v) for v in self.values(proxy.node) if isinstance(v, Tensor) and v.dim()])
+        return self.length(proxy) if found is None else found
+
+    def _batches(self, counts: list[int]) -> Any:
+        """What is so many at the two batch sizes, as a multiple of the batch size; None where it is none."""
+        multiple, rest = divmod(counts[0], BATCHES[0]) if len(counts) == len(BATCHES) else (0, 0)
+        if not multiple or rest or counts[1] != multiple * BATCHES[1]:
+            return None
         for node in self.graph.find_nodes(op="placeholder"):
             if [len(v) if isinstance(v, Tensor) and v.dim() else 0 for v in self.values(node)] == [*BATCHES]:
                 count: Any = self.proxy(node).size(0)
                 return count if multiple == 1 else count * multiple
-        return int(self.constant(proxy))
+        return None
 
     def _recorded(self, function: Callable[..., Any], kind: str, target: Any) -> Callable[..., Any]:
         @functools.wraps(function)

@@ -75,7 +75,7 @@ class HalfTheBatch(Branches):
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
-        (Branches(), r"depends on the batch size \(2 and 3 for batches of 2 and 3\).*if len\(x\) > 2 else"),
+        (Branches(), r"depends on the batch size \(False and True for batches of 2 and 3\).*if len\(x\) > 2 else"),
         (LoopsOverTheBatch(), r"depends on the batch size \(2 and 3 .*torch.stack"),
         (nn.Sequential(LoopsOverTheBatch()), r"depends on the batch size \(2 and 3 .*torch.stack"),
         (nn.Sequential(HalfTheBatch()), r"depends on the batch size \(1.0 and 1.5 .*half = int\("),
@@ -98,8 +98,9 @@ class Windows(Branches):
         windows = x.view(int(x.shape[0]), 3, height // 2, 2, width // 2, 2).permute(0, 2, 4, 1, 3, 5)
         windows = self.conv(windows.reshape(-1, 3, 2, 2))
         count = int(windows.shape[0])
+        assert len((height, width)) == 2
         batch = int(count / (height * width / 2 / 2))
-        return windows.view(batch, -1, 4, 2, 2).mean(1)
+        return windows.reshape(len(windows), -1).view(batch, -1, 4, 2, 2).mean(1)
 
 
 @pytest.mark.parametrize("wrap", [lambda module: module, nn.Sequential])
@@ -109,7 +110,7 @@ def test_an_integer_that_counts_samples_follows_the_batch(wrap: Callable[[nn.Mod
     for batch in (1, 5):
         x = torch.randn(batch, 3, 6, 8)
         torch.testing.assert_close(network(x), module(x))
-    assert "int" not in globals()
+    assert not {"int", "len"} & globals().keys()
     model = gated(module, IMAGES)
     assert [unit.name.endswith("conv") for unit in model.program.units] == [True]
     assert verify(model, prune(model)).passed
