@@ -1,9 +1,10 @@
 """Modules and functions that look like ones with a rule and compute something else must not get that rule."""
 
 from collections.abc import Callable
-from types import SimpleNamespace
+from types import MethodType, SimpleNamespace
 
 import pytest
+import timm
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
@@ -111,6 +112,13 @@ def test_a_norm_with_an_activation_still_learns_its_statistics() -> None:
     gated(torch.randn(4, 3, 12, 12) + 3)
     moved = [float(b.abs().max()) > 0 for n, b in gated.named_buffers() if n.endswith("running_mean")]
     assert moved == [True] * 3
+
+
+def test_stochastic_depth_whose_forward_was_replaced_is_no_identity(zoo: SimpleNamespace) -> None:
+    middle = timm.layers.DropPath(0.1)
+    middle.forward = MethodType(lambda self, x: x / 2, middle)  # type: ignore[method-assign]
+    gated = zoo.randomise(_gated(Between(middle)))
+    assert g2s.verify(gated, g2s.prune(gated)).passed
 
 
 def test_a_functional_batch_norm_is_refused_because_it_would_be_frozen() -> None:

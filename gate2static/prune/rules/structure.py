@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from gate2static.gates.layers import layer_class
+from gate2static.gates.layers import has_own_forward, layer_class
 from gate2static.gates.model import GatedModel
 from gate2static.gates.program import take_stream
 from gate2static.gates.shapes import BATCHES, info
@@ -86,7 +86,7 @@ class Identity(Rule):
         module = module_of(gated, node, 0)
         kind = type(module)
         stochastic = kind.__module__.startswith(("timm.", "torchvision.")) and kind.__name__ in _STOCHASTIC
-        if layer_class(module) not in _IDENTITIES and not stochastic:
+        if module is None or has_own_forward(module) or not (stochastic or layer_class(module) in _IDENTITIES):
             return None
         source = rules[node.all_input_nodes[0]]
         return cls(node, [Same(source, source.dims or ())], source.channels, source.dims)
