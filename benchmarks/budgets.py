@@ -79,7 +79,7 @@ def latency() -> None:
     print("|---|---:|---:|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
         table, static = Path(folder) / "table.json", Path(folder) / "static"
-        for group_size in (1, 16, 64):
+        for group_size in (16, 64):
             g2s.prune(random_network("resnet18", group_size, 224)).save(static)
             profile_for(static, backend="onnxruntime", threads=1).save(table)
             for share in LATENCY_SHARES:

@@ -6,7 +6,6 @@ from importlib.metadata import version
 import torch
 from torch import Tensor, nn
 
-from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel
 from gate2static.gates.shapes import info
 from gate2static.prune.analysis import outputs
@@ -63,8 +62,8 @@ def _examples(gated: GatedModel, floating: torch.dtype) -> tuple[Tensor, ...]:
     made = []
     for node in gated.program.graph.find_nodes(op="placeholder"):
         known = info(node)
-        if known.shape is None or known.dtype is None:
-            raise PruneError(f"the input {node.name} is not a tensor; a static model takes tensors only.")
+        assert known.shape is not None  # `gate` takes tensors only
+        assert known.dtype is not None
         kind = floating if known.dtype.is_floating_point else known.dtype
         made.append(torch.zeros((_EXPORTED_BATCH, *known.shape[1:]), dtype=kind))
     return tuple(made)

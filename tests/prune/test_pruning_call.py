@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gate2static.errors import ArtefactError, PruneError
-from gate2static.gates import gate, gate_decisions, set_gates
+from gate2static.gates import gate_decisions, set_gates
 from gate2static.prune import expected_macs, lowerings_for, prune
 from gate2static.prune.emit import plan
 from gate2static.prune.rules.dense import Dense
@@ -143,18 +143,3 @@ def test_the_manifest_says_what_the_network_is(zoo: Any) -> None:
     assert list(manifest.gates) == list(gated.gates)
     assert all(sum(shares) == pytest.approx(1.0) for shares in manifest.contributions.values())
     assert manifest.versions["torch"] == torch.__version__
-
-
-class _Number(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 4, 1)
-
-    def forward(self, x: Tensor, scale: float) -> Tensor:
-        return self.conv(x) * scale
-
-
-def test_an_input_that_is_no_tensor_is_refused() -> None:
-    gated = gate(_Number(), tasks=["a"], example_inputs=(torch.randn(2, 3, 4, 4), 2.0), heads={"a": nn.Identity()})
-    with pytest.raises(PruneError, match=r"the input scale_1 is not a tensor; a static model takes tensors only"):
-        prune(gated)
