@@ -37,7 +37,7 @@ _SPATIAL = (
 _ANYWHERE = {
     "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "sigmoid", "logsigmoid", "tanh",
     "hardswish", "hardsigmoid", "hardtanh", "softplus", "softsign", "hardshrink", "exp", "log", "sqrt", "rsqrt", "abs",
-    "neg", "square", "pow", "reciprocal", "sign", "floor", "ceil", "round", "erf", "sin", "cos", "clamp", "clip",
+    "neg", "square", "pow", "reciprocal", "sign", "floor", "ceil", "round", "erf", "sin", "cos", "clamp",
     "clamp_min", "clamp_max", "nan_to_num", "masked_fill", "isnan", "logical_not", "expm1", "log1p", "tanhshrink",
     "softshrink", "threshold", "log2", "log10", "exp2", "tan", "atan", "asinh", "frac", "trunc", "bitwise_not",
     "contiguous", "detach", "clone",
@@ -122,7 +122,7 @@ class Channelwise(Rule):
         if len(made.args) > position:
             made.update_arg(position, dims)
         else:
-            made.kwargs = {**{k: v for k, v in made.kwargs.items() if k != "axis"}, "dim": dims}
+            made.kwargs = {**made.kwargs, "dim": dims}
         return made
 
 
@@ -131,8 +131,7 @@ def _dims_along(node: fx.Node, module: nn.Module | None, ndim: int) -> list[int]
     if layer_class(module) in _SOFTMAX:
         dims: Any = module.dim  # type: ignore[union-attr]
     elif (name := function_name(node)) in _ALONG:
-        default = 1 if name == "normalize" else node.kwargs.get("axis")
-        dims = argument(node, _ALONG[name], "dim", default)
+        dims = argument(node, _ALONG[name], "dim", 1 if name == "normalize" else None)
     else:
         return None
     if dims is None or dims in ((), []):

@@ -24,7 +24,7 @@ class Concat(Rule):
     def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
         stacked = node.target is torch.stack
         tensors = argument(node, 0, "tensors")
-        if not (stacked or node.target in (torch.cat, torch.concat)) or not isinstance(tensors, list | tuple):
+        if not (stacked or node.target is torch.cat) or not isinstance(tensors, list | tuple):
             return None
         shape = node.meta["info"].shape
         dim = argument(node, 1, "dim", 0) % len(shape)

@@ -25,9 +25,8 @@ _FUNCTIONS = {
 }  # fmt: skip
 _METHODS = {
     "add", "sub", "mul", "div", "pow", "maximum", "minimum", "lerp", "where", "addcmul", "addcdiv", "masked_fill",
-    "__add__", "__sub__", "__mul__", "__truediv__", "multiply", "true_divide",
+    "__add__", "__sub__", "__mul__", "__truediv__",
 }  # fmt: skip
-_JOINS = (torch.cat, torch.concat)
 
 
 class Elementwise(Rule):
@@ -166,11 +165,11 @@ def _lines_up(own: Sequence[int], shape: Sequence[int], dims: Dims) -> bool:
 def _is_known(node: fx.Node) -> bool:
     if node.op == "call_method":
         return node.target in _METHODS
-    return node.op == "call_function" and (node.target in _FUNCTIONS or node.target in _JOINS)
+    return node.op == "call_function" and (node.target in _FUNCTIONS or node.target is torch.cat)
 
 
 def _joined_dim(node: fx.Node) -> int | None:
     """The dimension along which a node concatenates; None for element-wise operators."""
-    if node.target not in _JOINS:
+    if node.target is not torch.cat:
         return None
     return int(argument(node, 1, "dim", 0) % len(node.meta["info"].shape))

@@ -23,10 +23,9 @@ from gate2static.prune.reading import read
 from gate2static.prune.rules.rule import Rule
 
 _MOVES = {
-    "reshape", "view", "view_as", "reshape_as", "flatten", "ravel", "unflatten", "permute", "transpose", "swapaxes",
-    "swapdims", "movedim", "moveaxis", "t", "squeeze", "unsqueeze", "select", "narrow", "getitem", "flip", "roll",
-    "rot90", "expand", "expand_as", "broadcast_to", "repeat", "repeat_interleave", "tile", "diagonal",
-    "__getitem__",
+    "reshape", "view", "view_as", "reshape_as", "flatten", "ravel", "unflatten", "permute", "transpose", "movedim",
+    "t", "squeeze", "unsqueeze", "select", "narrow", "getitem", "flip", "roll", "rot90", "expand", "expand_as",
+    "broadcast_to", "repeat", "repeat_interleave", "tile", "diagonal", "__getitem__",
 }  # fmt: skip
 _SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit"}
 _LAYERS = (nn.Flatten, nn.Unflatten)
