@@ -78,7 +78,8 @@ def read_mat_file(path: Path, **options: Any) -> dict[str, Any]:
 
     def load() -> dict[str, Any]:
         with path.open("rb") as file:
-            return loadmat(file, **options)  # type: ignore[no-any-return]
+            found: dict[str, Any] = loadmat(file, **options)
+        return found
 
     return _read(path, load, "a MATLAB file up to version 7")
 

@@ -115,7 +115,8 @@ def warp(
     from torchvision.transforms.v2 import functional as tv
 
     def affine(value: Tensor, mode: InterpolationMode, fill: list[float]) -> Tensor:
-        return tv.affine(value, degrees, list(move), zoom, [0.0, 0.0], interpolation=mode, fill=fill)  # type: ignore[no-any-return]
+        moved: Tensor = tv.affine(value, degrees, list(move), zoom, [0.0, 0.0], interpolation=mode, fill=fill)
+        return moved
 
     image, targets = sample
     warped = affine(image, InterpolationMode.BILINEAR, [0.0] * len(image))
