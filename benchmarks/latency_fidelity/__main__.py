@@ -2,6 +2,7 @@
 
 Run:  python -m benchmarks.latency_fidelity            (from the repository's root)
       python -m benchmarks.latency_fidelity --quick    (a few minutes)
+      python -m benchmarks.latency_fidelity --backend openvino --page docs/latency_runtimes.md
 Allowed: see the page. Efficiency is the MACs over those of the shared network, divided by the latency over its
 latency. Every network is timed beside the shared one and T separate ones, in rounds in one process.
 """
@@ -18,12 +19,22 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import gate2static as g2s
-from benchmarks.latency_fidelity.cases import LOWERINGS, NETWORKS, REPEATED, SHARES, Gates, draw, drawn, gated_network
+from benchmarks.latency_fidelity.cases import (
+    LOWERINGS,
+    NETWORKS,
+    OURS,
+    REPEATED,
+    SHARES,
+    Gates,
+    draw,
+    drawn,
+    gated_network,
+)
 from benchmarks.latency_fidelity.page import write_page
 from benchmarks.latency_fidelity.profiling import profile
 from gate2static.bench.backends import BACKENDS
 from gate2static.bench.report import LatencyReport, TargetLatency
-from gate2static.bench.sources import TorchSource
+from gate2static.bench.sources import EngineSource, TorchSource
 from gate2static.gates import GatedModel
 from gate2static.train import load_gated
 
@@ -37,7 +48,7 @@ def main() -> None:
     """Measure what is missing in the results and write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    parser.add_argument("--backends", nargs="+", default=["onnxruntime"], help="as in `gate2static bench`")
+    parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="as in `gate2static bench`")
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES), metavar="P")
     parser.add_argument("--structures", type=int, default=3, help="how many of the gates' structures")
     parser.add_argument("--seeds", type=int, default=3, help=f"of {', '.join(REPEATED)}; the others have one")
@@ -45,14 +56,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="one is the steadiest on a machine that does other work")
     parser.add_argument("--checkpoints", nargs="+", type=Path, default=[], help="of gated networks: trained gates")
     parser.add_argument("--quick", action="store_true", help="ResNet-18, one structure, one seed")
-    parser.add_argument("--results", type=Path, default=ROOT / "runs" / "latency_fidelity.jsonl")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "latency.md")
+    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "latency.md", help="rows: the same name, .jsonl")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.networks, arguments.structures, arguments.seeds = ["resnet18"], 1, 1
     torch.set_num_threads(arguments.threads)
-    arguments.results.parent.mkdir(parents=True, exist_ok=True)
-    results = read(arguments.results)
+    rows_file = arguments.page.with_suffix(".jsonl")
+    results = read(rows_file)
     cases = [
         (network, gates)
         for seed in range(arguments.seeds)
@@ -65,17 +75,17 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress,
     ):
-        bench = Bench(Path(folder), arguments.backends, arguments.threads)
+        bench = Bench(Path(folder), arguments.backend, arguments.threads)
         bar = progress.add_task("", total=len(cases))
         for network, gates in cases:
             progress.update(bar, description=f"{network}, {gates.structure}, p = {gates.share}")
-            done = {(r["backend"], r["lowering"]) for r in results if _is_of(r, network, gates, arguments.threads)}
+            case = {"network": network, "backend": arguments.backend, "threads": arguments.threads, **vars(gates)}
+            done = {r["lowering"] for r in results if case.items() <= r.items()}
             wanted = [n for n in arguments.lowerings if gates.seed == 0 or n != "plain"]
-            names = [n for n in wanted if any((b, n) not in done for b in arguments.backends)]
-            if names:
+            if names := [n for n in wanted if n not in done]:
                 rows = bench.measure(network, gates, names)
                 results += rows
-                with arguments.results.open("a") as lines:
+                with rows_file.open("a") as lines:
                     lines.writelines(json.dumps(row) + "\n" for row in rows)
             progress.advance(bar)
         for checkpoint in arguments.checkpoints:
@@ -93,18 +103,18 @@ class Bench:
 
     Args:
         folder: of the ONNX files.
-        backends: names of `gate2static bench`.
-        threads: of the backends on the CPU.
+        backend: a name of `gate2static bench`.
+        threads: of a backend on the CPU.
     """
 
-    def __init__(self, folder: Path, backends: list[str], threads: int) -> None:
-        self.folder, self.threads = folder, threads
-        self.on_torch = [name for name in backends if BACKENDS[name].takes is TorchSource]
-        self.on_onnx = [name for name in backends if name not in self.on_torch]
+    def __init__(self, folder: Path, backend: str, threads: int) -> None:
+        self.folder, self.backend, self.threads = folder, backend, threads
+        self.takes = BACKENDS[backend].takes
+        self.lowerings = {**LOWERINGS, "ours": OURS.get(backend, "any")}
         self.made: dict[str, Made] = {}
 
     def measure(self, network: str, gates: Gates, lowerings: list[str]) -> list[dict[str, Any]]:
-        """One row a lowering and backend: MACs and latency over those of the shared and of T separate networks."""
+        """One row a lowering: MACs and latency over those of the shared and of T separate networks."""
         return self._measure(gated_network(network, gates), network, gates, lowerings)
 
     def measure_trained(self, checkpoint: Path, lowerings: list[str]) -> list[dict[str, Any]]:
@@ -132,53 +142,54 @@ class Bench:
         else:
             draw(gated, gates)
         chosen |= {name: self._make(gated, f"drawn-{number}", name) for number, name in enumerate(lowerings)}
-        reports = []
-        if self.on_onnx:
-            reports.append(self._time({name: made.path for name, made in chosen.items()}, self.on_onnx))
-        if self.on_torch:
-            unpruned = (gated, chosen["shared"].static.example_inputs(1))
-            modules = {name: made.static for name, made in chosen.items()}
-            reports.append(self._time({**modules, "unpruned": unpruned}, self.on_torch))
-        found = [(report, target) for report in reports for target in report.targets if target.name not in _BASELINES]
-        return [self._row(report, target, network, gates, chosen) for report, target in found]
-
-    def _time(self, targets: Mapping[str, Any], backends: list[str]) -> LatencyReport:
-        return g2s.benchmark(
-            targets, backends=backends, rounds=_ROUNDS, duration_s=_DURATION_S, threads=self.threads, progress=False
+        timed: dict[str, Any] = {name: made.path for name, made in chosen.items()}
+        if self.takes is TorchSource:
+            timed = {name: made.static for name, made in chosen.items()}
+            timed["unpruned"] = (gated, chosen["shared"].static.example_inputs(1))
+        report = g2s.benchmark(
+            timed,
+            backends=[self.backend],
+            rounds=_ROUNDS,
+            duration_s=_DURATION_S,
+            threads=self.threads,
+            progress=False,
         )
+        found = [target for target in report.targets if target.name not in _BASELINES]
+        return [self._row(report, target, network, gates, chosen) for target in found]
 
     def _row(
         self, report: LatencyReport, target: TargetLatency, network: str, gates: Gates, chosen: Mapping[str, "Made"]
     ) -> dict[str, Any]:
-        separate = next(t for t in report.targets if (t.name, t.backend) == ("separate", target.backend))
+        separate = next(t for t in report.targets if t.name == "separate")
         made, shared = chosen.get(target.name), chosen["shared"].static.manifest.macs
         return {
             "network": network, "size": chosen["shared"].static.manifest.inputs[0].shape[-1],
             "threads": self.threads, **vars(gates),
-            "lowering": target.name, "backend": target.backend,
+            "lowering": target.name, "backend": self.backend,
             "macs": (made.static.manifest.macs.static if made else shared.gated) / shared.static,
             "latency": report.ratio(target),
             "separate": report.ratio(separate), "over_separate": report.ratio(target, separate),
-            "profile_ms": profile(made.path, self.threads) if made and target.backend == "onnxruntime" else {},
+            "profile_ms": profile(made.path, self.threads) if made and self.backend == "onnxruntime" else {},
         }  # fmt: skip
 
     def _make(self, gated: GatedModel, name: str, lowering: str) -> "Made":
-        made = Made(g2s.prune(gated, target=LOWERINGS[lowering]), self.folder / f"{name}.onnx")
-        if self.on_onnx:
-            g2s.export_onnx(made.static, made.path)
-        return made
+        static = g2s.prune(gated, target=self.lowerings[lowering])
+        path = self.folder / f"{name}.onnx"
+        if self.takes is not TorchSource:
+            g2s.export_onnx(static, path)
+        if self.takes is EngineSource:
+            engine = path.with_suffix(".engine")
+            g2s.build_engine(path, engine, backend=self.backend)
+            path = engine
+        return Made(static, path)
 
 
 @dataclass(frozen=True)
 class Made:
-    """A static network and its ONNX file."""
+    """A static network and its file, where the backend reads one."""
 
     static: g2s.StaticModel
     path: Path
-
-
-def _is_of(row: dict[str, Any], network: str, gates: Gates, threads: int) -> bool:
-    return row["network"] == network and row["threads"] == threads and vars(gates).items() <= row.items()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ REPEATED = ("resnet18", "resnet50", "vit_small")
 SHARES = (0.1, 0.25, 0.5, 0.75)
 LOWERINGS: dict[str, Lowering | str] = {
     "plain": PLAIN,
-    "ours": "ort-cpu",
+    "ours": "any",
     "any": LOWERING,
     "no merge_layers": replace(LOWERING, merge_layers=False),
     "no order_channels": replace(LOWERING, order_channels=False),
@@ -29,7 +29,9 @@ LOWERINGS: dict[str, Lowering | str] = {
     "no share_elementwise": replace(LOWERING, share_elementwise=False),
     "no blocks": replace(LOWERING, block_channels=0),
 }
-"""The plainest lowering, ours for ONNX Runtime, and `prune`'s own without one pass at a time."""
+"""The plainest lowering, ours, and `prune`'s own without one pass at a time."""
+OURS = {"onnxruntime": "ort-cpu", "openvino": "openvino", "tensorrt": "trt", "tensorrt-rtx": "trt"}
+"""The target that "ours" is pruned for, by backend; "any" for others."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ def gated_network(name: str, structure: Gates) -> GatedModel:
         timm_name = {"vit_small": "vit_small_patch16_224"}.get(name, name)
         backbone = timm.create_model(timm_name, num_classes=0)
         width = int(backbone.num_features)  # type: ignore[arg-type]
-    return g2s.gate(
+    gated = g2s.gate(
         backbone.eval(),
         tasks=TASKS,
         example_inputs=(torch.randn(2, 3, SIZE, SIZE),),
@@ -87,6 +89,11 @@ def gated_network(name: str, structure: Gates) -> GatedModel:
         mixing=structure.mixing,
         tie_residual=structure.tied,
     ).eval()
+    # Training makes streams differ. As they start, OpenVINO would find equal layers and compute them once.
+    with torch.no_grad():
+        for parameter in gated.branches.parameters():
+            parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
+    return gated
 
 
 @torch.no_grad()

@@ -9,48 +9,20 @@ import matplotlib.pyplot as plt
 
 Row = dict[str, Any]
 
-_HEAD = """# MACs that become time
-
-Efficiency is (MACs over those of the shared network) / (latency over that of the shared network): 1 means that every
-MAC that pruning removed was paid back in time. Random gates: each group of channels of each of T = 3 tasks is specific
-with probability p; input 224×224, batch 1, random weights, medians over seeds (of the
-plainest lowering the first). The shared network, three separate ones and the static ones are timed side by side, in
-rounds, in one process. `separate` is the latency of three separate networks over that of the shared one: a static
-network above it would better not be gated.
-
-Made by `python -m benchmarks.latency_fidelity`.
-
-## What it says
-
-- **64 channels a gate, hard mixing** pay back nearly everything on ResNet-18 and most of it on ResNet-50 and ViT-small:
-  layers are cut into blocks that others read whole, so that ONNX Runtime keeps its blocked layout throughout and copies
-  little. Hard mixing saves the mixing besides. A transformer's products are as fast in blocks as in one piece; what it
-  loses are biases, norms and copies, which the shared network has once.
-- **16 channels a gate, softmax** stay well below the 0.90 that we want. Layers of 16 channels run at two thirds of the
-  speed of wide ones, so cutting into blocks does not pay; what is left is copies that bring the channels of each stream
-  together and the arithmetic of mixing and adding, stream by stream. Dense 3×3 layers hide some of it, the 1×1 layers
-  of a ResNet-50 and the products of a ViT do not. An eighth to a quarter of it is spent on what the stem makes.
-- **One gate a channel** is worst where channels come last: ONNX Runtime gathers a ViT's tokens number by number.
-- **MobileNets do not gain by fine gates**: their layers move more than they multiply, and activations that stood
-  behind one layer stand behind cut tensors, where ONNX Runtime does not fuse them.
-- **Above p of about 0.5 such networks are slower than separate ones.** Their MACs are then 0.8 to 0.95 of theirs, and
-  no lowering of ours earns back the copies. Give them a budget in latency instead (`budgets.md`), or wider groups.
-- The plainest lowering is not far behind where layers are not cut: it puts every stream together after each gate, which
-  is also one of the two forms that `--target ort-cpu` chooses from, by what they move.
-"""
+MARK = "<!-- What follows is made by python -m benchmarks.latency_fidelity. -->\n"
 
 
 def write_page(path: Path, rows: list[Row]) -> None:
-    """Write the page and the plot beside it."""
-    plot(path.with_name("latency.png"), rows)
-    sections = [
-        _HEAD,
-        "![Efficiency against the share of specific gates](latency.png)\n",
-    ]
+    """Write the tables and the plot; what the page says before `MARK` stays."""
+    picture = path.with_suffix(".png")
+    plot(picture, rows)
+    said = path.read_text().split(MARK)[0] if path.is_file() else "# MACs that become time\n\n"
+    sections = [f"{said}{MARK}", f"![Efficiency against the share of specific gates]({picture.name})\n"]
     for backend, threads in sorted({(r["backend"], r["threads"]) for r in rows}):
         chosen = [r for r in rows if (r["backend"], r["threads"]) == (backend, threads)]
         sections.append(f"## {backend}, {threads} thread{'s' * (threads > 1)}\n\n{_table(chosen)}")
-    sections.append(f"## Where the time goes (ONNX Runtime, ours)\n\n{_profiles(rows)}")
+    if profiled := [r for r in rows if r["lowering"] == "ours" and r["profile_ms"]]:
+        sections.append(f"## Where the time goes (ONNX Runtime, ours)\n\n{_profiles(profiled)}")
     if passes := [r for r in rows if r["lowering"].startswith("no ")]:
         sections.append(f"## Without one pass at a time\n\n{_passes(rows, passes)}")
     path.write_text("\n".join(sections))
@@ -77,9 +49,6 @@ def _table(rows: list[Row]) -> str:
 
 
 def _profiles(rows: list[Row]) -> str:
-    rows = [r for r in rows if r["lowering"] == "ours" and r["profile_ms"]]
-    if not rows:
-        return ""
     kinds = list(rows[0]["profile_ms"])
     lines = [f"| network | gates | p | {' | '.join(kinds)} |", "|---" * (3 + len(kinds)) + "|"]
     for key, group in _grouped(rows, ("network", "structure", "share")):
@@ -103,21 +72,21 @@ def _passes(rows: list[Row], without: list[Row]) -> str:
 
 
 def plot(path: Path, rows: list[Row]) -> None:
-    """Efficiency against p, one panel a network, one line a structure of gates; the plainest lowering dotted."""
-    networks = list(dict.fromkeys(r["network"] for r in rows))
+    """Efficiency against p, a panel for each network and backend, a line for each structure; dotted: plainest."""
+    panels = sorted({(r["network"], r["backend"]) for r in rows})
     structures = list(dict.fromkeys(_value(r, "structure") for r in rows))
-    figure, axes = plt.subplots(1, len(networks), figsize=(1 + 3.6 * len(networks), 4), sharey=True, squeeze=False)
-    for axis, network in zip(axes[0], networks, strict=True):
+    figure, axes = plt.subplots(1, len(panels), figsize=(1 + 3.6 * len(panels), 4), sharey=True, squeeze=False)
+    for axis, panel in zip(axes[0], panels, strict=True):
         for number, structure in enumerate(structures):
             for lowering, style in (("ours", "o-"), ("plain", "x:")):
-                chosen = [r for r in rows if (r["network"], r["lowering"]) == (network, lowering)]
-                chosen = [r for r in chosen if _value(r, "structure") == structure and r["backend"] == "onnxruntime"]
+                chosen = [r for r in rows if (r["network"], r["backend"], r["lowering"]) == (*panel, lowering)]
+                chosen = [r for r in chosen if _value(r, "structure") == structure]
                 points = [(k[0], _median_efficiency(g)) for k, g in _grouped(chosen, ("share",))]
                 if points:
                     label = structure if lowering == "ours" else None
                     axis.plot(*zip(*points, strict=True), style, color=f"C{number}", label=label, markersize=5)
         axis.axhline(1, color="0.7", linewidth=1)
-        axis.set(title=network, xlabel="share p of specific gates", ylim=(0.2, 1.05))
+        axis.set(title=", ".join(panel), xlabel="share p of specific gates", ylim=(0.2, 1.05))
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("efficiency (solid: ours, dotted: plainest)")
     handles, labels = axes[0][0].get_legend_handles_labels()
