@@ -117,16 +117,19 @@ def prune(
     from gate2static.prune import barrier_costs, lowerings_for, plan
     from gate2static.prune import prune as prune_gated
     from gate2static.report import barrier_table, plan_table
+    from gate2static.train import trained_budget
 
     if output is None and not dry_run:
         raise typer.BadParameter("give -o DIR, or --dry-run to see the plan only")
+    aligned = lowerings_for(target, align)[0].align > 1
+    as_trained = target == "any" and dtype is None
     projected = None
     if budget:
-        if lowerings_for(target, align)[0].align > 1:
+        if aligned:
             raise typer.BadParameter(
                 "--budget counts the channels that are needed; --align and --target trt add others: leave out one"
             )
-        projected = project(checkpoint, budget, output, as_trained=target == "any" and dtype is None)
+        projected = project(checkpoint, budget, output, as_trained=as_trained)
         typer.echo(f"budget: {projected.report}")
     gated = projected.gated if projected else load_network(checkpoint)
     if explain or dry_run:
@@ -136,8 +139,11 @@ def prune(
             show(barrier_table(costs))
     if output is not None and not dry_run:
         static = prune_gated(gated, align=align, target=target, dtype=getattr(torch, dtype) if dtype else None)
-        if projected:
-            static.manifest = static.manifest.model_copy(update={"budget": projected.report.model_dump(mode="json")})
+        report = projected.report if projected else trained_budget(checkpoint)
+        if report is not None and (aligned or (report.unit != "MACs" and not as_trained)):
+            typer.echo(f"budget: {report}; --align, --target or --dtype change that cost, it is not promised here")
+        elif report is not None:
+            static.manifest = static.manifest.model_copy(update={"budget": report.model_dump(mode="json")})
         static.save(output)
         if projected:
             projected.save(beside(output))

@@ -137,7 +137,7 @@ def _unit_ms(unit: Unit, grids: Mapping[str, Grid], backend: str, threads: int) 
     few, many = repeated(unit, _FEW), repeated(unit, copies)
     added = (_network_ms(many, backend, threads) - _network_ms(few, backend, threads)) / (copies - _FEW)
     added -= sum(grids[other.kind].at(other.sizes) for other in few.others if other.kind in grids)
-    if unit.kind == "reorder":
+    if unit.kind == REORDER:
         added /= 2  # one into blocks, one out of them
     return max(added, _SHORTEST_MS)
 

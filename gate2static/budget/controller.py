@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gate2static.budget.meter import Meter
+from gate2static.errors import BudgetError
 from gate2static.gates import GatedModel, sparsity_hinge
 from gate2static.recipe import Budget
 
@@ -47,12 +48,17 @@ class BudgetController:
         unit: of both: `MACs`, `ms` or `estimated ms`.
 
     Raises:
-        BudgetError: no setting of the gates meets the budget; names the range that can be met.
+        BudgetError: no setting of the gates meets the budget; names the range that can be met. Or a weight, a number of
+            epochs or of steps that is not positive.
     """
 
     def __init__(
         self, gated: GatedModel, budget: Budget, *, weight: float = 0.05, epochs: int, epoch_steps: int
     ) -> None:
+        if min(weight, epochs, epoch_steps) <= 0:
+            raise BudgetError(
+                f"weight is {weight:g}, epochs {epochs} and epoch_steps {epoch_steps}; all must be positive."
+            )
         self._meter = Meter(gated, budget)
         self._weight, self._epoch_steps, self._steps = weight, epoch_steps, epochs * epoch_steps
         self.limits, self.unit = self._meter.limits, self._meter.unit

@@ -1,7 +1,8 @@
 """Estimates from a data sheet: each operator takes as long as its arithmetic or its memory traffic, and a launch.
 
-S. Williams, A. Waterman, D. Patterson: Roofline, CACM 52(4), 2009. Peaks are never reached, so this is a lower bound
-with the right order of magnitude; it ranks networks of one kind, and a measured table predicts them.
+S. Williams, A. Waterman, D. Patterson: Roofline, CACM 52(4), 2009. Peaks are never reached, and operators that an
+engine fuses or takes for views are counted like others, so this gives the order of magnitude and ranks networks of one
+kind; a measured table predicts them.
 """
 
 from collections.abc import Mapping, Sequence

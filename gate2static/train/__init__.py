@@ -2,7 +2,7 @@
 
 from gate2static.train.evaluation import evaluate
 from gate2static.train.networks import gated_baseline, load_gated
-from gate2static.train.projecting import Projected, project_checkpoint
+from gate2static.train.projecting import Projected, project_checkpoint, trained_budget
 from gate2static.train.results import Row, RunResult, TaskInfo, load_result
 from gate2static.train.runs import sweep, train
 from gate2static.train.targets import suggest_for_run
@@ -20,4 +20,5 @@ __all__ = [
     "suggest_for_run",
     "sweep",
     "train",
+    "trained_budget",
 ]

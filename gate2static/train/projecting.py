@@ -12,6 +12,21 @@ from gate2static.train import checkpoints
 from gate2static.train.networks import load_gated
 
 
+def trained_budget(path: Path) -> BudgetReport | None:
+    """What the projection at the end of a training found; None for a network without a budget.
+
+    Args:
+        path: A checkpoint, or a folder of single-task networks, which never have a budget.
+
+    Raises:
+        CheckpointError: It cannot be read.
+    """
+    if path.is_dir():
+        return None
+    found = checkpoints.load_checkpoint(path)["position"].get("budget", {}).get("report")
+    return None if found is None else BudgetReport.model_validate(found)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Projected:
     """The network of a checkpoint, projected to a budget.

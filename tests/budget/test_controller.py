@@ -1,6 +1,7 @@
 """The controller: λ leads the decided cost to the budget, and its state is all that going on needs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -128,6 +129,12 @@ def test_a_latency_is_predicted_once_an_epoch_and_follows_the_macs_between(make:
     assert len(predicted) == 2
     assert first == pytest.approx(predicted[0]["network"])
     assert steered.costs["network"] == pytest.approx(predicted[1]["network"])
+
+
+@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"epoch_steps": 0}, {"weight": 0.0}])
+def test_what_must_be_positive_is_refused(make: Make, wrong: dict[str, Any]) -> None:
+    with pytest.raises(BudgetError, match="all must be positive"):
+        g2s.BudgetController(make(), g2s.Budget(macs=0.5), **{"epochs": 2, "epoch_steps": 4, **wrong})
 
 
 def test_an_unreachable_budget_is_refused_before_training(make: Make) -> None:

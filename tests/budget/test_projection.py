@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import gate2static as g2s
-from gate2static.budget import projection
+from gate2static.budget import check_budget, projection
 from gate2static.budget.meter import Meter, gate_logits, task_macs
 from gate2static.errors import BenchError, BudgetError
 from gate2static.latency import latency_model
@@ -166,6 +166,23 @@ def test_a_measured_table_gives_a_budget_in_ms(make: Make, monkeypatch: pytest.M
     measured.predict_ms.return_value = 2.0
     monkeypatch.setattr("gate2static.budget.meter.latency_model", lambda device: measured)
     assert g2s.project_to_budget(make(), g2s.Budget(latency_ms=3, device="board.json")).unit == "ms"
+
+
+def test_a_table_that_mixed_gates_cannot_be_priced_with_is_found_out_at_once(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def predict_ms(static: g2s.StaticModel, inputs: object) -> float:
+        if any("mul" in str(node.target) for node in static.network.graph.nodes):
+            raise BenchError("no times of 'multiply'")
+        return 2.0
+
+    partial = MagicMock(estimated=False, predict_ms=predict_ms)
+    monkeypatch.setattr("gate2static.budget.meter.latency_model", lambda device: partial)
+    gated = make(tie_residual=True)
+    before = alphas(gated)
+    with pytest.raises(BenchError, match="no times of 'multiply'"):
+        check_budget(gated, g2s.Budget(latency_ms=3, device="board.json"))
+    assert torch.equal(alphas(gated), before)
 
 
 class Products(nn.Module):

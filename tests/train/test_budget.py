@@ -10,7 +10,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from gate2static.errors import BudgetError, RecipeError
-from gate2static.prune import prune
+from gate2static.prune import load_static, prune
 from gate2static.recipe import Budget, Recipe
 from gate2static.train import RunResult, load_gated, sweep, train
 from gate2static.train.checkpoints import load_checkpoint
@@ -88,6 +88,19 @@ def test_going_on_after_an_interruption_equals_never_stopping(
     found, whole = (load_checkpoint(run / NAME / "ckpt.pt") for run in (folder, limited_run[0]))
     assert_same(found, whole)
     assert (folder / NAME / "log.csv").read_bytes() == (limited_run[0] / NAME / "log.csv").read_bytes()
+
+
+def test_a_static_network_names_the_budget_that_it_was_trained_to(
+    limited_run: Run, tmp_path: Path, run: Callable[..., Any]
+) -> None:
+    (row,) = (row for row in limited_run[1].rows if row.budget)
+    checkpoint = limited_run[0] / row.checkpoints[0]
+    run("prune", checkpoint, "-o", tmp_path / "held")
+    named = load_static(tmp_path / "held").manifest.budget
+    assert named == row.budget.model_dump(mode="json")
+    said = run("prune", checkpoint, "-o", tmp_path / "aligned", "--target", "trt")
+    assert "change that cost, it is not promised here" in " ".join(said.stdout.split())
+    assert load_static(tmp_path / "aligned").manifest.budget is None
 
 
 def test_an_unreachable_budget_is_refused_before_anything_is_written(small: Recipe, tmp_path: Path) -> None:
