@@ -1,8 +1,8 @@
 """How a plan becomes layers and copies: choices that change the time, and not what is computed.
 
 A network is slower than its MACs say where tensors are cut and put together between the layers, and where layers are
-narrow. The first four passes pay wherever they apply. Cutting layers into blocks makes narrower layers and saves all
-copies, which pays where blocks are wide: with 64 channels a gate (docs/latency.md).
+narrow. Which passes pay depends on the gates and the backend (docs/latency.md): working on common channels once pays
+where streams share much, cutting layers into blocks, which saves all copies, where blocks are wide.
 """
 
 import math
@@ -50,8 +50,8 @@ TARGETS: Mapping[str, tuple[Lowering, ...]] = {
     "ort-cpu": (LOWERING, _APART),
     # Its fusion of convolutions into grouped ones fails on some networks whose tensors are cut (2026.4).
     "openvino": (replace(LOWERING, block_channels=16), replace(_APART, block_channels=16)),
-    # Tensor cores take half-precision channels in eights.
-    "trt": (replace(LOWERING, align=8), replace(_APART, align=8)),
+    # Tensor cores take half-precision channels in eights; layers that fill up are not cut into blocks.
+    "trt": (replace(LOWERING, align=8, block_channels=0), replace(_APART, align=8, block_channels=0)),
 }
 """By the name that `prune --target` takes: what is tried; the network that moves the least data is kept."""
 
