@@ -1,4 +1,4 @@
-"""How far fewer MACs become less time: writes docs/latency.md.
+"""How far fewer MACs become less time: writes pages such as docs/latency.md.
 
 Run:  python -m benchmarks.latency_fidelity            (from the repository's root)
       python -m benchmarks.latency_fidelity --quick    (a few minutes)
@@ -52,16 +52,23 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES), metavar="P")
     parser.add_argument("--structures", type=int, default=3, help="how many of the gates' structures")
     parser.add_argument("--seeds", type=int, default=3, help=f"of {', '.join(REPEATED)}; the others have one")
-    parser.add_argument("--lowerings", nargs="+", choices=LOWERINGS, default=["plain", "ours"])
+    parser.add_argument("--lowerings", nargs="+", choices=["ours", *LOWERINGS], default=["plain", "ours"])
     parser.add_argument("--threads", type=int, default=1, help="one is the steadiest on a machine that does other work")
     parser.add_argument("--checkpoints", nargs="+", type=Path, default=[], help="of gated networks: trained gates")
     parser.add_argument("--quick", action="store_true", help="ResNet-18, one structure, one seed")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "latency.md", help="rows: the same name, .jsonl")
+    parser.add_argument(
+        "--page", type=Path, default=ROOT / "runs" / "latency.md", help="beside it, as .jsonl, the rows: delete to redo"
+    )
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.networks, arguments.structures, arguments.seeds = ["resnet18"], 1, 1
     torch.set_num_threads(arguments.threads)
     rows_file = arguments.page.with_suffix(".jsonl")
+    if arguments.page.is_file() and not rows_file.is_file():
+        parser.error(
+            f"{arguments.page} would lose its tables: their rows are not in {rows_file.name}; give another --page"
+        )
+    rows_file.parent.mkdir(exist_ok=True)
     results = read(rows_file)
     cases = [
         (network, gates)
@@ -83,19 +90,23 @@ def main() -> None:
             done = {r["lowering"] for r in results if case.items() <= r.items()}
             wanted = [n for n in arguments.lowerings if gates.seed == 0 or n != "plain"]
             if names := [n for n in wanted if n not in done]:
-                rows = bench.measure(network, gates, names)
-                results += rows
-                with rows_file.open("a") as lines:
-                    lines.writelines(json.dumps(row) + "\n" for row in rows)
+                results += kept(bench.measure(network, gates, names), rows_file)
             progress.advance(bar)
         for checkpoint in arguments.checkpoints:
-            results += bench.measure_trained(checkpoint, arguments.lowerings)
+            results += kept(bench.measure_trained(checkpoint, arguments.lowerings), rows_file)
     write_page(arguments.page, results)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
     """The rows of earlier runs."""
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def kept(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """The rows, appended to a file."""
+    with path.open("a") as lines:
+        lines.writelines(json.dumps(row) + "\n" for row in rows)
+    return rows
 
 
 class Bench:
@@ -164,7 +175,7 @@ class Bench:
         made, shared = chosen.get(target.name), chosen["shared"].static.manifest.macs
         return {
             "network": network, "size": chosen["shared"].static.manifest.inputs[0].shape[-1],
-            "threads": self.threads, **vars(gates),
+            "threads": self.threads, "machine": report.environment.cpu, **vars(gates),
             "lowering": target.name, "backend": self.backend,
             "macs": (made.static.manifest.macs.static if made else shared.gated) / shared.static,
             "latency": report.ratio(target),

@@ -11,7 +11,7 @@ from torch import nn
 
 import gate2static as g2s
 from gate2static.gates import GatedModel
-from gate2static.prune.lowering import LOWERING, PLAIN, Lowering
+from gate2static.prune.lowering import LOWERING, PLAIN
 
 TASKS = ("a", "b", "c")
 SIZE = 224
@@ -19,9 +19,8 @@ NETWORKS = ("resnet18", "resnet50", "mobilenet_v3_large", "convnext_tiny", "vit_
 REPEATED = ("resnet18", "resnet50", "vit_small")
 """Measured with several seeds."""
 SHARES = (0.1, 0.25, 0.5, 0.75)
-LOWERINGS: dict[str, Lowering | str] = {
+LOWERINGS = {
     "plain": PLAIN,
-    "ours": "any",
     "any": LOWERING,
     "no merge_layers": replace(LOWERING, merge_layers=False),
     "no order_channels": replace(LOWERING, order_channels=False),
@@ -29,7 +28,7 @@ LOWERINGS: dict[str, Lowering | str] = {
     "no share_elementwise": replace(LOWERING, share_elementwise=False),
     "no blocks": replace(LOWERING, block_channels=0),
 }
-"""The plainest lowering, ours, and `prune`'s own without one pass at a time."""
+"""The plainest, `prune`'s own, and that without one pass at a time."""
 OURS = {"onnxruntime": "ort-cpu", "openvino": "openvino", "tensorrt": "trt", "tensorrt-rtx": "trt"}
 """The target that "ours" is pruned for, by backend; "any" for others."""
 
@@ -47,7 +46,7 @@ class Gates:
     @property
     def structure(self) -> str:
         """What the recipe would say."""
-        return f"{self.group_size} a gate, {self.mixing}{', tied' if self.tied else ''}"
+        return f"{self.group_size:2d} a gate, {self.mixing}{', tied' if self.tied else ''}"
 
 
 STRUCTURES = (

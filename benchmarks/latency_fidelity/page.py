@@ -1,11 +1,14 @@
 """The page: tables of medians over seeds, and a plot."""
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import matplotlib.pyplot as plt
+
+from benchmarks.latency_fidelity.cases import Gates
 
 Row = dict[str, Any]
 
@@ -21,10 +24,10 @@ def write_page(path: Path, rows: list[Row]) -> None:
     for backend, threads in sorted({(r["backend"], r["threads"]) for r in rows}):
         chosen = [r for r in rows if (r["backend"], r["threads"]) == (backend, threads)]
         sections.append(f"## {backend}, {threads} thread{'s' * (threads > 1)}\n\n{_table(chosen)}")
+        if passes := [r for r in chosen if r["lowering"].startswith("no ")]:
+            sections.append(f"### Without one pass at a time\n\n{_passes(chosen, passes)}")
     if profiled := [r for r in rows if r["lowering"] == "ours" and r["profile_ms"]]:
         sections.append(f"## Where the time goes (ONNX Runtime, ours)\n\n{_profiles(profiled)}")
-    if passes := [r for r in rows if r["lowering"].startswith("no ")]:
-        sections.append(f"## Without one pass at a time\n\n{_passes(rows, passes)}")
     path.write_text("\n".join(sections))
 
 
@@ -106,7 +109,7 @@ def _grouped(rows: Iterable[Row], fields: tuple[str, ...]) -> list[tuple[tuple[A
 def _value(row: Row, field: str) -> Any:
     if field != "structure":
         return row[field]
-    return f"{row['group_size']:2d} a gate, {row['mixing']}{', tied' if row['tied'] else ''}"
+    return Gates(**{field.name: row[field.name] for field in dataclasses.fields(Gates)}).structure
 
 
 def _of(rows: list[Row], field: str) -> str:
