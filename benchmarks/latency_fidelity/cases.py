@@ -90,8 +90,9 @@ def gated_network(name: str, structure: Gates) -> GatedModel:
     ).eval()
     # Training makes streams differ. As they start, OpenVINO would find equal layers and compute them once.
     with torch.no_grad():
-        for parameter in gated.branches.parameters():
-            parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
+        for branch in gated.branches.values():
+            for parameter in branch.parameters():
+                parameter.mul_(1 + 0.1 * torch.randn_like(parameter))
     return gated
 
 
