@@ -2,7 +2,7 @@
 
 from gate2static.bench.backends import BACKENDS
 from gate2static.bench.doctor import Finding, diagnose, findings_table
-from gate2static.bench.profiled_networks import profile_for
+from gate2static.bench.profiled_networks import profile_for, profile_gated
 from gate2static.bench.profiling import profile, profile_table
 from gate2static.bench.report import LatencyReport, TargetLatency
 from gate2static.bench.rounds import benchmark
@@ -19,5 +19,6 @@ __all__ = [
     "latency_table",
     "profile",
     "profile_for",
+    "profile_gated",
     "profile_table",
 ]

@@ -1,5 +1,6 @@
 """What is profiled: the units of the user's own network, or those of three of the usual kinds."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,15 +8,19 @@ from torch import Tensor, nn
 
 from gate2static.bench.profiling import Network, profile
 from gate2static.bench.rounds import benchmark
+from gate2static.budget.meter import kept_gates
+from gate2static.gates import GatedModel, set_gates
 from gate2static.latency import LatencyTable, calibrated
+from gate2static.prune import StaticModel, load_static, prune
+from gate2static.train import load_gated
 
 
 def profile_for(path: Path | None, *, backend: str, threads: int | None) -> LatencyTable:
     """Measure the units of a network and calibrate them with the whole one; of common backbones without a network.
 
     Args:
-        path: a static network's folder, or a gated checkpoint, whose static network is profiled; None profiles common
-            backbones at 224 × 224.
+        path: a gated checkpoint, which is profiled as it is, with all gates shared and with all task-specific; or a
+            static network's folder; None profiles common backbones at 224 × 224.
         backend: see `profile`.
         threads: CPU threads; None: as many as torch uses.
 
@@ -27,14 +32,32 @@ def profile_for(path: Path | None, *, backend: str, threads: int | None) -> Late
     """
     if path is None:
         return profile(_common(), backend=backend, threads=threads)
-    from gate2static.prune import load_static, prune
-    from gate2static.train import load_gated
+    if path.is_dir():
+        return _profile_whole([load_static(path)], backend=backend, threads=threads)
+    return profile_gated(load_gated(path)[0], backend=backend, threads=threads)
 
-    static = load_static(path) if path.is_dir() else prune(load_gated(path)[0])
-    network = (static.fold_norms(), static.example_inputs(1))
-    alone = profile([network], backend=backend, threads=threads)
-    report = benchmark([static], backends=[backend], rounds=3, duration_s=1, threads=threads)
-    return calibrated(alone, [(*network, report.targets[0].median_ms)])
+
+def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> LatencyTable:
+    """Measure the units of a gated network's static ones: as its gates are, all shared, and all task-specific.
+
+    Shares of separate networks are predicted from both ends then. See `profile` for the arguments and errors.
+    """
+    statics = [prune(gated)]
+    with kept_gates(gated):
+        for specific in (False, True):
+            set_gates(gated, specific)
+            statics.append(prune(gated))
+    return _profile_whole(statics, backend=backend, threads=threads)
+
+
+def _profile_whole(statics: Sequence[StaticModel], *, backend: str, threads: int | None) -> LatencyTable:
+    networks = [(static.fold_norms(), static.example_inputs(1)) for static in statics]
+    alone = profile(networks, backend=backend, threads=threads)
+    targets = {str(number): static for number, static in enumerate(statics)}
+    report = benchmark(targets, backends=[backend], rounds=3, duration_s=1, threads=threads)
+    return calibrated(
+        alone, [(*network, target.median_ms) for network, target in zip(networks, report.targets, strict=True)]
+    )
 
 
 def _common() -> list[Network]:

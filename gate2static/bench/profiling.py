@@ -28,7 +28,7 @@ _FEW, _SOME, _MANY = 1, 3, 9  # copies of a unit that are timed: some of a large
 _WARMUP_S, _TIMED_S, _RUNS = 0.004, 0.02, 5
 _FIRST = ("reduce", MEAN, "relu", "add", "slice")  # others are measured together with these
 _SHORTEST_MS = 1e-4
-_POSITIONS, _CHANNELS, _BYTES = 3, 5, 6  # how many sizes of an axis are measured
+_POSITIONS, _CHANNELS, _BYTES = 5, 5, 6  # how many sizes of an axis are measured
 
 Network = tuple[nn.Module, tuple[Tensor, ...]]
 

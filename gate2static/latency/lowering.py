@@ -136,7 +136,7 @@ class _Blocked(_Fusing):
             self.blocked.add(result.index)
             few = operator.arguments["groups"] == 1 and operator.inputs[0].shape[1] < BLOCK
             before = self._units_for(operator.inputs[:1], blocked=not few)
-            return Step(operator=operator, units=(_padded(unit), *before), note=_reorders(before))
+            return Step(operator=operator, units=(*_kernels(unit), *before), note=_reorders(before))
         read = [v for v in operator.inputs if not v.is_constant]
         if all(v.index in self.blocked for v in read) and self._keeps_blocks(operator, unit):
             step = super()._step(operator, unit)
@@ -182,10 +182,13 @@ def _reorders(units: Sequence[Unit]) -> str:
     return f"with {len(units)} reorder{'s' * (len(units) > 1)}" if units else ""
 
 
-def _padded(unit: Unit) -> Unit:
-    """A convolution computes whole blocks."""
+def _kernels(unit: Unit) -> tuple[Unit, ...]:
+    """A convolution computes whole blocks, four of them at a time, and what is left then by a slower loop."""
     *first, channels = unit.sizes
     channels += -channels % BLOCK
-    if len(first) == 2:
-        first[1] += -first[1] % ALIGNMENT
-    return replace(unit, sizes=(*first, channels))
+    if len(first) == 1:
+        return (replace(unit, sizes=(*first, channels)),)
+    positions, read = first
+    read += -read % ALIGNMENT
+    left = channels % (4 * BLOCK)
+    return tuple(replace(unit, sizes=(positions, read, part)) for part in (channels - left, left) if part)

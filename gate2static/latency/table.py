@@ -24,9 +24,9 @@ class LatencyTable(BaseModel, LatencyModel):
         threads: CPU threads the units were given.
         environment: the machine and the versions of its libraries, for people.
         overhead_ms: what a forward pass costs besides its units.
-        movement, ms_per_weight_byte, launch_ms: what units cost in whole networks beyond the grids, see
-            `calibration`: a factor for what only moves or maps tensors, an addition for each byte of weights, and one
-            for each operator.
+        layers, movement, ms_per_weight_byte, launch_ms: what units cost in whole networks beyond the grids, see
+            `calibration`: a factor for layers and one for what only moves or maps tensors, an addition for each byte
+            of weights, and one for each operator.
         grids: the measured times.
     """
 
@@ -40,7 +40,8 @@ class LatencyTable(BaseModel, LatencyModel):
     threads: int = Field(ge=1)
     environment: dict[str, str] = {}
     overhead_ms: float = Field(ge=0)
-    movement: float = Field(default=1.0, ge=1)
+    layers: float = Field(default=1.0, gt=0)
+    movement: float = Field(default=1.0, gt=0)
     ms_per_weight_byte: float = Field(default=0.0, ge=0)
     launch_ms: float = Field(default=0.0, ge=0)
     grids: tuple[Grid, ...] = Field(min_length=1)
@@ -68,7 +69,7 @@ class LatencyTable(BaseModel, LatencyModel):
         return {grid.kind: grid for grid in self.grids}
 
     def _ms(self, step: Step) -> float:
-        alone = sum(self.unit_ms(unit) * (1.0 if is_layer(unit) else self.movement) for unit in step.units)
+        alone = sum(self.unit_ms(unit) * (self.layers if is_layer(unit) else self.movement) for unit in step.units)
         return alone + self.launch_ms * len(step.units) + self.ms_per_weight_byte * weight_bytes(step)
 
     def unit_ms(self, unit: Unit) -> float:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from gate2static.bench import BACKENDS, profile, profile_table, profiling
+from gate2static import gate, prune, set_gates
+from gate2static.bench import BACKENDS, profile, profile_gated, profile_table, profiling
 from gate2static.bench.node_networks import UnitNetwork
 from gate2static.bench.sources import EngineSource, OnnxSource, TorchSource
 from gate2static.bench.timing import time_runs
@@ -104,6 +105,24 @@ def test_cells_too_large_to_measure_grow_in_proportion(made_up: None, monkeypatc
     [grid] = [grid for grid in table.grids if grid.kind == "convolution 1×1/1"]
     assert (64, 256, 256) not in {unit.sizes for unit in timed}
     assert grid.at((64, 256, 256)) == pytest.approx(16 * grid.at((64, 256, 16)))
+
+
+def test_a_gated_network_is_profiled_as_it_is_and_from_one_backbone_to_separate_ones(made_up: None) -> None:
+    gated = gate(
+        nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Flatten()),
+        tasks=["a", "b"],
+        example_inputs=(torch.zeros(2, 3, 8, 8),),
+        heads={task: nn.Linear(512, 2) for task in ("a", "b")},
+        gate_init_std=0.5,
+    ).eval()
+    before = {name: unit.alpha.clone() for name, unit in gated.gates.items()}
+    table = profile_gated(gated, backend="onnxruntime", threads=1)
+    assert all(torch.equal(unit.alpha, before[name]) for name, unit in gated.gates.items())
+    assert (table.layers, table.movement) != (1.0, 1.0)  # every unit is said to take a millisecond, which none does
+    for decisions in (False, True):
+        set_gates(gated, decisions)
+        static = prune(gated)
+        assert 0 < table.predict_ms(static.fold_norms(), static.example_inputs()) < 100
 
 
 @pytest.mark.parametrize("backend", ["abacus", "tensorrt"])

@@ -16,7 +16,7 @@ NETWORKS = [moving(times) for times in (2, 5, 9)] + [nn.Conv2d(16, 64, 3, paddin
 
 
 def test_what_units_cost_in_whole_networks_is_found(table: LatencyTable) -> None:
-    true = table.model_copy(update={"movement": 2.8, "ms_per_weight_byte": 3e-8, "launch_ms": 2e-3})
+    true = table.model_copy(update={"layers": 0.8, "movement": 2.8, "ms_per_weight_byte": 3e-8, "launch_ms": 2e-3})
     found = calibrated(table, [(network, INPUT, true.predict_ms(network, INPUT)) for network in NETWORKS])
     for network in [*NETWORKS, moving(7)]:
         right, wrong = true.predict_ms(network, INPUT), table.predict_ms(network, INPUT)
@@ -28,9 +28,16 @@ def test_networks_that_cost_what_their_units_cost_change_nothing(table: LatencyT
     assert calibrated(table, measured).predict_ms(moving(7), INPUT) == pytest.approx(table.predict_ms(moving(7), INPUT))
 
 
-def test_nothing_becomes_negative_where_networks_are_faster_than_their_units(table: LatencyTable) -> None:
-    found = calibrated(table, [(network, INPUT, 0.5 * table.predict_ms(network, INPUT)) for network in NETWORKS])
-    assert (found.movement, found.ms_per_weight_byte, found.launch_ms) == (1.0, 0.0, 0.0)
+def test_nothing_becomes_negative_where_networks_take_no_time(table: LatencyTable) -> None:
+    found = calibrated(table, [(network, INPUT, 0.01 * table.predict_ms(network, INPUT)) for network in NETWORKS])
+    assert (found.ms_per_weight_byte, found.launch_ms) == pytest.approx((0.0, 0.0), abs=1e-12)
+    assert min(found.layers, found.movement) >= 0.5
+
+
+def test_a_machine_that_became_faster_after_its_units_were_measured_makes_layers_faster(table: LatencyTable) -> None:
+    beyond = table.overhead_ms
+    measured = [(n, INPUT, beyond + 0.8 * (table.predict_ms(n, INPUT) - beyond)) for n in NETWORKS]
+    assert calibrated(table, measured).layers == pytest.approx(0.8, abs=0.02)
 
 
 def test_a_network_is_needed(table: LatencyTable) -> None:

@@ -97,6 +97,13 @@ def test_convolutions_are_looked_up_in_whole_blocks() -> None:
     assert unit_of(step.operator).sizes == (64, 17, 17)
 
 
+@pytest.mark.parametrize(("channels", "parts"), [(64, [64]), (80, [64, 16]), (170, [128, 48])])
+def test_a_convolution_is_four_blocks_at_a_time_and_what_is_left(channels: int, parts: list[int]) -> None:
+    [step] = lower(record(nn.Conv2d(16, channels, 1), (torch.ones(1, 16, 8, 8),)), "onnxruntime")
+    found = [unit.sizes for unit in step.units if unit.kind == "convolution 1×1/1"]
+    assert found == [(64, 16, part) for part in parts]
+
+
 @pytest.mark.parametrize("channels", [8, 1])
 def test_depthwise_convolutions_have_a_kind_of_their_own(channels: int) -> None:
     layer = nn.Conv2d(channels, channels, 5, stride=2, padding=2, groups=channels)
