@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--backend", default="onnxruntime")
     parser.add_argument("--duration", type=float, default=1.0, help="timed seconds of each network")
-    parser.add_argument("--folder", type=Path, default=Path("latency-prediction"))
+    parser.add_argument("--folder", type=Path, default=Path("runs/latency-prediction"))
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     wanted = QUICK if arguments.quick else arguments.networks

@@ -7,7 +7,9 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import torch
 
+from gate2static.gates import gate_decisions
 from gate2static.report.tradeoff_figure import TradeOffPoint
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -89,3 +91,48 @@ def test_the_mark_of_settled_gates_is_judged_by_what_was_measured(
     settled_step: ModuleType, ratios: list[float], tasks: int, says: str
 ) -> None:
     assert says in " ".join(settled_step._verdict(ratios, tasks).split())
+
+
+@pytest.fixture
+def page(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS.parent)
+    from benchmarks.latency_fidelity import page
+
+    return page
+
+
+def latency_row(lowering: str, latency: float, *, seed: int = 0, share: float = 0.25) -> dict[str, Any]:
+    gates = {"share": share, "group_size": 16, "mixing": "softmax", "tied": False, "seed": seed}
+    ours = {"network": "resnet18", "backend": "onnxruntime", "threads": 1, "lowering": lowering, "separate": 3.0}
+    spent = {"convolutions and products": 3.0, "copies": 1.0}
+    return {**gates, **ours, "macs": 2.0, "latency": latency, "over_separate": latency / 3, "profile_ms": spent}
+
+
+def test_the_latency_page_gives_medians_over_seeds_and_keeps_what_was_written_by_hand(
+    page: ModuleType, tmp_path: Path
+) -> None:
+    rows = [latency_row("ours", latency, seed=seed) for seed, latency in enumerate((2.4, 2.5, 4.0))]
+    path = tmp_path / "latency.md"
+    path.write_text(f"# By hand\n\n{page.MARK}old tables")
+    page.write_page(path, [*rows, latency_row("plain", 2.0), latency_row("ours", 3.2, share=0.75)])
+    written = path.read_text()
+    assert written.startswith("# By hand\n\n")
+    assert "old tables" not in written
+    assert "| 0.25 | 3 | 2.00× |  | 2.00× | 2.50× | 1.00 | **0.80** | 3.00× |" in written
+    assert "| 0.75 | 1 | 2.00× |  |  | 3.20× (slower than separate) |  | **0.62** | 3.00× |" in written
+    assert "| 0.25 | 75 % | 25 % |" in written
+    assert path.with_suffix(".png").stat().st_size > 0
+
+
+def test_streams_of_the_latency_benchmark_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO computes equal layers once: three separate networks of equal weights looked as fast as one."""
+    monkeypatch.syspath_prepend(BENCHMARKS.parent)
+    from benchmarks.latency_fidelity import cases
+
+    gates = cases.Gates(share=0.25, group_size=16, mixing="softmax")
+    gated = cases.gated_network("resnet18", gates)
+    first, second, *_ = (list(branch.parameters()) for branch in gated.branches.values())
+    assert not any(torch.equal(a, b) for a, b in zip(first, second, strict=True) if a.ndim > 1)
+    cases.draw(gated, gates)
+    decided = torch.cat([d.flatten() for d in gate_decisions(gated).values()]).double()
+    assert decided.mean().item() == pytest.approx(0.25, abs=0.05)

@@ -8,19 +8,21 @@ from torch import Tensor, nn
 
 from gate2static.bench.profiling import Network, profile
 from gate2static.bench.rounds import benchmark
-from gate2static.budget.meter import kept_gates
+from gate2static.budget.meter import kept_gates, mixed_gates
 from gate2static.gates import GatedModel, set_gates
 from gate2static.latency import LatencyTable, calibrated
 from gate2static.prune import StaticModel, load_static, prune
 from gate2static.train import load_gated
+
+_MIXED = (0.1, 0.4)  # shares of task-specific gates
 
 
 def profile_for(path: Path | None, *, backend: str, threads: int | None) -> LatencyTable:
     """Measure the units of a network and calibrate them with the whole one; of common backbones without a network.
 
     Args:
-        path: a gated checkpoint, which is profiled as it is, with all gates shared and with all task-specific; or a
-            static network's folder; None profiles common backbones at 224 × 224.
+        path: a gated checkpoint, see `profile_gated`, or a static network's folder; None profiles common backbones at
+            224 × 224.
         backend: see `profile`.
         threads: CPU threads; None: as many as torch uses.
 
@@ -38,14 +40,16 @@ def profile_for(path: Path | None, *, backend: str, threads: int | None) -> Late
 
 
 def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> LatencyTable:
-    """Measure the units of a gated network's static ones: as its gates are, all shared, and all task-specific.
+    """Measure the units of a gated network and calibrate them with whole networks of all kinds that it may become.
 
-    Shares of separate networks are predicted from both ends then. See `profile` for the arguments and errors.
+    These are the static networks of its gates as they are, all shared, all task-specific and mixed, so that budgets
+    are met wherever between one backbone and separate ones they lie. See `profile` for the arguments and errors.
     """
     statics = [prune(gated)]
+    settings: list[bool | dict[str, Tensor]] = [False, True, *(mixed_gates(gated, share) for share in _MIXED)]
     with kept_gates(gated):
-        for specific in (False, True):
-            set_gates(gated, specific)
+        for decisions in settings:
+            set_gates(gated, decisions)
             statics.append(prune(gated))
     return _profile_whole(statics, backend=backend, threads=threads)
 
@@ -54,7 +58,7 @@ def _profile_whole(statics: Sequence[StaticModel], *, backend: str, threads: int
     networks = [(static.fold_norms(), static.example_inputs(1)) for static in statics]
     alone = profile(networks, backend=backend, threads=threads)
     targets = {str(number): static for number, static in enumerate(statics)}
-    report = benchmark(targets, backends=[backend], rounds=3, duration_s=1, threads=threads)
+    report = benchmark(targets, backends=[backend], rounds=5, duration_s=1, threads=threads)
     return calibrated(
         alone, [(*network, target.median_ms) for network, target in zip(networks, report.targets, strict=True)]
     )

@@ -53,7 +53,7 @@ class Meter:
             self.highest = self.measure(gated)
             if self.predicts:
                 # Mixed gates need operators that neither end has: a device that lacks them is found out now.
-                set_gates(gated, _mixed(gated))
+                set_gates(gated, mixed_gates(gated, 0.5))
                 self.measure(gated)
             # The projection closes a task's own gates; what it then spends depends on those of the others.
             for task in self._tasks:
@@ -141,12 +141,6 @@ def _all_but(task: int, alpha: Tensor) -> Tensor:
     return decisions
 
 
-def _mixed(gated: GatedModel) -> dict[str, Tensor]:
-    """Decisions that are random and always the same."""
-    generator = torch.Generator().manual_seed(0)
-    return {n: torch.rand(a.shape, generator=generator) < 0.5 for n, a in gate_logits(gated).items()}
-
-
 def task_macs(gated: GatedModel, tasks: tuple[str, ...]) -> dict[str, float]:
     """Task -> MACs per sample that the static network spends on this task alone: its own channels and its head.
 
@@ -175,6 +169,12 @@ def gate_logits(gated: GatedModel) -> dict[str, Tensor]:
     for name, gate in gated.gates.items():
         distinct.setdefault(id(gate.alpha), (name, gate.alpha.detach()))
     return dict(distinct.values())
+
+
+def mixed_gates(gated: GatedModel, share: float) -> dict[str, Tensor]:
+    """Decisions that are task-specific with probability `share`: random, and always the same."""
+    generator = torch.Generator().manual_seed(0)
+    return {name: torch.rand(alpha.shape, generator=generator) < share for name, alpha in gate_logits(gated).items()}
 
 
 @contextmanager

@@ -107,7 +107,7 @@ def test_cells_too_large_to_measure_grow_in_proportion(made_up: None, monkeypatc
     assert grid.at((64, 256, 256)) == pytest.approx(16 * grid.at((64, 256, 16)))
 
 
-def test_a_gated_network_is_profiled_as_it_is_and_from_one_backbone_to_separate_ones(made_up: None) -> None:
+def test_a_gated_network_is_profiled_from_one_backbone_to_separate_ones(made_up: None) -> None:
     gated = gate(
         nn.Sequential(nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Flatten()),
         tasks=["a", "b"],
