@@ -58,7 +58,7 @@ def _profile_whole(statics: Sequence[StaticModel], *, backend: str, threads: int
     networks = [(static.fold_norms(), static.example_inputs(1)) for static in statics]
     alone = profile(networks, backend=backend, threads=threads)
     targets = {str(number): static for number, static in enumerate(statics)}
-    report = benchmark(targets, backends=[backend], rounds=5, duration_s=1, threads=threads)
+    report = benchmark(targets, backends=[backend], rounds=9, duration_s=2, threads=threads)
     return calibrated(
         alone, [(*network, target.median_ms) for network, target in zip(networks, report.targets, strict=True)]
     )

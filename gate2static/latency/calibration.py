@@ -19,8 +19,8 @@ from gate2static.latency.operators import record
 from gate2static.latency.table import LatencyTable, is_layer, weight_bytes
 
 _ALONE = {"layers": 1.0, "movement": 1.0, "ms_per_weight_byte": 0.0, "launch_ms": 0.0}
-_SCALES = np.array([0.3, 1.0, 2e-8, 1e-3])  # what is likely to be added; 50 GB/s for weights in ms; a microsecond
-_LEAST = np.array([-0.5, -0.5, 0.0, 0.0])  # what may be added at least
+_SCALES = np.array([0.1, 1.0, 2e-8, 1e-3])  # what is likely to be added; 50 GB/s for weights in ms; a microsecond
+_LEAST = np.array([-0.25, -0.25, 0.0, 0.0])  # what may be added at least: no machine drifts further
 _PULL = 0.01  # a guess that is off by its scale weighs as much as an error of 1 % in one network
 
 
