@@ -12,7 +12,6 @@ from gate2static.budget.meter import kept_gates, mixed_gates
 from gate2static.gates import GatedModel, set_gates
 from gate2static.latency import LatencyTable, calibrated
 from gate2static.prune import StaticModel, load_static, prune
-from gate2static.train import load_gated
 
 _MIXED = (0.1, 0.4)  # shares of task-specific gates
 
@@ -36,6 +35,8 @@ def profile_for(path: Path | None, *, backend: str, threads: int | None) -> Late
         return profile(_common(), backend=backend, threads=threads)
     if path.is_dir():
         return _profile_whole([load_static(path)], backend=backend, threads=threads)
+    from gate2static.train import load_gated  # a static network is timed without training code
+
     return profile_gated(load_gated(path)[0], backend=backend, threads=threads)
 
 
