@@ -1,6 +1,6 @@
 """gate2static: turns multi-task networks into one static network that does every task."""
 
-from gate2static.bench import LatencyReport, benchmark
+from gate2static.bench import LatencyReport, Stopwatch, benchmark
 from gate2static.budget import BudgetController, BudgetReport, project_to_budget
 from gate2static.export import build_engine, export_onnx
 from gate2static.gates import (
@@ -26,6 +26,7 @@ __all__ = [
     "GatedModel",
     "LatencyReport",
     "StaticModel",
+    "Stopwatch",
     "benchmark",
     "build_engine",
     "expected_macs",

@@ -85,6 +85,7 @@ def load_network(checkpoint: Path) -> "GatedModel":
 
 def project(checkpoint: Path, budget: list[str], output: Path | None, *, as_trained: bool) -> "Projected":
     """Projects a checkpoint to what `--budget` asks for; refuses what that does not fit together with."""
+    from gate2static.bench import BACKENDS, Stopwatch
     from gate2static.recipe import parse_budget
     from gate2static.train import project_checkpoint
 
@@ -92,8 +93,9 @@ def project(checkpoint: Path, budget: list[str], output: Path | None, *, as_trai
     if output is not None and beside(output) == checkpoint.resolve():
         raise typer.BadParameter(f"the projected network would replace {checkpoint}; give another -o DIR")
     if asked.device is not None and not as_trained:
-        raise typer.BadParameter("--budget predicts the network as trained; leave out --target and --dtype")
-    return project_checkpoint(checkpoint, asked)
+        raise typer.BadParameter("a latency is that of the network as trained; leave out --target and --dtype")
+    measure = Stopwatch(asked.device) if asked.device is not None and asked.device in BACKENDS else None
+    return project_checkpoint(checkpoint, asked, measure=measure)
 
 
 def beside(output: Path) -> Path:

@@ -28,7 +28,7 @@ FUNCTIONS = {
     "gate_decisions": "(gated)",
     "gate_parameters": "(gated)",
     "load_static": "(folder)",
-    "project_to_budget": "(gated, budget)",
+    "project_to_budget": "(gated, budget, *, measure=None, progress=True)",
     "prune": "(gated, *, align=1, target='any', dtype=None)",
     "set_gates": "(gated, decisions)",
     "sparsity_hinge": "(gated, *, targets)",
@@ -55,6 +55,7 @@ METHODS = {
         "save": "(self, folder)",
         "tasks": None,
     },
+    "Stopwatch": {},
 }
 COMMANDS = [
     "bench",

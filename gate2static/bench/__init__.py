@@ -6,12 +6,14 @@ from gate2static.bench.profiled_networks import profile_for, profile_gated
 from gate2static.bench.profiling import profile, profile_table
 from gate2static.bench.report import LatencyReport, TargetLatency
 from gate2static.bench.rounds import benchmark
+from gate2static.bench.stopwatch import Stopwatch
 from gate2static.bench.table import latency_table
 
 __all__ = [
     "BACKENDS",
     "Finding",
     "LatencyReport",
+    "Stopwatch",
     "TargetLatency",
     "benchmark",
     "diagnose",

@@ -121,7 +121,7 @@ class BudgetController:
         self.weights, self.costs = dict(state["weights"]), dict(state["costs"])
 
     def _look(self, gated: GatedModel, *, predict: bool) -> None:
-        if predict and self._meter.predicts:
+        if predict and self._meter.slow:
             (measured,), (macs,) = self._meter.measure(gated).values(), self._meter.macs(gated).values()
             self._per_mac = measured / macs
         costs = self.look(gated)

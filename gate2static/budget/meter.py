@@ -1,6 +1,6 @@
 """What the static network costs where the gates stand, in the unit of a budget."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -9,12 +9,15 @@ from torch import Tensor
 from gate2static.errors import BudgetError
 from gate2static.gates import GatedModel, gate_decisions, set_gates
 from gate2static.latency import latency_model
-from gate2static.prune import expected_macs, prune
+from gate2static.prune import StaticModel, expected_macs, prune
 from gate2static.prune.analysis import demand, match_rules, number
 from gate2static.recipe import Budget
 
 NETWORK = "network"
 """Name of the limit of a budget for the whole network; other limits are named for their tasks."""
+
+Measure = Callable[[StaticModel], float]
+"""Latency in ms of a static network, measured on the device: `gate2static.bench.Stopwatch`."""
 
 
 class Meter:
@@ -23,10 +26,14 @@ class Meter:
     Args:
         gated: its program and tasks matter, not where its gates stand; not changed.
         budget: the most that it may cost.
+        measure: times static networks where a latency is not to be predicted for `budget.device`.
+        seen: is told every latency, as each takes seconds.
 
     Attributes:
         budget: as given.
-        unit: `MACs`, `ms` or, where the device is a data sheet's, `estimated ms`; per sample.
+        unit: `MACs`, `ms` as predicted from a table, `estimated ms` from a data sheet or `measured ms`; per sample.
+        near: share of the budget from which on a cost is near enough: of MACs, of a prediction, which takes seconds,
+            and of a measurement, which is not the same twice.
         lowest: limit -> cost with all gates shared; of a task's limit with its own shared, if that is more.
         highest: limit -> cost with all gates task-specific.
         limits: limit -> the most that it may cost; `network`, or the tasks that the budget names.
@@ -36,22 +43,37 @@ class Meter:
         BenchError: the device's latency table lacks an operator that mixed gates need.
     """
 
-    def __init__(self, gated: GatedModel, budget: Budget) -> None:
+    def __init__(
+        self,
+        gated: GatedModel,
+        budget: Budget,
+        *,
+        measure: Measure | None = None,
+        seen: Callable[[float], None] = lambda ms: None,
+    ) -> None:
         self.budget = budget
+        self._seen = seen
         self._tasks = tuple(budget.macs) if isinstance(budget.macs, Mapping) else ()
         if unknown := sorted(set(self._tasks) - set(gated.tasks)):
             raise BudgetError(
                 f"the budget names {', '.join(unknown)}; the network's tasks are {', '.join(gated.tasks)}."
             )
-        self._latency = None if budget.device is None else latency_model(budget.device)
-        self.unit = "MACs" if self._latency is None else "estimated ms" if self._latency.estimated else "ms"
+        self._latency_ms: Measure | None = None
+        if budget.device is None:
+            self.unit, self.near = "MACs", 0.999
+        elif measure is not None:
+            self.unit, self.near, self._latency_ms = "measured ms", 0.97, measure
+        else:
+            model = latency_model(budget.device)
+            self.unit, self.near = "estimated ms" if model.estimated else "ms", 0.995
+            self._latency_ms = lambda static: model.predict_ms(static.fold_norms(), static.example_inputs())
         gates = gated.gates
         with kept_gates(gated):
             set_gates(gated, False)
             self.lowest = self.measure(gated)
             set_gates(gated, True)
             self.highest = self.measure(gated)
-            if self.predicts:
+            if self.slow:
                 # Mixed gates need operators that neither end has: a device that lacks them is found out now.
                 set_gates(gated, mixed_gates(gated, 0.5))
                 self.measure(gated)
@@ -65,12 +87,13 @@ class Meter:
     def measure(self, gated: GatedModel) -> dict[str, float]:
         """Limit -> the cost of the static network that the gates decide now.
 
-        MACs are exact. A latency is the model's prediction for the deployed form, which takes pruning the network.
+        MACs are exact. A latency is that of the deployed form, predicted or timed, which takes pruning the network.
         """
-        if self._latency is None:
+        if self._latency_ms is None:
             return self.macs(gated)
-        static = prune(gated).fold_norms()
-        return {NETWORK: self._latency.predict_ms(static, static.example_inputs())}
+        latency_ms = self._latency_ms(prune(gated))
+        self._seen(latency_ms)
+        return {NETWORK: latency_ms}
 
     def macs(self, gated: GatedModel) -> dict[str, float]:
         """Limit -> exact MACs, whatever the unit of the budget: what a latency follows from gate to gate."""
@@ -83,9 +106,9 @@ class Meter:
             gated.training = mode
 
     @property
-    def predicts(self) -> bool:
-        """Whether measuring takes a prediction, which is slow beside counting MACs."""
-        return self._latency is not None
+    def slow(self) -> bool:
+        """Whether measuring takes a pruned network, which is slow beside counting MACs."""
+        return self._latency_ms is not None
 
     def fits(self, costs: Mapping[str, float]) -> bool:
         """Whether no cost is above its limit."""
@@ -95,7 +118,7 @@ class Meter:
         """A cost as the budget states costs: as a share, in MACs or in (estimated) ms."""
         if self._relative(name):
             return f"{cost / self.highest[name]:.4g}"
-        return f"{cost:.4g} {self.unit}" if self.predicts else f"{cost / 1e6:.4g} M MACs"
+        return f"{cost:.4g} {self.unit}" if self.slow else f"{cost / 1e6:.4g} M MACs"
 
     def _limit(self, name: str) -> float:
         value = self._value(name)
@@ -114,12 +137,12 @@ class Meter:
             if limit >= self.lowest[name]:
                 continue
             what, shared = ("budget", "all gates") if name == NETWORK else (f"budget of {name}", "its gates")
-            of = f"{self.unit} of " if self.predicts else ""
+            of = f"{self.unit} of " if self.slow else ""
             share = f", as a share of the {of}separate networks" if self._relative(name) else ""
             raise BudgetError(
                 f"the {what} is {self.describe(name, limit)}{share}, below what can be reached: "
                 f"{self.describe(name, self.lowest[name])} with {shared} shared; with all task-specific it is "
-                f"{self.describe(name, self.highest[name])}{', and mixed gates may cost more' * self.predicts}. "
+                f"{self.describe(name, self.highest[name])}{', and mixed gates may cost more' * self.slow}. "
                 "Raise it or shrink the backbone."
             )
 

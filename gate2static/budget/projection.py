@@ -1,23 +1,23 @@
 """The end of a budget: the gates that are least certain become shared until the static network fits."""
 
 from bisect import bisect_left
-from collections.abc import Callable
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from gate2static.budget.meter import NETWORK, Meter, gate_logits, kept_gates
+from gate2static.budget.meter import NETWORK, Measure, Meter, gate_logits, kept_gates
 from gate2static.errors import BudgetError
 from gate2static.gates import GatedModel
+from gate2static.progress import progress_bar
 from gate2static.recipe import Budget
 
 FLIPPED = 0.01
 """Largest |α| of a flipped gate, small so that it stays among the first to flip again."""
-_NEAR_MACS, _NEAR = 0.999, 0.995
-"""Share of the budget from which on nothing is given back: of MACs, and of a latency."""
-_COUNTS, _PREDICTIONS = 400, 6
-"""How often giving back is tried: by counting MACs, and by predicting a latency, which takes seconds."""
+_USUAL_LATENCIES = 10
+"""How many latencies a projection usually takes, for the progress bar."""
+_COUNTS, _LATENCIES = 400, 6
+"""How often giving back is tried: by counting MACs, and by latency, which takes seconds."""
 
 
 class BudgetReport(BaseModel):
@@ -25,7 +25,8 @@ class BudgetReport(BaseModel):
 
     Attributes:
         budget: what was asked.
-        unit: of the costs below: `MACs`, `ms` or, from a data sheet, `estimated ms`; per sample.
+        unit: of the costs below: `MACs`, `ms` as predicted from a table, `estimated ms` from a data sheet or
+            `measured ms`; per sample.
         limits: `network`, or tasks -> the most that it may cost.
         before: the costs that the gates decided.
         after: the costs that they decide now; none is above its limit.
@@ -52,7 +53,9 @@ class BudgetReport(BaseModel):
         return f"{', '.join(costs)}; {sum(self.flips.values())} gates flipped"
 
 
-def project_to_budget(gated: GatedModel, budget: Budget) -> BudgetReport:
+def project_to_budget(
+    gated: GatedModel, budget: Budget, *, measure: Measure | None = None, progress: bool = True
+) -> BudgetReport:
     """Make the task-specific gates that are least certain (smallest α) shared until the static network fits.
 
     Then give back every flip that still fits, the most certain first. A network that fits already is not changed: a
@@ -61,19 +64,30 @@ def project_to_budget(gated: GatedModel, budget: Budget) -> BudgetReport:
     Args:
         gated: changed in place: the α of flipped gates becomes negative and small.
         budget: the most that the static network may cost.
+        measure: times static networks on the device, such as `gate2static.bench.Stopwatch("onnxruntime")`, for a
+            latency that is not to be predicted.
+        progress: show a bar on stderr, where that is a terminal and latencies are asked for.
 
     Raises:
         BudgetError: no setting of the gates meets the budget; names the range that can be met. Nothing is changed.
+        BenchError: the device is unknown, lacks a layer, or fails.
     """
-    meter = Meter(gated, budget)
-    before = meter.measure(gated)
-    flipped = _Gates(gated)
-    if not meter.fits(before):
-        with kept_gates(gated):
-            after = _project(gated, meter, flipped)
-        flipped.write()
-    else:
-        after = before
+    with progress_bar(visible=progress and budget.device is not None) as bar:
+        task = bar.add_task("projecting", total=_USUAL_LATENCIES)
+        meter = Meter(
+            gated,
+            budget,
+            measure=measure,
+            seen=lambda ms: bar.update(task, advance=1, description=f"projecting: {ms:.4g} ms"),
+        )
+        before = meter.measure(gated)
+        flipped = _Gates(gated)
+        if not meter.fits(before):
+            with kept_gates(gated):
+                after = _project(gated, meter, flipped, before)
+            flipped.write()
+        else:
+            after = before
     return BudgetReport(
         budget=budget, unit=meter.unit, limits=meter.limits, before=before, after=after, flips=flipped.count()
     )
@@ -123,19 +137,17 @@ class _Gates:
         return {name: int(part.sum()) for name, part in zip(self._logits, parts, strict=True) if part.any()}
 
 
-def _project(gated: GatedModel, meter: Meter, gates: _Gates) -> dict[str, float]:
+def _project(gated: GatedModel, meter: Meter, gates: _Gates, now: dict[str, float]) -> dict[str, float]:
     """Closes gates limit by limit, then gives back; returns the costs."""
-    now = meter.measure(gated)
     while not meter.fits(now):  # closing a task's gates may touch another's costs, so look again
         for name, limit in meter.limits.items():
             if now[name] > limit:
-                _close(gated, meter, gates, name)
-                now = meter.measure(gated)
+                now = _close(gated, meter, gates, name, now)
     return _give_back(gated, meter, gates, now)
 
 
-def _close(gated: GatedModel, meter: Meter, gates: _Gates, name: str) -> None:
-    """Closes as few gates as one limit asks for, the least certain first, found by bisection.
+def _close(gated: GatedModel, meter: Meter, gates: _Gates, name: str, now: dict[str, float]) -> dict[str, float]:
+    """Closes as few gates as one limit asks for, the least certain first, found by bisection; returns the costs.
 
     Costs are nearly monotone in the number of closed gates. Where they are not, the result still fits: it was measured.
     """
@@ -143,39 +155,45 @@ def _close(gated: GatedModel, meter: Meter, gates: _Gates, name: str) -> None:
     if not len(order):
         raise BudgetError(
             f"the budget of {name} is {meter.describe(name, limit)}, and with all its gates shared it still costs "
-            f"{meter.describe(name, meter.measure(gated)[name])}; raise it, or limit the other tasks as well."
+            f"{meter.describe(name, now[name])}; raise it, or limit the other tasks as well."
         )
 
-    def costs(count: int, measure: Callable[[GatedModel], dict[str, float]]) -> float:
+    def close(count: int) -> None:
         gates.closed.copy_(start)
         gates.closed[order[:count]] = True
         gates.write()
-        return measure(gated)[name]
 
+    def macs(count: int) -> float:
+        close(count)
+        return meter.macs(gated)[name]
+
+    found: dict[int, dict[str, float]] = {}
     low, high = 0, len(order)  # `low` are too few, `high` are enough: with all shared, the cost is the lowest
-    guesses, per_mac = (4, costs(0, meter.measure) / costs(0, meter.macs)) if meter.predicts else (0, 0.0)
+    guesses, per_mac = (4, now[name] / macs(0)) if meter.slow else (0, 0.0)
     while high - low > 1:
         middle = (low + high) // 2
-        if guesses:  # where MACs say that it should fit: a prediction takes seconds
+        if guesses:  # where MACs say that it should fit, and not only just: a latency takes seconds
             guesses -= 1
-            budget = limit / per_mac
-            middle = bisect_left(range(low + 1, high - 1), True, lo=0, key=lambda n: costs(n, meter.macs) <= budget)
-            middle += low + 1
-        cost = costs(middle, meter.measure)
+            budget = (1 + meter.near) / 2 * limit / per_mac
+            middle = bisect_left(range(low + 1, high - 1), True, lo=0, key=lambda n: macs(n) <= budget) + low + 1
+        close(middle)
+        found[middle] = meter.measure(gated)
+        cost = found[middle][name]
         low, high = (low, middle) if cost <= limit else (middle, high)
-        if meter.predicts:
-            per_mac = cost / costs(middle, meter.macs)
-            if _NEAR * limit <= cost <= limit:
+        if meter.slow:
+            per_mac = cost / macs(middle)
+            if meter.near * limit <= cost <= limit:
                 break
-    costs(high, meter.macs)
+    close(high)
+    return found.get(high) or meter.measure(gated)
 
 
 def _give_back(gated: GatedModel, meter: Meter, gates: _Gates, now: dict[str, float]) -> dict[str, float]:
     """Opens closed gates again where all limits still hold, the most certain first; returns the costs."""
-    near, tries = (_NEAR, _PREDICTIONS) if meter.predicts else (_NEAR_MACS, _COUNTS)
+    tries = _LATENCIES if meter.slow else _COUNTS
     for index in gates.given_back_first():
         name = NETWORK if NETWORK in now else gates.task(index)
-        if tries == 0 or now[name] >= near * meter.limits[name]:
+        if tries == 0 or now[name] >= meter.near * meter.limits[name]:
             continue
         tries -= 1
         gates.closed[index] = False

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gate2static.budget import BudgetReport, project_to_budget
+from gate2static.budget import BudgetReport, Measure, project_to_budget
 from gate2static.errors import CheckpointError
 from gate2static.gates import GatedModel
 from gate2static.recipe import Budget
@@ -49,16 +49,18 @@ class Projected:
         checkpoints.save_checkpoint(path, self.content)
 
 
-def project_checkpoint(path: Path, budget: Budget) -> Projected:
+def project_checkpoint(path: Path, budget: Budget, *, measure: Measure | None = None) -> Projected:
     """Projects the network of a checkpoint to a budget.
 
     Args:
         path: A gated network's `ckpt.pt`; not changed.
         budget: The most that its static network may cost.
+        measure: See `project_to_budget`.
 
     Raises:
         CheckpointError: It cannot be read or holds no gated network.
         BudgetError: No setting of the gates meets the budget.
+        BenchError: The budget's device is unknown, lacks a layer, or fails.
     """
     content = checkpoints.load_checkpoint(path)
     if content["kind"] != "gated":
@@ -66,7 +68,7 @@ def project_checkpoint(path: Path, budget: Budget) -> Projected:
             f"{path}: holds a {content['kind']} network, which has no gates to flip; give a gated one"
         )
     gated, _ = load_gated(path)
-    report = project_to_budget(gated, budget)
+    report = project_to_budget(gated, budget, measure=measure)
     spent = {**content["position"].get("budget", {}), "report": report.model_dump(mode="json")}
     position = {**content["position"], "budget": spent}
     changed = {**content, "model": gated.state_dict(), "position": position}

@@ -139,12 +139,12 @@ def test_prune_projects_a_finished_checkpoint_and_verify_agrees(
         (
             "gated-200/ckpt.pt",
             ["--budget", "latency=0.5", "--budget", "device=a100", "--target", "openvino"],
-            "predicts the network as trained; leave out --target and --dtype",
+            "a latency is that of the network as trained; leave out --target and --dtype",
         ),
         (
             "gated-200/ckpt.pt",
             ["--budget", "latency=0.5", "--budget", "device=a100", "--dtype", "float16"],
-            "predicts the network as trained; leave out --target and --dtype",
+            "a latency is that of the network as trained; leave out --target and --dtype",
         ),
     ],
 )
@@ -187,3 +187,13 @@ def test_a_logged_latency_says_whether_it_is_estimated() -> None:
     row = budget_columns(controller, MagicMock(), {"after": {"network": 7.0}})
     assert row == {"lambda": 2.0, "cost (estimated ms)": 7.0, "budget (estimated ms)": 8.0}
     assert note(row) == "λ 2 cost (estimated ms) 0.88"
+
+
+def test_prune_times_networks_here_where_the_device_is_a_backend(
+    run: Callable[..., Any], whole_run: Run, tmp_path: Path
+) -> None:
+    gated = whole_run[1].rows[2]
+    device = ["--budget", "latency_ms=1000", "--budget", "device=onnxruntime"]
+    said = run("prune", whole_run[0] / gated.checkpoints[0], "-o", tmp_path / "static", *device)
+    assert "of 1000 measured ms" in said.stdout
+    assert load_static(tmp_path / "static").manifest.budget["unit"] == "measured ms"
