@@ -11,7 +11,7 @@ from torch import nn
 
 import gate2static as g2s
 from gate2static.gates import GatedModel
-from gate2static.prune.lowering import LOWERING, PLAIN
+from gate2static.prune.lowering import LOWERING, PLAIN, TARGETS
 
 TASKS = ("a", "b", "c")
 SIZE = 224
@@ -27,8 +27,10 @@ LOWERINGS = {
     "no permute_weights": replace(LOWERING, permute_weights=False),
     "no share_elementwise": replace(LOWERING, share_elementwise=False),
     "no blocks": replace(LOWERING, block_channels=0),
+    "convolve_moves": TARGETS["ort-cpu"][-1],
+    "no convolve_moves": replace(TARGETS["ort-cpu"][-1], convolve_moves=False),
 }
-"""The plainest, `prune`'s own, and that without one pass at a time."""
+"""The plainest, `prune`'s own, that without one pass at a time, and the one that moves by convolutions, and does not."""
 OURS = {"onnxruntime": "ort-cpu", "openvino": "openvino", "tensorrt": "trt", "tensorrt-rtx": "trt"}
 """The target that "ours" is pruned for, by backend; "any" for others."""
 

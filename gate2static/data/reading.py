@@ -74,7 +74,7 @@ def read_mat_file(path: Path, **options: Any) -> dict[str, Any]:
     Raises:
         DataError: The file is missing or cut off.
     """
-    from scipy.io import loadmat  # type: ignore[import-untyped] # takes a while to import, and few data sets need it
+    from scipy.io import loadmat  # takes a while to import, and few data sets need it
 
     def load() -> dict[str, Any]:
         with path.open("rb") as file:

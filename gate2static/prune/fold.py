@@ -12,14 +12,20 @@ from torch import Tensor, fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gate2static.prune.capture import store
+from gate2static.prune.convolve import convolve_moves
 
 _aten = torch.ops.aten
 _CONVOLUTIONS = {_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default}
 _TRANSPOSED = {_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input}
 
 
-def fold(network: fx.GraphModule) -> fx.GraphModule:
-    """A copy of a captured network with constants and norms folded."""
+def fold(network: fx.GraphModule, *, convolve: tuple[Tensor, ...] = ()) -> fx.GraphModule:
+    """A copy of a captured network with constants and norms folded.
+
+    Args:
+        network: not changed.
+        convolve: inputs of a network whose channels are to be moved by convolutions (`convolve_moves`).
+    """
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
     result = graph.graph_copy(network.graph, copied)
@@ -33,6 +39,8 @@ def fold(network: fx.GraphModule) -> fx.GraphModule:
                 _fold_constant(folded, node)
     folded.graph.eliminate_dead_code()
     folded.delete_all_unused_submodules()
+    if convolve:
+        convolve_moves(folded, convolve)
     return _renumbered(folded)
 
 

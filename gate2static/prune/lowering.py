@@ -25,6 +25,7 @@ class Lowering:
             after each gate and worked on as a whole.
         block_channels: layers are cut into blocks that are read whole (`blocks`), where these have so many channels on
             average; 0 for never.
+        convolve_moves: the deployed form moves channels by convolutions (`convolve`).
         align: layers keep a multiple of this many output channels.
     """
 
@@ -33,6 +34,7 @@ class Lowering:
     permute_weights: bool = True
     share_elementwise: bool = True
     block_channels: int = 64
+    convolve_moves: bool = False
     align: int = 1
 
 
@@ -45,15 +47,16 @@ PLAIN = Lowering(
 """Every stream is put back into canonical order after each unit."""
 
 _APART = replace(LOWERING, share_elementwise=False)
+_CONVOLVED = replace(_APART, merge_layers=False, order_channels=False, block_channels=0, convolve_moves=True)
 TARGETS: Mapping[str, tuple[Lowering, ...]] = {
     "any": (LOWERING,),
-    "ort-cpu": (LOWERING, _APART),
+    "ort-cpu": (LOWERING, _APART, _CONVOLVED),
     # Its fusion of convolutions into grouped ones fails on some networks whose tensors are cut (2026.4).
     "openvino": (replace(LOWERING, block_channels=16), replace(_APART, block_channels=16)),
     # Tensor cores take half-precision channels in eights; layers that fill up are not cut into blocks.
     "trt": (replace(LOWERING, align=8, block_channels=0), replace(_APART, align=8, block_channels=0)),
 }
-"""By the name that `prune --target` takes: what is tried; the network that moves the least data is kept."""
+"""By the name that `prune --target` takes: what is tried; the network that seems to move the least data is kept."""
 
 
 def lowerings_for(target: str | Lowering, align: int = 1) -> tuple[Lowering, ...]:

@@ -49,6 +49,7 @@ class Manifest(BaseModel):
             separate networks; heads included.
         parameters: of the same networks; batch norms' running statistics not counted.
         barriers: node -> MACs per sample in this network, of operations without a rule, which run whole.
+        convolve_moves: whether `fold_norms` is to move channels by convolutions.
         versions: of the libraries that made it.
         digest: SHA-256 over graph and weights.
         equivalence: what `verify` found, once it ran.
@@ -67,6 +68,7 @@ class Manifest(BaseModel):
     macs: Costs
     parameters: Costs
     barriers: dict[str, int]
+    convolve_moves: bool = False
     versions: dict[str, str]
     digest: str
     equivalence: dict[str, Any] | None = None

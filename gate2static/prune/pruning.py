@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gate2static.gates.model import GatedModel
+from gate2static.gates.program import gated_unit
 from gate2static.gates.shapes import info
 from gate2static.prune.analysis import outputs
 from gate2static.prune.barriers import barriers
@@ -44,14 +45,22 @@ def prune(
     floating = next(gated.parameters()).dtype if dtype is None else dtype
     examples = _examples(gated, floating)
     made = []
-    for lowering in lowerings_for(target, align):
+    lowerings = lowerings_for(target, align)
+    if len(lowerings) > 1 and not _is_on_images(gated):
+        lowerings = tuple(how for how in lowerings if not how.convolve_moves)
+    for lowering in lowerings:
         decided = plan(gated, lowering=lowering)
-        made.append((decided, emit(gated, decided).cpu().to(floating)))
-    if len(made) > 1:
-        made.sort(key=lambda candidate: movement_cost(candidate[1], examples))
-    decided, network = made[0]
-    captured = capture(network, examples)
-    return StaticModel(captured, _describe(gated, decided, captured, floating))
+        network = capture(emit(gated, decided).cpu().to(floating), examples)
+        made.append(StaticModel(network, _describe(gated, decided, network, floating)))
+    if len(made) == 1:
+        return made[0]
+    return min(made, key=lambda static: movement_cost(static.fold_norms().network, examples))
+
+
+def _is_on_images(gated: GatedModel) -> bool:
+    """Whether most gates decide for channels that have positions behind them."""
+    nodes = gated.program.graph.find_nodes(op="call_function", target=gated_unit)
+    return 2 * sum(len(info(node).shape or ()) > 1 + gated.gates[str(node.args[1])].dim for node in nodes) > len(nodes)
 
 
 _EXPORTED_BATCH = 3
@@ -95,6 +104,7 @@ def _describe(gated: GatedModel, decided: Plan, network: nn.Module, floating: to
         ),
         parameters=Costs(static=_count(network), gated=_count(gated), shared=shared + heads, separate=separate + heads),
         barriers={node.name: decided.macs([node]) for node in barriers(decided)},
+        convolve_moves=decided.lowering.convolve_moves,
         versions={
             "gate2static": version("gate2static"),
             "torch": torch.__version__,

@@ -77,8 +77,13 @@ class StaticModel(nn.Module):
         return tuple(made)
 
     def fold_norms(self) -> "StaticModel":
-        """A copy for deployment: norms and mixing weights folded, in float64 and rounded once."""
-        return StaticModel(fold(self.network), self.manifest)
+        """A copy for deployment: norms and mixing weights folded, in float64 and rounded once.
+
+        Channels are moved by convolutions where the network was pruned for a target that is faster so.
+        """
+        examples = self.example_inputs() if self.manifest.convolve_moves else ()
+        manifest = self.manifest.model_copy(update={"convolve_moves": False})
+        return StaticModel(fold(self.network, convolve=examples), manifest)
 
     def save(self, folder: Path | str) -> None:
         """Write `graph.json`, `weights.safetensors` and `manifest.json`; the folder appears whole or not at all.

@@ -6,14 +6,15 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from torch import fx, nn
+from torch import nn
 
 from gate2static.cli import Target
 from gate2static.errors import PruneError
 from gate2static.gates import gate
 from gate2static.prune import TARGETS, Lowering, expected_macs, lowerings_for, prune
-from gate2static.prune.data_movement import movement_cost
-from gate2static.prune.emit import emit, plan
+from gate2static.prune.capture import capture
+from gate2static.prune.data_movement import MACS, STARTED, movement_cost
+from gate2static.prune.emit import plan
 from gate2static.prune.lowering import LOWERING, PLAIN
 from gate2static.prune.physical import Emitter
 
@@ -26,6 +27,7 @@ LOWERINGS = {
     "no blocks": replace(LOWERING, block_channels=0),
     "blocks of any width": replace(LOWERING, block_channels=1),
     "blocks of four": replace(LOWERING, block_channels=4),
+    "convolved": replace(LOWERING, convolve_moves=True),
     "blocks in canonical order": replace(LOWERING, block_channels=1, order_channels=False, permute_weights=False),
 }
 _COPIES = ("slice", "narrow", "index_select", "split")
@@ -157,21 +159,39 @@ def test_aligned_layers_are_computed_whole(block_channels: int, zoo: Any) -> Non
     assert all(static.network.get_parameter(w).shape[0] % 8 == 0 for w in weights)
 
 
-@pytest.mark.parametrize("width", [4, 8])
-def test_the_least_movement_decides_between_the_lowerings_of_a_target(width: int, zoo: Any) -> None:
-    gated, x = zoo.make_gated("resnet20", tasks=3, p=0.5, group_size=width)
-    costs = [movement_cost(emit(gated, plan(gated, lowering=how)), (x,)) for how in TARGETS["ort-cpu"]]
-    kept, tried = prune(gated, target="ort-cpu"), [prune(gated, target=how) for how in TARGETS["ort-cpu"]]
-    assert costs[0] != costs[1]
-    assert kept.manifest.digest == tried[int(np.argmin(costs))].manifest.digest
+@pytest.mark.parametrize(("width", "mixing"), [(4, "softmax"), (8, "softmax"), (8, "hard")])
+def test_the_least_movement_decides_between_the_lowerings_of_a_target(width: int, mixing: str, zoo: Any) -> None:
+    gated, x = zoo.make_gated("resnet20", tasks=3, p=0.5, group_size=width, mixing=mixing)
+    tried = [prune(gated, target=how) for how in TARGETS["ort-cpu"]]
+    costs = [movement_cost(static.fold_norms().network, (x,)) for static in tried]
+    assert len(set(costs)) == len(costs)
+    assert prune(gated, target="ort-cpu").manifest.digest == tried[int(np.argmin(costs))].manifest.digest
 
 
-def test_what_is_fused_with_a_layer_and_the_layer_itself_move_nothing() -> None:
-    x = torch.randn(2, 3, 8, 8)
-    conv, relu = nn.Conv2d(3, 4, 1), nn.ReLU()
-    fused = movement_cost(fx.symbolic_trace(nn.Sequential(conv, relu)), (x,))
-    pooled = movement_cost(fx.symbolic_trace(nn.Sequential(conv, relu, nn.MaxPool2d(2))), (x,))
-    twice = movement_cost(fx.symbolic_trace(nn.Sequential(relu, conv)), (x,))
-    assert fused == 0
-    assert pooled > 4 * (64 + 16)
-    assert twice > 2 * 3 * 64
+def _cost(*layers: nn.Module) -> float:
+    x = torch.randn(2, 16, 8, 8)
+    return movement_cost(capture(_Tuple(*layers).eval(), (x,)), (x,))
+
+
+class _Tuple(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:  # type: ignore[override]
+        return (super().forward(x),)
+
+
+class _Slice(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.narrow(1, 0, 16)
+
+
+def test_what_is_fused_with_a_layer_moves_nothing() -> None:
+    conv, relu = nn.Conv2d(16, 32, 1), nn.ReLU()
+    layer = 32 * 64 * 16 / MACS
+    assert _cost(conv) == _cost(conv, relu) == layer
+    assert _cost(conv, relu, nn.MaxPool2d(2)) == layer + STARTED + 32 * (64 + 16)
+    assert _cost(relu, conv) == STARTED + 2 * 16 * 64 + 2 * 16 * 64 + layer  # in plain layout, so reordered
+
+
+def test_leaving_a_layers_blocks_costs_a_reordering() -> None:
+    wide, conv = nn.Conv2d(16, 32, 1), nn.Conv2d(16, 16, 1)
+    layers = 2 * 32 * 64 * 16 / MACS * 3 / 4
+    assert _cost(wide, _Slice(), conv) == layers + STARTED + (32 + 16) * 64 + 2 * (32 + 16) * 64

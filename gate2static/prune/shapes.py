@@ -1,0 +1,37 @@
+"""Shapes of an emitted or captured network, found on tensors without content."""
+
+import math
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
+
+from gate2static.gates.shapes import quiet
+
+
+def annotate(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
+    """Note on every node what its value looks like, for one sample, in the network's dtype and on its device."""
+    like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(()))
+    examples = tuple(x.to(like if x.is_floating_point() else like.device) for x in examples)
+    with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        ShapeProp(network, fake_mode=mode).propagate(*(x[:1] for x in examples))
+
+
+def shape_of(node: fx.Node) -> tuple[int, ...] | None:
+    """Of an annotated node; None where its value is not one tensor."""
+    found = node.meta.get("tensor_meta")
+    return tuple(found.shape) if isinstance(found, TensorMetadata) else None
+
+
+def elements(node: fx.Node) -> int:
+    """How many numbers the value of an annotated node has; 0 where it is not one tensor."""
+    shape = shape_of(node)
+    return 0 if shape is None else math.prod(shape)
+
+
+def dtype_of(node: fx.Node) -> torch.dtype:
+    """Of an annotated node whose value is one tensor."""
+    found = node.meta["tensor_meta"]
+    assert isinstance(found, TensorMetadata)
+    return found.dtype
