@@ -30,7 +30,7 @@ LOWERINGS = {
     "convolve_moves": TARGETS["ort-cpu"][-1],
     "no convolve_moves": replace(TARGETS["ort-cpu"][-1], convolve_moves=False),
 }
-"""The plainest, `prune`'s own, that without one pass at a time, and the one that moves by convolutions, and does not."""
+"""The plainest, `prune`'s own, that without one pass at a time; moves as convolutions, and the same moves as copies."""
 OURS = {"onnxruntime": "ort-cpu", "openvino": "openvino", "tensorrt": "trt", "tensorrt-rtx": "trt"}
 """The target that "ours" is pruned for, by backend; "any" for others."""
 

@@ -59,6 +59,8 @@ class Meter:
                 f"the budget names {', '.join(unknown)}; the network's tasks are {', '.join(gated.tasks)}."
             )
         self._latency_ms: Measure | None = None
+        if measure is not None and budget.device is None:
+            raise BudgetError("a budget of MACs is counted, not measured; leave out measure=, or give latency_ms.")
         if budget.device is None:
             self.unit, self.near = "MACs", 0.999
         elif measure is not None:

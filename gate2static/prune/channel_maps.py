@@ -7,31 +7,40 @@ softmax of β. However it was put together, one matrix a source says what it is.
 """
 
 import operator
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from scipy.sparse import csr_array, diags_array, eye_array, vstack
 from torch import Tensor, fx
 
-from gate2static.prune.shapes import shape_of
+from gate2static.prune.shapes import annotate, dtype_of, shape_of
 
 ChannelMap = Mapping[fx.Node, csr_array]
 """Source -> A_s."""
 
 _aten = torch.ops.aten
 _CHANNELS = 1
+_DIMS = (3, 4, 5)
+_TARGETS = (
+    _aten.index_select.default, _aten.narrow.default, _aten.cat.default, _aten.mul.Tensor, _aten.add.Tensor,
+)  # fmt: skip
+_BATCH = 1009
+"""A batch that no other size is taken for."""
 
 
-def channel_maps(network: fx.GraphModule) -> dict[fx.Node, ChannelMap]:
+def channel_maps(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> dict[fx.Node, ChannelMap]:
     """The map of every value that is one, along the channels of (N, C, …) values with positions behind them.
 
-    Args:
-        network: captured, its constants folded, its nodes annotated (`annotate`).
+    Additions and concatenations of whole values that others than maps read are sources of the maps behind them: what
+    is computed anyway is not computed again. So no source need be the first of a residual stream.
 
-    Returns:
-        Maps of sources that are no maps themselves.
+    Args:
+        network: captured, its constants folded; its nodes are annotated.
+        examples: its inputs.
     """
+    annotate(network, examples, batch=_BATCH)
     found: dict[fx.Node, ChannelMap] = {}
     for node in network.graph.nodes:
         made = _map_of(node, network, found)
@@ -40,19 +49,43 @@ def channel_maps(network: fx.GraphModule) -> dict[fx.Node, ChannelMap]:
     return found
 
 
+def is_concatenation(node: fx.Node, maps: Mapping[fx.Node, ChannelMap]) -> bool:
+    """Whether a map puts whole values side by side, each once."""
+    return node.target is _aten.cat.default and Counter(_leaves(node, maps)) == Counter(maps[node].keys())
+
+
+def _leaves(node: fx.Node, maps: Mapping[fx.Node, ChannelMap]) -> Iterator[fx.Node]:
+    parts: Any = node.args[0]
+    for part in parts:
+        if part in maps and part.target is _aten.cat.default and not _is_source(part, maps):
+            yield from _leaves(part, maps)
+        else:
+            yield part
+
+
+def _is_source(node: fx.Node, found: Mapping[fx.Node, ChannelMap]) -> bool:
+    """Whether maps behind a value read it as it is."""
+    if node not in found:
+        return True
+    whole = node.target is _aten.add.Tensor or is_concatenation(node, found)
+    return whole and any(user.target not in _TARGETS for user in node.users)
+
+
 def _map_of(node: fx.Node, network: fx.GraphModule, found: Mapping[fx.Node, ChannelMap]) -> ChannelMap | None:
     shape = shape_of(node)
-    if node.kwargs or shape is None or len(shape) <= _CHANNELS + 1:
+    if node.target not in _TARGETS or node.kwargs or shape is None or not _is_image(node):
         return None
     match node.target, node.args:
         case _aten.index_select.default, (fx.Node() as source, 1, fx.Node() as index) if index.op == "get_attr":
             rows = constant(network, index).cpu().numpy()
             return {s: matrix[rows] for s, matrix in _inputs(source, found).items()}
-        case _aten.narrow.default, (fx.Node() as source, 1, int() as start, int() as length):
+        case _aten.narrow.default, (fx.Node() as source, 1, int() as start, int() as length) if start >= 0:
             return {s: matrix[start : start + length] for s, matrix in _inputs(source, found).items()}
-        case _aten.cat.default, (sources, 1):
+        case _aten.cat.default, (sources, 1) if all(_is_image(source) for source in sources):  # type: ignore[union-attr, arg-type]
             return _stacked([_inputs(source, found) for source in sources])  # type: ignore[arg-type, union-attr]
-        case _aten.mul.Tensor, (fx.Node() as source, fx.Node() as scale) if _is_scale(scale, shape):
+        case _aten.mul.Tensor, (fx.Node() as source, fx.Node() as scale) if shape_of(source) == shape and _is_scale(
+            scale, shape
+        ):
             scales = diags_array(constant(network, scale).double().flatten().cpu().numpy())
             return {s: (scales @ matrix).tocsr() for s, matrix in _inputs(source, found).items()}
         case _aten.add.Tensor, (fx.Node() as a, fx.Node() as b) if shape_of(a) == shape_of(b):
@@ -63,9 +96,21 @@ def _map_of(node: fx.Node, network: fx.GraphModule, found: Mapping[fx.Node, Chan
     return None
 
 
+def _is_image(node: fx.Node) -> bool:
+    """Whether a value has a batch, channels and positions of real numbers."""
+    shape = shape_of(node)
+    return (
+        shape is not None
+        and len(shape) in _DIMS
+        and shape[0] == _BATCH
+        and shape[_CHANNELS] > 0
+        and dtype_of(node).is_floating_point
+    )
+
+
 def _inputs(node: fx.Node, found: Mapping[fx.Node, ChannelMap]) -> ChannelMap:
-    """The map of an operand; a value that is no map is itself."""
-    if node in found:
+    """The map of an operand; a source is itself."""
+    if not _is_source(node, found):
         return found[node]
     shape = shape_of(node)
     assert shape is not None

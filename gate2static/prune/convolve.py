@@ -9,7 +9,7 @@ comes from elsewhere and applies the activation while it writes:
 To make matrices diagonal, layers write their channels where the sums have them. A layer that has nearly all of them
 gets rows of zeros for the others (*padded*); a wide one is *scattered* once, for all its readers; a narrow one stays as
 it is, and every reader has a matrix for it. These convolutions multiply by zeros, ones and mixing weights: they are
-movement, and count as none of the network's MACs.
+movement, and count as none of the network's MACs. Where a channel is infinite or no number, they spread it.
 """
 
 import math
@@ -23,10 +23,10 @@ from scipy.sparse import csr_array, diags_array
 from torch import Tensor, fx
 
 from gate2static.prune.capture import store
-from gate2static.prune.channel_maps import ChannelMap, channel_maps, constant
+from gate2static.prune.channel_maps import ChannelMap, channel_maps, constant, is_concatenation
 from gate2static.prune.channels import Ids
 from gate2static.prune.data_movement import BLOCK, MACS, STARTED
-from gate2static.prune.shapes import annotate, dtype_of, shape_of
+from gate2static.prune.shapes import dtype_of, shape_of
 
 _aten = torch.ops.aten
 _CONVOLUTIONS = {3: _aten.conv1d.default, 4: _aten.conv2d.default, 5: _aten.conv3d.default}
@@ -38,10 +38,9 @@ def convolve_moves(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> Non
 
     Values that are other values side by side stay concatenations: backends put whole blocks together as they are.
     """
-    annotate(network, examples)
-    maps = channel_maps(network)
+    maps = channel_maps(network, examples)
     read = {node: terms for node, terms in maps.items() if any(user not in maps for user in node.users)}
-    sums = {node: terms for node, terms in read.items() if not _is_concatenation(node, terms)}
+    sums = {node: terms for node, terms in read.items() if not is_concatenation(node, maps)}
     fixed = {source for node, terms in read.items() if node not in sums for source in terms}
     readers = Counter(source for terms in sums.values() for source in terms)
     tensors: dict[fx.Node, _Tensor] = {}
@@ -51,7 +50,9 @@ def convolve_moves(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> Non
                 matrices = [others[source] for others in sums.values() if source in others]
                 free = source not in fixed and all(user in maps for user in source.users)
                 tensors[source] = _laid_out(network, source, matrices) if free else _whole(source)
-            node.replace_all_uses_with(_sum(network, node, terms, tensors, readers))
+            total = _sum(network, node, terms, tensors, readers)
+        node.replace_all_uses_with(total)
+        tensors[node] = _Tensor(total, _whole(node).channels)
     network.graph.eliminate_dead_code()
 
 
@@ -84,21 +85,14 @@ def _channels(node: fx.Node) -> int:
     return shape[1]
 
 
-def _is_concatenation(node: fx.Node, terms: ChannelMap) -> bool:
-    """Whether a value is other values side by side, each whole."""
-    return node.target is _aten.cat.default and set(node.args[0]) == terms.keys()  # type: ignore[arg-type]
-
-
 def _laid_out(network: fx.GraphModule, source: fx.Node, readers: Sequence[csr_array]) -> _Tensor:
     """A layer with its channels where the sums that read it have them, if that pays; other sources as they are."""
-    if not _is_layer(source):
+    places = _places(readers)
+    if places is None or not _is_layer(source):
         return _whole(source)
     size, own = readers[0].shape[0], _channels(source)
     # Layers write whole blocks, so filling one up is free.
     filled = np.concatenate([np.arange(own), np.full(-own % BLOCK, -1)])
-    places = _places(readers)
-    if places is None:
-        return _with_channels(network, source, filled)
     placed = np.full(size, -1)
     placed[places] = np.arange(own)
     positions = math.prod((shape_of(source) or ())[2:])
@@ -129,8 +123,9 @@ def _places(readers: Sequence[csr_array]) -> Ids | None:
 
 def _is_layer(node: fx.Node) -> bool:
     """Whether a value's channels can be moved by moving the weights that make them: a convolution without groups."""
-    groups = node.args[6] if len(node.args) > 6 else 1
-    return bool(node.target in _CONVOLUTIONS.values() and groups == 1 and not node.kwargs)
+    if node.target not in _CONVOLUTIONS.values() or node.kwargs or node.args[6:] not in ((), (1,)):
+        return False
+    return all(stored is None or stored.op == "get_attr" for stored in node.args[1:3])  # type: ignore[union-attr]
 
 
 def _with_channels(network: fx.GraphModule, layer: fx.Node, channels: Ids) -> _Tensor:
@@ -164,7 +159,7 @@ def _sum(
         diagonal = matrix.shape[0] == matrix.shape[1] and matrix.nnz == np.count_nonzero(scales)
         # A layer that has other readers cannot add while it writes; a depth-wise convolution behind it can.
         adds = len(terms) > 1 and _is_layer(source) and readers[source] > 1
-        if diagonal and (scales == 1).all() and not adds:
+        if diagonal and (scales[tensor.channels >= 0] == 1).all() and not adds:
             plain.append(tensor.node)
         elif diagonal:
             scaled.append(_convolution(network, tensor.node, torch.from_numpy(scales)[:, None], node, len(scales)))
@@ -183,5 +178,5 @@ def _convolution(network: fx.GraphModule, node: fx.Node, matrix: Tensor, like: f
     weight = matrix.to(device, dtype_of(like)).reshape(*matrix.shape, *[1] * spatial)
     stored = network.graph.get_attr(store(network, weight, trained=True))
     ones = [1] * spatial
-    settings = ([*ones], [0] * spatial, [*ones], groups) if groups > 1 else ()
+    settings = (ones, [0] * spatial, ones, groups) if groups > 1 else ()
     return network.graph.call_function(_CONVOLUTIONS[spatial + 2], (node, stored, None, *settings))

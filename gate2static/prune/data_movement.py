@@ -65,6 +65,6 @@ def _multiplied(node: fx.Node) -> float:
     if node.target not in _CONVOLUTIONS:
         return 0.0
     weight = shape_of(node.args[1]) or ()  # type: ignore[arg-type]
-    if weight[1] == 1:
+    if node.args[6:] not in ((), (1,)) and weight[1] == 1:
         return 2 * MACS * elements(node)
     return elements(node) * math.prod(weight[1:]) * math.ceil(weight[0] / BLOCK) * BLOCK / weight[0]

@@ -4,7 +4,7 @@ import platform
 from importlib.metadata import version
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from gate2static.gates.model import GatedModel
 from gate2static.gates.program import gated_unit
@@ -15,6 +15,7 @@ from gate2static.prune.capture import capture
 from gate2static.prune.cost import constant_gate_macs
 from gate2static.prune.data_movement import movement_cost
 from gate2static.prune.emit import Plan, emit, plan
+from gate2static.prune.fold import fold
 from gate2static.prune.lowering import Lowering, lowerings_for
 from gate2static.prune.manifest import Costs, Manifest, TensorSpec
 from gate2static.prune.static import StaticModel, digest, serialise
@@ -44,17 +45,21 @@ def prune(
     """
     floating = next(gated.parameters()).dtype if dtype is None else dtype
     examples = _examples(gated, floating)
-    made = []
     lowerings = lowerings_for(target, align)
-    if len(lowerings) > 1 and not _is_on_images(gated):
+    if len(lowerings) > 1 and not _is_on_images(gated):  # nothing to convolve, and trying takes as long as pruning
         lowerings = tuple(how for how in lowerings if not how.convolve_moves)
+    made = []
     for lowering in lowerings:
         decided = plan(gated, lowering=lowering)
-        network = capture(emit(gated, decided).cpu().to(floating), examples)
-        made.append(StaticModel(network, _describe(gated, decided, network, floating)))
-    if len(made) == 1:
-        return made[0]
-    return min(made, key=lambda static: movement_cost(static.fold_norms().network, examples))
+        made.append((decided, capture(emit(gated, decided).cpu().to(floating), examples)))
+    if len(made) > 1:
+        made.sort(key=lambda tried: movement_cost(_deployed(tried[0], tried[1], examples), examples))
+    decided, network = made[0]
+    return StaticModel(network, _describe(gated, decided, network, floating))
+
+
+def _deployed(decided: Plan, network: fx.GraphModule, examples: tuple[Tensor, ...]) -> fx.GraphModule:
+    return fold(network, convolve=examples if decided.lowering.convolve_moves else ())
 
 
 def _is_on_images(gated: GatedModel) -> bool:
@@ -79,7 +84,7 @@ def _examples(gated: GatedModel, floating: torch.dtype) -> tuple[Tensor, ...]:
 
 
 def _describe(gated: GatedModel, decided: Plan, network: nn.Module, floating: torch.dtype) -> Manifest:
-    def spec(name: str, node: torch.fx.Node) -> TensorSpec:
+    def spec(name: str, node: fx.Node) -> TensorSpec:
         known = info(node)
         assert known.shape is not None
         assert known.dtype is not None

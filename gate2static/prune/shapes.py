@@ -10,12 +10,12 @@ from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 from gate2static.gates.shapes import quiet
 
 
-def annotate(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
-    """Note on every node what its value looks like, for one sample, in the network's dtype and on its device."""
+def annotate(network: fx.GraphModule, examples: tuple[Tensor, ...], *, batch: int = 1) -> None:
+    """Note on every node what its value looks like, for a batch in the network's dtype and on its device."""
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(()))
     examples = tuple(x.to(like if x.is_floating_point() else like.device) for x in examples)
     with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        ShapeProp(network, fake_mode=mode).propagate(*(x[:1] for x in examples))
+        ShapeProp(network, fake_mode=mode).propagate(*(x[:1].expand(batch, *x.shape[1:]) for x in examples))
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:

@@ -98,7 +98,8 @@ def _close_epoch(training: Training, splits: Splits, position: Position) -> bool
     stage, controller, share = training.stage, training.controller, batches.Share.of(training.fabric)
     check_weights(stage, position)
     if position.epoch + 1 == stage.settings.epochs and stage.budget is not None and isinstance(stage.model, GatedModel):
-        position.budget["report"] = project_to_budget(stage.model, stage.budget).model_dump(mode="json")
+        report = project_to_budget(stage.model, stage.budget, progress=False)  # the training's own bar is there
+        position.budget["report"] = report.model_dump(mode="json")
     images = sum(map(len, _order(stage, splits, position.epoch)))
     row: LogRow = {"epoch": position.epoch + 1, "lr": training.optimisers["weights"].param_groups[0]["lr"]}
     row |= {f"loss/{name}": value / images for name, value in position.sums.items()}

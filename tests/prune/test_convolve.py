@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from scipy.sparse import csr_array
 from torch import nn
 
+from gate2static.export import export_onnx
 from gate2static.gates import gate, set_gates
 from gate2static.prune import TARGETS, expected_macs, load_static, prune
 from gate2static.prune.fold import fold
@@ -141,3 +143,118 @@ def test_a_wrong_matrix_is_noticed(planted: str, zoo: Any, monkeypatch: pytest.M
 def test_a_network_in_another_dtype_is_deployed_in_it(zoo: Any) -> None:
     static = prune(zoo.make_gated("resnet20", tasks=2, p=0.4, group_size=4)[0], target=CONVOLVED)
     assert _error(static.double(), zoo) <= 1e-12
+
+
+class _Spatial(nn.Module):
+    """One map of attention for all positions, spread over channels by a parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.one, self.scale = (
+            nn.Conv2d(3, 16, 3),
+            nn.Conv2d(16, 1, 1),
+            nn.Parameter(torch.rand(1, 16, 1, 1)),
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return (x + self.one(x) * self.scale).relu().mean((2, 3))
+
+
+class _TokensFirst(nn.Module):
+    """Tokens before the batch, scaled by one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.scale = nn.Conv2d(3, 16, 3), nn.Parameter(torch.rand(1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.conv(x).flatten(2).permute(2, 0, 1) * self.scale).relu().mean(0)
+
+
+class _Computed(nn.Module):
+    """A convolution whose weights the network computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.weights = nn.Conv2d(3, 16, 3), nn.Linear(4, 16)
+        self.register_buffer("basis", torch.rand(16, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        return (nn.functional.conv2d(x, self.weights(self.basis)[..., None, None]) + x).relu().mean((2, 3))
+
+
+class _SixDims(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.scale = nn.Conv2d(3, 16, 3), nn.Parameter(torch.rand(16, 1, 1, 1, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.conv(x).reshape(-1, 16, 2, 5, 2, 5) * self.scale).relu().mean((2, 3, 4, 5))
+
+
+class _Masked(nn.Module):
+    """Masks along channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(3, 16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a, b = self.first(x), self.second(x)
+        return (torch.cat([a, b], 1) * torch.cat([a > 0, b > 0.5], 1)).mean((2, 3))
+
+
+class _Linear(nn.Module):
+    """A residual stream without activations, as in a MobileNetV2."""
+
+    def __init__(self, blocks: int = 4) -> None:
+        super().__init__()
+        self.stem, self.blocks = nn.Conv2d(3, 16, 3), nn.ModuleList(nn.Conv2d(16, 16, 1) for _ in range(blocks))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = x + block(x)
+        return x.mean((2, 3))
+
+
+def _gated(backbone: nn.Module, p: float, zoo: Any) -> Any:
+    x, tasks = torch.randn(2, 3, 12, 12), ["a", "b", "c"]
+    width = backbone(x).shape[1]
+    heads = {task: nn.Linear(width, 2) for task in tasks}
+    gated = gate(backbone.eval(), tasks=tasks, example_inputs=(x,), heads=heads, group_size=4)
+    return zoo.randomise(gated, p)
+
+
+@pytest.mark.parametrize("kind", [_Spatial, _TokensFirst, _Computed, _SixDims, _Masked, _Linear])
+def test_what_only_looks_like_a_map_of_channels_stays(kind: type[nn.Module], zoo: Any) -> None:
+    gated = _gated(kind(), 0.4, zoo)
+    assert _error(prune(gated, target=CONVOLVED, dtype=torch.float64), zoo) <= 1e-12
+    assert verify(gated, prune(gated, target="ort-cpu")).passed
+
+
+@pytest.mark.parametrize("p", [0.0, 0.4])
+def test_sums_along_a_stream_are_not_computed_again(p: float, zoo: Any) -> None:
+    counts = []
+    for blocks in (4, 8, 12):
+        static = prune(_gated(_Linear(blocks), p, zoo), target=CONVOLVED)
+        counts.append(len(list(static.fold_norms().network.graph.nodes)))
+    if p == 0:
+        assert counts[2] - counts[1] == counts[1] - counts[0] == len(["add", "conv", "weight", "bias"]) * 4
+    assert counts[2] < 4 * counts[0]
+
+
+def test_moves_are_convolved_where_that_pays(zoo: Any) -> None:
+    fine, _ = zoo.make_gated("resnet18", tasks=3, p=0.25, group_size=16)
+    assert prune(fine, target="ort-cpu").manifest.convolve_moves
+    separate, _ = zoo.make_gated("resnet18", tasks=3, p=1.0, group_size=64, mixing="hard")
+    assert not prune(separate, target="ort-cpu").manifest.convolve_moves
+
+
+def test_onnx_runtime_computes_the_same(zoo: Any, tmp_path: Path) -> None:
+    static = prune(zoo.make_gated("resnet20", tasks=2, p=0.4, group_size=4)[0], target=CONVOLVED)
+    report = export_onnx(static, tmp_path / "model.onnx")
+    assert max(report.errors.values()) < 5e-5
+    assert "Gather" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
