@@ -34,6 +34,7 @@ def latency_model(name_or_path: str | Path) -> LatencyModel:
     if Path(name_or_path).suffix != ".json" and not Path(name_or_path).exists():
         raise BenchError(
             f"{name_or_path} is neither a latency table (a JSON file that `gate2static profile` writes) nor a known "
-            f"device; known: {', '.join(DEVICES)}"
+            f"device; known: {', '.join(DEVICES)}. Backends of this machine, such as onnxruntime, are timed, by "
+            "`gate2static prune --budget` only"
         )
     return load_latency_table(name_or_path)

@@ -23,11 +23,12 @@ class Budget(Strict):
     that the network spends on this task alone (its own channels and its head), up to 1 as a share of the task's
     separate network; tasks without a number are free."""
     latency_ms: Positive | None = None
-    """Predicted latency of one sample on `device`, in ms."""
+    """Latency of one sample on `device`, in ms."""
     latency: Positive | None = None
-    """Predicted latency as a share of that of T separate networks."""
+    """Latency as a share of that of T separate networks."""
     device: str | None = None
-    """A latency table's JSON file, or the name of a device whose data sheet is known."""
+    """A latency table's JSON file, or the name of a device whose data sheet is known; for `prune --budget` also a
+    backend of this machine, on which networks are timed."""
 
     @field_validator("macs", mode="before")
     @classmethod
