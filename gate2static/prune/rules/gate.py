@@ -5,7 +5,6 @@ different things; where all picked the shared one, the mix is that channel, sinc
 hard mixing none is new: the shared stream reads what the winner picked.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Self
 
@@ -20,7 +19,6 @@ from gate2static.prune.channels import Decisions, Ids, Numbering, either
 from gate2static.prune.physical import Emitter
 from gate2static.prune.pool import Part, Pool
 from gate2static.prune.reading import Reading, read
-from gate2static.prune.rules.channelwise import Channelwise
 from gate2static.prune.rules.rule import Rule
 
 
@@ -71,7 +69,7 @@ class GateRule(Rule):
         source = emitter.pool(self.inputs[0])
         first_mixed = numbering.size if self._gate.hard else numbering.size - self.channels
         mixed = live[live >= first_mixed]
-        if emitter.lowering.share_elementwise or self._is_pooled(emitter):
+        if emitter.lowering.share_elementwise:
             blocks = emitter.in_blocks(self, mixed) if len(mixed) else []
             parts = [Part(self._mix(ids - first_mixed, source, emitter), ids) for ids in blocks]
             return Pool((*source.parts, *parts), self.dim)
@@ -84,16 +82,6 @@ class GateRule(Rule):
         parts = [Part(emitter.view(source, ids), ids) for ids in tasks]
         channels = np.flatnonzero(np.isin(numbering.views[-1], shared))
         return Pool((*parts, Part(self._mix(channels, source, emitter), shared)), self.dim)
-
-    def _is_pooled(self, emitter: Emitter) -> bool:
-        """Whether all that follows, channel by channel, leaves less to put together for each stream."""
-        rule: Rule = self
-        while len(rule.node.users) == 1:
-            (following,) = (emitter.rules.get(user) for user in rule.node.users)
-            if not isinstance(following, Channelwise):
-                break
-            rule = following
-        return math.prod(rule.info.shape or ()) < math.prod(self.info.shape or ())
 
     def _mix(self, channels: Ids, source: Pool, emitter: Emitter) -> fx.Node:
         """The picked features of some channels weighted by the softmax of β."""
