@@ -4,7 +4,6 @@ Computed in float64 and rounded once. Pruning itself does not fold, so that its 
 bit for bit, and equality can be checked in float64.
 """
 
-import operator
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gate2static.prune.capture import store
+from gate2static.prune.channel_maps import constant
 from gate2static.prune.convolve import convolve_moves
 
 _aten = torch.ops.aten
@@ -45,7 +45,7 @@ def fold(network: fx.GraphModule, *, convolve: tuple[Tensor, ...] = ()) -> fx.Gr
 
 
 def _fold_constant(network: fx.GraphModule, node: fx.Node) -> None:
-    inputs = {n: _value(network, n) for n in node.all_input_nodes}
+    inputs = {n: constant(network, n) for n in node.all_input_nodes}
     wide = {n: _widened(v) for n, v in inputs.items()}
     args, kwargs = fx.map_arg(node.args, wide.__getitem__), fx.map_arg(node.kwargs, wide.__getitem__)
     value = node.target(*args, **kwargs)  # type: ignore[operator]
@@ -86,7 +86,7 @@ def _fold_norm(network: fx.GraphModule, norm: fx.Node) -> None:
     assert variance is not None
     eps: Any = norm.args[7]
     fused = fuse_conv_bn_weights(weight, bias, mean, variance, eps, scale, shift, transpose=transposed)
-    dtype = _value(network, args[1]).dtype
+    dtype = constant(network, args[1]).dtype
     with network.graph.inserting_before(layer):
         args[1], args[2] = (network.graph.get_attr(store(network, value.to(dtype), trained=True)) for value in fused)
     layer.args = tuple(args)
@@ -118,10 +118,5 @@ def _renumbered(network: fx.GraphModule) -> fx.GraphModule:
     return fx.GraphModule(root, graph, "StaticNetwork")
 
 
-def _value(network: fx.GraphModule, node: fx.Node) -> Tensor:
-    value: Tensor = operator.attrgetter(str(node.target))(network)
-    return value.detach()
-
-
 def _double(network: fx.GraphModule, node: Any) -> Tensor | None:
-    return None if node is None else _value(network, node).double()
+    return None if node is None else constant(network, node).double()
