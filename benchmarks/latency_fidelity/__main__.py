@@ -4,17 +4,22 @@ Run:  python -m benchmarks.latency_fidelity            (from the repository's ro
       python -m benchmarks.latency_fidelity --quick    (a few minutes)
       python -m benchmarks.latency_fidelity --backend openvino --page docs/latency_runtimes.md
 Allowed: see the page. Efficiency is the MACs over those of the shared network, divided by the latency over its
-latency. Every network is timed beside the shared one and T separate ones, in rounds in one process.
+latency. In one process, every network takes turns, run by run, with the shared one and T separate ones; a latency is
+the median over the turns of the ratio to the shared network's run of the same turn, so that slow spells of the machine
+meet both.
 """
 
 import argparse
 import json
 import tempfile
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import numpy as np
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -33,13 +38,15 @@ from benchmarks.latency_fidelity.cases import (
 from benchmarks.latency_fidelity.page import write_page
 from benchmarks.latency_fidelity.profiling import profile
 from gate2static.bench.backends import BACKENDS
-from gate2static.bench.report import LatencyReport, TargetLatency
-from gate2static.bench.sources import EngineSource, TorchSource
+from gate2static.bench.environment import describe_environment
+from gate2static.bench.sources import EngineSource, Target, TorchSource, named_sources
 from gate2static.gates import GatedModel
 from gate2static.train import load_gated
 
 ROOT = Path(__file__).parents[2]
-_ROUNDS, _DURATION_S = 5, 0.5
+_TURNS, _WARMUP_TURNS = 25, 2
+_THREADS = 1
+"""Of backends on the CPU: with more, the idle pools of the networks that wait would disturb the one that runs."""
 _BASELINES = {"shared": False, "separate": True}
 """Whether all gates are specific."""
 
@@ -53,7 +60,6 @@ def main() -> None:
     parser.add_argument("--structures", type=int, default=3, help="how many of the gates' structures")
     parser.add_argument("--seeds", type=int, default=3, help=f"of {', '.join(REPEATED)}; the others have one")
     parser.add_argument("--lowerings", nargs="+", choices=["ours", *LOWERINGS], default=["plain", "ours"])
-    parser.add_argument("--threads", type=int, default=1, help="one is the steadiest on a machine that does other work")
     parser.add_argument("--checkpoints", nargs="+", type=Path, default=[], help="of gated networks: trained gates")
     parser.add_argument("--quick", action="store_true", help="ResNet-18, one structure, one seed")
     parser.add_argument(
@@ -62,7 +68,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.networks, arguments.structures, arguments.seeds = ["resnet18"], 1, 1
-    torch.set_num_threads(arguments.threads)
+    torch.set_num_threads(_THREADS)
     rows_file = arguments.page.with_suffix(".jsonl")
     if arguments.page.is_file() and not rows_file.is_file():
         parser.error(
@@ -82,11 +88,11 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress,
     ):
-        bench = Bench(Path(folder), arguments.backend, arguments.threads)
+        bench = Bench(Path(folder), arguments.backend)
         bar = progress.add_task("", total=len(cases))
         for network, gates in cases:
             progress.update(bar, description=f"{network}, {gates.structure}, p = {gates.share}")
-            case = {"network": network, "backend": arguments.backend, "threads": arguments.threads, **vars(gates)}
+            case = {"network": network, "backend": arguments.backend, "threads": _THREADS, **vars(gates)}
             done = {r["lowering"] for r in results if case.items() <= r.items()}
             wanted = [n for n in arguments.lowerings if gates.seed == 0 or n != "plain"]
             if names := [n for n in wanted if n not in done]:
@@ -115,11 +121,10 @@ class Bench:
     Args:
         folder: of the ONNX files.
         backend: a name of `gate2static bench`.
-        threads: of a backend on the CPU.
     """
 
-    def __init__(self, folder: Path, backend: str, threads: int) -> None:
-        self.folder, self.backend, self.threads = folder, backend, threads
+    def __init__(self, folder: Path, backend: str) -> None:
+        self.folder, self.backend = folder, backend
         self.takes = BACKENDS[backend].takes
         self.lowerings = {**LOWERINGS, "ours": OURS.get(backend, "any")}
         self.made: dict[str, Made] = {}
@@ -153,34 +158,38 @@ class Bench:
         else:
             draw(gated, gates)
         chosen |= {name: self._make(gated, f"drawn-{number}", name) for number, name in enumerate(lowerings)}
-        timed: dict[str, Any] = {name: made.path for name, made in chosen.items()}
+        timed: dict[str, Target] = {name: made.path for name, made in chosen.items()}
         if self.takes is TorchSource:
             timed = {name: made.static for name, made in chosen.items()}
             timed["unpruned"] = (gated, chosen["shared"].static.example_inputs(1))
-        report = g2s.benchmark(
-            timed,
-            backends=[self.backend],
-            rounds=_ROUNDS,
-            duration_s=_DURATION_S,
-            threads=self.threads,
-            progress=False,
-        )
-        found = [target for target in report.targets if target.name not in _BASELINES]
-        return [self._row(report, target, network, gates, chosen) for target in found]
+        latencies = self._times(timed)
+        return [self._row(name, latencies, network, gates, chosen) for name in timed if name not in _BASELINES]
+
+    def _times(self, targets: Mapping[str, Target]) -> dict[str, np.ndarray]:
+        """Latency in ms of each network at each turn."""
+        with ExitStack() as loaded:
+            runners = [
+                loaded.enter_context(BACKENDS[self.backend].open(source, batch_size=1, threads=_THREADS))
+                for source in named_sources(targets).values()
+            ]
+            turns = [[median(runner.run()) for runner in runners] for _ in range(_WARMUP_TURNS + _TURNS)]
+        return dict(zip(targets, np.array(turns[_WARMUP_TURNS:]).T, strict=True))
 
     def _row(
-        self, report: LatencyReport, target: TargetLatency, network: str, gates: Gates, chosen: Mapping[str, "Made"]
+        self, name: str, latencies: Mapping[str, np.ndarray], network: str, gates: Gates, chosen: Mapping[str, "Made"]
     ) -> dict[str, Any]:
-        separate = next(t for t in report.targets if t.name == "separate")
-        made, shared = chosen.get(target.name), chosen["shared"].static.manifest.macs
+        def ratio(one: str, other: str) -> float:
+            return float(np.median(latencies[one] / latencies[other]))
+
+        made, shared = chosen.get(name), chosen["shared"].static.manifest.macs
         return {
             "network": network, "size": chosen["shared"].static.manifest.inputs[0].shape[-1],
-            "threads": self.threads, "machine": report.environment.cpu, **vars(gates),
-            "lowering": target.name, "backend": self.backend,
+            "threads": _THREADS, "machine": describe_environment(threads=_THREADS).cpu, **vars(gates),
+            "lowering": name, "backend": self.backend,
             "macs": (made.static.manifest.macs.static if made else shared.gated) / shared.static,
-            "latency": report.ratio(target),
-            "separate": report.ratio(separate), "over_separate": report.ratio(target, separate),
-            "profile_ms": profile(made.path, self.threads) if made and self.backend == "onnxruntime" else {},
+            "latency": ratio(name, "shared"),
+            "separate": ratio("separate", "shared"), "over_separate": ratio(name, "separate"),
+            "profile_ms": profile(made.path, _THREADS) if made and self.backend == "onnxruntime" else {},
         }  # fmt: skip
 
     def _make(self, gated: GatedModel, name: str, lowering: str) -> "Made":
