@@ -18,9 +18,7 @@ from gate2static.cli_common import (
     StaticDir,
     Target,
     Version,
-    beside,
     load_network,
-    project,
     show,
 )
 
@@ -110,43 +108,41 @@ def prune(
         typer.Option("--explain", help="Show which channels stay in each layer, and which operators have no rule."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")] = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Of a budget that is timed; else as torch.")
+    ] = None,
 ) -> None:
     """Cut away what no task picked: a checkpoint becomes a static network."""
     import torch
 
+    from gate2static.cli_prune import beside, check_output, project, state_budget
     from gate2static.prune import barrier_costs, lowerings_for, plan
     from gate2static.prune import prune as prune_gated
     from gate2static.report import barrier_table, plan_table
     from gate2static.train import trained_budget
 
-    if output is None and not dry_run:
-        raise typer.BadParameter("give -o DIR, or --dry-run to see the plan only")
-    aligned = lowerings_for(target, align)[0].align > 1
-    as_trained = target == "any" and dtype is None
+    check_output(output, dry_run=dry_run, budget=bool(budget))
+    lowering = lowerings_for(target, align)[0]
     projected = None
     if budget:
-        if aligned:
-            raise typer.BadParameter(
-                "--budget counts the channels that are needed; --align and --target trt add others: leave out one"
-            )
-        projected = project(checkpoint, budget, output, as_trained=as_trained)
+        projected = project(checkpoint, budget, output, align=align, target=target, dtype=dtype, threads=threads)
         typer.echo(f"budget: {projected.report}")
     gated = projected.gated if projected else load_network(checkpoint)
     if explain or dry_run:
-        decided = plan(gated, lowering=lowerings_for(target, align)[0])
+        decided = plan(gated, lowering=lowering)
         show(plan_table(gated, decided))
         if costs := barrier_costs(gated, decided):
             show(barrier_table(costs))
     if output is not None and not dry_run:
         static = prune_gated(gated, align=align, target=target, dtype=getattr(torch, dtype) if dtype else None)
-        report = projected.report if projected else trained_budget(checkpoint)
-        if report is not None and (aligned or (report.unit != "MACs" and not as_trained)):
-            typer.echo(f"budget: {report}; --align, --target or --dtype change that cost, it is not promised here")
-        elif report is not None:
-            static.manifest = static.manifest.model_copy(update={"budget": report.model_dump(mode="json")})
+        if projected:
+            state_budget(static, projected.report, promised=True)
+            projected.save(beside(output))
+        elif report := trained_budget(checkpoint):
+            as_trained = report.unit == "MACs" or (target == "any" and dtype is None)
+            state_budget(static, report, promised=as_trained and lowering.align == 1)
         static.save(output)
         if projected:
-            projected.save(beside(output))
             typer.echo(f"projected: {beside(output)}; verify the static network with it")
         macs, parameters = static.manifest.macs, static.manifest.parameters
         typer.echo(

@@ -14,7 +14,6 @@ from gate2static.errors import Gate2StaticError
 
 if TYPE_CHECKING:
     from gate2static.gates import GatedModel
-    from gate2static.train import Projected
 
 Checkpoint = Annotated[Path, typer.Argument(help="ckpt.pt of a gated or shared network, or a run's separate/ folder.")]
 StaticDir = Annotated[Path, typer.Argument(help="Folder that `prune` wrote.")]
@@ -81,27 +80,6 @@ def load_network(checkpoint: Path) -> "GatedModel":
     if checkpoint.name == "separate" and checkpoint.is_dir():
         return gated_baseline(checkpoint.parent, "separate")
     return load_gated(checkpoint)[0]
-
-
-def project(checkpoint: Path, budget: list[str], output: Path | None, *, as_trained: bool) -> "Projected":
-    """Projects a checkpoint to what `--budget` asks for; refuses what that does not fit together with."""
-    from gate2static.bench import BACKENDS, Stopwatch
-    from gate2static.recipe import parse_budget
-    from gate2static.train import project_checkpoint
-
-    asked = parse_budget(budget)
-    if output is not None and beside(output) == checkpoint.resolve():
-        raise typer.BadParameter(f"the projected network would replace {checkpoint}; give another -o DIR")
-    if asked.device is not None and not as_trained:
-        raise typer.BadParameter("a latency is that of the network as trained; leave out --target and --dtype")
-    measure = Stopwatch(asked.device) if asked.device is not None and asked.device in BACKENDS else None
-    return project_checkpoint(checkpoint, asked, measure=measure)
-
-
-def beside(output: Path) -> Path:
-    """Where the projected checkpoint of a static network lies: what `verify` compares it with."""
-    folder = output.resolve()
-    return folder.parent / f"{folder.name}.ckpt.pt"
 
 
 def show(table: RenderableType, json: Path | None = None, content: object = None) -> None:

@@ -20,7 +20,10 @@ COMMANDS = {
     "demo": {"--run-dir", "--set"},
     "train": {"RECIPE", "--set", "--resume", "--run-dir"},
     "sweep": {"RECIPE", "--set", "--resume", "--run-dir"},
-    "prune": {"CHECKPOINT", "-o", "--output", "--align", "--target", "--budget", "--dtype", "--explain", "--dry-run"},
+    "prune": {
+        *("CHECKPOINT", "-o", "--output", "--align", "--target", "--budget", "--dtype", "--explain", "--dry-run"),
+        "--threads",
+    },
     "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--json"},
     "export": {
         *("STATIC_DIR", "-o", "--output", "--onnx", "--pt2", "--trt", "--trt-rtx", "--compute-capability"),

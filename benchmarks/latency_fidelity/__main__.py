@@ -4,51 +4,44 @@ Run:  python -m benchmarks.latency_fidelity            (from the repository's ro
       python -m benchmarks.latency_fidelity --quick    (a few minutes)
       python -m benchmarks.latency_fidelity --backend openvino --page docs/latency_runtimes.md
 Allowed: see the page. Efficiency is the MACs over those of the shared network, divided by the latency over its
-latency. In one process, every network takes turns, run by run, with the shared one and T separate ones; a latency is
-the median over the turns of the ratio to the shared network's run of the same turn, so that slow spells of the machine
-meet both.
+latency. All networks are made first. Then each takes turns, run by run, with the shared one and T separate ones, in one
+process that is alone on the machine; a latency is the median over the turns of the ratio to the shared network's run of
+the same turn, so that slow spells of the machine meet both.
 """
 
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-import gate2static as g2s
 from benchmarks.latency_fidelity.cases import (
+    BASELINES,
     LOWERINGS,
     NETWORKS,
-    OURS,
     REPEATED,
     SHARES,
-    Gates,
-    draw,
+    Case,
     drawn,
-    gated_network,
+    trained,
 )
+from benchmarks.latency_fidelity.making import THREADS, Maker
 from benchmarks.latency_fidelity.page import write_page
 from benchmarks.latency_fidelity.profiling import profile
 from gate2static.bench.backends import BACKENDS
 from gate2static.bench.environment import describe_environment
-from gate2static.bench.sources import EngineSource, Target, TorchSource, named_sources
-from gate2static.gates import GatedModel
-from gate2static.train import load_gated
+from gate2static.bench.sources import Target, TorchSource, named_sources
+from gate2static.progress import progress_bar
+from gate2static.prune import load_static
 
 ROOT = Path(__file__).parents[2]
 _TURNS, _WARMUP_TURNS = 25, 2
-_THREADS = 1
-"""Of backends on the CPU: with more, the idle pools of the networks that wait would disturb the one that runs."""
-_BASELINES = {"shared": False, "separate": True}
-"""Whether all gates are specific."""
 
 
 def main() -> None:
@@ -61,14 +54,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help=f"of {', '.join(REPEATED)}; the others have one")
     parser.add_argument("--lowerings", nargs="+", choices=["ours", *LOWERINGS], default=["plain", "ours"])
     parser.add_argument("--checkpoints", nargs="+", type=Path, default=[], help="of gated networks: trained gates")
-    parser.add_argument("--quick", action="store_true", help="ResNet-18, one structure, one seed")
+    parser.add_argument("--quick", action="store_true", help="ResNet-18, one structure, one seed, p = 0.25 and 0.75")
+    parser.add_argument("--processes", type=int, default=2, help="how many networks are made at a time, not timed")
+    parser.add_argument("--folder", type=Path, help="keep the networks there, to go on with or to time again")
     parser.add_argument(
         "--page", type=Path, default=ROOT / "runs" / "latency.md", help="beside it, as .jsonl, the rows: delete to redo"
     )
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.networks, arguments.structures, arguments.seeds = ["resnet18"], 1, 1
-    torch.set_num_threads(_THREADS)
+        arguments.shares = [0.25, 0.75]
+    torch.set_num_threads(THREADS)
     rows_file = arguments.page.with_suffix(".jsonl")
     if arguments.page.is_file() and not rows_file.is_file():
         parser.error(
@@ -76,31 +72,27 @@ def main() -> None:
         )
     rows_file.parent.mkdir(exist_ok=True)
     results = read(rows_file)
-    cases = [
-        (network, gates)
-        for seed in range(arguments.seeds)
-        for network in arguments.networks
-        if seed == 0 or network in REPEATED
-        for gates in drawn(arguments.structures, arguments.shares, seed)
-    ]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        Progress(*columns, TextColumn("left"), TimeRemainingColumn()) as progress,
-    ):
-        bench = Bench(Path(folder), arguments.backend)
-        bar = progress.add_task("", total=len(cases))
-        for network, gates in cases:
-            progress.update(bar, description=f"{network}, {gates.structure}, p = {gates.share}")
-            case = {"network": network, "backend": arguments.backend, "threads": _THREADS, **vars(gates)}
-            done = {r["lowering"] for r in results if case.items() <= r.items()}
-            wanted = [n for n in arguments.lowerings if gates.seed == 0 or n != "plain"]
-            if names := [n for n in wanted if n not in done]:
-                results += kept(bench.measure(network, gates, names), rows_file)
-            progress.advance(bar)
-        for checkpoint in arguments.checkpoints:
-            results += kept(bench.measure_trained(checkpoint, arguments.lowerings), rows_file)
+    cases = [*drawn(arguments.networks, arguments.structures, arguments.shares, arguments.seeds)]
+    cases += map(trained, arguments.checkpoints)
+    wanted = {case: missing(case, arguments.lowerings, arguments.backend, results) for case in cases}
+    wanted = {case: names for case, names in wanted.items() if names}
+    with tempfile.TemporaryDirectory() as temporary, progress_bar(visible=True) as bar:
+        folder = arguments.folder or Path(temporary)
+        maker = Maker(folder=folder, backend=arguments.backend, processes=arguments.processes)
+        maker.make(wanted, bar)
+        task = bar.add_task("timing", total=len(wanted))
+        for case, names in wanted.items():
+            bar.update(task, description=f"timing {case}")
+            results += kept(measure(case, names, maker), rows_file)
+            bar.advance(task)
     write_page(arguments.page, results)
+
+
+def missing(case: Case, lowerings: Sequence[str], backend: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The lowerings of a case that no row is of; the plainest is measured with the first seed."""
+    key = {"network": case.network, "backend": backend, **vars(case.gates)}
+    done = {row["lowering"] for row in results if key.items() <= row.items()}
+    return [name for name in lowerings if name not in done and (case.gates.seed == 0 or name != "plain")]
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -115,101 +107,39 @@ def kept(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-class Bench:
-    """Prunes and exports networks into a folder and times them; the two baselines of a backbone are made once.
+def measure(case: Case, lowerings: Sequence[str], maker: Maker) -> list[dict[str, Any]]:
+    """One row a lowering: MACs and latency over those of the shared and of T separate networks."""
+    backend, static = maker.backend, [*BASELINES, *lowerings]
+    targets: dict[str, Target] = {name: maker.path(case, name) for name in static}
+    if BACKENDS[backend].takes is TorchSource:
+        targets["unpruned"] = (case.gated(), load_static(maker.path(case, "shared")).example_inputs(1))
+    latencies, shared = times(targets, backend), maker.macs(case, "shared")
 
-    Args:
-        folder: of the ONNX files.
-        backend: a name of `gate2static bench`.
-    """
+    def ratio(one: str, other: str) -> float:
+        return float(np.median(latencies[one] / latencies[other]))
 
-    def __init__(self, folder: Path, backend: str) -> None:
-        self.folder, self.backend = folder, backend
-        self.takes = BACKENDS[backend].takes
-        self.lowerings = {**LOWERINGS, "ours": OURS.get(backend, "any")}
-        self.made: dict[str, Made] = {}
-
-    def measure(self, network: str, gates: Gates, lowerings: list[str]) -> list[dict[str, Any]]:
-        """One row a lowering: MACs and latency over those of the shared and of T separate networks."""
-        return self._measure(gated_network(network, gates), network, gates, lowerings)
-
-    def measure_trained(self, checkpoint: Path, lowerings: list[str]) -> list[dict[str, Any]]:
-        """The same for the gates of a checkpoint; p is the share of them that is specific."""
-        gated, recipe = load_gated(checkpoint)
-        decisions = list(g2s.gate_decisions(gated).values())
-        share = float(torch.cat([d.flatten() for d in decisions]).double().mean())
-        how = recipe.gating
-        gates = Gates(
-            share=round(share, 2), group_size=how.group_size, mixing=how.mixing, tied=how.tie_residual, seed=recipe.seed
-        )
-        return self._measure(gated, str(checkpoint), gates, lowerings, trained=True)
-
-    def _measure(
-        self, gated: GatedModel, network: str, gates: Gates, lowerings: list[str], *, trained: bool = False
-    ) -> list[dict[str, Any]]:
-        own = g2s.gate_decisions(gated)
-        if f"{network}-shared" not in self.made:
-            for baseline, specific in _BASELINES.items():
-                g2s.set_gates(gated, specific)
-                self.made[f"{network}-{baseline}"] = self._make(gated, f"baseline-{len(self.made)}", "ours")
-        chosen = {name: self.made[f"{network}-{name}"] for name in _BASELINES}
-        if trained:
-            g2s.set_gates(gated, own)
-        else:
-            draw(gated, gates)
-        chosen |= {name: self._make(gated, f"drawn-{number}", name) for number, name in enumerate(lowerings)}
-        timed: dict[str, Target] = {name: made.path for name, made in chosen.items()}
-        if self.takes is TorchSource:
-            timed = {name: made.static for name, made in chosen.items()}
-            timed["unpruned"] = (gated, chosen["shared"].static.example_inputs(1))
-        latencies = self._times(timed)
-        return [self._row(name, latencies, network, gates, chosen) for name in timed if name not in _BASELINES]
-
-    def _times(self, targets: Mapping[str, Target]) -> dict[str, np.ndarray]:
-        """Latency in ms of each network at each turn."""
-        with ExitStack() as loaded:
-            runners = [
-                loaded.enter_context(BACKENDS[self.backend].open(source, batch_size=1, threads=_THREADS))
-                for source in named_sources(targets).values()
-            ]
-            turns = [[median(runner.run()) for runner in runners] for _ in range(_WARMUP_TURNS + _TURNS)]
-        return dict(zip(targets, np.array(turns[_WARMUP_TURNS:]).T, strict=True))
-
-    def _row(
-        self, name: str, latencies: Mapping[str, np.ndarray], network: str, gates: Gates, chosen: Mapping[str, "Made"]
-    ) -> dict[str, Any]:
-        def ratio(one: str, other: str) -> float:
-            return float(np.median(latencies[one] / latencies[other]))
-
-        made, shared = chosen.get(name), chosen["shared"].static.manifest.macs
-        return {
-            "network": network, "size": chosen["shared"].static.manifest.inputs[0].shape[-1],
-            "threads": _THREADS, "machine": describe_environment(threads=_THREADS).cpu, **vars(gates),
-            "lowering": name, "backend": self.backend,
-            "macs": (made.static.manifest.macs.static if made else shared.gated) / shared.static,
-            "latency": ratio(name, "shared"),
-            "separate": ratio("separate", "shared"), "over_separate": ratio(name, "separate"),
-            "profile_ms": profile(made.path, _THREADS) if made and self.backend == "onnxruntime" else {},
-        }  # fmt: skip
-
-    def _make(self, gated: GatedModel, name: str, lowering: str) -> "Made":
-        static = g2s.prune(gated, target=self.lowerings[lowering])
-        path = self.folder / f"{name}.onnx"
-        if self.takes is not TorchSource:
-            g2s.export_onnx(static, path)
-        if self.takes is EngineSource:
-            engine = path.with_suffix(".engine")
-            g2s.build_engine(path, engine, backend=self.backend)
-            path = engine
-        return Made(static, path)
+    return [
+        {
+            "network": case.network, "threads": THREADS, "machine": describe_environment(threads=THREADS).cpu,
+            **vars(case.gates), "lowering": name, "backend": backend,
+            "macs": (maker.macs(case, name).static if name in static else shared.gated) / shared.static,
+            "latency": ratio(name, "shared"), "separate": ratio("separate", "shared"),
+            "over_separate": ratio(name, "separate"),
+            "profile_ms": profile(maker.path(case, name), THREADS) if backend == "onnxruntime" else {},
+        }
+        for name in targets if name not in BASELINES
+    ]  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Made:
-    """A static network and its file, where the backend reads one."""
-
-    static: g2s.StaticModel
-    path: Path
+def times(targets: Mapping[str, Target], backend: str) -> dict[str, np.ndarray]:
+    """Latency in ms of each network at each turn."""
+    with ExitStack() as loaded:
+        runners = [
+            loaded.enter_context(BACKENDS[backend].open(source, batch_size=1, threads=THREADS))
+            for source in named_sources(targets).values()
+        ]
+        turns = [[median(runner.run()) for runner in runners] for _ in range(_WARMUP_TURNS + _TURNS)]
+    return dict(zip(targets, np.array(turns[_WARMUP_TURNS:]).T, strict=True))
 
 
 if __name__ == "__main__":

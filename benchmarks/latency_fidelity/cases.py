@@ -1,7 +1,9 @@
 """Networks, gates and lowerings that are compared."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
 from typing import Literal
 
 import timm
@@ -12,6 +14,7 @@ from torch import nn
 import gate2static as g2s
 from gate2static.gates import GatedModel
 from gate2static.prune.lowering import LOWERING, PLAIN, TARGETS
+from gate2static.train import load_gated
 
 TASKS = ("a", "b", "c")
 SIZE = 224
@@ -31,6 +34,8 @@ LOWERINGS = {
     "no convolve_moves": replace(TARGETS["ort-cpu"][-1], convolve_moves=False),
 }
 """The plainest, `prune`'s own, that without one pass at a time; moves as convolutions, and the same moves as copies."""
+BASELINES = {"shared": False, "separate": True}
+"""Whether all gates are specific."""
 OURS = {"onnxruntime": "ort-cpu", "openvino": "openvino", "tensorrt": "trt", "tensorrt-rtx": "trt"}
 """The target that "ours" is pruned for, by backend; "any" for others."""
 
@@ -51,6 +56,43 @@ class Gates:
         return f"{self.group_size:2d} a gate, {self.mixing}{', tied' if self.tied else ''}"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One of `NETWORKS` with gates drawn at random, or a checkpoint with those that it was trained to."""
+
+    network: str
+    gates: Gates
+
+    def __str__(self) -> str:
+        """For progress bars and names of files."""
+        return f"{self.network}, {self.gates.structure}, p = {self.gates.share:g}, seed {self.gates.seed}"
+
+    def gated(self) -> GatedModel:
+        """The gated network, in eval mode."""
+        if self.network not in NETWORKS:
+            return load_gated(self.network)[0]
+        gated = gated_network(self.network, self.gates)
+        draw(gated, self.gates)
+        return gated
+
+
+def trained(checkpoint: Path) -> Case:
+    """A checkpoint's case: p is the share of its gates that is specific."""
+    gated, recipe = load_gated(checkpoint)
+    decisions = torch.cat([d.flatten() for d in g2s.gate_decisions(gated).values()])
+    how = recipe.gating
+    return Case(
+        network=str(checkpoint),
+        gates=Gates(
+            share=round(float(decisions.double().mean()), 2),
+            group_size=how.group_size,
+            mixing=how.mixing,
+            tied=how.tie_residual,
+            seed=recipe.seed,
+        ),
+    )
+
+
 STRUCTURES = (
     Gates(share=0, group_size=16, mixing="softmax"),
     Gates(share=0, group_size=1, mixing="softmax"),
@@ -61,11 +103,12 @@ STRUCTURES = (
 )
 
 
-def drawn(structures: int, shares: Iterable[float], seed: int) -> Iterator[Gates]:
-    """Every combination, the first structures first."""
-    for structure in STRUCTURES[:structures]:
-        for share in shares:
-            yield replace(structure, share=share, seed=seed)
+def drawn(networks: Iterable[str], structures: int, shares: Sequence[float], seeds: int) -> Iterator[Case]:
+    """Every combination, the first seed and the first structures first; of most networks the first seed only."""
+    for seed, network in product(range(seeds), networks):
+        if seed == 0 or network in REPEATED:
+            for structure, share in product(STRUCTURES[:structures], shares):
+                yield Case(network=network, gates=replace(structure, share=share, seed=seed))
 
 
 def gated_network(name: str, structure: Gates) -> GatedModel:

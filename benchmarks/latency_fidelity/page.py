@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks.latency_fidelity.cases import Gates
+from benchmarks.latency_fidelity.cases import LOWERINGS, Gates
 
 Row = dict[str, Any]
 
@@ -62,15 +62,20 @@ def _profiles(rows: list[Row]) -> str:
 
 
 def _passes(rows: list[Row], without: list[Row]) -> str:
+    """Over the lowering that is named for the pass, or over `any`."""
     lines = ["| network | gates | p | pass left out | latency over that with all |", "|---|---|---|---|---|"]
     fields = ("network", "structure", "share", "backend", "threads", "seed")
-    full = {tuple(_value(r, f) for f in fields): r for r in rows if r["lowering"] == "any"}
+    full = {(r["lowering"], *(_value(r, f) for f in fields)): r for r in rows}
     for key, group in _grouped(without, ("network", "structure", "share", "lowering")):
+        name = key[3].removeprefix("no ")
+        with_it = name if name in LOWERINGS else "any"
         ratios = [
-            r["latency"] / full[k]["latency"] for r in group if (k := tuple(_value(r, f) for f in fields)) in full
+            r["latency"] / full[k]["latency"]
+            for r in group
+            if (k := (with_it, *(_value(r, f) for f in fields))) in full
         ]
         if ratios:
-            lines.append(f"| {key[0]} | {key[1]} | {key[2]:g} | {key[3].removeprefix('no ')} | {median(ratios):.2f} |")
+            lines.append(f"| {key[0]} | {key[1]} | {key[2]:g} | {name} | {median(ratios):.2f} |")
     return "\n".join(lines) + "\n"
 
 

@@ -1,6 +1,6 @@
 """Latency of networks on the backends that deploy them, and what this machine can run."""
 
-from gate2static.bench.backends import BACKENDS
+from gate2static.bench.backends import BACKENDS, NETWORK_BACKENDS
 from gate2static.bench.doctor import Finding, diagnose, findings_table
 from gate2static.bench.profiled_networks import profile_for, profile_gated
 from gate2static.bench.profiling import profile, profile_table
@@ -11,6 +11,7 @@ from gate2static.bench.table import latency_table
 
 __all__ = [
     "BACKENDS",
+    "NETWORK_BACKENDS",
     "Finding",
     "LatencyReport",
     "Stopwatch",

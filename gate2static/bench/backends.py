@@ -41,6 +41,10 @@ BACKENDS: Mapping[str, Backend] = {
 }
 
 
+NETWORK_BACKENDS = tuple(name for name, backend in BACKENDS.items() if backend.takes is not EngineSource)
+"""What takes static networks: every backend but those that run engines."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """One row to be measured."""

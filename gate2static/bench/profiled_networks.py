@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gate2static.bench.profiling import Network, profile
+from gate2static.bench.profiling import Network, check_profilable, profile
 from gate2static.bench.rounds import benchmark
 from gate2static.budget.meter import kept_gates, mixed_gates
 from gate2static.gates import GatedModel, set_gates
@@ -14,6 +14,8 @@ from gate2static.latency import LatencyTable, calibrated
 from gate2static.prune import StaticModel, load_static, prune
 
 _MIXED = (0.1, 0.4)  # shares of task-specific gates
+_TARGETS = {"onnxruntime": "ort-cpu", "openvino": "openvino"}
+"""What networks are pruned for besides `any`, by backend."""
 
 
 def profile_for(path: Path | None, *, backend: str, threads: int | None) -> LatencyTable:
@@ -31,6 +33,7 @@ def profile_for(path: Path | None, *, backend: str, threads: int | None) -> Late
         BenchError: see `profile`.
         MissingDependencyError: see `profile`.
     """
+    check_profilable(backend, threads)
     if path is None:
         return profile(_common(), backend=backend, threads=threads)
     if path.is_dir():
@@ -44,7 +47,8 @@ def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> La
     """Measure the units of a gated network and calibrate them with whole networks of all kinds that it may become.
 
     These are the static networks of its gates as they are, all shared, all task-specific and mixed, so that budgets
-    are met wherever between one backbone and separate ones they lie. See `profile` for the arguments and errors.
+    are met wherever between one backbone and separate ones they lie; mixed ones also as laid out for the backend.
+    See `profile` for the arguments and errors.
     """
     statics = [prune(gated)]
     settings: list[bool | dict[str, Tensor]] = [False, True, *(mixed_gates(gated, share) for share in _MIXED)]
@@ -52,6 +56,8 @@ def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> La
         for decisions in settings:
             set_gates(gated, decisions)
             statics.append(prune(gated))
+            if backend in _TARGETS and not isinstance(decisions, bool):
+                statics.append(prune(gated, target=_TARGETS[backend]))
     return _profile_whole(statics, backend=backend, threads=threads)
 
 

@@ -21,6 +21,7 @@ from gate2static.latency import LatencyTable
 from gate2static.latency.grid import Grid
 from gate2static.latency.lowering import BLOCK, REORDER, UNALIGNED, Backend, forms, lower
 from gate2static.latency.operators import record
+from gate2static.latency.table import is_layer
 from gate2static.latency.units import Unit
 from gate2static.progress import progress_bar
 
@@ -52,11 +53,7 @@ def profile(
         BenchError: an unknown backend, or one that runs engines only; fewer than 1 thread.
         MissingDependencyError: a backend whose library or device is not there.
     """
-    if not _can_profile(backend):
-        raise BenchError(f"units cannot be profiled on {backend!r}; allowed: {', '.join(get_args(Backend))}")
-    threads = torch.get_num_threads() if threads is None else threads
-    if threads < 1:
-        raise BenchError(f"units cannot be profiled with {threads} threads; give at least 1")
+    backend, threads = check_profilable(backend, threads)
     plan = _plan(networks, backend)
     grids: dict[str, Grid] = {}
     with progress_bar(visible=progress) as bar:
@@ -85,6 +82,17 @@ def profile(
 
 def _can_profile(backend: str) -> TypeGuard[Backend]:
     return backend in get_args(Backend)
+
+
+def check_profilable(backend: str, threads: int | None) -> tuple[Backend, int]:
+    """The backend and the threads to profile with, if that can be done here; see `profile` for the errors."""
+    if not _can_profile(backend):
+        raise BenchError(f"units cannot be profiled on {backend!r}; allowed: {', '.join(get_args(Backend))}")
+    threads = torch.get_num_threads() if threads is None else threads
+    if threads < 1:
+        raise BenchError(f"units cannot be profiled with {threads} threads; give at least 1")
+    _overhead_ms(backend, threads)
+    return backend, threads
 
 
 _Plan = Mapping[str, tuple[tuple[tuple[int, ...], ...], set[tuple[int, ...]]]]
@@ -133,7 +141,7 @@ def _axis(sizes: Sequence[int], points: int) -> tuple[int, ...]:
 
 
 def _unit_ms(unit: Unit, grids: Mapping[str, Grid], backend: str, threads: int) -> float:
-    copies = _SOME if "convolution" in unit.kind or unit.kind in ("linear", "matmul") else _MANY
+    copies = _SOME if is_layer(unit) else _MANY
     few, many = repeated(unit, _FEW), repeated(unit, copies)
     added = (_network_ms(many, backend, threads) - _network_ms(few, backend, threads)) / (copies - _FEW)
     added -= sum(grids[other.kind].at(other.sizes) for other in few.others if other.kind in grids)

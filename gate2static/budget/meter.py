@@ -27,6 +27,7 @@ class Meter:
         gated: its program and tasks matter, not where its gates stand; not changed.
         budget: the most that it may cost.
         measure: times static networks where a latency is not to be predicted for `budget.device`.
+        target: what the networks that are timed are pruned for; see `prune`.
         seen: is told every latency, as each takes seconds.
 
     Attributes:
@@ -39,7 +40,7 @@ class Meter:
         limits: limit -> the most that it may cost; `network`, or the tasks that the budget names.
 
     Raises:
-        BudgetError: the budget names an unknown task or lies below `lowest`.
+        BudgetError: the budget names an unknown task or lies below `lowest`, or a target without `measure`.
         BenchError: the device's latency table lacks an operator that mixed gates need.
     """
 
@@ -49,10 +50,11 @@ class Meter:
         budget: Budget,
         *,
         measure: Measure | None = None,
+        target: str = "any",
         seen: Callable[[float], None] = lambda ms: None,
     ) -> None:
         self.budget = budget
-        self._seen = seen
+        self._seen, self._target = seen, target
         self._tasks = tuple(budget.macs) if isinstance(budget.macs, Mapping) else ()
         if unknown := sorted(set(self._tasks) - set(gated.tasks)):
             raise BudgetError(
@@ -61,6 +63,8 @@ class Meter:
         self._latency_ms: Measure | None = None
         if measure is not None and budget.device is None:
             raise BudgetError("a budget of MACs is counted, not measured; leave out measure=, or give latency_ms.")
+        if measure is None and target != "any":
+            raise BudgetError(f"target={target!r} is for networks that are timed; give measure= or leave it out.")
         if budget.device is None:
             self.unit, self.near = "MACs", 0.999
         elif measure is not None:
@@ -75,7 +79,7 @@ class Meter:
             self.lowest = self.measure(gated)
             set_gates(gated, True)
             self.highest = self.measure(gated)
-            if self.slow:
+            if self.slow and measure is None:
                 # Mixed gates need operators that neither end has: a device that lacks them is found out now.
                 set_gates(gated, mixed_gates(gated, 0.5))
                 self.measure(gated)
@@ -93,7 +97,7 @@ class Meter:
         """
         if self._latency_ms is None:
             return self.macs(gated)
-        latency_ms = self._latency_ms(prune(gated))
+        latency_ms = self._latency_ms(prune(gated, target=self._target))
         self._seen(latency_ms)
         return {NETWORK: latency_ms}
 
@@ -141,6 +145,8 @@ class Meter:
             what, shared = ("budget", "all gates") if name == NETWORK else (f"budget of {name}", "its gates")
             of = f"{self.unit} of " if self.slow else ""
             share = f", as a share of the {of}separate networks" if self._relative(name) else ""
+            if not share and not self.slow:
+                share = " a sample, as it is above 1 and so no share"
             raise BudgetError(
                 f"the {what} is {self.describe(name, limit)}{share}, below what can be reached: "
                 f"{self.describe(name, self.lowest[name])} with {shared} shared; with all task-specific it is "

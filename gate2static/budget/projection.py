@@ -54,7 +54,7 @@ class BudgetReport(BaseModel):
 
 
 def project_to_budget(
-    gated: GatedModel, budget: Budget, *, measure: Measure | None = None, progress: bool = True
+    gated: GatedModel, budget: Budget, *, measure: Measure | None = None, target: str = "any", progress: bool = True
 ) -> BudgetReport:
     """Make the task-specific gates that are least certain (smallest α) shared until the static network fits.
 
@@ -66,10 +66,12 @@ def project_to_budget(
         budget: the most that the static network may cost.
         measure: times static networks on the device, such as `gate2static.bench.Stopwatch("onnxruntime")`, for a
             latency that is not to be predicted.
+        target: what the networks that are timed are pruned for, "ort-cpu" for one; prune the result for the same.
         progress: show a bar on stderr, where that is a terminal and latencies are asked for.
 
     Raises:
         BudgetError: no setting of the gates meets the budget; names the range that can be met. Nothing is changed.
+            Or a target for a cost that is not timed.
         BenchError: the device is unknown, lacks a layer, or fails.
     """
     with progress_bar(visible=progress and budget.device is not None) as bar:
@@ -78,6 +80,7 @@ def project_to_budget(
             gated,
             budget,
             measure=measure,
+            target=target,
             seen=lambda ms: bar.update(task, advance=1, description=f"projecting: {ms:.4g} ms"),
         )
         before = meter.measure(gated)

@@ -6,7 +6,7 @@ from gate2static.prune.emit import Plan, plan
 from gate2static.prune.lowering import TARGETS, Lowering, lowerings_for
 from gate2static.prune.manifest import Manifest, TensorSpec
 from gate2static.prune.pruning import prune
-from gate2static.prune.static import StaticModel, load_static
+from gate2static.prune.static import StaticModel, check_replaceable, load_static
 
 __all__ = [
     "TARGETS",
@@ -17,6 +17,7 @@ __all__ = [
     "StaticModel",
     "TensorSpec",
     "barrier_costs",
+    "check_replaceable",
     "expected_macs",
     "load_static",
     "lowerings_for",

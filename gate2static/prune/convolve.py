@@ -26,11 +26,9 @@ from gate2static.prune.capture import store
 from gate2static.prune.channel_maps import ChannelMap, channel_maps, constant, is_concatenation
 from gate2static.prune.channels import Ids
 from gate2static.prune.data_movement import BLOCK, MACS, STARTED
-from gate2static.prune.shapes import dtype_of, shape_of
+from gate2static.prune.shapes import CONVOLUTIONS, dtype_of, shape_of
 
 _aten = torch.ops.aten
-_CONVOLUTIONS = {3: _aten.conv1d.default, 4: _aten.conv2d.default, 5: _aten.conv3d.default}
-"""By the number of dimensions of their values."""
 
 
 def convolve_moves(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
@@ -123,7 +121,7 @@ def _places(readers: Sequence[csr_array]) -> Ids | None:
 
 def _is_layer(node: fx.Node) -> bool:
     """Whether a value's channels can be moved by moving the weights that make them: a convolution without groups."""
-    if node.target not in _CONVOLUTIONS.values() or node.kwargs or node.args[6:] not in ((), (1,)):
+    if node.target not in CONVOLUTIONS.values() or node.kwargs or node.args[6:] not in ((), (1,)):
         return False
     return all(stored is None or stored.op == "get_attr" for stored in node.args[1:3])  # type: ignore[union-attr]
 
@@ -179,4 +177,4 @@ def _convolution(network: fx.GraphModule, node: fx.Node, matrix: Tensor, like: f
     stored = network.graph.get_attr(store(network, weight, trained=True))
     ones = [1] * spatial
     settings = (ones, [0] * spatial, ones, groups) if groups > 1 else ()
-    return network.graph.call_function(_CONVOLUTIONS[spatial + 2], (node, stored, None, *settings))
+    return network.graph.call_function(CONVOLUTIONS[spatial + 2], (node, stored, None, *settings))

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor, fx
 
-from gate2static.prune.shapes import annotate, elements, shape_of
+from gate2static.prune.shapes import CONVOLUTIONS, annotate, elements, shape_of
 
 STARTED = 60_000
 """Numbers that a core moves while an operator is started: 4 µs at 15 G/s, fitted on ten ResNets-18."""
@@ -18,8 +18,7 @@ BLOCK = 16
 """Channels that backends keep together in layers' tensors."""
 
 _aten = torch.ops.aten
-_CONVOLUTIONS = {_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default}
-_LAYERS = {*_CONVOLUTIONS, _aten.linear.default, _aten.matmul.default, _aten.bmm.default}
+_LAYERS = {*CONVOLUTIONS.values(), _aten.linear.default, _aten.matmul.default, _aten.bmm.default}
 _FUSED = {_aten.relu.default, _aten.add.Tensor, _aten.hardsigmoid.default, _aten.sigmoid.default, _aten.tanh.default}
 _IN_BLOCKS = {*_FUSED, _aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default}
 """What works on tensors in blocks as they are."""
@@ -57,12 +56,12 @@ def movement_cost(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> floa
 def _is_in_blocks(node: fx.Node, inputs: list[fx.Node], in_blocks: set[fx.Node]) -> bool:
     if node.target is _aten.cat.default:
         return all(n in in_blocks and (shape_of(n) or (0, 1))[1] % BLOCK == 0 for n in inputs)
-    return node.target in _CONVOLUTIONS or (node.target in _IN_BLOCKS and all(n in in_blocks for n in inputs))
+    return node.target in CONVOLUTIONS.values() or (node.target in _IN_BLOCKS and all(n in in_blocks for n in inputs))
 
 
 def _multiplied(node: fx.Node) -> float:
     """Multiply-accumulates of a convolution, in whole blocks; a depth-wise one takes as long as reading and writing."""
-    if node.target not in _CONVOLUTIONS:
+    if node.target not in CONVOLUTIONS.values():
         return 0.0
     weight = shape_of(node.args[1]) or ()  # type: ignore[arg-type]
     if node.args[6:] not in ((), (1,)) and weight[1] == 1:

@@ -13,9 +13,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from gate2static.prune.capture import store
 from gate2static.prune.channel_maps import constant
 from gate2static.prune.convolve import convolve_moves
+from gate2static.prune.shapes import CONVOLUTIONS
 
 _aten = torch.ops.aten
-_CONVOLUTIONS = {_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default}
 _TRANSPOSED = {_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input}
 
 
@@ -70,7 +70,7 @@ def _fold_norm(network: fx.GraphModule, norm: fx.Node) -> None:
     layer = norm.args[0]
     if not isinstance(layer, fx.Node) or len(layer.users) != 1 or layer.op != "call_function":
         return
-    plain, transposed = layer.target in _CONVOLUTIONS, layer.target in _TRANSPOSED
+    plain, transposed = layer.target in CONVOLUTIONS.values(), layer.target in _TRANSPOSED
     grouped = transposed and layer.args[6:7] not in ((), (1,))
     if not (plain or transposed) or grouped:
         return

@@ -9,6 +9,10 @@ from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
 from gate2static.gates.shapes import quiet
 
+_aten = torch.ops.aten
+CONVOLUTIONS = {3: _aten.conv1d.default, 4: _aten.conv2d.default, 5: _aten.conv3d.default}
+"""By the number of dimensions of their values."""
+
 
 def annotate(network: fx.GraphModule, examples: tuple[Tensor, ...], *, batch: int = 1) -> None:
     """Note on every node what its value looks like, for a batch in the network's dtype and on its device."""

@@ -92,8 +92,7 @@ class StaticModel(nn.Module):
             ArtefactError: the folder cannot be written, or it exists and is not a static model's.
         """
         folder = Path(folder)
-        if folder.exists() and not (folder / _MANIFEST).is_file() and not _is_empty(folder):
-            raise ArtefactError(f"{folder} exists and is not a static model; choose another folder or remove it.")
+        check_replaceable(folder)
         graph, weights = serialise(self.network)
         manifest = self.manifest.model_copy(update={"digest": digest(graph, weights)})
         try:
@@ -109,6 +108,16 @@ class StaticModel(nn.Module):
                 shutil.rmtree(staging, ignore_errors=True)
         except OSError as error:
             raise ArtefactError(f"cannot write the static model {folder}: {error}.") from error
+
+
+def check_replaceable(folder: Path) -> None:
+    """Finds out whether a static model may be saved there, before the work.
+
+    Raises:
+        ArtefactError: something else is there.
+    """
+    if folder.exists() and not (folder / _MANIFEST).is_file() and not _is_empty(folder):
+        raise ArtefactError(f"{folder} exists and is not a static model; choose another folder or remove it.")
 
 
 def load_static(folder: Path | str) -> StaticModel:

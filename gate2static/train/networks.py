@@ -44,6 +44,11 @@ def build_gated(recipe: Recipe, run_dir: Path) -> GatedModel:
     return _gate(recipe, shared, singles, initial_weights=shared is None)
 
 
+def build_untrained(recipe: Recipe) -> GatedModel:
+    """The recipe's gated network with random weights: what its gates may cost does not depend on them."""
+    return _gate(recipe, None, {})
+
+
 def gated_baseline(run_dir: str | Path, which: Literal["separate", "shared"]) -> GatedModel:
     """One of a run's two baselines as a gated network, so that it can be pruned, exported and timed like any other.
 

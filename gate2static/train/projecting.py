@@ -49,13 +49,14 @@ class Projected:
         checkpoints.save_checkpoint(path, self.content)
 
 
-def project_checkpoint(path: Path, budget: Budget, *, measure: Measure | None = None) -> Projected:
+def project_checkpoint(path: Path, budget: Budget, *, measure: Measure | None = None, target: str = "any") -> Projected:
     """Projects the network of a checkpoint to a budget.
 
     Args:
         path: A gated network's `ckpt.pt`; not changed.
         budget: The most that its static network may cost.
         measure: See `project_to_budget`.
+        target: See `project_to_budget`.
 
     Raises:
         CheckpointError: It cannot be read or holds no gated network.
@@ -68,7 +69,7 @@ def project_checkpoint(path: Path, budget: Budget, *, measure: Measure | None = 
             f"{path}: holds a {content['kind']} network, which has no gates to flip; give a gated one"
         )
     gated, _ = load_gated(path)
-    report = project_to_budget(gated, budget, measure=measure)
+    report = project_to_budget(gated, budget, measure=measure, target=target if measure else "any")
     spent = {**content["position"].get("budget", {}), "report": report.model_dump(mode="json")}
     position = {**content["position"], "budget": spent}
     changed = {**content, "model": gated.state_dict(), "position": position}

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from gate2static.budget import BudgetReport, check_budget
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.errors import RecipeError, TrainingError
-from gate2static.gates import GatedModel, gate
-from gate2static.models import build_model
+from gate2static.gates import GatedModel
 from gate2static.recipe import Recipe
 from gate2static.tasks import Task, build_tasks
 from gate2static.train.batches import length
@@ -20,7 +19,14 @@ from gate2static.train.checkpoints import kept, load_checkpoint
 from gate2static.train.devices import launch, on_first_process, start_fabric
 from gate2static.train.loop import train_stage
 from gate2static.train.memory import keep_freed_memory
-from gate2static.train.networks import build_gated, build_shared, build_single, gated_baseline, load_gated
+from gate2static.train.networks import (
+    build_gated,
+    build_shared,
+    build_single,
+    build_untrained,
+    gated_baseline,
+    load_gated,
+)
 from gate2static.train.progress import TrainingProgress
 from gate2static.train.results import FILE as RESULT
 from gate2static.train.results import RunResult, TaskInfo, load_result
@@ -86,7 +92,7 @@ def _variants(recipe: Recipe) -> dict[str, Recipe]:
 def _run(recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], *, resume: bool, show: bool) -> RunResult:
     build_tasks(recipe.tasks, describe_data(recipe.data))
     if recipe.budget is not None:
-        check_budget(_untrained(recipe), recipe.budget)
+        check_budget(build_untrained(recipe), recipe.budget)
     launch(start_fabric(recipe), _run_in_process, recipe, run_dir, gated, resume, show)
     return load_result(run_dir)
 
@@ -176,12 +182,6 @@ def _stages(name: str, recipe: Recipe, run_dir: Path) -> Iterator[Stage]:
 
 def _gated_name(recipe: Recipe) -> str:
     return f"gated-{recipe.sparsity_weight:g}" if recipe.budget is None else f"gated-{recipe.budget.label}"
-
-
-def _untrained(recipe: Recipe) -> GatedModel:
-    """The recipe's network before any training: what its gates may cost does not depend on weights."""
-    backbone, heads, examples = build_model(recipe, initial_weights=False)
-    return gate(backbone, tasks=[task.name for task in recipe.tasks], example_inputs=examples, heads=heads)
 
 
 def _steered(run_dir: Path, name: str) -> tuple[float, BudgetReport]:

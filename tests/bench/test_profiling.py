@@ -1,18 +1,22 @@
+from pathlib import Path
 from typing import get_args
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from torch import nn
 
 from gate2static import gate, prune, set_gates
-from gate2static.bench import BACKENDS, profile, profile_gated, profile_table, profiling
+from gate2static.bench import BACKENDS, profile, profile_for, profile_gated, profile_table, profiled_networks, profiling
 from gate2static.bench.node_networks import UnitNetwork
 from gate2static.bench.sources import EngineSource, OnnxSource, TorchSource
 from gate2static.bench.timing import time_runs
 from gate2static.bench.unit_networks import MEAN, repeated
 from gate2static.errors import BenchError
-from gate2static.latency.lowering import REORDER, UNALIGNED, Backend
+from gate2static.latency.lowering import REORDER, UNALIGNED, Backend, lower
+from gate2static.latency.operators import record
 from gate2static.latency.units import Unit
+from gate2static.prune import TARGETS
 
 UNITS = [
     Unit(kind="convolution 3×3/2", sizes=(16, 16, 16)),
@@ -123,6 +127,25 @@ def test_a_gated_network_is_profiled_from_one_backbone_to_separate_ones(made_up:
         set_gates(gated, decisions)
         static = prune(gated)
         assert 0 < table.predict_ms(static.fold_norms(), static.example_inputs()) < 100
+
+
+def test_a_profile_knows_networks_that_are_laid_out_for_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels that convolutions move are units that no other static network has."""
+    whole = MagicMock()
+    monkeypatch.setattr(profiled_networks, "_profile_whole", whole)
+    monkeypatch.setitem(TARGETS, "ort-cpu", TARGETS["ort-cpu"][-1:])  # type: ignore[arg-type]
+    backbone = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Flatten(1))
+    heads = {task: nn.Linear(32 * 12 * 12, 2) for task in ("left", "right")}
+    gated = gate(backbone, tasks=tuple(heads), example_inputs=(torch.zeros(2, 3, 16, 16),), heads=heads)
+    profile_gated(gated, backend="onnxruntime", threads=1)
+    operators = [record(static.fold_norms(), static.example_inputs(1)) for static in whole.call_args.args[0]]
+    kinds = {unit.kind for network in operators for step in lower(network, "onnxruntime") for unit in step.units}
+    assert "depth-wise convolution 1×1/1" in kinds
+
+
+def test_a_backend_that_cannot_profile_is_refused_before_anything_is_pruned(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="units cannot be profiled on 'tensorrt'"):
+        profile_for(tmp_path / "missing.pt", backend="tensorrt", threads=1)
 
 
 @pytest.mark.parametrize("backend", ["abacus", "tensorrt"])

@@ -41,6 +41,7 @@ def test_a_machine_that_slows_down_changes_nothing(gated: g2s.GatedModel, monkey
     assert watch(static) == 10  # not 20: beside it, the first took twice as long as before
 
 
-def test_an_unknown_backend_is_refused(gated: g2s.GatedModel) -> None:
-    with pytest.raises(BenchError, match="abacus"):
-        g2s.Stopwatch("abacus")(g2s.prune(gated))
+@pytest.mark.parametrize("backend", ["abacus", "tensorrt"])
+def test_a_backend_that_times_no_static_networks_is_refused_at_once(backend: str) -> None:
+    with pytest.raises(BenchError, match=f"not timed on '{backend}'; allowed: torch, .*onnxruntime"):
+        g2s.Stopwatch(backend)

@@ -255,3 +255,24 @@ def test_a_noisy_clock_gives_a_latency_near_the_budget_in_few_looks(make: Make, 
     assert report.after["network"] == looks[-1] <= report.limits["network"]
     assert 0.95 <= true_ms(g2s.prune(gated)) / report.limits["network"] <= 1.05
     assert len(looks) <= 12
+
+
+def test_what_is_timed_is_pruned_for_the_target(make: Make) -> None:
+    looked_at = []
+
+    def measure(static: g2s.StaticModel) -> float:
+        looked_at.append(static.manifest.digest)
+        return float(static.manifest.macs.static)
+
+    gated = make(group_size=4)
+    budget = g2s.Budget(latency=0.7, device="onnxruntime")
+    report = g2s.project_to_budget(gated, budget, measure=measure, target="openvino")
+    static = g2s.prune(gated, target="openvino")
+    assert static.manifest.digest in looked_at
+    assert g2s.prune(gated).manifest.digest not in looked_at
+    assert report.after["network"] == static.manifest.macs.static
+
+
+def test_a_target_without_a_clock_is_refused(make: Make) -> None:
+    with pytest.raises(BudgetError, match="target='ort-cpu' is for networks that are timed; give measure="):
+        g2s.project_to_budget(make(), g2s.Budget(macs=0.5), target="ort-cpu")

@@ -10,9 +10,10 @@ from unittest.mock import MagicMock
 import pytest
 
 from gate2static.errors import BudgetError, RecipeError
+from gate2static.gates import gate_parameters
 from gate2static.prune import load_static, prune
 from gate2static.recipe import Budget, Recipe
-from gate2static.train import RunResult, load_gated, sweep, train
+from gate2static.train import RunResult, load_gated, runs, sweep, train
 from gate2static.train.checkpoints import load_checkpoint
 from gate2static.train.epoch_row import budget_columns, note
 from gate2static.train.progress import TrainingProgress
@@ -110,6 +111,20 @@ def test_an_unreachable_budget_is_refused_before_anything_is_written(small: Reci
     assert not (tmp_path / "run").exists()
 
 
+def test_a_budget_is_checked_with_the_gates_of_the_recipe(
+    small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hard gates mix nothing, and a latency table of theirs knows no multiplications."""
+    gating = small.gating.model_copy(update={"group_size": 4, "mixing": "hard", "tie_residual": True})
+    check = MagicMock(side_effect=BudgetError("too little"))
+    monkeypatch.setattr(runs, "check_budget", check)
+    with pytest.raises(BudgetError, match="too little"):
+        train(small.model_copy(update={"budget": Budget(macs=0.5), "gating": gating}), tmp_path / "run", progress=False)
+    gated = check.call_args.args[0]
+    assert all(g.group_size == 4 and g.hard for g in gated.gates.values())
+    assert len(gate_parameters(gated)) < 2 * len(gated.gates)
+
+
 def test_there_is_nothing_to_sweep_with_a_budget(limited: Recipe, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="a budget steers λ_s, so there is nothing to sweep; use `train`"):
         sweep(limited, tmp_path / "run", progress=False)
@@ -139,13 +154,14 @@ def test_prune_projects_a_finished_checkpoint_and_verify_agrees(
         (
             "gated-200/ckpt.pt",
             ["--budget", "latency=0.5", "--budget", "device=a100", "--target", "openvino"],
-            "a latency is that of the network as trained; leave out --target and --dtype",
+            "a latency is predicted for --target any; leave out --target, or have it timed on this machine",
         ),
         (
             "gated-200/ckpt.pt",
             ["--budget", "latency=0.5", "--budget", "device=a100", "--dtype", "float16"],
-            "a latency is that of the network as trained; leave out --target and --dtype",
+            "a latency is that of the network as trained; leave out --dtype",
         ),
+        ("gated-200/ckpt.pt", ["--budget", "macs=0.5", "--threads", "1"], "--threads is for a latency that is timed"),
     ],
 )
 def test_pruning_to_a_wrong_budget_writes_nothing(
@@ -167,6 +183,16 @@ def test_projecting_never_replaces_the_checkpoint_that_it_reads(
     assert "would replace" in result.stderr
     assert source.read_bytes() == before
     assert list(tmp_path.iterdir()) == [source]
+
+
+def test_a_file_that_belongs_to_no_static_network_is_never_replaced(
+    run: Callable[..., Any], whole_run: Run, tmp_path: Path
+) -> None:
+    other = tmp_path / "s.ckpt.pt"
+    other.write_text("somebody's")
+    result = run("prune", whole_run[0] / "gated-200" / "ckpt.pt", "-o", tmp_path / "s", "--budget", "macs=0.9", code=2)
+    assert "would replace" in result.stderr
+    assert [(path, path.read_text()) for path in tmp_path.iterdir()] == [(other, "somebody's")]
 
 
 def test_where_the_static_network_cannot_be_written_neither_is_the_projected_checkpoint(
@@ -193,7 +219,8 @@ def test_prune_times_networks_here_where_the_device_is_a_backend(
     run: Callable[..., Any], whole_run: Run, tmp_path: Path
 ) -> None:
     gated = whole_run[1].rows[2]
-    device = ["--budget", "latency_ms=1000", "--budget", "device=onnxruntime"]
+    device = ["--budget", "latency_ms=1000", "--budget", "device=onnxruntime", "--target", "openvino"]
     said = run("prune", whole_run[0] / gated.checkpoints[0], "-o", tmp_path / "static", *device)
     assert "of 1000 measured ms" in said.stdout
+    assert "not promised" not in said.stdout
     assert load_static(tmp_path / "static").manifest.budget["unit"] == "measured ms"
