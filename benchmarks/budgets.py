@@ -4,7 +4,7 @@ Run:  python benchmarks/budgets.py [--latency | --timed | --training DIR]
 Allowed: reached / budget between 0.99 and 1 wherever the network was above the budget, never more than 1.
 With --latency, ResNet-18 is profiled here (ONNX Runtime, one thread), given budgets in latency as shares of three
 separate networks, and measured beside these: allowed is 5 % above or below the budget, and no more by prediction.
-With --timed, the networks that the projection tries are timed instead, without a table.
+With --timed, the networks that the projection tries are timed instead, laid out for ONNX Runtime, without a table.
 With --training, the demo's digits are trained in DIR too: at two budgets, and at fixed λ for comparison; minutes.
 """
 
@@ -77,6 +77,7 @@ def random_gates() -> None:
 
 def latency(*, timed: bool) -> None:
     """Budgets as shares of three separate networks: what the projection says, and what is measured afterwards."""
+    target = "ort-cpu" if timed else "any"
     print("| channels a gate | budget | flips | as projected / budget | measured / budget |")
     print("|---|---:|---:|---:|---:|")
     with tempfile.TemporaryDirectory() as folder:
@@ -86,15 +87,15 @@ def latency(*, timed: bool) -> None:
             if not timed:
                 profile_gated(gated, backend="onnxruntime", threads=1).save(table)
             g2s.set_gates(gated, True)
-            separate = g2s.prune(gated)
+            separate = g2s.prune(gated, target=target)
             for share in LATENCY_SHARES:
                 gated = random_network("resnet18", group_size, 224)
                 budget = g2s.Budget(latency=share, device="onnxruntime" if timed else str(table))
                 watch = g2s.Stopwatch("onnxruntime", threads=1) if timed else None
-                report = g2s.project_to_budget(gated, budget, measure=watch)
+                report = g2s.project_to_budget(gated, budget, measure=watch, target=target)
                 projected = report.after["network"] / report.limits["network"]
                 found = g2s.benchmark(
-                    {"static": g2s.prune(gated), "separate": separate},
+                    {"static": g2s.prune(gated, target=target), "separate": separate},
                     backends=["onnxruntime"], threads=1, rounds=15, duration_s=3,
                 )  # fmt: skip
                 measured = found.ratio(found.targets[0], found.targets[1]) / share
