@@ -28,7 +28,7 @@ FUNCTIONS = {
     "gate_decisions": "(gated)",
     "gate_parameters": "(gated)",
     "load_static": "(folder)",
-    "project_to_budget": "(gated, budget, *, measure=None, progress=True)",
+    "project_to_budget": "(gated, budget, *, measure=None, target='any', progress=True)",
     "prune": "(gated, *, align=1, target='any', dtype=None)",
     "set_gates": "(gated, decisions)",
     "sparsity_hinge": "(gated, *, targets)",

@@ -95,8 +95,8 @@ def trained(checkpoint: Path) -> Case:
 
 STRUCTURES = (
     Gates(share=0, group_size=16, mixing="softmax"),
-    Gates(share=0, group_size=1, mixing="softmax"),
     Gates(share=0, group_size=64, mixing="hard"),
+    Gates(share=0, group_size=1, mixing="softmax"),
     Gates(share=0, group_size=64, mixing="softmax"),
     Gates(share=0, group_size=16, mixing="hard"),
     Gates(share=0, group_size=16, mixing="softmax", tied=True),

@@ -47,7 +47,7 @@ def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> La
     """Measure the units of a gated network and calibrate them with whole networks of all kinds that it may become.
 
     These are the static networks of its gates as they are, all shared, all task-specific and mixed, so that budgets
-    are met wherever between one backbone and separate ones they lie; mixed ones also as laid out for the backend.
+    are met wherever between one backbone and separate ones they lie; one mixed also as laid out for the backend.
     See `profile` for the arguments and errors.
     """
     statics = [prune(gated)]
@@ -56,8 +56,9 @@ def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> La
         for decisions in settings:
             set_gates(gated, decisions)
             statics.append(prune(gated))
-            if backend in _TARGETS and not isinstance(decisions, bool):
-                statics.append(prune(gated, target=_TARGETS[backend]))
+        if backend in _TARGETS:
+            set_gates(gated, mixed_gates(gated, _MIXED[0]))
+            statics.append(prune(gated, target=_TARGETS[backend]))
     return _profile_whole(statics, backend=backend, threads=threads)
 
 

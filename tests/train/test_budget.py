@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from gate2static.bench import Stopwatch
 from gate2static.errors import BudgetError, RecipeError
 from gate2static.gates import gate_parameters
 from gate2static.prune import load_static, prune
@@ -216,8 +217,10 @@ def test_a_logged_latency_says_whether_it_is_estimated() -> None:
 
 
 def test_prune_times_networks_here_where_the_device_is_a_backend(
-    run: Callable[..., Any], whole_run: Run, tmp_path: Path
+    run: Callable[..., Any], whole_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for option, value in {"rounds": 1, "duration_s": 0.1}.items():
+        monkeypatch.setitem(Stopwatch.__init__.__kwdefaults__, option, value)
     gated = whole_run[1].rows[2]
     device = ["--budget", "latency_ms=1000", "--budget", "device=onnxruntime", "--target", "openvino"]
     said = run("prune", whole_run[0] / gated.checkpoints[0], "-o", tmp_path / "static", *device)
