@@ -137,12 +137,12 @@ def prune(
         static = prune_gated(gated, align=align, target=target, dtype=getattr(torch, dtype) if dtype else None)
         if projected:
             state_budget(static, projected.report, promised=True)
-            projected.save(beside(output))
         elif report := trained_budget(checkpoint):
-            as_trained = report.unit == "MACs" or (target == "any" and dtype is None)
-            state_budget(static, report, promised=as_trained and lowering.align == 1)
+            same = report.unit == "MACs" or (target == report.target and dtype is None)
+            state_budget(static, report, promised=same and lowering.align == 1)
         static.save(output)
         if projected:
+            projected.save(beside(output))
             typer.echo(f"projected: {beside(output)}; verify the static network with it")
         macs, parameters = static.manifest.macs, static.manifest.parameters
         typer.echo(

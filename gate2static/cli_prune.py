@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
 def check_output(output: Path | None, *, dry_run: bool, budget: bool) -> None:
     """Refuses what cannot be written, before the work."""
-    from gate2static.prune import check_replaceable
+    from gate2static.prune import check_replaceable, read_manifest
 
     if dry_run:
         return
     if output is None:
         raise typer.BadParameter("give -o DIR, or --dry-run to see the plan only")
     check_replaceable(output)
-    if budget and beside(output).exists() and not output.exists():
+    has_partner = (output / "manifest.json").exists() and read_manifest(output).budget is not None
+    if budget and beside(output).exists() and not has_partner:
         raise typer.BadParameter(f"the projected network would replace {beside(output)}; give another -o DIR")
 
 
@@ -51,13 +52,15 @@ def project(
         raise typer.BadParameter("a latency is that of the network as trained; leave out --dtype")
     measure = Stopwatch(asked.device, threads=threads) if asked.device in NETWORK_BACKENDS else None
     if measure is None and threads is not None:
-        raise typer.BadParameter("--threads is for a latency that is timed; give --budget device=NAME of a backend")
+        raise typer.BadParameter(
+            f"--threads is for a latency that is timed: --budget device=NAME, one of {', '.join(NETWORK_BACKENDS)}"
+        )
     if measure is None and asked.device is not None and target != "any":
         raise typer.BadParameter(
             "a latency is predicted for --target any; leave out --target, or have it timed on this machine with "
             f"--budget device=NAME, one of {', '.join(NETWORK_BACKENDS)}"
         )
-    return project_checkpoint(checkpoint, asked, measure=measure, target=target)
+    return project_checkpoint(checkpoint, asked, measure=measure, target=target if measure else "any")
 
 
 def state_budget(static: "StaticModel", report: "BudgetReport", *, promised: bool) -> None:

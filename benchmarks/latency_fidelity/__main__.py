@@ -89,10 +89,11 @@ def main() -> None:
 
 
 def missing(case: Case, lowerings: Sequence[str], backend: str, results: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The lowerings of a case that no row is of; the plainest is measured with the first seed."""
-    key = {"network": case.network, "backend": backend, **vars(case.gates)}
+    """The lowerings of a case that no row is of; of drawn gates the plainest is measured with the first seed."""
+    key = {"network": case.network, "backend": backend, "threads": THREADS, **vars(case.gates)}
     done = {row["lowering"] for row in results if key.items() <= row.items()}
-    return [name for name in lowerings if name not in done and (case.gates.seed == 0 or name != "plain")]
+    with_plain = case.gates.seed == 0 or case.network not in NETWORKS
+    return [name for name in lowerings if name not in done and (with_plain or name != "plain")]
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -42,9 +42,12 @@ class Maker:
         with ProcessPoolExecutor(self.processes, spawn, initializer=torch.set_num_threads, initargs=(THREADS,)) as pool:
             futures = [pool.submit(self._make, case, tuple(BASELINES)) for case in firsts.values()]
             futures += [pool.submit(self._make, case, tuple(names)) for case, names in wanted.items()]
-            for future in as_completed(futures):
-                future.result()
-                bar.advance(task)
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    bar.advance(task)
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def path(self, case: Case, name: str) -> Path:
         """What the backend times: a static folder, an ONNX file or an engine."""
@@ -60,7 +63,7 @@ class Maker:
 
     def _stem(self, case: Case, name: str) -> Path:
         of = case.network if name in BASELINES else str(case)
-        return self.folder / re.sub(r"[^\w]+", "-", f"{of} {name}")
+        return self.folder / self.backend / re.sub(r"[^\w]+", "-", f"{of} {name}")
 
     def _make(self, case: Case, names: Sequence[str]) -> None:
         missing = [name for name in names if not self.path(case, name).exists()]

@@ -52,10 +52,10 @@ def _table(rows: list[Row]) -> str:
 
 
 def _profiles(rows: list[Row]) -> str:
-    kinds = list(rows[0]["profile_ms"])
+    kinds = list(dict.fromkeys(kind for row in rows for kind in row["profile_ms"]))
     lines = [f"| network | gates | p | {' | '.join(kinds)} |", "|---" * (3 + len(kinds)) + "|"]
     for key, group in _grouped(rows, ("network", "structure", "share")):
-        shares = [[r["profile_ms"][k] / sum(r["profile_ms"].values()) for r in group] for k in kinds]
+        shares = [[r["profile_ms"].get(k, 0) / sum(r["profile_ms"].values()) for r in group] for k in kinds]
         cells = " | ".join(f"{100 * median(values):.0f} %" for values in shares)
         lines.append(f"| {key[0]} | {key[1]} | {key[2]:g} | {cells} |")
     return "\n".join(lines) + "\n"

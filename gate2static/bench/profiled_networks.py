@@ -50,6 +50,7 @@ def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> La
     are met wherever between one backbone and separate ones they lie; one mixed also as laid out for the backend.
     See `profile` for the arguments and errors.
     """
+    check_profilable(backend, threads)
     statics = [prune(gated)]
     settings: list[bool | dict[str, Tensor]] = [False, True, *(mixed_gates(gated, share) for share in _MIXED)]
     with kept_gates(gated):

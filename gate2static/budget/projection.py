@@ -31,6 +31,7 @@ class BudgetReport(BaseModel):
         before: the costs that the gates decided.
         after: the costs that they decide now; none is above its limit.
         flips: unit -> gates that became shared; units that are tied count once, under the first one's name.
+        target: what the network was pruned for when it was measured.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +42,7 @@ class BudgetReport(BaseModel):
     before: dict[str, float]
     after: dict[str, float]
     flips: dict[str, int]
+    target: str = "any"
 
     def __str__(self) -> str:
         """One line for people."""
@@ -92,7 +94,13 @@ def project_to_budget(
         else:
             after = before
     return BudgetReport(
-        budget=budget, unit=meter.unit, limits=meter.limits, before=before, after=after, flips=flipped.count()
+        budget=budget,
+        unit=meter.unit,
+        limits=meter.limits,
+        before=before,
+        after=after,
+        flips=flipped.count(),
+        target=target,
     )
 
 

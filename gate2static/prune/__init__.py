@@ -6,7 +6,7 @@ from gate2static.prune.emit import Plan, plan
 from gate2static.prune.lowering import TARGETS, Lowering, lowerings_for
 from gate2static.prune.manifest import Manifest, TensorSpec
 from gate2static.prune.pruning import prune
-from gate2static.prune.static import StaticModel, check_replaceable, load_static
+from gate2static.prune.static import StaticModel, check_replaceable, load_static, read_manifest
 
 __all__ = [
     "TARGETS",
@@ -23,4 +23,5 @@ __all__ = [
     "lowerings_for",
     "plan",
     "prune",
+    "read_manifest",
 ]

@@ -69,7 +69,7 @@ def project_checkpoint(path: Path, budget: Budget, *, measure: Measure | None = 
             f"{path}: holds a {content['kind']} network, which has no gates to flip; give a gated one"
         )
     gated, _ = load_gated(path)
-    report = project_to_budget(gated, budget, measure=measure, target=target if measure else "any")
+    report = project_to_budget(gated, budget, measure=measure, target=target)
     spent = {**content["position"].get("budget", {}), "report": report.model_dump(mode="json")}
     position = {**content["position"], "budget": spent}
     changed = {**content, "model": gated.state_dict(), "position": position}

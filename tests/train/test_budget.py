@@ -14,7 +14,7 @@ from gate2static.errors import BudgetError, RecipeError
 from gate2static.gates import gate_parameters
 from gate2static.prune import load_static, prune
 from gate2static.recipe import Budget, Recipe
-from gate2static.train import RunResult, load_gated, runs, sweep, train
+from gate2static.train import RunResult, load_gated, project_checkpoint, runs, sweep, train
 from gate2static.train.checkpoints import load_checkpoint
 from gate2static.train.epoch_row import budget_columns, note
 from gate2static.train.progress import TrainingProgress
@@ -194,6 +194,9 @@ def test_a_file_that_belongs_to_no_static_network_is_never_replaced(
     result = run("prune", whole_run[0] / "gated-200" / "ckpt.pt", "-o", tmp_path / "s", "--budget", "macs=0.9", code=2)
     assert "would replace" in result.stderr
     assert [(path, path.read_text()) for path in tmp_path.iterdir()] == [(other, "somebody's")]
+    (tmp_path / "s").mkdir()
+    run("prune", whole_run[0] / "gated-200" / "ckpt.pt", "-o", tmp_path / "s", "--budget", "macs=0.9", code=2)
+    assert other.read_text() == "somebody's"
 
 
 def test_where_the_static_network_cannot_be_written_neither_is_the_projected_checkpoint(
@@ -222,8 +225,13 @@ def test_prune_times_networks_here_where_the_device_is_a_backend(
     for option, value in {"rounds": 1, "duration_s": 0.1}.items():
         monkeypatch.setitem(Stopwatch.__init__.__kwdefaults__, option, value)
     gated = whole_run[1].rows[2]
-    device = ["--budget", "latency_ms=1000", "--budget", "device=onnxruntime", "--target", "openvino"]
+    device = ["--budget", "latency_ms=1000", "--budget", "device=onnxruntime", "--target", "openvino", "--threads", "1"]
+    project = MagicMock(wraps=project_checkpoint)
+    monkeypatch.setattr("gate2static.train.project_checkpoint", project)
     said = run("prune", whole_run[0] / gated.checkpoints[0], "-o", tmp_path / "static", *device)
     assert "of 1000 measured ms" in said.stdout
-    assert "not promised" not in said.stdout
+    assert project.call_args.kwargs["target"] == "openvino"
+    assert project.call_args.kwargs["measure"]._threads == 1
+    again = run("prune", tmp_path / "static.ckpt.pt", "-o", tmp_path / "again")
+    assert "not promised" in again.stdout  # it was timed as laid out for another target
     assert load_static(tmp_path / "static").manifest.budget["unit"] == "measured ms"
