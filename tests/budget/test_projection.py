@@ -105,7 +105,7 @@ def test_what_is_spent_on_tasks_alone_adds_up(make: Make) -> None:
         ),
         (
             {"macs": 2e6},
-            r"the budget is 2 M MACs .* as it is above 1 .*: 2\.12 M MACs with all gates shared; .* it is 6\.36 M MACs\. R",
+            r"2 M MACs .* is above 1 .*: 2\.12 M MACs with all gates shared; .* it is 6\.36 M MACs\. R",
         ),
         ({"macs": {"left": 2.0}}, r"the budget of left is .*: 0\.00024 M MACs with its gates shared"),
         ({"macs": {"centre": 0.5}}, "the budget names centre; the network's tasks are left, right, mask"),
