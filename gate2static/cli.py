@@ -123,10 +123,8 @@ def prune(
 
     check_output(output, dry_run=dry_run, budget=bool(budget))
     lowering = lowerings_for(target, align)[0]
-    projected = None
-    if budget:
-        projected = project(checkpoint, budget, output, align=align, target=target, dtype=dtype, threads=threads)
-        typer.echo(f"budget: {projected.report}")
+    aligned = lowering.align > 1
+    projected = project(checkpoint, budget, output, aligned=aligned, target=target, dtype=dtype, threads=threads)
     gated = projected.gated if projected else load_network(checkpoint)
     if explain or dry_run:
         decided = plan(gated, lowering=lowering)
@@ -139,7 +137,7 @@ def prune(
             state_budget(static, projected.report, promised=True)
         elif report := trained_budget(checkpoint):
             same = report.unit == "MACs" or (target == report.target and dtype is None)
-            state_budget(static, report, promised=same and lowering.align == 1)
+            state_budget(static, report, promised=same and not aligned)
         static.save(output)
         if projected:
             projected.save(beside(output))

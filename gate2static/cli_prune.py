@@ -20,29 +20,30 @@ def check_output(output: Path | None, *, dry_run: bool, budget: bool) -> None:
     if output is None:
         raise typer.BadParameter("give -o DIR, or --dry-run to see the plan only")
     check_replaceable(output)
-    has_partner = (output / "manifest.json").exists() and read_manifest(output).budget is not None
+    has_partner = any(output.glob("*")) and read_manifest(output).budget is not None
     if budget and beside(output).exists() and not has_partner:
         raise typer.BadParameter(f"the projected network would replace {beside(output)}; give another -o DIR")
 
 
 def project(
     checkpoint: Path,
-    budget: list[str],
+    budget: list[str] | None,
     output: Path | None,
     *,
-    align: int,
+    aligned: bool,
     target: str,
     dtype: str | None,
     threads: int | None,
-) -> "Projected":
-    """Projects a checkpoint to what `--budget` asks for; refuses what that does not fit together with."""
+) -> "Projected | None":
+    """Projects a checkpoint to what `--budget` asks for, if anything; refuses what that does not fit together with."""
+    if not budget:
+        return None
     from gate2static.bench import NETWORK_BACKENDS, Stopwatch
-    from gate2static.prune import lowerings_for
     from gate2static.recipe import parse_budget
     from gate2static.train import project_checkpoint
 
     asked = parse_budget(budget)
-    if lowerings_for(target, align)[0].align > 1:
+    if aligned:
         raise typer.BadParameter(
             "--budget counts the channels that are needed; --align and --target trt add others: leave out one"
         )
@@ -60,7 +61,9 @@ def project(
             "a latency is predicted for --target any; leave out --target, or have it timed on this machine with "
             f"--budget device=NAME, one of {', '.join(NETWORK_BACKENDS)}"
         )
-    return project_checkpoint(checkpoint, asked, measure=measure, target=target if measure else "any")
+    projected = project_checkpoint(checkpoint, asked, measure=measure, target=target if measure else "any")
+    typer.echo(f"budget: {projected.report}")
+    return projected
 
 
 def state_budget(static: "StaticModel", report: "BudgetReport", *, promised: bool) -> None:
