@@ -55,9 +55,20 @@ def functionalise(
             written = node.args[0] if node.args else next(iter(node.kwargs.values()))
             written.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
             _write_through(graph, written, node, shape_of)
+    make_out_of_place(root)
+
+
+def make_out_of_place(root: nn.Module) -> None:
+    """Switch off the flag of layers that would write into their inputs."""
     for module in root.modules():
         if getattr(module, "inplace", False):
-            module.inplace = False  # type: ignore[assignment]
+            module.inplace = False  # type: ignore[assignment]  # a flag, no tensor
+
+
+def function_of(node: fx.Node) -> Callable[..., Any]:
+    """What a `call_function` node calls."""
+    assert callable(node.target)
+    return node.target
 
 
 def set_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
@@ -112,7 +123,7 @@ def _make_out_of_place(root: nn.Module, node: fx.Node) -> bool:
 
 def _clear_inplace_flag(node: fx.Node) -> bool:
     try:
-        call = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+        call = inspect.signature(function_of(node)).bind(*node.args, **node.kwargs)
     except (TypeError, ValueError):  # torch's built-in functions have no signature, and no such flag
         return False
     if call.arguments.get("inplace") is not True:

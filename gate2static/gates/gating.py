@@ -55,7 +55,7 @@ class Gate(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Moves and converts, see nn.Module; rounding may make two β equal, which must not change who wins."""
         before = self._largest().cpu() if self.hard and not self.beta.is_meta else None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
         if before is None or self.beta.is_meta or not (tied := self._largest().cpu() != before).any():
             return self
         beta = self.beta.detach().cpu()

@@ -96,7 +96,8 @@ def as_function(kind: type[torch.autograd.Function]) -> Callable[..., Any]:
     def apply(*args: Any) -> Any:
         return kind.apply(*args)
 
-    apply.__name__, apply.__module__, apply.autograd = kind.__name__, kind.__module__, kind  # type: ignore[attr-defined]
+    apply.__name__, apply.__module__ = kind.__name__, kind.__module__
+    apply.autograd = kind  # type: ignore[attr-defined]  # a note on a function, for whoever asks what it runs
     return apply
 
 

@@ -4,7 +4,7 @@ import copy
 import keyword
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self, get_args
+from typing import Any, Self, cast, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -43,12 +43,12 @@ class GatedModel(nn.Module):
     @property
     def gates(self) -> dict[str, Gate]:
         """Unit name -> gate, in data-flow order."""
-        return {u.name: self.encoder.gates.get_submodule(u.name) for u in self.program.units}  # type: ignore[union-attr,misc]
+        return {u.name: cast(Gate, self.encoder.get_submodule(f"gates.{u.name}")) for u in self.program.units}
 
     @property
     def branches(self) -> dict[str, nn.Module]:
         """Stream name -> its copy of the backbone, the shared stream last."""
-        return {s: self.encoder.branches.get_submodule(s) for s in (*self.tasks, SHARED)}  # type: ignore[union-attr]
+        return {s: self.encoder.get_submodule(f"branches.{s}") for s in (*self.tasks, SHARED)}
 
     def forward(self, *inputs: Any) -> dict[str, Tensor]:
         """The backbone's inputs -> task -> the output of its head."""
@@ -78,7 +78,8 @@ class GatedModel(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         self.train_with(None)
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call, no-any-return]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not annotate it
+        return self
 
     def _load_from_state_dict(self, *args: Any) -> None:
         self.train_with(None)

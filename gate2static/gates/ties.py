@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from gate2static.gates.functional import function_of
 from gate2static.gates.program import Program
 from gate2static.gates.shapes import info
 from gate2static.gates.tracer import is_norm
@@ -128,7 +129,7 @@ def _moved(root: nn.Module, node: fx.Node, sources: dict[fx.Node, _Written]) -> 
     elif node.op == "call_method":
         found = getattr(args[0], str(node.target))(*args[1:], **kwargs)
     else:
-        found = node.target(*args, **kwargs)  # type: ignore[operator]
+        found = function_of(node)(*args, **kwargs)
     places = [d for d in range(-found.dim(), 0) if found.shape[d] == one.channels]
     places = [d for d in places if torch.equal(found, _numbered(tuple(found.shape), d))]
     if len(places) != 1:

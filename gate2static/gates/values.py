@@ -16,6 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import Attribute, TraceError
 from torch.utils import _pytree as pytree
 
+from gate2static.gates.functional import function_of
 from gate2static.gates.integers import recorded_integers
 from gate2static.gates.learning import (
     as_function,
@@ -264,7 +265,7 @@ class ValueTracer(fx.Tracer):
 
     def _call(self, node: fx.Node) -> Callable[..., Any]:
         if node.op == "call_function":
-            return node.target  # type: ignore[return-value]
+            return function_of(node)
         if node.op == "call_method":
             return lambda owner, *args, **kwargs: getattr(owner, str(node.target))(*args, **kwargs)
         value: Any = self.root

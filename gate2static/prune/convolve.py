@@ -22,6 +22,7 @@ import torch
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor, fx
 
+from gate2static.gates.functional import function_of
 from gate2static.prune.capture import store
 from gate2static.prune.channel_maps import ChannelMap, channel_maps, constant, is_concatenation
 from gate2static.prune.channels import Ids
@@ -137,7 +138,7 @@ def _with_channels(network: fx.GraphModule, layer: fx.Node, channels: Ids) -> _T
             value = torch.cat([value, value.new_zeros(1, *value.shape[1:])])[torch.from_numpy(channels)]
             stored = network.graph.get_attr(store(network, value, trained=True))
         moved.append(stored)
-    made = network.graph.call_function(layer.target, (layer.args[0], *moved, *layer.args[3:]))  # type: ignore[arg-type]
+    made = network.graph.call_function(function_of(layer), (layer.args[0], *moved, *layer.args[3:]))
     return _Tensor(made, channels)
 
 

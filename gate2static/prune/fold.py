@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from gate2static.gates.functional import function_of
 from gate2static.prune.capture import store
 from gate2static.prune.channel_maps import constant
 from gate2static.prune.convolve import convolve_moves
@@ -48,7 +49,7 @@ def _fold_constant(network: fx.GraphModule, node: fx.Node) -> None:
     inputs = {n: constant(network, n) for n in node.all_input_nodes}
     wide = {n: _widened(v) for n, v in inputs.items()}
     args, kwargs = fx.map_arg(node.args, wide.__getitem__), fx.map_arg(node.kwargs, wide.__getitem__)
-    value = node.target(*args, **kwargs)  # type: ignore[operator]
+    value = function_of(node)(*args, **kwargs)
     if isinstance(value, Tensor):
         real = next((v.dtype.to_real() for v in inputs.values() if _is_inexact(v)), None)
         if real is not None and _is_inexact(value):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from gate2static.errors import PruneError
+from gate2static.gates.functional import make_out_of_place
 from gate2static.gates.model import GatedModel
 from gate2static.prune.channels import Ids, Numbering, readers
 from gate2static.prune.layout import to_canonical
@@ -265,7 +266,5 @@ def detached_copy(gated: GatedModel, node: fx.Node, stream: int) -> nn.Module:
     except RuntimeError as error:
         raise PruneError(f"the layer {node.target} cannot be copied: {str(error).splitlines()[0]}") from error
     assert module is not None
-    for child in module.modules():
-        if getattr(child, "inplace", False):
-            child.inplace = False  # type: ignore[assignment]
+    make_out_of_place(module)
     return module.eval()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
+from gate2static.gates.functional import function_of
 from gate2static.gates.model import GatedModel
 from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader, unique_rows
 from gate2static.prune.layout import Dims, axis, count
@@ -157,7 +158,7 @@ class Attention(MatrixProduct):
         q, k, v, *mask = operands
         named = {"attn_mask": mask[0]} if mask else {}
         settings = {"is_causal": argument(self.node, 5, "is_causal", False), "scale": self.node.kwargs.get("scale")}
-        return emitter.graph.call_function(self.node.target, (q, k, v), {**named, **settings})  # type: ignore[arg-type]
+        return emitter.graph.call_function(function_of(self.node), (q, k, v), {**named, **settings})
 
     @property
     def _head_macs(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from gate2static.gates.functional import function_of
 from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
 from gate2static.gates.shapes import BATCHES, info
@@ -100,7 +101,7 @@ class _Call:
                 name = {"view": "reshape", "view_as": "reshape_as"}.get(str(node.target), str(node.target))
                 env[node] = getattr(args[0], name)(*args[1:], **kwargs)
             else:
-                env[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+                env[node] = function_of(node)(*args, **kwargs)
         result: Tensor = env[self.steps[-1]]
         return result
 
