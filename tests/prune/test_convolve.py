@@ -247,9 +247,9 @@ def test_sums_along_a_stream_are_not_computed_again(p: float, zoo: Any) -> None:
 
 
 def test_moves_are_convolved_where_that_pays(zoo: Any) -> None:
-    fine, _ = zoo.make_gated("resnet18", tasks=3, p=0.25, group_size=16)
+    fine, _ = zoo.make_gated("resnet18", tasks=2, p=0.25, group_size=16)
     assert prune(fine, target="ort-cpu").manifest.convolve_moves
-    separate, _ = zoo.make_gated("resnet18", tasks=3, p=1.0, group_size=64, mixing="hard")
+    separate, _ = zoo.make_gated("resnet18", tasks=2, p=1.0, group_size=64, mixing="hard")
     assert not prune(separate, target="ort-cpu").manifest.convolve_moves
 
 

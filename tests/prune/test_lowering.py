@@ -159,9 +159,9 @@ def test_aligned_layers_are_computed_whole(block_channels: int, zoo: Any) -> Non
     assert all(static.network.get_parameter(w).shape[0] % 8 == 0 for w in weights)
 
 
-@pytest.mark.parametrize(("width", "mixing"), [(4, "softmax"), (8, "softmax"), (8, "hard")])
+@pytest.mark.parametrize(("width", "mixing"), [(4, "softmax"), (8, "hard")])
 def test_the_least_movement_decides_between_the_lowerings_of_a_target(width: int, mixing: str, zoo: Any) -> None:
-    gated, x = zoo.make_gated("resnet20", tasks=3, p=0.5, group_size=width, mixing=mixing)
+    gated, x = zoo.make_gated("resnet20", tasks=2, p=0.5, group_size=width, mixing=mixing)
     tried = [prune(gated, target=how) for how in TARGETS["ort-cpu"]]
     costs = [movement_cost(static.fold_norms().network, (x,)) for static in tried]
     assert len(set(costs)) == len(costs)
