@@ -4,7 +4,8 @@ Run:  python benchmarks/budgets.py [--latency | --timed | --training DIR]
 Allowed: reached / budget between 0.99 and 1 wherever the network was above the budget, never more than 1.
 With --latency, ResNet-18 is profiled here (ONNX Runtime, one thread), given budgets in latency as shares of three
 separate networks, and measured beside these: allowed is 5 % above or below the budget, and no more by prediction.
-With --timed, the networks that the projection tries are timed instead, laid out for ONNX Runtime, without a table.
+With --timed, the networks that the projection tries are timed instead, laid out for ONNX Runtime, without a table:
+three quarters of an hour.
 With --training, the demo's digits are trained in DIR too: at two budgets, and at fixed λ for comparison; minutes.
 """
 
@@ -46,7 +47,9 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--latency", action="store_true", help="Budgets in latency, predicted and measured; minutes.")
-    parser.add_argument("--timed", action="store_true", help="Budgets in latency, timed instead of predicted.")
+    parser.add_argument(
+        "--timed", action="store_true", help="Budgets in latency, timed instead of predicted; 45 minutes."
+    )
     parser.add_argument("--training", type=Path, help="Train the digits there; an existing folder is gone on with.")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.5, 0.7])
     parser.add_argument("--fixed", nargs="+", type=float, default=[16, 64], help="λ to compare with.")

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from gate2static.errors import TraceError
+from gate2static.gates.nodes import function_of
 
 _IN_PLACE_OPERATORS = {
     operator.iadd: operator.add,
@@ -55,20 +56,14 @@ def functionalise(
             written = node.args[0] if node.args else next(iter(node.kwargs.values()))
             written.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
             _write_through(graph, written, node, shape_of)
-    make_out_of_place(root)
+    clear_inplace_flags(root)
 
 
-def make_out_of_place(root: nn.Module) -> None:
+def clear_inplace_flags(root: nn.Module) -> None:
     """Switch off the flag of layers that would write into their inputs."""
     for module in root.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]  # a flag, no tensor
-
-
-def function_of(node: fx.Node) -> Callable[..., Any]:
-    """What a `call_function` node calls."""
-    assert callable(node.target)
-    return node.target
 
 
 def set_item(tensor: Tensor, index: Any, value: Any) -> Tensor:

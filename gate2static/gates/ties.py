@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from gate2static.gates.functional import function_of
+from gate2static.gates.nodes import function_of
 from gate2static.gates.program import Program
 from gate2static.gates.shapes import info
 from gate2static.gates.tracer import is_norm

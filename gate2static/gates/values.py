@@ -16,7 +16,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import Attribute, TraceError
 from torch.utils import _pytree as pytree
 
-from gate2static.gates.functional import function_of
 from gate2static.gates.integers import recorded_integers
 from gate2static.gates.learning import (
     as_function,
@@ -26,6 +25,7 @@ from gate2static.gates.learning import (
     refuse_autocast,
     stays_whole,
 )
+from gate2static.gates.nodes import function_of
 from gate2static.gates.shapes import BATCHES, fake_inputs, quiet
 
 _UNKNOWN = object()

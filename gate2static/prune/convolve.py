@@ -22,7 +22,7 @@ import torch
 from scipy.sparse import csr_array, diags_array
 from torch import Tensor, fx
 
-from gate2static.gates.functional import function_of
+from gate2static.gates.nodes import function_of
 from gate2static.prune.capture import store
 from gate2static.prune.channel_maps import ChannelMap, channel_maps, constant, is_concatenation
 from gate2static.prune.channels import Ids

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from gate2static.gates.functional import function_of
+from gate2static.gates.nodes import function_of
 from gate2static.prune.capture import store
 from gate2static.prune.channel_maps import constant
 from gate2static.prune.convolve import convolve_moves

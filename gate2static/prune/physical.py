@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from gate2static.errors import PruneError
-from gate2static.gates.functional import make_out_of_place
+from gate2static.gates.functional import clear_inplace_flags
 from gate2static.gates.model import GatedModel
 from gate2static.prune.channels import Ids, Numbering, readers
 from gate2static.prune.layout import to_canonical
@@ -266,5 +266,5 @@ def detached_copy(gated: GatedModel, node: fx.Node, stream: int) -> nn.Module:
     except RuntimeError as error:
         raise PruneError(f"the layer {node.target} cannot be copied: {str(error).splitlines()[0]}") from error
     assert module is not None
-    make_out_of_place(module)
+    clear_inplace_flags(module)
     return module.eval()

@@ -18,10 +18,10 @@ def annotate(network: fx.GraphModule, examples: tuple[Tensor, ...], *, batch: in
     """Note on every node what its value looks like, for a batch in the network's dtype and on its device."""
     like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(()))
     examples = tuple(x.to(like if x.is_floating_point() else like.device) for x in examples)
-    # Made outside the mode, where it would copy the network first, which takes longer than the shapes.
+    # Made before the mode is entered: inside it, ShapeProp copies the network, which takes longer than the shapes.
     shapes = ShapeProp(network)
-    with quiet(), FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
-        shapes.propagate(*(mode.from_tensor(x[:1].expand(batch, *x.shape[1:])) for x in examples))
+    with quiet(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        shapes.propagate(*(x[:1].expand(batch, *x.shape[1:]) for x in examples))
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:

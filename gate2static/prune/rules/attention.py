@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from gate2static.gates.functional import function_of
 from gate2static.gates.model import GatedModel
+from gate2static.gates.nodes import function_of
 from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader, unique_rows
 from gate2static.prune.layout import Dims, axis, count
 from gate2static.prune.nodes import argument

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from gate2static.gates.functional import function_of
 from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
+from gate2static.gates.nodes import function_of
 from gate2static.gates.shapes import BATCHES, info
 from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader
 from gate2static.prune.movement import Movement, emit_rest, movement
