@@ -3,20 +3,20 @@
 Run:  python benchmarks/token_moves.py
 Tokens as a ViT-small has them, (1, 197, 384), of which a task has a tenth of the channels to itself. `gather` reads the
 channels of both side by side, `product` adds the shared ones times a mask and the task's own times a matrix of 0 and 1;
-`layer` is one square layer, for comparison. Milliseconds of one thread, the median of runs in turns.
+`layer` is one square layer, for comparison. Milliseconds of one thread, the median of runs in rounds.
 """
 
-import time
+import tempfile
 from collections.abc import Callable
-from statistics import median
+from pathlib import Path
 
-import numpy as np
-import onnxruntime
 import torch
 from torch import Tensor
 
+from gate2static import benchmark
+
 TOKENS, CHANNELS, OWN = 197, 384, 38
-REPEATED, TURNS = 20, 30
+REPEATED = 20
 
 
 def main() -> None:
@@ -34,15 +34,14 @@ def main() -> None:
         "layer": lambda shared, task: shared @ weight,
     }
     inputs = (torch.randn(1, TOKENS, CHANNELS), torch.randn(1, TOKENS, OWN))
-    runs = {name: prepared(way, inputs) for name, way in ways.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(TURNS):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            times[name].append((time.perf_counter() - start) / REPEATED * 1e3)
-    for name, found in times.items():
-        print(f"{name:8s} {median(found):.3f} ms")
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder) / f"{name}.onnx" for name in ways}
+        for name, way in ways.items():
+            repeated = _Repeated(way).eval()
+            torch.onnx.export(repeated, inputs, files[name], optimize=False, verbose=False, external_data=False)
+        report = benchmark(files, backends=["onnxruntime"], threads=1)
+    for target in report.targets:
+        print(f"{target.name:8s} {target.median_ms / REPEATED:.3f} ms")
 
 
 class _Repeated(torch.nn.Module):
@@ -59,21 +58,6 @@ class _Repeated(torch.nn.Module):
             results.append(self.way(shared, task))
             shared = results[-1]
         return tuple(results)
-
-
-def prepared(way: Callable[[Tensor, Tensor], Tensor], inputs: tuple[Tensor, Tensor]) -> Callable[[], object]:
-    """One thread's run of an exported way."""
-    program = torch.onnx.export(_Repeated(way).eval(), inputs, dynamo=True, optimize=False, verbose=False)
-    assert program is not None
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        program.model_proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    names = [value.name for value in session.get_inputs()]
-    feed = {name: np.asarray(value) for name, value in zip(names, inputs, strict=False)}
-    session.run(None, feed)
-    return lambda: session.run(None, feed)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class NarrowLayer(nn.Module):
         y = functional_call(self.norm, state, (y,), tie_weights=False)
         with torch.no_grad():
             for name in state.keys() & self.norm._buffers:
-                self.norm._buffers[name].index_copy_(0, self._channels, state[name])  # type: ignore[union-attr]
+                self.norm.get_buffer(name).index_copy_(0, self._channels, state[name])
         return y
 
     def _cut(self, module: nn.Module, dim: int = 0) -> dict[str, Tensor]:
