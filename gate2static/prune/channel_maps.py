@@ -15,7 +15,7 @@ import torch
 from scipy.sparse import csr_array, diags_array, eye_array, vstack
 from torch import Tensor, fx
 
-from gate2static.prune.shapes import annotate, dtype_of, shape_of
+from gate2static.prune.shapes import ANY_BATCH, annotate, dtype_of, shape_of
 
 ChannelMap = Mapping[fx.Node, csr_array]
 """Source -> A_s."""
@@ -26,8 +26,6 @@ _DIMS = (3, 4, 5)
 _TARGETS = (
     _aten.index_select.default, _aten.narrow.default, _aten.cat.default, _aten.mul.Tensor, _aten.add.Tensor,
 )  # fmt: skip
-_BATCH = 1009
-"""A batch that no other size is taken for."""
 
 
 def channel_maps(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> dict[fx.Node, ChannelMap]:
@@ -40,7 +38,7 @@ def channel_maps(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> dict[
         network: captured, its constants folded; its nodes are annotated.
         examples: its inputs.
     """
-    annotate(network, examples, batch=_BATCH)
+    annotate(network, examples, batch=ANY_BATCH)
     found: dict[fx.Node, ChannelMap] = {}
     for node in network.graph.nodes:
         made = _map_of(node, network, found)
@@ -102,7 +100,7 @@ def _is_image(node: fx.Node) -> bool:
     return (
         shape is not None
         and len(shape) in _DIMS
-        and shape[0] == _BATCH
+        and shape[0] == ANY_BATCH
         and shape[_CHANNELS] > 0
         and dtype_of(node).is_floating_point
     )

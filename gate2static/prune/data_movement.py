@@ -4,6 +4,7 @@ An estimate for backends on the CPU, in numbers read or written, by which the lo
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -17,8 +18,12 @@ MACS = 10
 BLOCK = 16
 """Channels that backends keep together in layers' tensors."""
 
+ALONE, _TOGETHER = 10, 8
+"""Time of a number that is picked alone, in numbers copied; from how many side by side on that is over."""
+
 _aten = torch.ops.aten
 _LAYERS = {*CONVOLUTIONS.values(), _aten.linear.default, _aten.matmul.default, _aten.bmm.default}
+_RESHAPES = {_aten.unflatten.int, _aten.flatten.using_ints}
 _FUSED = {_aten.relu.default, _aten.add.Tensor, _aten.hardsigmoid.default, _aten.sigmoid.default, _aten.tanh.default}
 _IN_BLOCKS = {*_FUSED, _aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default}
 """What works on tensors in blocks as they are."""
@@ -42,7 +47,7 @@ def movement_cost(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> floa
             behind.add(node)
             cost += _multiplied(node) / MACS + sum(elements(n) for n in inputs[1:])
         else:
-            cost += STARTED + elements(node) + sum(elements(n) for n in inputs)
+            cost += STARTED + copied(node) + sum(elements(n) for n in inputs)
         blocks = _is_in_blocks(node, inputs, in_blocks)
         if blocks:
             in_blocks.add(node)
@@ -51,6 +56,17 @@ def movement_cost(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> floa
                 crossed.add((value, blocks))
                 cost += 2 * elements(value)
     return cost
+
+
+def copied(node: fx.Node) -> float:
+    """Numbers that an operator writes, with what picking them one by one is worth; none where it reshapes."""
+    if node.target in _RESHAPES:
+        return 0
+    if node.target is not _aten.index_select.default:
+        return elements(node)
+    dim: Any = node.args[1]
+    together = math.prod((shape_of(node) or ())[dim:][1:])
+    return elements(node) * (ALONE if together < _TOGETHER else 1)
 
 
 def _is_in_blocks(node: fx.Node, inputs: list[fx.Node], in_blocks: set[fx.Node]) -> bool:

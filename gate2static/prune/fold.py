@@ -13,6 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from gate2static.gates.nodes import function_of
 from gate2static.prune.capture import store
 from gate2static.prune.channel_maps import constant
+from gate2static.prune.channels_first import channels_first
 from gate2static.prune.convolve import convolve_moves
 from gate2static.prune.shapes import CONVOLUTIONS
 
@@ -20,12 +21,16 @@ _aten = torch.ops.aten
 _TRANSPOSED = {_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input}
 
 
-def fold(network: fx.GraphModule, *, convolve: tuple[Tensor, ...] = ()) -> fx.GraphModule:
+def fold(
+    network: fx.GraphModule, examples: tuple[Tensor, ...] = (), *, convolve: bool = False, first: bool = False
+) -> fx.GraphModule:
     """A copy of a captured network with constants and norms folded.
 
     Args:
         network: not changed.
-        convolve: inputs of a network whose channels are to be moved by convolutions (`convolve_moves`).
+        examples: its inputs, for what follows.
+        convolve: move channels by convolutions (`convolve_moves`).
+        first: move channels that come last as rows (`channels_first`).
     """
     graph = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
@@ -41,7 +46,9 @@ def fold(network: fx.GraphModule, *, convolve: tuple[Tensor, ...] = ()) -> fx.Gr
     folded.graph.eliminate_dead_code()
     folded.delete_all_unused_submodules()
     if convolve:
-        convolve_moves(folded, convolve)
+        convolve_moves(folded, examples)
+    if first:
+        channels_first(folded, examples)
     return _renumbered(folded)
 
 

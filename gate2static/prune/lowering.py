@@ -26,6 +26,7 @@ class Lowering:
         block_channels: layers are cut into blocks that are read whole (`blocks`), where these have so many channels on
             average; 0 for never.
         convolve_moves: the deployed form moves channels by convolutions (`convolve`).
+        channels_first: the deployed form moves channels that come last as rows, where that pays (`channels_first`).
         align: layers keep a multiple of this many output channels.
     """
 
@@ -35,6 +36,7 @@ class Lowering:
     share_elementwise: bool = True
     block_channels: int = 64
     convolve_moves: bool = False
+    channels_first: bool = False
     align: int = 1
 
 
@@ -50,7 +52,7 @@ _APART = replace(LOWERING, share_elementwise=False)
 _CONVOLVED = replace(_APART, merge_layers=False, order_channels=False, block_channels=0, convolve_moves=True)
 TARGETS: Mapping[str, tuple[Lowering, ...]] = {
     "any": (LOWERING,),
-    "ort-cpu": (LOWERING, _APART, _CONVOLVED),
+    "ort-cpu": tuple(replace(passes, channels_first=True) for passes in (LOWERING, _APART, _CONVOLVED)),
     # Its fusion of convolutions into grouped ones fails on some networks whose tensors are cut (2026.4).
     "openvino": (replace(LOWERING, block_channels=16), replace(_APART, block_channels=16)),
     # Tensor cores take half-precision channels in eights; layers that fill up are not cut into blocks.

@@ -50,6 +50,7 @@ class Manifest(BaseModel):
         parameters: of the same networks; batch norms' running statistics not counted.
         barriers: node -> MACs per sample in this network, of operations without a rule, which run whole.
         convolve_moves: whether `fold_norms` is to move channels by convolutions.
+        channels_first: whether `fold_norms` is to move channels that come last as rows.
         versions: of the libraries that made it.
         digest: SHA-256 over graph and weights.
         equivalence: what `verify` found, once it ran.
@@ -69,6 +70,7 @@ class Manifest(BaseModel):
     parameters: Costs
     barriers: dict[str, int]
     convolve_moves: bool = False
+    channels_first: bool = False
     versions: dict[str, str]
     digest: str
     equivalence: dict[str, Any] | None = None

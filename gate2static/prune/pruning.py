@@ -59,7 +59,8 @@ def prune(
 
 
 def _deployed(decided: Plan, network: fx.GraphModule, examples: tuple[Tensor, ...]) -> fx.GraphModule:
-    return fold(network, convolve=examples if decided.lowering.convolve_moves else ())
+    how = decided.lowering
+    return fold(network, examples, convolve=how.convolve_moves, first=how.channels_first)
 
 
 def _is_on_images(gated: GatedModel) -> bool:
@@ -110,6 +111,7 @@ def _describe(gated: GatedModel, decided: Plan, network: nn.Module, floating: to
         parameters=Costs(static=_count(network), gated=_count(gated), shared=shared + heads, separate=separate + heads),
         barriers={node.name: decided.macs([node]) for node in barriers(decided)},
         convolve_moves=decided.lowering.convolve_moves,
+        channels_first=decided.lowering.channels_first,
         versions={
             "gate2static": version("gate2static"),
             "torch": torch.__version__,

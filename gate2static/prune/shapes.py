@@ -12,6 +12,8 @@ from gate2static.gates.shapes import quiet
 _aten = torch.ops.aten
 CONVOLUTIONS = {3: _aten.conv1d.default, 4: _aten.conv2d.default, 5: _aten.conv3d.default}
 """By the number of dimensions of their values."""
+ANY_BATCH = 1009
+"""A batch that no other size is taken for."""
 
 
 def annotate(network: fx.GraphModule, examples: tuple[Tensor, ...], *, batch: int = 1) -> None:

@@ -79,11 +79,11 @@ class StaticModel(nn.Module):
     def fold_norms(self) -> "StaticModel":
         """A copy for deployment: norms and mixing weights folded, in float64 and rounded once.
 
-        Channels are moved by convolutions where the network was pruned for a target that is faster so.
+        Channels are moved by convolutions, or as rows, where the network was pruned for a target that is faster so.
         """
-        examples = self.example_inputs() if self.manifest.convolve_moves else ()
-        manifest = self.manifest.model_copy(update={"convolve_moves": False})
-        return StaticModel(fold(self.network, convolve=examples), manifest)
+        how = self.manifest
+        network = fold(self.network, self.example_inputs(), convolve=how.convolve_moves, first=how.channels_first)
+        return StaticModel(network, how.model_copy(update={"convolve_moves": False, "channels_first": False}))
 
     def save(self, folder: Path | str) -> None:
         """Write `graph.json`, `weights.safetensors` and `manifest.json`; the folder appears whole or not at all.

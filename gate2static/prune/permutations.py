@@ -1,0 +1,48 @@
+"""Permuted dimensions in a captured network: composed, and out of the way of what picks."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from gate2static.gates.nodes import function_of
+from gate2static.prune.shapes import shape_of
+
+_aten = torch.ops.aten
+PERMUTATIONS = {_aten.permute.default, _aten.movedim.int, _aten.transpose.int}
+
+
+def compose_permutations(network: fx.GraphModule) -> None:
+    """Permutations of permutations become one `permute`, or none, in place; annotated but for `permute` itself."""
+    for node in network.graph.nodes:
+        if node.target not in PERMUTATIONS:
+            continue
+        order, source = _order(node), node.args[0]
+        while source.target in PERMUTATIONS:
+            order, source = [_order(source)[dim] for dim in order], source.args[0]
+        if order == sorted(order):
+            node.replace_all_uses_with(source)
+        else:
+            node.target, node.args = _aten.permute.default, (source, order)
+    network.graph.eliminate_dead_code()
+
+
+def pick_before_permuting(network: fx.GraphModule) -> None:
+    """What is picked from a permuted value is picked from the value, in place."""
+    for node in network.graph.find_nodes(op="call_function", target=_aten.index_select.default):
+        source: Any = node.args[0]
+        if source.target is _aten.permute.default:
+            value, order = source.args
+            with network.graph.inserting_before(node):
+                args = (value, order[node.args[1]], node.args[2])
+                picked = network.graph.call_function(_aten.index_select.default, args)
+            node.target, node.args = _aten.permute.default, (picked, order)
+    network.graph.eliminate_dead_code()
+
+
+def _order(node: fx.Node) -> list[int]:
+    """Which dimension of its operand each dimension of a permutation's result is."""
+    given: Any = node.args[1:]
+    ndim = len(given[0]) if node.target is _aten.permute.default else len(shape_of(node) or ())
+    sizes = torch.empty(tuple(range(2, 2 + ndim)), device="meta")
+    return [size - 2 for size in function_of(node)(sizes, *given).shape]
