@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.gates.nodes import function_of
+from gate2static.prune.attention import open_attention, transpose_products
 from gate2static.prune.capture import store
 from gate2static.prune.channel_maps import constant
 from gate2static.prune.channels import Ids
@@ -35,21 +36,27 @@ _ROWS, _PERMUTED = 0.6, 1.5
 def channels_first(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
     """Rewrite, in place, what picks channels behind positions, and what works number by number beside it.
 
-    Regions in which that takes longer than it saves stay as they are: where channels are moved in long runs.
+    Regions in which that takes longer than it saves stay as they are: where channels are moved in long runs. Attention
+    is written as products, which take permuted operands as they are.
 
     Args:
         network: folded.
         examples: its inputs.
     """
-    annotate(network, examples)
+    picks = network.graph.find_nodes(op="call_function", target=PICKS)
+    if all(node.args[1] in (0, 1) for node in picks):
+        return
+    annotate(network, examples, batch=ANY_BATCH)
     compose_permutations(network)
     pick_before_permuting(network)
-    annotate(network, examples, batch=ANY_BATCH)
-    picked = {dims_of(node)[0] for node in network.graph.find_nodes(op="call_function", target=PICKS)}
-    for positions in sorted(dim - 1 for dim in picked if dim > 1):
+    products = open_attention(network)
+    dims = {dims_of(node)[0] for node in network.graph.find_nodes(op="call_function", target=PICKS)}
+    for positions in sorted(dim - 1 for dim in dims if dim > 1):
         for region in regions(network, positions):
             if _pays(region):
                 _Rewriter(network, region).rewrite()
+    compose_permutations(network)
+    transpose_products(products)
     compose_permutations(network)
 
 

@@ -13,7 +13,7 @@ PERMUTATIONS = {_aten.permute.default, _aten.movedim.int, _aten.transpose.int}
 
 
 def compose_permutations(network: fx.GraphModule) -> None:
-    """Permutations of permutations become one `permute`, or none, in place; annotated but for `permute` itself."""
+    """Permutations of permutations become one `permute`, or none, in an annotated network, in place."""
     for node in network.graph.nodes:
         if node.target not in PERMUTATIONS:
             continue
@@ -28,7 +28,7 @@ def compose_permutations(network: fx.GraphModule) -> None:
 
 
 def pick_before_permuting(network: fx.GraphModule) -> None:
-    """What is picked from a permuted value is picked from the value, in place."""
+    """What is picked from a permuted value is picked from the value, in place; it stays annotated."""
     for node in network.graph.find_nodes(op="call_function", target=_aten.index_select.default):
         source: Any = node.args[0]
         if source.target is _aten.permute.default:
@@ -36,6 +36,10 @@ def pick_before_permuting(network: fx.GraphModule) -> None:
             with network.graph.inserting_before(node):
                 args = (value, order[node.args[1]], node.args[2])
                 picked = network.graph.call_function(_aten.index_select.default, args)
+            shape = shape_of(node) or ()
+            picked.meta["tensor_meta"] = node.meta["tensor_meta"]._replace(
+                shape=torch.Size(shape[order.index(dim)] for dim in range(len(order)))
+            )
             node.target, node.args = _aten.permute.default, (picked, order)
     network.graph.eliminate_dead_code()
 

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from gate2static.export import export_onnx
 from gate2static.gates import gate
 from gate2static.prune import Lowering, StaticModel, expected_macs, load_static, prune
+from gate2static.prune.attention import open_attention, transpose_products
 from gate2static.prune.capture import capture
 from gate2static.prune.permutations import compose_permutations, pick_before_permuting
 from gate2static.prune.regions import Region, regions
@@ -199,3 +200,29 @@ def test_what_only_looks_like_channels_behind_positions_is_no_region() -> None:
     annotate(network, (x,), batch=ANY_BATCH)
     assert len(_calls(network, _aten.index_select.default)) == 3
     assert not any(regions(network, positions) for positions in (1, 2))
+
+
+class _Attention(nn.Module):
+    """Attention by itself, with a mask, and read transposed."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        attend = nn.functional.scaled_dot_product_attention
+        return attend(q, k, v), attend(q, k, v, scale=2.0), attend(k, q, q[..., :2]).transpose(2, 3)
+
+
+def test_only_plain_attention_becomes_products_and_is_transposed_before_it_is_computed() -> None:
+    inputs = tuple(torch.randn(3, 2, length, 4) for length in (5, 6, 6))
+    network = capture(_Attention(), inputs)
+    annotate(network, inputs)
+    compose_permutations(network)
+    products = open_attention(network)
+    assert len(products) == 2
+    transpose_products(products)
+    compose_permutations(network)
+    network.recompile()
+    assert len(_calls(network, _aten.scaled_dot_product_attention.default)) == 1
+    (output,) = network.graph.find_nodes(op="output")
+    read: Any = output.args[0]
+    assert [node.target for node in (read[0], read[2])] == [_aten.matmul.default] * 2
+    for found, expected in zip(network(*inputs), _Attention()(*inputs), strict=True):
+        torch.testing.assert_close(found, expected)
