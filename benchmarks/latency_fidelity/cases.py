@@ -32,8 +32,10 @@ LOWERINGS = {
     "no blocks": replace(LOWERING, block_channels=0),
     "convolve_moves": TARGETS["ort-cpu"][-1],
     "no convolve_moves": replace(TARGETS["ort-cpu"][-1], convolve_moves=False),
+    "channels_first": replace(LOWERING, channels_first=True),
+    "no channels_first": LOWERING,
 }
-"""The plainest, `prune`'s own, that without one pass at a time; moves as convolutions, and the same moves as copies."""
+"""The plainest, `prune`'s own, that without one pass at a time; passes of the deployed form, and the same as copies."""
 BASELINES = {"shared": False, "separate": True}
 """Whether all gates are specific."""
 OURS = {"onnxruntime": "ort-cpu", "openvino": "openvino", "tensorrt": "trt", "tensorrt-rtx": "trt"}
