@@ -1,9 +1,9 @@
-"""What putting a stream of tokens together costs ONNX Runtime: copied channel by channel, or by matrix products.
+"""What putting a stream of tokens together costs ONNX Runtime, in three ways, over one square layer.
 
 Run:  python benchmarks/token_moves.py
-Tokens as a ViT-small has them, (1, 197, 384), of which a task has a tenth of the channels to itself. `gather` reads the
-channels of both side by side, `product` adds the shared ones times a mask and the task's own times a matrix of 0 and 1;
-`layer` is one square layer, for comparison. Milliseconds of one thread, the median of runs in rounds.
+Tokens as a ViT-small has them, (1, 197, 384), of which a task has some channels to itself. `numbers` picks from both
+side by side along the last dimension, `rows` does the same where channels come before positions, `product` adds the
+shared ones times a mask and the task's own times a matrix of 0 and 1. One thread, medians of runs in rounds.
 """
 
 import tempfile
@@ -15,46 +15,60 @@ from torch import Tensor
 
 from gate2static import benchmark
 
-TOKENS, CHANNELS, OWN = 197, 384, 38
+TOKENS, CHANNELS = 197, 384
+SHARES = (0.1, 0.25, 0.5)
 REPEATED = 20
+Way = Callable[[Tensor, Tensor], Tensor]
 
 
 def main() -> None:
-    """Print a line for each way."""
-    generator = torch.Generator().manual_seed(0)
-    own = torch.randperm(CHANNELS, generator=generator)[:OWN]
-    picks, mask = torch.arange(CHANNELS), torch.ones(CHANNELS)
-    picks[own], mask[own] = CHANNELS + torch.arange(OWN), 0
-    scattered = torch.zeros(OWN, CHANNELS)
-    scattered[torch.arange(OWN), own] = 1
-    weight = torch.randn(CHANNELS, CHANNELS, generator=generator)
-    ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-        "gather": lambda shared, task: torch.cat([shared, task], -1).index_select(-1, picks),
-        "product": lambda shared, task: shared * mask + task @ scattered,
-        "layer": lambda shared, task: shared @ weight,
-    }
-    inputs = (torch.randn(1, TOKENS, CHANNELS), torch.randn(1, TOKENS, OWN))
+    """Print a table."""
+    weight = torch.randn(CHANNELS, CHANNELS)
+    shared = torch.randn(1, TOKENS, CHANNELS)
+    unread = torch.zeros(1, REPEATED)
+    ways: dict[str, tuple[Way, Tensor, Tensor]] = {"layer": (lambda x, _: x @ weight, shared, unread)}
+    for share in SHARES:
+        for name, (way, *inputs) in _ways(share, shared).items():
+            ways[f"{name}, {share:g}"] = (way, *inputs)
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / f"{name}.onnx" for name in ways}
-        for name, way in ways.items():
-            repeated = _Repeated(way).eval()
-            torch.onnx.export(repeated, inputs, files[name], optimize=False, verbose=False, external_data=False)
+        files = {name: Path(folder) / f"{number}.onnx" for number, name in enumerate(ways)}
+        for name, (way, *inputs) in ways.items():
+            module = _Repeated(way).eval()
+            torch.onnx.export(module, tuple(inputs), files[name], optimize=False, verbose=False, external_data=False)
         report = benchmark(files, backends=["onnxruntime"], threads=1)
-    for target in report.targets:
-        print(f"{target.name:8s} {target.median_ms / REPEATED:.3f} ms")
+    took = {target.name: target.median_ms for target in report.targets}
+    print("own channels  " + "  ".join(f"{name:>8s}" for name in ("numbers", "rows", "product")))
+    for share in SHARES:
+        ratios = (took[f"{name}, {share:g}"] / took["layer"] for name in ("numbers", "rows", "product"))
+        print(f"{share:12.0%}  " + "  ".join(f"{ratio:8.2f}" for ratio in ratios))
+
+
+def _ways(share: float, shared: Tensor) -> dict[str, tuple[Way, Tensor, Tensor]]:
+    """Each with the tensors that it reads."""
+    own = torch.randperm(CHANNELS, generator=torch.Generator().manual_seed(0))[: round(share * CHANNELS)]
+    picks, mask = torch.arange(CHANNELS), torch.ones(CHANNELS)
+    picks[own], mask[own] = CHANNELS + torch.arange(len(own)), 0
+    scattered = torch.zeros(len(own), CHANNELS)
+    scattered[torch.arange(len(own)), own] = 1
+    tasks = torch.randn(1, REPEATED, TOKENS, len(own))
+    return {
+        "numbers": (lambda x, y: torch.cat([x, y], 2).index_select(2, picks), shared, tasks),
+        "rows": (lambda x, y: torch.cat([x, y], 1).index_select(1, picks), shared.mT, tasks.mT.contiguous()),
+        "product": (lambda x, y: x * mask + y @ scattered, shared, tasks),
+    }
 
 
 class _Repeated(torch.nn.Module):
-    """The same way many times, on other inputs each time, so that none is computed once for all."""
+    """The same way many times, on other tensors each time, so that none is computed once for all."""
 
-    def __init__(self, way: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, way: Way) -> None:
         super().__init__()
         self.way = way
 
-    def forward(self, shared: Tensor, task: Tensor) -> tuple[Tensor, ...]:
-        """(1, tokens, channels) and (1, tokens, own channels) -> a result each time."""
+    def forward(self, shared: Tensor, tasks: Tensor) -> tuple[Tensor, ...]:
+        """What is put together, the task's own stacked -> a result each time."""
         results = []
-        for _ in range(REPEATED):
+        for task in tasks.unbind(1):
             results.append(self.way(shared, task))
             shared = results[-1]
         return tuple(results)

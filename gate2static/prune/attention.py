@@ -19,19 +19,23 @@ def open_attention(network: fx.GraphModule) -> list[fx.Node]:
     """Write plain attention in an annotated network as products, in place.
 
     Returns:
-        What took the place of each: the second product. Attention with a mask, dropout or a scale of its own stays.
+        What took the place of each: the second product, annotated. Attention with a mask, dropout or a scale of its own
+        stays.
     """
     products = []
     for node in network.graph.find_nodes(op="call_function", target=_aten.scaled_dot_product_attention.default):
-        if node.kwargs or len(node.args) > len(("query", "key", "value")):
+        shapes = [shape_of(source) or () for source in node.all_input_nodes]
+        plain = not node.kwargs and len(node.args) == len(("query", "key", "value"))
+        if not plain or len({len(shape) for shape in shapes}) > 1:
             continue
         query, key, value = node.args
-        scale = 1 / math.sqrt((shape_of(query) or ())[-1])
+        scale, ndim = 1 / math.sqrt(shapes[0][-1]), len(shapes[0])
         with network.graph.inserting_before(node):
             scaled = network.graph.call_function(_aten.mul.Tensor, (query, scale))  # first: half precision overflows
-            logits = _product(scaled, _transposed(key, len(shape_of(key) or ())))
+            logits = _product(scaled, _transposed(key, ndim))
             weights = network.graph.call_function(_aten.softmax.int, (logits, -1))
             products.append(_product(weights, value))
+        products[-1].meta = dict(node.meta)
         node.replace_all_uses_with(products[-1])
         network.graph.erase_node(node)
     return products

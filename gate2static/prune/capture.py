@@ -8,6 +8,7 @@ import logging
 import operator
 import warnings
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 import torch
@@ -100,11 +101,11 @@ def _translate(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, fx.Node]) -
 
 def store(root: nn.Module, value: Tensor, *, trained: bool) -> str:
     """Keep a tensor on `root` under the next free name: `parameter_0`, … where it was trained, else `buffer_0`, …."""
+    kind, held = ("parameter", {*root._parameters}) if trained else ("buffer", {*root._buffers})
+    name = next(name for number in count(len(held)) if (name := f"{kind}_{number}") not in held)
     if trained:
-        name = f"parameter_{len(root._parameters)}"
         root.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=False))
     else:
-        name = f"buffer_{len(root._buffers)}"
         root.register_buffer(name, value.detach().clone())
     return name
 

@@ -11,6 +11,7 @@ computed differently.
 """
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from gate2static.prune.regions import CUTS, PICKS, Region, dims_of, regions
 from gate2static.prune.shapes import ANY_BATCH, annotate, elements, shape_of
 
 _aten = torch.ops.aten
+_POSITIONS = (1, 2, 3)  # tokens or sequences, images, volumes
 _PERMUTE_FREELY = {*PERMUTATIONS, _aten.linear.default, _aten.matmul.default, _aten.bmm.default}
 _ROWS, _PERMUTED = 0.6, 1.5
 """Time of a number copied in a row of positions, and of one permuted; 1 is one copied along channels that come last."""
@@ -43,15 +45,13 @@ def channels_first(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> Non
         network: folded.
         examples: its inputs.
     """
-    picks = network.graph.find_nodes(op="call_function", target=PICKS)
-    if all(node.args[1] in (0, 1) for node in picks):
+    if all(node.args[1:2] in ((0,), (1,)) for node in network.graph.find_nodes(op="call_function", target=PICKS)):
         return
     annotate(network, examples, batch=ANY_BATCH)
     compose_permutations(network)
     pick_before_permuting(network)
     products = open_attention(network)
-    dims = {dims_of(node)[0] for node in network.graph.find_nodes(op="call_function", target=PICKS)}
-    for positions in sorted(dim - 1 for dim in dims if dim > 1):
+    for positions in _POSITIONS:
         for region in regions(network, positions):
             if _pays(region):
                 _Rewriter(network, region).rewrite()
@@ -105,6 +105,7 @@ class _Rewriter:
         self.tensors: dict[int, fx.Node] = {}
         self.pools: list[_Pool] = []
         self.views: dict[bytes, fx.Node] = {}
+        self.device = next(chain(network.parameters(), network.buffers())).device
         self.now = 0
 
     def rewrite(self) -> None:
@@ -134,6 +135,8 @@ class _Rewriter:
     def _constant(self, stored: fx.Node, node: fx.Node) -> fx.Node:
         """A constant as the pointwise operator `node` reads it where channels come first."""
         value, ndim, sizes = constant(self.network, stored), len(shape_of(node) or ()), self.region.sizes(node)
+        if value.dim() == 0:  # with dimensions it might decide the dtype of the result
+            return self.graph.get_attr(str(stored.target))
         value = value.reshape(*[1] * (ndim - value.dim()), *value.shape).permute(self._channels_first(ndim))
         if len(sizes) > 1:
             value = value.expand(-1, *sizes, *[-1] * self.region.positions).flatten(1, len(sizes))
@@ -146,7 +149,9 @@ class _Rewriter:
         if len(sizes) > 1:
             tensor = self.graph.call_function(_aten.unflatten.int, (tensor, 1, list(sizes)))
         back = [order.index(dim) for dim in range(len(order))]
-        return self.graph.call_function(_aten.permute.default, (tensor, back))
+        value = self.graph.call_function(_aten.permute.default, (tensor, back))
+        value.meta = dict(node.meta)
+        return value
 
     def _channels_first(self, ndim: int) -> list[int]:
         """The order of dimensions in which positions come last."""
@@ -167,7 +172,8 @@ class _Rewriter:
             pool = self._pool(frozenset(piece.source for piece in pieces))
             rows = np.empty(self.region.ends[-1], dtype=np.int64)
             rows[pool.channels] = np.arange(len(pool.channels))
-            index = store(self.network, torch.from_numpy(rows[channels.flatten().numpy()]), trained=False)
+            picked = torch.from_numpy(rows[channels.flatten().numpy()]).to(self.device)
+            index = store(self.network, picked, trained=False)
             return self.graph.call_function(PICKS, (pool.tensor, 1, self.graph.get_attr(index)))
         if first.length < self.region.size(first.source):
             cut = (self._tensor(first.source), 1, first.start, first.length)

@@ -15,10 +15,10 @@ PERMUTATIONS = {_aten.permute.default, _aten.movedim.int, _aten.transpose.int}
 def compose_permutations(network: fx.GraphModule) -> None:
     """Permutations of permutations become one `permute`, or none, in an annotated network, in place."""
     for node in network.graph.nodes:
-        if node.target not in PERMUTATIONS:
+        if not _is_permutation(node):
             continue
         order, source = _order(node), node.args[0]
-        while source.target in PERMUTATIONS:
+        while _is_permutation(source):
             order, source = [_order(source)[dim] for dim in order], source.args[0]
         if order == sorted(order):
             node.replace_all_uses_with(source)
@@ -31,7 +31,7 @@ def pick_before_permuting(network: fx.GraphModule) -> None:
     """What is picked from a permuted value is picked from the value, in place; it stays annotated."""
     for node in network.graph.find_nodes(op="call_function", target=_aten.index_select.default):
         source: Any = node.args[0]
-        if source.target is _aten.permute.default:
+        if not node.kwargs and source.target is _aten.permute.default:
             value, order = source.args
             with network.graph.inserting_before(node):
                 args = (value, order[node.args[1]], node.args[2])
@@ -42,6 +42,10 @@ def pick_before_permuting(network: fx.GraphModule) -> None:
             )
             node.target, node.args = _aten.permute.default, (picked, order)
     network.graph.eliminate_dead_code()
+
+
+def _is_permutation(node: fx.Node) -> bool:
+    return node.target in PERMUTATIONS and not node.kwargs
 
 
 def _order(node: fx.Node) -> list[int]:

@@ -7,6 +7,7 @@ channels of all sources are counted through; a value that moves made is an array
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from torch import Tensor, fx
 
 from gate2static.gates.nodes import function_of
 from gate2static.prune.channel_maps import constant
-from gate2static.prune.shapes import ANY_BATCH, shape_of
+from gate2static.prune.shapes import ANY_BATCH, dtype_of, shape_of
 
 _aten = torch.ops.aten
 PICKS = _aten.index_select.default
 CUTS = {_aten.narrow.default, _aten.cat.default}
-_RESHAPES = {_aten.unflatten.int, _aten.flatten.using_ints}
+_MOVES = {PICKS, *CUTS, _aten.unflatten.int, _aten.flatten.using_ints}
+_READS_STRIDES = _aten.view_as_complex.default
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,7 @@ class Region:
 
     def is_move(self, node: fx.Node) -> bool:
         """Whether an operator only moves channels; cutting positions is computing."""
-        moves = node.target is PICKS or node.target in _RESHAPES or node.target in CUTS
-        return moves and dims_of(node)[0] > self.positions
+        return node.target in _MOVES and dims_of(node)[0] > self.positions
 
     def sizes(self, node: fx.Node) -> tuple[int, ...]:
         """Of a value's dimensions of channels."""
@@ -125,7 +126,8 @@ def regions(network: fx.GraphModule, positions: int) -> list[Region]:
     labels = connected_components(adjacent, directed=False)[1]
     picking = {labels[i] for node, i in number.items() if node.target is PICKS and dims_of(node)[0] == positions + 1}
     together = [[node for node, i in number.items() if labels[i] == label] for label in sorted(picking)]
-    return [Region(network, members, positions) for members in together]
+    found = [Region(network, members, positions) for members in together]
+    return [region for region in found if not any(n.target is _READS_STRIDES for n in chain(*region.readers.values()))]
 
 
 def operands(node: fx.Node) -> list[fx.Node]:
@@ -138,25 +140,35 @@ def dims_of(node: fx.Node) -> list[int]:
     operand: Any = node.args[0]
     ndim = len(shape_of(operand if isinstance(operand, fx.Node) else operand[0]) or ())
     given: Any = node.args[1:] if node.target is _aten.flatten.using_ints else node.args[1:2]
-    return [dim % ndim for dim in given]
+    return [dim % ndim for dim in given or (0,)]
 
 
 def _is_movable(node: fx.Node, positions: int) -> bool:
     """Whether an operator can be applied as well where positions come last."""
     if node.op != "call_function" or not _has_channels(node, positions):
         return False
-    if node.target is PICKS or node.target in _RESHAPES:
-        return dims_of(node)[0] > positions
-    if node.target in CUTS:
-        return dims_of(node)[0] > 0
+    if node.target in _MOVES:
+        return not node.kwargs and _is_move(node, positions)
     is_pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-    return is_pointwise and all(_is_operand(source, node, positions) for source in node.all_input_nodes)
+    settings = all(isinstance(value, bool | int | float | str) for value in node.kwargs.values())
+    return is_pointwise and settings and all(_is_operand(source, node, positions) for source in node.all_input_nodes)
+
+
+def _is_move(node: fx.Node, positions: int) -> bool:
+    first = dims_of(node)[0]
+    if node.target is PICKS:
+        index: Any = node.args[2]
+        return first > positions and index.op == "get_attr"
+    if node.target is _aten.cat.default:  # other dtypes would be converted, values without dimensions left out
+        alike = (len(shape_of(node) or ()), dtype_of(node))
+        return first > 0 and all((len(shape_of(n) or ()), dtype_of(n)) == alike for n in node.all_input_nodes)
+    return first > (0 if node.target in CUTS else positions)
 
 
 def _has_channels(node: fx.Node, positions: int) -> bool:
     """Whether a value has a batch, so many dimensions of positions, and others behind them."""
     shape = shape_of(node)
-    return shape is not None and len(shape) > positions + 1 and shape[0] == ANY_BATCH
+    return shape is not None and len(shape) > positions + 1 and shape[0] == ANY_BATCH and 0 not in shape
 
 
 def _is_operand(source: fx.Node, node: fx.Node, positions: int) -> bool:

@@ -13,7 +13,8 @@ from gate2static.export import export_onnx
 from gate2static.gates import gate
 from gate2static.prune import Lowering, StaticModel, expected_macs, load_static, prune
 from gate2static.prune.attention import open_attention, transpose_products
-from gate2static.prune.capture import capture
+from gate2static.prune.capture import capture, store
+from gate2static.prune.fold import fold
 from gate2static.prune.permutations import compose_permutations, pick_before_permuting
 from gate2static.prune.regions import Region, regions
 from gate2static.prune.shapes import ANY_BATCH, annotate, shape_of
@@ -185,6 +186,7 @@ class _LookAlikes(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        self.register_buffer("other", torch.tensor([1]))
         self.register_buffer("index", torch.tensor([2, 0, 1]))
         self.token = nn.Parameter(torch.randn(1, 4, 3))
 
@@ -226,3 +228,80 @@ def test_only_plain_attention_becomes_products_and_is_transposed_before_it_is_co
     assert [node.target for node in (read[0], read[2])] == [_aten.matmul.default] * 2
     for found, expected in zip(network(*inputs), _Attention()(*inputs), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+class _Calls(nn.Module):
+    """Any function of tokens, two layers and an index of channels."""
+
+    def __init__(self, function: Any) -> None:
+        super().__init__()
+        self.function, self.first, self.second = function, nn.Linear(6, 6), nn.Linear(6, 6)
+        self.register_buffer("other", torch.tensor([1]))
+        self.register_buffer("index", torch.tensor([5, 0, 3, 2, 1, 4]))
+        self.register_buffer("number", torch.tensor(0.5, dtype=torch.float64))
+        self.register_buffer("scale", torch.rand(3, 1))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        result = self.function(self, x)
+        return result if isinstance(result, tuple) else (result,)
+
+
+def _pick(net: Any, x: Tensor) -> Tensor:
+    return x.index_select(2, net.index)
+
+
+_attend = nn.functional.scaled_dot_product_attention
+ODD = {
+    "a constant without dimensions in another dtype": lambda net, x: net.second(_pick(net, net.first(x)) * net.number),
+    "an index that is computed": lambda net, x: net.second(_pick(net, net.first(x)).index_select(2, net.index.flip(0))),
+    "one tensor put side by side": lambda net, x: (torch.cat([_pick(net, net.first(x))]), torch.cat([net.first(x)])),
+    "the same tensor twice": lambda net, x: torch.cat([_pick(net, x), x, x], 2).index_select(2, net.index),
+    "attention of one head": lambda net, x: net.second(_pick(net, _attend(x, x, x))),
+    "attention of attention": lambda net, x: net.second(_pick(net, _attend(_attend(x, x, x), _attend(x, x, x), x))),
+    "attention side by side": lambda net, x: _pick(net, torch.cat([_attend(x, x, x), _attend(x * 2, x, x)], 2)),
+    "no channels": lambda net, x: (_pick(net, x), x.index_select(2, net.index[:0])),
+    "channels of other dtypes": lambda net, x: torch.cat([_pick(net, x), _pick(net, x > 0)], 2).narrow(2, 0, 6),
+    "values in and outside": lambda net, x: (_pick(net, x) + x, _pick(net, x), _pick(net, _pick(net, x) + x), x),
+    "complex numbers": lambda net, x: torch.view_as_complex(_pick(net, x).unflatten(2, (3, 2))).abs(),
+    "another memory format": lambda net, x: (
+        _pick(net, x).unflatten(2, (3, 2)).clone(memory_format=torch.channels_last).flatten(2)
+    ),
+    "broadcast scales": lambda net, x: (_pick(net, x).unflatten(2, (3, 2)) * net.scale).flatten(2),
+    "broadcast positions": lambda net, x: _pick(net, x) + _pick(net, x.mean(1, keepdim=True)),
+    "whole numbers": lambda net, x: _pick(net, (x * 9).long()) * 2,
+    "tokens that become images": lambda net, x: (_pick(net, net.first(x)).unflatten(1, (5, 1)) * 1.0).index_select(
+        3, net.index
+    ),
+    "positions picked": lambda net, x: _pick(net, x).index_select(1, net.index[3:]).narrow(-2, 0, 2),
+    "what nothing reads": lambda net, x: (x.index_select(2, net.other), _pick(net, net.first(x)) + _pick(net, x))[1],
+}
+
+
+@pytest.mark.usefixtures("always")
+@pytest.mark.parametrize("function", ODD.values(), ids=ODD)
+def test_odd_operators_compute_the_same(function: Any) -> None:
+    torch.manual_seed(0)
+    module, x = _Calls(function).eval(), torch.randn(3, 5, 6)
+    network = capture(module, (x,))
+    for found, expected in zip(fold(network, (x,), first=True)(x), module(x), strict=True):
+        assert found.dtype == expected.dtype
+        torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("target", [_aten.index_select.default, _aten.mul.Tensor, _aten.transpose.int])
+def test_arguments_by_name_are_left_alone(target: Any) -> None:
+    """`torch.export` does not write them; a file from elsewhere may."""
+    module = _Calls(lambda net, x: _pick(net, x.transpose(1, 2).transpose(1, 2)) * _pick(net, net.first(x))).eval()
+    x = torch.randn(3, 5, 6)
+    network = capture(module, (x,))
+    for node in _calls(network, target):
+        names = [argument.name for argument in target._schema.arguments[1 : len(node.args)]]
+        node.kwargs, node.args = dict(zip(names, node.args[1:], strict=True)), node.args[:1]
+    torch.testing.assert_close(fold(network, (x,), first=True)(x), module(x))
+
+
+def test_names_of_stored_tensors_are_free() -> None:
+    root = nn.Module()
+    root.register_buffer("buffer_1", torch.zeros(1))
+    names = [store(root, torch.zeros(1), trained=trained) for trained in (False, False, True)]
+    assert names == ["buffer_2", "buffer_3", "parameter_0"]
