@@ -19,14 +19,14 @@ def open_attention(network: fx.GraphModule) -> list[fx.Node]:
     """Write plain attention in an annotated network as products, in place.
 
     Returns:
-        What took the place of each: the second product, annotated. Attention with a mask, dropout or a scale of its own
-        stays.
+        What took the place of each: the second product, annotated. Attention with a mask, dropout or a scale of its
+        own stays, and so do operands of different numbers of dimensions.
     """
     products = []
     for node in network.graph.find_nodes(op="call_function", target=_aten.scaled_dot_product_attention.default):
         shapes = [shape_of(source) or () for source in node.all_input_nodes]
         plain = not node.kwargs and len(node.args) == len(("query", "key", "value"))
-        if not plain or len({len(shape) for shape in shapes}) > 1:
+        if not plain or len({len(shape) for shape in shapes}) > 1 or 0 in shapes[0]:
             continue
         query, key, value = node.args
         scale, ndim = 1 / math.sqrt(shapes[0][-1]), len(shapes[0])
@@ -45,7 +45,8 @@ def transpose_products(products: Iterable[fx.Node]) -> None:
     """(A B)ᵀ = Bᵀ Aᵀ: products that are only read transposed are computed so, in place."""
     for product in products:
         reader = next(iter(product.users), product)
-        order: Any = reader.args[1] if reader.target is _aten.permute.default else ()
+        permuted = reader.target is _aten.permute.default and not reader.kwargs
+        order: Any = reader.args[1] if permuted else ()
         if len(product.users) == 1 and order and list(order) == _exchanged(len(order)):
             left, right = product.args
             with reader.graph.inserting_before(reader):

@@ -101,7 +101,7 @@ def _translate(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, fx.Node]) -
 
 def store(root: nn.Module, value: Tensor, *, trained: bool) -> str:
     """Keep a tensor on `root` under the next free name: `parameter_0`, … where it was trained, else `buffer_0`, …."""
-    kind, held = ("parameter", {*root._parameters}) if trained else ("buffer", {*root._buffers})
+    kind, held = ("parameter", root._parameters.keys()) if trained else ("buffer", root._buffers.keys())
     name = next(name for number in count(len(held)) if (name := f"{kind}_{number}") not in held)
     if trained:
         root.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=False))

@@ -29,6 +29,8 @@ from gate2static.prune.regions import CUTS, PICKS, Region, dims_of, regions
 from gate2static.prune.shapes import ANY_BATCH, annotate, elements, shape_of
 
 _aten = torch.ops.aten
+_READ_STRIDES = {_aten.view_as_complex.default, _aten.view.dtype}
+"""What works on dimensions that lie side by side in memory; permuted ones do not."""
 _POSITIONS = (1, 2, 3)  # tokens or sequences, images, volumes
 _PERMUTE_FREELY = {*PERMUTATIONS, _aten.linear.default, _aten.matmul.default, _aten.bmm.default}
 _ROWS, _PERMUTED = 0.6, 1.5
@@ -38,14 +40,17 @@ _ROWS, _PERMUTED = 0.6, 1.5
 def channels_first(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
     """Rewrite, in place, what picks channels behind positions, and what works number by number beside it.
 
-    Regions in which that takes longer than it saves stay as they are: where channels are moved in long runs. Attention
-    is written as products, which take permuted operands as they are.
+    Regions in which that takes longer than it saves stay as they are: where channels are moved in long runs. Whether
+    any is rewritten or not, attention is written as products, which take permuted operands as they are, and picks come
+    before permutations. Results may lie permuted in memory.
 
     Args:
         network: folded.
         examples: its inputs.
     """
-    if all(node.args[1:2] in ((0,), (1,)) for node in network.graph.find_nodes(op="call_function", target=PICKS)):
+    picks = network.graph.find_nodes(op="call_function", target=PICKS)
+    reads_strides = any(node.target in _READ_STRIDES for node in network.graph.nodes)
+    if reads_strides or all(node.args[1:2] in ((0,), (1,)) for node in picks):
         return
     annotate(network, examples, batch=ANY_BATCH)
     compose_permutations(network)
@@ -55,6 +60,7 @@ def channels_first(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> Non
         for region in regions(network, positions):
             if _pays(region):
                 _Rewriter(network, region).rewrite()
+        network.graph.eliminate_dead_code()
     compose_permutations(network)
     transpose_products(products)
     compose_permutations(network)
@@ -136,7 +142,7 @@ class _Rewriter:
         """A constant as the pointwise operator `node` reads it where channels come first."""
         value, ndim, sizes = constant(self.network, stored), len(shape_of(node) or ()), self.region.sizes(node)
         if value.dim() == 0:  # with dimensions it might decide the dtype of the result
-            return self.graph.get_attr(str(stored.target))
+            return stored
         value = value.reshape(*[1] * (ndim - value.dim()), *value.shape).permute(self._channels_first(ndim))
         if len(sizes) > 1:
             value = value.expand(-1, *sizes, *[-1] * self.region.positions).flatten(1, len(sizes))

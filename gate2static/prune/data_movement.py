@@ -18,8 +18,10 @@ MACS = 10
 BLOCK = 16
 """Channels that backends keep together in layers' tensors."""
 
-ALONE, _TOGETHER = 10, 8
-"""Time of a number that is picked alone, in numbers copied; from how many side by side on that is over."""
+_ALONE = 10
+"""Numbers copied in a row in the time of one that is picked alone."""
+_TOGETHER = 8
+"""How many picked side by side are copied in a row."""
 
 _aten = torch.ops.aten
 _LAYERS = {*CONVOLUTIONS.values(), _aten.linear.default, _aten.matmul.default, _aten.bmm.default}
@@ -66,7 +68,7 @@ def copied(node: fx.Node) -> float:
         return elements(node)
     dim: Any = node.args[1]
     together = math.prod((shape_of(node) or ())[dim:][1:])
-    return elements(node) * (ALONE if together < _TOGETHER else 1)
+    return elements(node) * (_ALONE if together < _TOGETHER else 1)
 
 
 def _is_in_blocks(node: fx.Node, inputs: list[fx.Node], in_blocks: set[fx.Node]) -> bool:

@@ -30,8 +30,8 @@ def compose_permutations(network: fx.GraphModule) -> None:
 def pick_before_permuting(network: fx.GraphModule) -> None:
     """What is picked from a permuted value is picked from the value, in place; it stays annotated."""
     for node in network.graph.find_nodes(op="call_function", target=_aten.index_select.default):
-        source: Any = node.args[0]
-        if not node.kwargs and source.target is _aten.permute.default:
+        source: Any = node.args[0] if len(node.args) == len(("self", "dim", "index")) else node
+        if source.target is _aten.permute.default and _is_permutation(source):
             value, order = source.args
             with network.graph.inserting_before(node):
                 args = (value, order[node.args[1]], node.args[2])

@@ -7,7 +7,6 @@ channels of all sources are counted through; a value that moves made is an array
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ _aten = torch.ops.aten
 PICKS = _aten.index_select.default
 CUTS = {_aten.narrow.default, _aten.cat.default}
 _MOVES = {PICKS, *CUTS, _aten.unflatten.int, _aten.flatten.using_ints}
-_READS_STRIDES = _aten.view_as_complex.default
 
 
 @dataclass(frozen=True)
@@ -126,8 +124,7 @@ def regions(network: fx.GraphModule, positions: int) -> list[Region]:
     labels = connected_components(adjacent, directed=False)[1]
     picking = {labels[i] for node, i in number.items() if node.target is PICKS and dims_of(node)[0] == positions + 1}
     together = [[node for node, i in number.items() if labels[i] == label] for label in sorted(picking)]
-    found = [Region(network, members, positions) for members in together]
-    return [region for region in found if not any(n.target is _READS_STRIDES for n in chain(*region.readers.values()))]
+    return [Region(network, members, positions) for members in together]
 
 
 def operands(node: fx.Node) -> list[fx.Node]:
@@ -148,17 +145,21 @@ def _is_movable(node: fx.Node, positions: int) -> bool:
     if node.op != "call_function" or not _has_channels(node, positions):
         return False
     if node.target in _MOVES:
-        return not node.kwargs and _is_move(node, positions)
+        return _has_settings(node) and _can_move(node, positions)
     is_pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
     settings = all(isinstance(value, bool | int | float | str) for value in node.kwargs.values())
     return is_pointwise and settings and all(_is_operand(source, node, positions) for source in node.all_input_nodes)
 
 
-def _is_move(node: fx.Node, positions: int) -> bool:
+def _has_settings(node: fx.Node) -> bool:
+    """Whether what a move is to do is known: numbers and stored indices, in their places."""
+    given = [value for argument in node.args[1:] for value in (argument if isinstance(argument, list) else [argument])]
+    known = all(value.op == "get_attr" if isinstance(value, fx.Node) else isinstance(value, int) for value in given)
+    return not node.kwargs and known and not any(isinstance(value, fx.Node) for value in node.args[1:2])
+
+
+def _can_move(node: fx.Node, positions: int) -> bool:
     first = dims_of(node)[0]
-    if node.target is PICKS:
-        index: Any = node.args[2]
-        return first > positions and index.op == "get_attr"
     if node.target is _aten.cat.default:  # other dtypes would be converted, values without dimensions left out
         alike = (len(shape_of(node) or ()), dtype_of(node))
         return first > 0 and all((len(shape_of(n) or ()), dtype_of(n)) == alike for n in node.all_input_nodes)

@@ -1,6 +1,7 @@
 """Shapes of an emitted or captured network, found on tensors without content."""
 
 import math
+from itertools import chain
 
 import torch
 from torch import Tensor, fx
@@ -18,7 +19,8 @@ ANY_BATCH = 1009
 
 def annotate(network: fx.GraphModule, examples: tuple[Tensor, ...], *, batch: int = 1) -> None:
     """Note on every node what its value looks like, for a batch in the network's dtype and on its device."""
-    like = next((p for p in network.parameters() if p.is_floating_point()), torch.empty(()))
+    stored = chain(network.parameters(), network.buffers())
+    like = next((tensor for tensor in stored if tensor.is_floating_point()), torch.empty(()))
     examples = tuple(x.to(like if x.is_floating_point() else like.device) for x in examples)
     # Made before the mode is entered: inside it, ShapeProp copies the network, which takes longer than the shapes.
     shapes = ShapeProp(network)

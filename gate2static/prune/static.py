@@ -23,6 +23,7 @@ from gate2static.gates.shapes import quiet
 from gate2static.prune.fold import fold
 from gate2static.prune.manifest import FORMAT, FORMAT_VERSION, Manifest
 from gate2static.prune.serial import graph_from_dict, graph_to_dict
+from gate2static.prune.shapes import ANY_BATCH
 
 _GRAPH, _WEIGHTS, _MANIFEST = "graph.json", "weights.safetensors", "manifest.json"
 
@@ -82,7 +83,8 @@ class StaticModel(nn.Module):
         Channels are moved by convolutions, or as rows, where the network was pruned for a target that is faster so.
         """
         how = self.manifest
-        network = fold(self.network, self.example_inputs(), convolve=how.convolve_moves, first=how.channels_first)
+        examples = self.example_inputs() if how.convolve_moves or how.channels_first else ()
+        network = fold(self.network, examples, convolve=how.convolve_moves, first=how.channels_first)
         return StaticModel(network, how.model_copy(update={"convolve_moves": False, "channels_first": False}))
 
     def save(self, folder: Path | str) -> None:
@@ -154,7 +156,7 @@ def _inconsistency(model: StaticModel) -> str | None:
         return "outputs are not named for the tasks"
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), quiet():
-            inputs = [torch.empty((2, *s.shape), dtype=getattr(torch, s.dtype)) for s in manifest.inputs]
+            inputs = [torch.empty((ANY_BATCH, *s.shape), dtype=getattr(torch, s.dtype)) for s in manifest.inputs]
             found = fx.Interpreter(model.network).run(*inputs)
     except Exception as error:  # noqa: BLE001 - whatever a stranger's graph does wrong
         return f"it does not run on the inputs: {' '.join(str(error).split())[:200]}"

@@ -252,7 +252,7 @@ def _pick(net: Any, x: Tensor) -> Tensor:
 
 _attend = nn.functional.scaled_dot_product_attention
 ODD = {
-    "a constant without dimensions in another dtype": lambda net, x: net.second(_pick(net, net.first(x)) * net.number),
+    "a constant without dimensions": lambda net, x: net.second(_pick(net, net.first(x)) * net.number),
     "an index that is computed": lambda net, x: net.second(_pick(net, net.first(x)).index_select(2, net.index.flip(0))),
     "one tensor put side by side": lambda net, x: (torch.cat([_pick(net, net.first(x))]), torch.cat([net.first(x)])),
     "the same tensor twice": lambda net, x: torch.cat([_pick(net, x), x, x], 2).index_select(2, net.index),
@@ -262,6 +262,9 @@ ODD = {
     "no channels": lambda net, x: (_pick(net, x), x.index_select(2, net.index[:0])),
     "channels of other dtypes": lambda net, x: torch.cat([_pick(net, x), _pick(net, x > 0)], 2).narrow(2, 0, 6),
     "values in and outside": lambda net, x: (_pick(net, x) + x, _pick(net, x), _pick(net, _pick(net, x) + x), x),
+    "complex numbers behind a view": lambda net, x: torch.view_as_complex(
+        _pick(net, x).unflatten(2, (1, 3, 2)).unbind(2)[0]
+    ).abs(),
     "complex numbers": lambda net, x: torch.view_as_complex(_pick(net, x).unflatten(2, (3, 2))).abs(),
     "another memory format": lambda net, x: (
         _pick(net, x).unflatten(2, (3, 2)).clone(memory_format=torch.channels_last).flatten(2)
@@ -281,17 +284,22 @@ ODD = {
 @pytest.mark.parametrize("function", ODD.values(), ids=ODD)
 def test_odd_operators_compute_the_same(function: Any) -> None:
     torch.manual_seed(0)
-    module, x = _Calls(function).eval(), torch.randn(3, 5, 6)
+    module, x = _Calls(function).eval().double(), torch.randn(3, 5, 6).double()
     network = capture(module, (x,))
     for found, expected in zip(fold(network, (x,), first=True)(x), module(x), strict=True):
         assert found.dtype == expected.dtype
-        torch.testing.assert_close(found, expected)
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("target", [_aten.index_select.default, _aten.mul.Tensor, _aten.transpose.int])
+def test_a_number_of_another_dtype_converts_nothing() -> None:
+    module, x = _Calls(lambda net, x: net.second(_pick(net, net.first(x)) * net.number)).eval(), torch.randn(3, 5, 6)
+    assert fold(capture(module, (x,)), (x,), first=True)(x)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("target", [_aten.index_select.default, _aten.mul.Tensor, _aten.permute.default])
 def test_arguments_by_name_are_left_alone(target: Any) -> None:
     """`torch.export` does not write them; a file from elsewhere may."""
-    module = _Calls(lambda net, x: _pick(net, x.transpose(1, 2).transpose(1, 2)) * _pick(net, net.first(x))).eval()
+    module = _Calls(lambda net, x: _pick(net, x.permute(0, 2, 1).permute(0, 2, 1)) * _pick(net, net.first(x))).eval()
     x = torch.randn(3, 5, 6)
     network = capture(module, (x,))
     for node in _calls(network, target):
