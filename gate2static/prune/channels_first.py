@@ -73,8 +73,7 @@ def _pays(region: Region) -> bool:
         if any(reader.target not in _PERMUTE_FREELY for reader in readers):
             permuted.append(node)
     rows, pooled = 0, set[int]()
-    for node in region.reads():
-        pieces = region.pieces(region.channels[node])
+    for node, pieces in region.reads.items():
         sources = {piece.source for piece in pieces}
         if len(pieces) > 1 or pieces[0].length < region.size(pieces[0].source):
             rows += elements(node)
@@ -106,8 +105,8 @@ class _Rewriter:
     def __init__(self, network: fx.GraphModule, region: Region) -> None:
         self.network, self.graph, self.region = network, network.graph, region
         self.order = {node: i for i, node in enumerate(self.graph.nodes)}
-        pieces = [region.pieces(region.channels[node]) for node in region.reads()]
-        self.gathered = [frozenset(p.source for p in found) for found in pieces if region.is_gathered(found)]
+        gathered = filter(region.is_gathered, region.reads.values())
+        self.gathered = [frozenset(piece.source for piece in pieces) for pieces in gathered]
         self.tensors: dict[int, fx.Node] = {}
         self.pools: list[_Pool] = []
         self.views: dict[bytes, fx.Node] = {}

@@ -25,7 +25,7 @@ _TOGETHER = 8
 
 _aten = torch.ops.aten
 _LAYERS = {*CONVOLUTIONS.values(), _aten.linear.default, _aten.matmul.default, _aten.bmm.default}
-_RESHAPES = {_aten.unflatten.int, _aten.flatten.using_ints}
+RESHAPES = {_aten.unflatten.int, _aten.flatten.using_ints}
 _FUSED = {_aten.relu.default, _aten.add.Tensor, _aten.hardsigmoid.default, _aten.sigmoid.default, _aten.tanh.default}
 _IN_BLOCKS = {*_FUSED, _aten.max_pool2d.default, _aten.avg_pool2d.default, _aten.adaptive_avg_pool2d.default}
 """What works on tensors in blocks as they are."""
@@ -62,7 +62,7 @@ def movement_cost(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> floa
 
 def copied(node: fx.Node) -> float:
     """Numbers that an operator writes, with what picking them one by one is worth; none where it reshapes."""
-    if node.target in _RESHAPES:
+    if node.target in RESHAPES:
         return 0
     if node.target is not _aten.index_select.default:
         return elements(node)

@@ -7,6 +7,7 @@ channels of all sources are counted through; a value that moves made is an array
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,13 @@ from torch import Tensor, fx
 
 from gate2static.gates.nodes import function_of
 from gate2static.prune.channel_maps import constant
+from gate2static.prune.data_movement import RESHAPES
 from gate2static.prune.shapes import ANY_BATCH, dtype_of, shape_of
 
 _aten = torch.ops.aten
 PICKS = _aten.index_select.default
 CUTS = {_aten.narrow.default, _aten.cat.default}
-_MOVES = {PICKS, *CUTS, _aten.unflatten.int, _aten.flatten.using_ints}
+_MOVES = {PICKS, *CUTS, *RESHAPES}
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ class Region:
         """Of a value's dimensions of channels."""
         return (shape_of(node) or ())[self.positions + 1 :]
 
-    def reads(self) -> list[fx.Node]:
-        """Values that pointwise operators or others than the region read; of those with equal channels one."""
+    @cached_property
+    def reads(self) -> dict[fx.Node, list[Piece]]:
+        """What pointwise operators or others than the region read, in pieces; of values with equal channels one."""
         read = [source for node in self.nodes if not self.is_move(node) for source in operands(node)]
         read += [node for node, readers in self.readers.items() if readers]
-        return list({self.channels[node].numpy().tobytes(): node for node in read}.values())
+        distinct = {self.channels[node].numpy().tobytes(): node for node in read}
+        return {node: self.pieces(self.channels[node]) for node in distinct.values()}
 
     def size(self, source: int) -> int:
         """How many channels a source has."""
