@@ -194,13 +194,14 @@ class _SettledLift:
     def _by_rows(self, node: fx.Node) -> _Value | None:
         """What works channel by channel, on rows; None where it does not, or where that would be more work."""
         inputs = node.all_input_nodes
-        rows = [self._values[n].rows for n in inputs]
+        rows = [found for n in inputs if (found := self._values[n].rows)]
         name, branch = next(iter(self._branches.items()))
-        if not inputs or not all(rows) or not works_by_channel(branch, node, {r.dim for r in rows if r}):
+        missing = len(rows) < len(inputs)
+        if not inputs or missing or not works_by_channel(branch, node, {r.dim for r in rows}):
             return None
         read, nothing = self._reads[node], [None] * len(self._branches)
-        views = np.stack([np.where(read[:, None], r.views, -1) for r in rows if r])
-        if len(inputs) == 1 and rows[0] is not None:
+        views = np.stack([np.where(read[:, None], r.views, -1) for r in rows])
+        if len(inputs) == 1:
             made = self._copy(node, name, {inputs[0]: rows[0].node})
             return _Value(list(nothing), _Rows(made, rows[0].count, views[0], rows[0].dim))
         distinct, inverse = np.unique(views[:, read].reshape(len(views), -1), axis=1, return_inverse=True)
@@ -210,12 +211,11 @@ class _SettledLift:
         arguments = {
             n: self._pick(r.node, r.dim, [picked], r.count)[0]
             for n, r, picked in zip(inputs, rows, distinct, strict=True)
-            if r is not None
         }
         joined = np.full(views.shape[1:], -1)
         joined[read] = inverse.reshape(joined[read].shape)
         made = self._copy(node, name, arguments)
-        return _Value(list(nothing), _Rows(made, distinct.shape[1], joined, rows[0].dim))  # type: ignore[union-attr]
+        return _Value(list(nothing), _Rows(made, distinct.shape[1], joined, rows[0].dim))
 
     def _streams(self, node: fx.Node, wanted: Bools) -> list[fx.Node | None]:
         """The streams of a value that are wanted, and those that were already made."""
