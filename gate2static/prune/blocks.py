@@ -6,6 +6,7 @@ reordered: what a layer reads is some whole tensors side by side.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 from torch import Tensor, fx
@@ -42,55 +43,64 @@ def blocks(
         if not origins[node]:
             # What different streams' layers made stays apart, so that all blocks have their channels in one order.
             makers = np.where(found[node] < 0, -1, np.arange(len(found[node])) // rule.channels)
-            found[node] = _numbered(np.stack([makers, found[node]], 1))
-    count, before = _count(found), 0
-    while count > before:
-        for node in rules:
-            columns = [np.where(ids < 0, -1, found[source][ids]) for source, ids in origins[node]]
-            found[node] = _numbered(np.stack([found[node], *columns], 1))
-        for node in reversed(list(rules)):
-            for source, ids in origins[node]:
-                found[source] = _split_by_results(found[source], ids, found[node])
-        before, count = count, _count(found)
-    narrow = _narrow(found, origins, min_channels)
-    return {node: labels for node, labels in found.items() if node not in narrow}
+            found[node] = _numbered(makers, found[node])
+    wide = [group for group in _connected(origins) if _refine(found, group, origins, min_channels)]
+    return {node: found[node] for group in wide for node in group}
 
 
-def _narrow(found: Mapping[fx.Node, Ids], origins: Mapping[fx.Node, Origins], min_channels: int) -> set[fx.Node]:
-    """Nodes whose blocks depend on each other and have fewer channels than `min_channels` on average."""
-    together = {node: {node} for node in found}
+def _connected(origins: Mapping[fx.Node, Origins]) -> list[list[fx.Node]]:
+    """Nodes whose blocks depend on each other, in their order."""
+    together = {node: {node} for node in origins}
     for node, sources in origins.items():
         for source, _ in sources:
             if together[source] is not together[node]:
                 together[node] |= together[source]
                 for member in together[source]:
                     together[member] = together[node]
-    narrow: set[fx.Node] = set()
-    for members in {id(group): group for group in together.values()}.values():
-        labels = [found[n][found[n] >= 0] for n in members]
-        number = sum(len(np.unique(v)) for v in labels)
-        if sum(len(v) for v in labels) < min_channels * number:
-            narrow |= members
-    return narrow
+    groups: dict[int, list[fx.Node]] = {}
+    for node in origins:
+        groups.setdefault(id(together[node]), []).append(node)
+    return list(groups.values())
+
+
+def _refine(
+    found: dict[fx.Node, Ids], nodes: Sequence[fx.Node], origins: Mapping[fx.Node, Origins], min_channels: int
+) -> bool:
+    """Split the blocks of connected nodes, in place, until they map to blocks.
+
+    Returns:
+        Whether they have at least `min_channels` channels on average; it ends as soon as they have not.
+    """
+    most = sum(int((found[node] >= 0).sum()) for node in nodes) / min_channels
+    count, before = _count(found, nodes), 0
+    while before < count <= most:
+        for node in nodes:
+            columns = [np.where(ids < 0, -1, found[source][ids]) for source, ids in origins[node]]
+            found[node] = _numbered(found[node], *columns)
+        for node in reversed(nodes):
+            for source, ids in origins[node]:
+                found[source] = _split_by_results(found[source], ids, found[node])
+        before, count = count, _count(found, nodes)
+    return count <= most
 
 
 def _split_by_results(labels: Ids, ids: Ids, results: Ids) -> Ids:
     """Channels of a source stay together where the same blocks of the result come from them."""
-    read = ids >= 0
-    pairs = np.unique(np.stack([ids[read], results[read]], 1), axis=0)
-    sets = [frozenset[int]()] * len(labels)
-    for group in np.split(pairs, np.flatnonzero(np.diff(pairs[:, 0])) + 1):
-        if len(group):
-            sets[group[0, 0]] = frozenset(group[:, 1].tolist())
-    number = {s: i for i, s in enumerate(dict.fromkeys(sets))}
-    return _numbered(np.stack([labels, np.array([number[s] for s in sets])], 1))
+    read, width = ids >= 0, results.max(initial=0) + 1
+    sources, blocks = np.divmod(np.unique(ids[read] * width + results[read]), width)
+    ends = np.searchsorted(sources, np.arange(len(labels) + 1)).tolist()
+    sets = [blocks[start:end].tobytes() for start, end in pairwise(ends)]
+    number = {of: i for i, of in enumerate(dict.fromkeys(sets))}
+    return _numbered(labels, np.array([number[of] for of in sets], dtype=np.int64))
 
 
-def _numbered(rows: Ids) -> Ids:
-    """One number for each distinct row; rows of dead channels, which start with -1, keep that."""
-    numbers = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
-    return np.where(rows[:, 0] < 0, -1, numbers)
+def _numbered(labels: Ids, *columns: Ids) -> Ids:
+    """One number for each distinct row of labels and columns, in their order; dead channels keep their -1."""
+    numbers = labels
+    for column in columns:
+        numbers = np.unique(numbers * (column.max(initial=0) + 2) + column + 1, return_inverse=True)[1]
+    return np.where(labels < 0, -1, numbers)
 
 
-def _count(labels: Mapping[fx.Node, Ids]) -> int:
-    return sum(len(np.unique(v[v >= 0])) for v in labels.values())
+def _count(found: Mapping[fx.Node, Ids], nodes: Sequence[fx.Node]) -> int:
+    return sum(len(np.unique(found[node][found[node] >= 0])) for node in nodes)

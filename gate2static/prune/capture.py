@@ -1,21 +1,26 @@
 """An emitted network -> the graph of tensor operators that a `StaticModel` runs and saves.
 
 `torch.export` reduces every module, user code included, to operators on tensors. What is verified, saved, loaded and
-exported is this one form.
+exported is this one form. Most of its time goes into keeping the batch size free, which networks that are only compared
+do not need: `sketch`.
 """
 
 import logging
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export.graph_signature import InputKind
+from torch.fx.experimental.proxy_tensor import make_fx
 
 from gate2static.errors import PruneError
+from gate2static.prune.shapes import any_batch
 
 _aten = torch.ops.aten
 _CANONICAL: Mapping[Any, Any] = {
@@ -42,15 +47,39 @@ def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
     """
     batch = torch.export.Dim("batch", min=1)
     shapes = tuple({0: batch} if isinstance(x, Tensor) and x.dim() else None for x in examples)
+    with _tracing():
+        program = torch.export.export(network, examples, dynamic_shapes=shapes, strict=False)
+        if any(_writes(node) for node in program.graph.nodes):
+            program = program.run_decompositions({})
+    stored = {**program.state_dict, **program.constants}
+    inputs = (spec for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT)
+    return _own_graph(program.graph, {spec.arg.name: stored[str(spec.target)] for spec in inputs})
+
+
+def sketch(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
+    """The operators that `capture` would find, at a batch of `ANY_BATCH` only.
+
+    Raises:
+        PruneError: the network cannot be followed.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        inputs = any_batch(network, examples)
+    with _tracing():
+        traced = make_fx(network, tracing_mode="fake", pre_dispatch=True)(*inputs)
+    read = traced.graph.find_nodes(op="get_attr")
+    return _own_graph(traced.graph, {node.name: operator.attrgetter(str(node.target))(traced) for node in read})
+
+
+@contextmanager
+def _tracing() -> Iterator[None]:
+    """Without gradients and torch's warnings; its exceptions become ours."""
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            program = torch.export.export(network, examples, dynamic_shapes=shapes, strict=False)
-            if any(_writes(node) for node in program.graph.nodes):
-                program = program.run_decompositions({})
+            yield
     except Exception as error:
         reason = " ".join(str(error).split())[:400]
         raise PruneError(
@@ -59,22 +88,19 @@ def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
         ) from error
     finally:
         logger.setLevel(level)
-    return _own_graph(program)
 
 
-def _own_graph(program: torch.export.ExportedProgram) -> fx.GraphModule:
+def _own_graph(traced: fx.Graph, stored: Mapping[str, Tensor]) -> fx.GraphModule:
+    """The graph over tensors of its own; `stored` are those tensors, by the node that reads them."""
     root, graph = nn.Module(), fx.Graph()
-    stored = {**program.state_dict, **program.constants}
-    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     env: dict[fx.Node, fx.Node] = {}
-    for node in program.graph.nodes:
-        if node.op == "placeholder":
-            spec = specs[node.name]
-            if spec.kind is InputKind.USER_INPUT:
-                env[node] = graph.placeholder(node.name)
-            elif node.users:
-                trained = spec.kind is InputKind.PARAMETER
-                env[node] = graph.get_attr(store(root, stored[str(spec.target)], trained=trained))
+    for node in traced.nodes:
+        if node.name in stored:
+            if node.users:
+                value = stored[node.name]
+                env[node] = graph.get_attr(store(root, value, trained=isinstance(value, nn.Parameter)))
+        elif node.op == "placeholder":
+            env[node] = graph.placeholder(node.name)
         elif node.op == "output":
             graph.output(tuple(env[n] for n in node.args[0]))
         elif not _is_check(node):

@@ -38,7 +38,7 @@ def channel_maps(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> dict[
         network: captured, its constants folded; its nodes are annotated.
         examples: its inputs.
     """
-    annotate(network, examples, batch=ANY_BATCH)
+    annotate(network, examples)
     found: dict[fx.Node, ChannelMap] = {}
     for node in network.graph.nodes:
         made = _map_of(node, network, found)

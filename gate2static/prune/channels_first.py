@@ -26,7 +26,7 @@ from gate2static.prune.channels import Ids
 from gate2static.prune.data_movement import copied
 from gate2static.prune.permutations import PERMUTATIONS, compose_permutations, pick_before_permuting
 from gate2static.prune.regions import CUTS, PICKS, Region, dims_of, regions
-from gate2static.prune.shapes import ANY_BATCH, annotate, elements, shape_of
+from gate2static.prune.shapes import annotate, elements, shape_of
 
 _aten = torch.ops.aten
 _READ_STRIDES = {_aten.view_as_complex.default, _aten.view.dtype}
@@ -52,7 +52,7 @@ def channels_first(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> Non
     reads_strides = any(node.target in _READ_STRIDES for node in network.graph.nodes)
     if reads_strides or all(node.args[1:2] in ((0,), (1,)) for node in picks):
         return
-    annotate(network, examples, batch=ANY_BATCH)
+    annotate(network, examples)
     compose_permutations(network)
     pick_before_permuting(network)
     products = open_attention(network)

@@ -11,7 +11,7 @@ from gate2static.gates.program import gated_unit
 from gate2static.gates.shapes import info
 from gate2static.prune.analysis import outputs
 from gate2static.prune.barriers import barriers
-from gate2static.prune.capture import capture
+from gate2static.prune.capture import capture, sketch
 from gate2static.prune.cost import constant_gate_macs
 from gate2static.prune.data_movement import movement_cost
 from gate2static.prune.emit import Plan, emit, plan
@@ -48,19 +48,20 @@ def prune(
     lowerings = lowerings_for(target, align)
     if len(lowerings) > 1 and not _is_on_images(gated):  # nothing to convolve, and trying takes as long as pruning
         lowerings = tuple(how for how in lowerings if not how.convolve_moves)
-    made = []
-    for lowering in lowerings:
-        decided = plan(gated, lowering=lowering)
-        made.append((decided, capture(emit(gated, decided).cpu().to(floating), examples)))
+    plans = [plan(gated, lowering=lowering) for lowering in lowerings]
+    made = [(decided, emit(gated, decided).cpu().to(floating)) for decided in plans]
     if len(made) > 1:
-        made.sort(key=lambda tried: movement_cost(_deployed(tried[0], tried[1], examples), examples))
-    decided, network = made[0]
+        made.sort(key=lambda tried: _movement(tried[0], tried[1], examples))
+    decided, emitted = made[0]
+    network = capture(emitted, examples)
     return StaticModel(network, _describe(gated, decided, network, floating))
 
 
-def _deployed(decided: Plan, network: fx.GraphModule, examples: tuple[Tensor, ...]) -> fx.GraphModule:
+def _movement(decided: Plan, emitted: fx.GraphModule, examples: tuple[Tensor, ...]) -> float:
+    """The cost of the deployed form."""
     how = decided.lowering
-    return fold(network, examples, convolve=how.convolve_moves, first=how.channels_first)
+    network = sketch(emitted, examples)
+    return movement_cost(fold(network, examples, convolve=how.convolve_moves, first=how.channels_first), examples)
 
 
 def _is_on_images(gated: GatedModel) -> bool:

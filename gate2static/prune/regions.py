@@ -117,7 +117,7 @@ def regions(network: fx.GraphModule, positions: int) -> list[Region]:
     """Those in which channels are picked right behind so many dimensions of positions.
 
     Args:
-        network: annotated, for a batch of `ANY_BATCH`.
+        network: annotated.
         positions: dimensions between the batch and the channels.
     """
     nodes = [node for node in network.graph.nodes if _is_movable(node, positions)]

@@ -4,7 +4,7 @@ import math
 from itertools import chain
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
@@ -17,15 +17,24 @@ ANY_BATCH = 1009
 """A batch that no other size is taken for."""
 
 
-def annotate(network: fx.GraphModule, examples: tuple[Tensor, ...], *, batch: int = 1) -> None:
-    """Note on every node what its value looks like, for a batch in the network's dtype and on its device."""
+def any_batch(network: nn.Module, examples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Inputs like the examples, for a batch of `ANY_BATCH` in the network's dtype and on its device."""
     stored = chain(network.parameters(), network.buffers())
     like = next((tensor for tensor in stored if tensor.is_floating_point()), torch.empty(()))
-    examples = tuple(x.to(like if x.is_floating_point() else like.device) for x in examples)
+    return tuple(
+        torch.empty(
+            (ANY_BATCH, *x.shape[1:]), dtype=like.dtype if x.is_floating_point() else x.dtype, device=like.device
+        )
+        for x in examples
+    )
+
+
+def annotate(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
+    """Note on every node what its value looks like, for a batch of `ANY_BATCH`."""
     # Made before the mode is entered: inside it, ShapeProp copies the network, which takes longer than the shapes.
     shapes = ShapeProp(network)
     with quiet(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        shapes.propagate(*(x[:1].expand(batch, *x.shape[1:]) for x in examples))
+        shapes.propagate(*any_batch(network, examples))
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
@@ -35,9 +44,9 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
 
 
 def elements(node: fx.Node) -> int:
-    """How many numbers the value of an annotated node has; 0 where it is not one tensor."""
+    """How many numbers a sample's value of an annotated node has; 0 where it is not one tensor."""
     shape = shape_of(node)
-    return 0 if shape is None else math.prod(shape)
+    return 0 if shape is None else math.prod(shape) // ANY_BATCH
 
 
 def dtype_of(node: fx.Node) -> torch.dtype:

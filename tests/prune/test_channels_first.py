@@ -17,7 +17,7 @@ from gate2static.prune.capture import capture, store
 from gate2static.prune.fold import fold
 from gate2static.prune.permutations import compose_permutations, pick_before_permuting
 from gate2static.prune.regions import Region, regions
-from gate2static.prune.shapes import ANY_BATCH, annotate, shape_of
+from gate2static.prune.shapes import annotate, shape_of
 from gate2static.verify import verify
 
 channels_first: Any = import_module("gate2static.prune.channels_first")
@@ -199,7 +199,7 @@ class _LookAlikes(nn.Module):
 def test_what_only_looks_like_channels_behind_positions_is_no_region() -> None:
     x = torch.randn(3, 4, 3)
     network = capture(_LookAlikes(), (x,))
-    annotate(network, (x,), batch=ANY_BATCH)
+    annotate(network, (x,))
     assert len(_calls(network, _aten.index_select.default)) == 3
     assert not any(regions(network, positions) for positions in (1, 2))
 
