@@ -22,7 +22,7 @@ def _operators(network: fx.GraphModule) -> Counter[str]:
 
 
 @pytest.mark.parametrize("how", TARGETS["ort-cpu"], ids=["shared", "apart", "convolved"])
-@pytest.mark.parametrize("network", ["resnet20", "many_rules", "token_rules"])
+@pytest.mark.parametrize("network", ["resnet12", "many_rules", "token_rules"])
 def test_a_sketch_costs_what_the_captured_network_does(network: str, how: Lowering, zoo: Any) -> None:
     gated, x = zoo.make_gated(network, tasks=2, p=0.3)
     emitted = emit(gated, plan(gated, lowering=how))

@@ -41,7 +41,7 @@ def _error(static: Any, zoo: Any) -> float:
     return float(zoo.relative_error(expected, found))
 
 
-@pytest.mark.parametrize("network", ["resnet20", "resnet18", "two_scales", "many_rules", "densenet", "token_rules"])
+@pytest.mark.parametrize("network", ["resnet12", "resnet10", "two_scales", "many_rules", "densenet", "token_rules"])
 @pytest.mark.parametrize(("group_size", "mixing"), [(1, "softmax"), (4, "softmax"), (4, "hard")])
 def test_the_deployed_form_computes_the_same(network: str, group_size: int, mixing: str, zoo: Any) -> None:
     gated, _ = zoo.make_gated(network, tasks=3, p=0.4, group_size=group_size, mixing=mixing)
@@ -52,7 +52,7 @@ def test_the_deployed_form_computes_the_same(network: str, group_size: int, mixi
 
 @pytest.mark.parametrize("p", [0.1, 0.4, 0.8])
 def test_no_move_is_left_and_macs_are_those_of_the_network(p: float, zoo: Any) -> None:
-    gated, x = zoo.make_gated("resnet20", tasks=3, p=p, group_size=4)
+    gated, x = zoo.make_gated("resnet12", tasks=3, p=p, group_size=4)
     static = prune(gated, target=CONVOLVED)
     assert _moves(fold(static.network), x)
     assert not _moves(static.fold_norms().network, x)
@@ -62,14 +62,14 @@ def test_no_move_is_left_and_macs_are_those_of_the_network(p: float, zoo: Any) -
 
 @pytest.mark.parametrize("specific", [False, True])
 def test_networks_without_mixed_gates_have_nothing_to_move(specific: bool, zoo: Any) -> None:
-    gated, _ = zoo.make_gated("resnet20", tasks=2)
+    gated, _ = zoo.make_gated("resnet12", tasks=2)
     set_gates(gated, specific)
     static = prune(gated, target=CONVOLVED)
     assert _layers(static.fold_norms().network) == _layers(fold(static.network))
 
 
 def test_a_saved_network_is_deployed_alike(zoo: Any, tmp_path: Path) -> None:
-    static = prune(zoo.make_gated("resnet20", tasks=2, p=0.4, group_size=4)[0], target=CONVOLVED)
+    static = prune(zoo.make_gated("resnet12", tasks=2, p=0.4, group_size=4)[0], target=CONVOLVED)
     static.save(tmp_path / "static")
     loaded, x = load_static(tmp_path / "static"), static.example_inputs(2)
     expected, found = static.fold_norms()(*x), loaded.fold_norms()(*x)
@@ -128,7 +128,7 @@ def test_channels_have_one_place_in_all_sums_or_none(dense: list[Any], places: l
 
 @pytest.mark.parametrize("planted", ["matrix", "weights"])
 def test_a_wrong_matrix_is_noticed(planted: str, zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    static = prune(zoo.make_gated("resnet20", tasks=2, p=0.4, group_size=4)[0], target=CONVOLVED, dtype=torch.float64)
+    static = prune(zoo.make_gated("resnet12", tasks=2, p=0.4, group_size=4)[0], target=CONVOLVED, dtype=torch.float64)
     name = {"matrix": "_convolution", "weights": "_with_channels"}[planted]
     right = getattr(convolve, name)
 
@@ -141,7 +141,7 @@ def test_a_wrong_matrix_is_noticed(planted: str, zoo: Any, monkeypatch: pytest.M
 
 
 def test_a_network_in_another_dtype_is_deployed_in_it(zoo: Any) -> None:
-    static = prune(zoo.make_gated("resnet20", tasks=2, p=0.4, group_size=4)[0], target=CONVOLVED)
+    static = prune(zoo.make_gated("resnet12", tasks=2, p=0.4, group_size=4)[0], target=CONVOLVED)
     assert _error(static.double(), zoo) <= 1e-12
 
 
@@ -247,14 +247,14 @@ def test_sums_along_a_stream_are_not_computed_again(p: float, zoo: Any) -> None:
 
 
 def test_moves_are_convolved_where_that_pays(zoo: Any) -> None:
-    fine, _ = zoo.make_gated("resnet18", tasks=2, p=0.25, group_size=16)
+    fine, _ = zoo.make_gated("resnet10", tasks=2, p=0.25, group_size=16)
     assert prune(fine, target="ort-cpu").manifest.convolve_moves
-    separate, _ = zoo.make_gated("resnet18", tasks=2, p=1.0, group_size=64, mixing="hard")
+    separate, _ = zoo.make_gated("resnet10", tasks=2, p=1.0, group_size=64, mixing="hard")
     assert not prune(separate, target="ort-cpu").manifest.convolve_moves
 
 
 def test_onnx_runtime_computes_the_same(zoo: Any, tmp_path: Path) -> None:
-    static = prune(zoo.make_gated("resnet20", tasks=2, p=0.4, group_size=4)[0], target=CONVOLVED)
+    static = prune(zoo.make_gated("resnet12", tasks=2, p=0.4, group_size=4)[0], target=CONVOLVED)
     report = export_onnx(static, tmp_path / "model.onnx")
     assert max(report.errors.values()) < 5e-5
     assert "Gather" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}

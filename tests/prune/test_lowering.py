@@ -40,7 +40,7 @@ def _copies(static: Any) -> int:
 _HARD = ("plain", "blocks of any width")
 
 
-@pytest.mark.parametrize("network", ["resnet20", "many_rules", "token_rules"])
+@pytest.mark.parametrize("network", ["resnet12", "many_rules", "token_rules"])
 @pytest.mark.parametrize(("name", "mixing"), [*((n, "softmax") for n in LOWERINGS), *((n, "hard") for n in _HARD)])
 def test_every_pass_keeps_function_and_macs(name: str, network: str, mixing: str, zoo: Any) -> None:
     gated, x = zoo.make_gated(network, tasks=2, p=0.3, group_size=4, mixing=mixing)
@@ -78,13 +78,13 @@ def test_shared_channels_run_once_through_layers_of_single_channels(seed: int, z
 
 
 def test_blocks_are_read_whole_and_never_cut(zoo: Any) -> None:
-    gated, _ = zoo.make_gated("resnet20", tasks=3, p=0.3, group_size=4)
+    gated, _ = zoo.make_gated("resnet12", tasks=3, p=0.3, group_size=4)
     assert _copies(prune(gated, target=replace(LOWERING, block_channels=1))) == 0
     assert _copies(prune(gated, target=replace(LOWERING, block_channels=0))) > 10
 
 
 def test_layers_are_cut_only_where_blocks_are_wide_enough(zoo: Any) -> None:
-    gated, _ = zoo.make_gated("resnet20", tasks=3, p=0.3, group_size=4)
+    gated, _ = zoo.make_gated("resnet12", tasks=3, p=0.3, group_size=4)
     cut = [len(plan(gated, lowering=replace(LOWERING, block_channels=width)).blocks) for width in (1, 6, 10**6)]
     assert cut[0] > cut[1] > cut[2] == 0
 
@@ -118,7 +118,7 @@ def test_channels_of_tokens_are_gathered_in_the_groups_of_the_gates(group_size: 
 
 
 def test_a_block_that_is_forgotten_is_noticed(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    gated, _ = zoo.make_gated("resnet20", tasks=2, p=0.3, group_size=4)
+    gated, _ = zoo.make_gated("resnet12", tasks=2, p=0.3, group_size=4)
     right = Emitter.in_blocks
 
     def all_but_the_last(self: Any, rule: Any, ids: Any) -> Any:
@@ -131,7 +131,7 @@ def test_a_block_that_is_forgotten_is_noticed(zoo: Any, monkeypatch: pytest.Monk
 
 
 def test_the_plainest_lowering_copies_more_and_merges_nothing(zoo: Any) -> None:
-    gated, _ = zoo.make_gated("resnet20", tasks=3, p=0.3, group_size=4)
+    gated, _ = zoo.make_gated("resnet12", tasks=3, p=0.3, group_size=4)
     ours, plain = (prune(gated, target=how) for how in (LOWERING, PLAIN))
     layers = [sum("conv2d" in str(n.target) for n in s.network.graph.nodes) for s in (ours, plain)]
     assert layers[1] > layers[0]
@@ -145,14 +145,14 @@ def test_targets_are_those_of_the_command() -> None:
 
 
 def test_an_unknown_target_is_refused(zoo: Any) -> None:
-    gated, _ = zoo.make_gated("resnet20", tasks=2, p=0.3)
+    gated, _ = zoo.make_gated("resnet12", tasks=2, p=0.3)
     with pytest.raises(PruneError, match="unknown target 'tpu'; allowed: any, ort-cpu, openvino, trt"):
         prune(gated, target="tpu")
 
 
 @pytest.mark.parametrize("block_channels", [0, 1])
 def test_aligned_layers_are_computed_whole(block_channels: int, zoo: Any) -> None:
-    gated, x = zoo.make_gated("resnet20", tasks=2, p=0.3, mixing="hard")
+    gated, x = zoo.make_gated("resnet12", tasks=2, p=0.3, mixing="hard")
     static = prune(gated, align=8, target=replace(LOWERING, block_channels=block_channels))
     assert zoo.counted_macs(static, (x,)) == static.manifest.macs.static > int(expected_macs(gated))
     weights = [n.args[1].target for n in static.network.graph.nodes if "conv2d" in str(n.target)]
@@ -166,7 +166,7 @@ def test_aligned_layers_are_computed_whole(block_channels: int, zoo: Any) -> Non
 def test_the_least_movement_decides_between_the_lowerings_of_a_target(
     target: str, width: int, mixing: str, winner: int, zoo: Any
 ) -> None:
-    gated, x = zoo.make_gated("resnet20", tasks=2, p=0.5, group_size=width, mixing=mixing)
+    gated, x = zoo.make_gated("resnet12", tasks=2, p=0.5, group_size=width, mixing=mixing)
     tried = [prune(gated, target=how) for how in TARGETS[target]]
     costs = [movement_cost(static.fold_norms().network, (x,)) for static in tried]
     assert len(set(costs)) == len(costs)
