@@ -1,7 +1,8 @@
 """How far fewer MACs become less time: writes pages such as docs/latency.md.
 
-Run:  python -m benchmarks.latency_fidelity            (from the repository's root)
+Run:  python -m benchmarks.latency_fidelity            (from the repository's root; about an hour on two quiet cores)
       python -m benchmarks.latency_fidelity --quick    (a few minutes)
+      python -m benchmarks.latency_fidelity --shares 0.1 0.25 0.5 0.75 --seeds 3 --page docs/latency.md    (hours)
       python -m benchmarks.latency_fidelity --backend openvino --page docs/latency_runtimes.md
 Allowed: see the page. Efficiency is the MACs over those of the shared network, divided by the latency over its
 latency. All networks are made first. Then each takes turns, run by run, with the shared one and T separate ones, in one
@@ -26,7 +27,6 @@ from benchmarks.latency_fidelity.cases import (
     LOWERINGS,
     NETWORKS,
     REPEATED,
-    SHARES,
     Case,
     drawn,
     trained,
@@ -49,12 +49,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="as in `gate2static bench`")
-    parser.add_argument("--shares", nargs="+", type=float, default=list(SHARES), metavar="P")
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.25, 0.75], metavar="P")
     parser.add_argument("--structures", type=int, default=3, help="how many of the gates' structures")
-    parser.add_argument("--seeds", type=int, default=3, help=f"of {', '.join(REPEATED)}; the others have one")
+    parser.add_argument("--seeds", type=int, default=1, help=f"of {', '.join(REPEATED)}; the others have one")
     parser.add_argument("--lowerings", nargs="+", choices=["ours", *LOWERINGS], default=["plain", "ours"])
     parser.add_argument("--checkpoints", nargs="+", type=Path, default=[], help="of gated networks: trained gates")
-    parser.add_argument("--quick", action="store_true", help="ResNet-18, one structure, one seed, p = 0.25 and 0.75")
+    parser.add_argument("--quick", action="store_true", help="ResNet-18, one structure")
     parser.add_argument("--processes", type=int, default=2, help="how many networks are made at a time, not timed")
     parser.add_argument("--folder", type=Path, help="keep the networks there, to go on with or to time again")
     parser.add_argument(
@@ -62,8 +62,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.quick:
-        arguments.networks, arguments.structures, arguments.seeds = ["resnet18"], 1, 1
-        arguments.shares = [0.25, 0.75]
+        arguments.networks, arguments.structures = ["resnet18"], 1
     torch.set_num_threads(THREADS)
     rows_file = arguments.page.with_suffix(".jsonl")
     if arguments.page.is_file() and not rows_file.is_file():

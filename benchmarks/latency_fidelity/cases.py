@@ -21,7 +21,6 @@ SIZE = 224
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v3_large", "convnext_tiny", "vit_small")
 REPEATED = ("resnet18", "resnet50", "vit_small")
 """Measured with several seeds."""
-SHARES = (0.1, 0.25, 0.5, 0.75)
 LOWERINGS = {
     "plain": PLAIN,
     "any": LOWERING,
