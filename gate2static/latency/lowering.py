@@ -4,16 +4,16 @@ Eager torch runs every operator, and slices and transposes are views. Compiled b
 addition after a convolution while they write its result, where nobody else reads what stood between; they slice and
 transpose by copying, once, so that what torch copies afterwards is free. ONNX Runtime on the CPU keeps what
 convolutions read and write in blocks of 16 channels: convolutions count whole blocks, and what others read is put in
-order first (`_Blocked`).
+order first (`_Blocked`). Its matrix products read operands transposed.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from gate2static.latency.operators import Operator, Value
-from gate2static.latency.units import Unit, unit_of
+from gate2static.latency.units import PRODUCTS, Unit, unit_of
 
 Backend = Literal[
     "torch", "torch-compiled", "torch-cuda", "torch-cuda-graph", "onnxruntime", "onnxruntime-cuda", "openvino"
@@ -128,9 +128,11 @@ class _Blocked(_Fusing):
         self.plain -= {v.index for o in self.operators for v in o.outputs}
 
     def _step(self, operator: Operator, unit: Unit) -> Step:
-        if len(operator.outputs[0].shape) != 4:
-            return self._in_order(operator, super()._step(operator, unit))
         result = operator.outputs[0]
+        if _swaps_last_two(operator) and all(reader.name in PRODUCTS for reader in self._readers(result)):
+            return self._in_order(operator, Step(operator=operator, units=(), note="read transposed"))
+        if len(result.shape) != 4:
+            return self._in_order(operator, super()._step(operator, unit))
         if "convolution" in unit.kind and self._has_kernel(operator, unit):
             self.carried.add(result.index)
             self.blocked.add(result.index)
@@ -143,6 +145,14 @@ class _Blocked(_Fusing):
             self.blocked.add(result.index)
             return step
         return self._in_order(operator, super()._step(operator, unit) if unit.kind == "copy" else None)
+
+    def _readers(self, value: Value) -> Iterator[Operator]:
+        """What reads a value, behind copies that are free."""
+        for reader in (o for o in self.operators if any(v.index == value.index for v in o.inputs)):
+            if unit_of(reader).kind == "copy":
+                yield from self._readers(reader.outputs[0])
+            else:
+                yield reader
 
     def _in_order(self, operator: Operator, step: Step | None) -> Step:
         """A step that reads and writes plain tensors."""
@@ -176,6 +186,16 @@ class _Blocked(_Fusing):
         if unit.kind == "concat":
             return operator.arguments.get("dim", 0) == 1 and all(v.shape[1] % BLOCK == 0 for v in read)
         return unit.kind in _ACTIVATIONS or unit.kind == "pool"
+
+
+def _swaps_last_two(operator: Operator) -> bool:
+    *first, last_but_one, last = range(len(operator.outputs[0].shape)) if len(operator.outputs[0].shape) > 1 else (0, 0)
+    match operator.name:
+        case "permute":
+            return [d % (last + 1) for d in operator.arguments["dims"]] == [*first, last, last_but_one]
+        case "transpose":
+            return {operator.arguments[d] % (last + 1) for d in ("dim0", "dim1")} == {last_but_one, last}
+    return operator.name == "t"
 
 
 def _reorders(units: Sequence[Unit]) -> str:

@@ -51,6 +51,7 @@ _KINDS = {
     "hardsigmoid": "hardsigmoid",
     "hardswish": "hardswish",
 }
+PRODUCTS = frozenset({"addmm", "mm", "bmm", "baddbmm"})
 ANY = "add"
 """What an operator that is not listed counts as: one pass over its operands."""
 
@@ -75,7 +76,7 @@ def unit_of(operator: Operator) -> Unit:
     """The unit that an operator is an instance of."""
     if operator.name == "convolution":
         return _convolution(operator)
-    if operator.name in ("addmm", "mm", "bmm", "baddbmm"):
+    if operator.name in PRODUCTS:
         return _product(operator)
     if operator.name in _MOVES:
         return Unit(kind=_MOVES[operator.name], sizes=_pieces(operator))

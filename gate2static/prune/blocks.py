@@ -30,7 +30,7 @@ def blocks(
     found = {}
     for node in rules:
         dead = np.setdiff1d(np.arange(numberings[node].size), live[node])
-        found[node] = readers(numberings[node], needs[node])
+        found[node] = np.unique(readers(numberings[node], needs[node]), return_inverse=True)[1]
         found[node][dead] = -1
     origins: dict[fx.Node, Origins] = {}
     for node, rule in rules.items():

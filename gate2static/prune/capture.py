@@ -1,8 +1,8 @@
 """An emitted network -> the graph of tensor operators that a `StaticModel` runs and saves.
 
 `torch.export` reduces every module, user code included, to operators on tensors. What is verified, saved, loaded and
-exported is this one form. Most of its time goes into keeping the batch size free, which networks that are only compared
-do not need: `sketch`.
+exported is this one form. Most of the time that `torch.export` takes goes into keeping the batch size free, which
+networks that are only compared do not need (`sketch`).
 """
 
 import logging
@@ -18,9 +18,11 @@ from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export.graph_signature import InputKind
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_aggregate
 
 from gate2static.errors import PruneError
-from gate2static.prune.shapes import any_batch
+from gate2static.gates.trace import copy_structure
+from gate2static.prune.shapes import ANY_BATCH, any_batch
 
 _aten = torch.ops.aten
 _CANONICAL: Mapping[Any, Any] = {
@@ -47,32 +49,72 @@ def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
     """
     batch = torch.export.Dim("batch", min=1)
     shapes = tuple({0: batch} if isinstance(x, Tensor) and x.dim() else None for x in examples)
-    with _tracing():
-        program = torch.export.export(network, examples, dynamic_shapes=shapes, strict=False)
-        if any(_writes(node) for node in program.graph.nodes):
-            program = program.run_decompositions({})
+    try:
+        with _quiet():
+            program = torch.export.export(network, examples, dynamic_shapes=shapes, strict=False)
+            if any(_writes(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})
+    except Exception as error:
+        reason = " ".join(str(error).split())[:400]
+        raise PruneError(
+            f"torch.export cannot turn the pruned network into one graph with a dynamic batch size: {reason}. Backbone "
+            "and heads may not branch on tensor values or fix the batch size."
+        ) from error
     stored = {**program.state_dict, **program.constants}
     inputs = (spec for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT)
     return _own_graph(program.graph, {spec.arg.name: stored[str(spec.target)] for spec in inputs})
 
 
 def sketch(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
-    """The operators that `capture` would find, at a batch of `ANY_BATCH` only.
+    """The operators that `capture` would find, traced at one batch size; sizes that follow it are read from an input.
+
+    What writes in place or cannot be traced so is captured.
 
     Raises:
-        PruneError: the network cannot be followed.
+        PruneError: as `capture`.
     """
     with FakeTensorMode(allow_non_fake_inputs=True):
         inputs = any_batch(network, examples)
-    with _tracing():
-        traced = make_fx(network, tracing_mode="fake", pre_dispatch=True)(*inputs)
+    # Traced are copies: what modules remember would be read by whoever captures the network itself.
+    try:
+        with _quiet():
+            traced = make_fx(copy_structure(network), tracing_mode="fake", pre_dispatch=True)(*inputs)
+        captures = any(_writes(node) for node in traced.graph.nodes)
+    except Exception:  # noqa: BLE001 - user code may do anything; if it is wrong, `capture` says so
+        captures = True
+    if captures:
+        return capture(copy_structure(network), examples)
     read = traced.graph.find_nodes(op="get_attr")
-    return _own_graph(traced.graph, {node.name: operator.attrgetter(str(node.target))(traced) for node in read})
+    found = _own_graph(traced.graph, {node.name: operator.attrgetter(str(node.target))(traced) for node in read})
+    _read_batch(found)
+    return found
+
+
+def _read_batch(network: fx.GraphModule) -> None:
+    """Write sizes that are multiples of `ANY_BATCH` as multiples of an input's batch."""
+    graph = network.graph
+    *_, last = graph.find_nodes(op="placeholder")
+    with graph.inserting_after(last):
+        batch = graph.call_function(_aten.sym_size.int, (last, 0))
+    sizes = {ANY_BATCH: batch}
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, int) or not value or value % ANY_BATCH:
+            return value
+        if value not in sizes:
+            with graph.inserting_after(batch):
+                sizes[value] = graph.call_function(operator.mul, (batch, value // ANY_BATCH))
+        return sizes[value]
+
+    for node in [node for node in graph.nodes if node.op == "call_function"]:
+        node.args, node.kwargs = map_aggregate(node.args, read), map_aggregate(node.kwargs, read)
+    graph.eliminate_dead_code()
+    network.recompile()
 
 
 @contextmanager
-def _tracing() -> Iterator[None]:
-    """Without gradients and torch's warnings; its exceptions become ours."""
+def _quiet() -> Iterator[None]:
+    """Without gradients and torch's warnings."""
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -80,12 +122,6 @@ def _tracing() -> Iterator[None]:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
-    except Exception as error:
-        reason = " ".join(str(error).split())[:400]
-        raise PruneError(
-            f"torch.export cannot turn the pruned network into one graph with a dynamic batch size: {reason}. Backbone "
-            "and heads may not branch on tensor values or fix the batch size."
-        ) from error
     finally:
         logger.setLevel(level)
 

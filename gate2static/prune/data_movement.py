@@ -41,7 +41,7 @@ def movement_cost(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> floa
     cost, behind, in_blocks = 0.0, set[fx.Node](), set[fx.Node]()
     crossed: set[tuple[fx.Node, bool]] = set()
     for node in network.graph.nodes:
-        # Sizes are read and multiplied for free, and what does not depend on the inputs is computed once.
+        # Sizes cost nothing, and next to nothing what is made of parameters alone, such as a token for each sample.
         inputs = [n for n in node.all_input_nodes if n.op != "get_attr" and "tensor_meta" in n.meta]
         if node.op != "call_function" or not inputs or "tensor_meta" not in node.meta:
             continue

@@ -15,7 +15,7 @@ from gate2static.prune.capture import store
 from gate2static.prune.channel_maps import constant
 from gate2static.prune.channels_first import channels_first
 from gate2static.prune.convolve import convolve_moves
-from gate2static.prune.shapes import ANY_BATCH, CONVOLUTIONS
+from gate2static.prune.shapes import CONVOLUTIONS
 
 _aten = torch.ops.aten
 _TRANSPOSED = {_aten.conv_transpose1d.default, _aten.conv_transpose2d.input, _aten.conv_transpose3d.input}
@@ -57,9 +57,7 @@ def _fold_constant(network: fx.GraphModule, node: fx.Node) -> None:
     wide = {n: _widened(v) for n, v in inputs.items()}
     args, kwargs = fx.map_arg(node.args, wide.__getitem__), fx.map_arg(node.kwargs, wide.__getitem__)
     value = function_of(node)(*args, **kwargs)
-    # What a sketch repeats for each sample is no constant where the batch size is free.
-    for_each_sample = isinstance(value, Tensor) and any(size and size % ANY_BATCH == 0 for size in value.shape)
-    if isinstance(value, Tensor) and not for_each_sample:
+    if isinstance(value, Tensor):
         real = next((v.dtype.to_real() for v in inputs.values() if _is_inexact(v)), None)
         if real is not None and _is_inexact(value):
             value = value.to(real.to_complex() if value.is_complex() else real)

@@ -44,7 +44,7 @@ def shape_of(node: fx.Node) -> tuple[int, ...] | None:
 
 
 def elements(node: fx.Node) -> int:
-    """How many numbers a sample's value of an annotated node has; 0 where it is not one tensor."""
+    """How many numbers a sample's value has, where it follows the batch; 0 where it is not one tensor."""
     shape = shape_of(node)
     return 0 if shape is None else math.prod(shape) // ANY_BATCH
 

@@ -123,3 +123,23 @@ def test_copies_are_counted_by_their_pieces() -> None:
         [operator] = record(network, (torch.ones(1, 3, 8, 8),))
         sizes.append(unit_of(operator).sizes)
     assert sizes == [(2, 8 * 8 * 4), (3 * 8 * 2, 4)]
+
+
+class Transposed(nn.Module):
+    """A linear layer along the channels of an image."""
+
+    def __init__(self, *, swap: tuple[int, int] = (1, 2), read_twice: bool = False) -> None:
+        super().__init__()
+        self.linear, self.swap, self.read_twice = nn.Linear(3, 5, bias=False), swap, read_twice
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        rows = x.flatten(2).transpose(*self.swap)
+        product = self.linear(rows if self.swap == (1, 2) else rows.reshape(-1, 3))
+        return (product, rows.relu()) if self.read_twice else (product,)
+
+
+def test_products_of_onnx_runtime_read_transposed_operands_for_nothing() -> None:
+    assert kinds(Transposed()) == [[], ["linear"]]
+    assert kinds(Transposed(), "openvino") == [["transpose"], ["linear"]]
+    assert kinds(Transposed(read_twice=True)) == [["transpose"], ["linear"], ["relu"]]
+    assert kinds(Transposed(swap=(0, 1)))[0] == ["transpose"]

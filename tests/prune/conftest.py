@@ -95,9 +95,9 @@ def _densenet() -> nn.Module:
 
 
 def _resnet12() -> nn.Module:
-    """A ResNet-20 with two blocks in the first stage and one in the others: all its kinds of joints, in half the time."""
+    """A ResNet-20 with two blocks in the first and second stage and one in the third."""
     network = ResNet20(width=0.5)
-    network.stage1, network.stage2, network.stage3 = network.stage1[:2], network.stage2[:1], network.stage3[:1]
+    network.stage1, network.stage2, network.stage3 = network.stage1[:2], network.stage2[:2], network.stage3[:1]
     return network
 
 
