@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
+from torchvision.models.vgg import make_layers
 
 from gate2static.gates import GatedModel, gate, set_gates
 from gate2static.models.resnet20 import ResNet20
@@ -94,6 +95,11 @@ def _densenet() -> nn.Module:
     return torchvision.models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=10)
 
 
+def _narrow_vgg11_bn() -> nn.Module:
+    """A quarter of its channels."""
+    return make_layers([16, "M", 32, "M", 64, 64, "M", 128, 128, "M", 128, 128, "M"], batch_norm=True)
+
+
 def _resnet12() -> nn.Module:
     """A ResNet-20 with two blocks in the first and second stage and one in the third."""
     network = ResNet20(width=0.5)
@@ -110,7 +116,7 @@ BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "resnet20": (lambda: ResNet20(width=0.5), 16),
     "resnet12": (_resnet12, 16),
     "resnet10": (_resnet10, 32),
-    "vgg11_bn": (lambda: torchvision.models.vgg11_bn().features, 32),
+    "vgg11_bn": (_narrow_vgg11_bn, 32),
     "densenet": (_densenet, 32),
     "two_scales": (TwoScales, 12),
     "many_rules": (ManyRules, 8),
