@@ -56,15 +56,19 @@ class ChannelsLast(nn.Module):
         return (x + self.scale * self.down(self.up(self.norm(x)).relu())).permute(0, 3, 1, 2).mean((2, 3))
 
 
-def _pruned(
-    backbone: nn.Module, zoo: Any, *, tasks: int = 3, p: float = 0.4, **options: Any
-) -> tuple[Any, StaticModel]:
+def _pruned(backbone: nn.Module, zoo: Any, **options: Any) -> tuple[Any, StaticModel]:
     torch.manual_seed(0)
     x, names = torch.randn(2, 3, 12, 12), ["a", "b", "c"]
     width = backbone(x).shape[1]
     heads = {task: nn.Linear(width, 2) for task in names}
     gated = zoo.randomise(gate(backbone.eval(), tasks=names, example_inputs=(x,), heads=heads, **options), 0.4)
     return gated, prune(gated, target=ROWS, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def tokens(zoo: Any) -> StaticModel:
+    """Pruned with a gate for each channel; not to be changed."""
+    return _pruned(Tokens(), zoo, group_size=1)[1]
 
 
 @pytest.fixture
@@ -110,19 +114,17 @@ def test_any_network_computes_the_same(network: str, zoo: Any) -> None:
     assert _error(prune(gated, target=ROWS, dtype=torch.float64), zoo) <= 1e-12
 
 
-def test_rows_are_moved_where_channels_would_be_picked_one_by_one(zoo: Any) -> None:
-    _, fine = _pruned(Tokens(), zoo, group_size=1)
-    assert _picked_last(StaticModel(fine.network, fine.manifest.model_copy(update={"channels_first": False}))) > 0
-    assert _picked_last(fine) == 0
+def test_rows_are_moved_where_channels_would_be_picked_one_by_one(tokens: StaticModel, zoo: Any) -> None:
+    assert _picked_last(StaticModel(tokens.network, tokens.manifest.model_copy(update={"channels_first": False}))) > 0
+    assert _picked_last(tokens) == 0
     _, wide = _pruned(Tokens(64), zoo, group_size=32)
     assert _picked_last(wide) > 0
 
 
 @pytest.mark.usefixtures("always")
-def test_what_tasks_gather_from_the_same_layers_is_put_side_by_side_once(zoo: Any) -> None:
-    _, static = _pruned(Tokens(), zoo, group_size=1)
-    network = static.fold_norms().network
-    annotate(network, static.example_inputs())
+def test_what_tasks_gather_from_the_same_layers_is_put_side_by_side_once(tokens: StaticModel) -> None:
+    network = tokens.fold_norms().network
+    annotate(network, tokens.example_inputs())
     picks = [n for n in _calls(network, _aten.index_select.default) if len(shape_of(n) or ()) == 3]
     pools = {n.args[0] for n in picks}
     parts: list[Any] = [part for pool in pools if pool.target is _aten.cat.default for part in pool.args[0]]  # type: ignore[union-attr]
@@ -133,28 +135,25 @@ def test_what_tasks_gather_from_the_same_layers_is_put_side_by_side_once(zoo: An
 
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("planted", ["channels", "constant"])
-def test_a_wrong_row_is_noticed(planted: str, zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, static = _pruned(Tokens(), zoo, group_size=1)
+def test_a_wrong_row_is_noticed(planted: str, tokens: StaticModel, zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     moved, constant = Region._moved, channels_first.constant
     if planted == "channels":
         monkeypatch.setattr(Region, "_moved", lambda self, network, node: moved(self, network, node).flip(0))
     else:
         monkeypatch.setattr(channels_first, "constant", lambda network, node: constant(network, node).flip(-1))
-    assert _error(static, zoo) > 1e-6
+    assert _error(tokens, zoo) > 1e-6
 
 
-def test_a_saved_network_is_deployed_alike(zoo: Any, tmp_path: Path) -> None:
-    _, static = _pruned(Tokens(), zoo, group_size=1)
-    static.save(tmp_path / "static")
-    loaded, x = load_static(tmp_path / "static"), [x.double() for x in static.example_inputs(2)]
-    expected, found = static.fold_norms()(*x), loaded.fold_norms()(*x)
+def test_a_saved_network_is_deployed_alike(tokens: StaticModel, tmp_path: Path) -> None:
+    tokens.save(tmp_path / "tokens")
+    loaded, x = load_static(tmp_path / "tokens"), [x.double() for x in tokens.example_inputs(2)]
+    expected, found = tokens.fold_norms()(*x), loaded.fold_norms()(*x)
     assert all(torch.equal(a, b) for a, b in zip(expected.values(), found.values(), strict=True))
     assert _picked_last(loaded) == _picked_last(loaded.fold_norms()) == 0
 
 
-def test_onnx_runtime_computes_the_same_and_gathers_rows(zoo: Any, tmp_path: Path) -> None:
-    _, static = _pruned(Tokens(), zoo, group_size=1)
-    report = export_onnx(static, tmp_path / "model.onnx")
+def test_onnx_runtime_computes_the_same_and_gathers_rows(tokens: StaticModel, tmp_path: Path) -> None:
+    report = export_onnx(tokens, tmp_path / "model.onnx")
     assert max(report.errors.values()) < 5e-5
     gathers = [node for node in onnx.load(tmp_path / "model.onnx").graph.node if node.op_type == "Gather"]
     assert gathers
