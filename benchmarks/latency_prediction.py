@@ -3,8 +3,10 @@
 Run:  python benchmarks/latency_prediction.py [--networks N] [--quick]
 Allowed: a median error of 7 % on ONNX Runtime's CPU backend.
 
-Each backbone is profiled once, from networks that are not among those predicted. Networks, tables and measurements are
-kept in `--folder`, so that an interrupted run goes on where it stopped; `--networks 0` only makes the tables.
+Each backbone is profiled once, from networks that are not among those predicted. A network is measured in turns with
+the first of those, and both of its latencies, predicted and measured, are taken over that one's: how fast the machine
+is just now, as against when it was profiled, counts for neither. Networks, tables and measurements are kept in
+`--folder`, so that an interrupted run goes on where it stopped; `--networks 0` only makes the tables.
 """
 
 import argparse
@@ -28,7 +30,7 @@ from torch import nn
 from gate2static import benchmark, gate, load_static, prune
 from gate2static.bench import profile
 from gate2static.export.onnx_tracing import trace_onnx
-from gate2static.latency import calibrated, load_latency_table
+from gate2static.latency import LatencyTable, calibrated, load_latency_table
 from gate2static.progress import progress_bar
 
 ALLOWED = 0.07
@@ -75,7 +77,7 @@ def main() -> None:
             bar.advance(task)
     for backbone in {case.backbone for case in cases} or BACKBONES:
         table_of(backbone, profiled[backbone], arguments)
-    rows = [compare(case, arguments) for case in cases]
+    rows = [compare(case, profiled[case.backbone][0], arguments) for case in cases]
     show(rows, arguments)
 
 
@@ -132,53 +134,59 @@ def backbone_of(case: Case) -> tuple[nn.Module, int]:
     return timm.create_model(name, img_size=case.side, num_classes=0, depth=6), 192
 
 
-def table_of(backbone: str, cases: list[Case], arguments: argparse.Namespace) -> Any:
+def table_of(backbone: str, cases: list[Case], arguments: argparse.Namespace) -> LatencyTable:
     """The backbone's latency table, measured unless it is there."""
     path = arguments.folder / f"{backbone}-{arguments.backend}-{arguments.threads}.json"
     if not path.exists():
         statics = [load_static(arguments.folder / case.name / "static") for case in cases]
         networks = [(static.fold_norms(), static.example_inputs(1)) for static in statics]
         alone = profile(networks, backend=arguments.backend, threads=arguments.threads)
-        whole = [(*network, measure(case, arguments)) for network, case in zip(networks, cases, strict=True)]
+        times = measure(cases, arguments)
+        whole = [(*network, ms) for network, ms in zip(networks, times, strict=True)]
         calibrated(alone, whole).save(path)
     return load_latency_table(path)
 
 
-def compare(case: Case, arguments: argparse.Namespace) -> dict[str, Any]:
+def compare(case: Case, reference: Case, arguments: argparse.Namespace) -> dict[str, Any]:
     """Predict and measure one network."""
     table = table_of(case.backbone, [], arguments)
-    static = load_static(arguments.folder / case.name / "static")
-    predicted = table.predict_ms(static.fold_norms(), static.example_inputs(1))
-    measured = measure(case, arguments)
-    return asdict(case) | {"predicted": predicted, "measured": measured, "error": predicted / measured - 1}
-
-
-def measure(case: Case, arguments: argparse.Namespace) -> float:
-    """Median latency in ms, measured unless that was done."""
+    predicted = [predict(network, table, arguments) for network in (case, reference)]
     kept = arguments.folder / case.name / f"{arguments.backend}-{arguments.threads}.json"
     if not kept.exists():
-        source = arguments.folder / case.name / ("static" if arguments.backend.startswith("torch") else "model.onnx")
-        report = benchmark(
-            [source],
-            backends=[arguments.backend],
-            threads=arguments.threads,
-            rounds=3,
-            duration_s=arguments.duration,
-            progress=False,
-        )
-        kept.write_text(json.dumps(report.targets[0].median_ms))
-    latency: float = json.loads(kept.read_text())
-    return latency
+        kept.write_text(json.dumps(measure([case, reference], arguments)))
+    measured = json.loads(kept.read_text())
+    ratios = {"predicted": predicted[0] / predicted[1], "measured": measured[0] / measured[1]}
+    return asdict(case) | ratios | {"error": ratios["predicted"] / ratios["measured"] - 1, "ms": measured[0]}
+
+
+def predict(case: Case, table: LatencyTable, arguments: argparse.Namespace) -> float:
+    """Latency in ms."""
+    static = load_static(arguments.folder / case.name / "static")
+    return table.predict_ms(static.fold_norms(), static.example_inputs(1))
+
+
+def measure(cases: list[Case], arguments: argparse.Namespace) -> list[float]:
+    """Median latencies in ms, of networks that take turns."""
+    name = "static" if arguments.backend.startswith("torch") else "model.onnx"
+    report = benchmark(
+        {case.name: arguments.folder / case.name / name for case in cases},
+        backends=[arguments.backend],
+        threads=arguments.threads,
+        rounds=3,
+        duration_s=arguments.duration,
+        progress=False,
+    )
+    return [target.median_ms for target in report.targets]
 
 
 def show(rows: list[dict[str, Any]], arguments: argparse.Namespace) -> None:
     """The table, and the medians."""
     if not rows:
         return
-    table = Table("backbone", "T", "px", "p", "group", "predicted ms", "measured ms", "error")
+    table = Table("backbone", "T", "px", "p", "group", "ms", "predicted", "measured", "error")
     for row in rows:
         size = [str(row[key]) for key in ("tasks", "side", "p", "group_size")]
-        times = [f"{row['predicted']:.3f}", f"{row['measured']:.3f}", f"{row['error']:+.1%}"]
+        times = [f"{row['ms']:.1f}", f"{row['predicted']:.3f}×", f"{row['measured']:.3f}×", f"{row['error']:+.1%}"]
         table.add_row(row["backbone"], *size, *times)
     console = Console()
     console.print(table)
