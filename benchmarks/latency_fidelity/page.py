@@ -94,7 +94,7 @@ def plot(path: Path, rows: list[Row]) -> None:
                     label = structure if lowering == "ours" else None
                     axis.plot(*zip(*points, strict=True), style, color=f"C{number}", label=label, markersize=5)
         axis.axhline(1, color="0.7", linewidth=1)
-        axis.set(title=", ".join(panel), xlabel="share p of specific gates", xlim=(0, 1), ylim=(0.2, 1.15))
+        axis.set(title=", ".join(panel), xlabel="share p of specific gates", xlim=(0, 1), ylim=(0, 1.15))
         axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("efficiency (solid: ours, dotted: plainest)")
     handles, labels = axes[0][0].get_legend_handles_labels()

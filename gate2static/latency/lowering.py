@@ -129,7 +129,7 @@ class _Blocked(_Fusing):
 
     def _step(self, operator: Operator, unit: Unit) -> Step:
         result = operator.outputs[0]
-        if _swaps_last_two(operator) and all(reader.name in PRODUCTS for reader in self._readers(result)):
+        if _swaps_last_two(operator) and {reader.name in PRODUCTS for reader in self._readers(result)} == {True}:
             return self._in_order(operator, Step(operator=operator, units=(), note="read transposed"))
         if len(result.shape) != 4:
             return self._in_order(operator, super()._step(operator, unit))

@@ -138,8 +138,14 @@ class Transposed(nn.Module):
         return (product, rows.relu()) if self.read_twice else (product,)
 
 
+class Turned(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(2, 3)
+
+
 def test_products_of_onnx_runtime_read_transposed_operands_for_nothing() -> None:
     assert kinds(Transposed()) == [[], ["linear"]]
     assert kinds(Transposed(), "openvino") == [["transpose"], ["linear"]]
     assert kinds(Transposed(read_twice=True)) == [["transpose"], ["linear"], ["relu"]]
     assert kinds(Transposed(swap=(0, 1)))[0] == ["transpose"]
+    assert kinds(Turned()) == [["transpose"]]
