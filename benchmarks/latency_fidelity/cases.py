@@ -20,7 +20,7 @@ TASKS = ("a", "b", "c")
 SIZE = 224
 NETWORKS = ("resnet18", "resnet50", "mobilenet_v3_large", "convnext_tiny", "vit_small")
 REPEATED = ("resnet18", "resnet50", "vit_small")
-"""Measured with several seeds."""
+"""Measured with several seeds, where these are asked for."""
 LOWERINGS = {
     "plain": PLAIN,
     "any": LOWERING,

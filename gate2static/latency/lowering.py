@@ -4,7 +4,7 @@ Eager torch runs every operator, and slices and transposes are views. Compiled b
 addition after a convolution while they write its result, where nobody else reads what stood between; they slice and
 transpose by copying, once, so that what torch copies afterwards is free. ONNX Runtime on the CPU keeps what
 convolutions read and write in blocks of 16 channels: convolutions count whole blocks, and what others read is put in
-order first (`_Blocked`). Its matrix products read operands transposed.
+order first (`_Blocked`). Its matrix products read what was transposed right before them as it lies.
 """
 
 from collections import Counter
@@ -110,12 +110,14 @@ class _Fusing:
 
     def _scales_a_product(self, operator: Operator, unit: Unit) -> bool:
         """Whether it multiplies by a number what only a matrix product reads, or wrote."""
-        result = operator.outputs[0].index
+        result = operator.outputs[0]
         if unit.kind != "multiply" or len(operator.inputs) != 1:
             return False
-        after = [o for o in self.operators if any(v.index == result for v in o.inputs)]
         before = self.producers.get(operator.inputs[0].index)
-        return any(o is not None and o.name == "bmm" for o in (before, *after))
+        return any(o is not None and o.name == "bmm" for o in (before, *self._read_by(result)))
+
+    def _read_by(self, result: Value) -> list[Operator]:
+        return [o for o in self.operators if any(v.index == result.index for v in o.inputs)]
 
 
 class _Blocked(_Fusing):
@@ -129,7 +131,7 @@ class _Blocked(_Fusing):
 
     def _step(self, operator: Operator, unit: Unit) -> Step:
         result = operator.outputs[0]
-        if _swaps_last_two(operator) and {reader.name in PRODUCTS for reader in self._readers(result)} == {True}:
+        if self._is_read_transposed(operator):
             return self._in_order(operator, Step(operator=operator, units=(), note="read transposed"))
         if len(result.shape) != 4:
             return self._in_order(operator, super()._step(operator, unit))
@@ -146,13 +148,23 @@ class _Blocked(_Fusing):
             return step
         return self._in_order(operator, super()._step(operator, unit) if unit.kind == "copy" else None)
 
-    def _readers(self, value: Value) -> Iterator[Operator]:
-        """What reads a value, behind copies that are free."""
-        for reader in (o for o in self.operators if any(v.index == value.index for v in o.inputs)):
+    def _is_read_transposed(self, operator: Operator) -> bool:
+        """Whether it swaps the last two dimensions of what only products read; whether it is returned is not known."""
+        width = operator.outputs[0].shape[-1:]
+        reads = list(self._reads(operator.outputs[0]))
+        return (
+            _swaps_last_two(operator)
+            and bool(reads)
+            and all(reader.name in PRODUCTS and value.shape[-1:] == width for reader, value in reads)
+        )
+
+    def _reads(self, result: Value) -> Iterator[tuple[Operator, Value]]:
+        """What reads a value, and as which shape, behind copies that are free."""
+        for reader in self._read_by(result):
             if unit_of(reader).kind == "copy":
-                yield from self._readers(reader.outputs[0])
+                yield from self._reads(reader.outputs[0])
             else:
-                yield reader
+                yield from ((reader, value) for value in reader.inputs if value.index == result.index)
 
     def _in_order(self, operator: Operator, step: Step | None) -> Step:
         """A step that reads and writes plain tensors."""
@@ -189,12 +201,12 @@ class _Blocked(_Fusing):
 
 
 def _swaps_last_two(operator: Operator) -> bool:
-    *first, last_but_one, last = range(len(operator.outputs[0].shape)) if len(operator.outputs[0].shape) > 1 else (0, 0)
+    rank = len(operator.outputs[0].shape)
     match operator.name:
         case "permute":
-            return [d % (last + 1) for d in operator.arguments["dims"]] == [*first, last, last_but_one]
+            return [d % rank for d in operator.arguments["dims"]] == [*range(rank - 2), rank - 1, rank - 2]
         case "transpose":
-            return {operator.arguments[d] % (last + 1) for d in ("dim0", "dim1")} == {last_but_one, last}
+            return {operator.arguments[d] % rank for d in ("dim0", "dim1")} == {rank - 2, rank - 1}
     return operator.name == "t"
 
 

@@ -87,9 +87,9 @@ def _refine(
 def _split_by_results(labels: Ids, ids: Ids, results: Ids) -> Ids:
     """Channels of a source stay together where the same blocks of the result come from them."""
     read, width = ids >= 0, results.max(initial=0) + 1
-    sources, blocks = np.divmod(np.unique(ids[read] * width + results[read]), width)
+    sources, of_results = np.divmod(np.unique(ids[read] * width + results[read]), width)
     ends = np.searchsorted(sources, np.arange(len(labels) + 1)).tolist()
-    sets = [blocks[start:end].tobytes() for start, end in pairwise(ends)]
+    sets = [of_results[start:end].tobytes() for start, end in pairwise(ends)]
     number = {of: i for i, of in enumerate(dict.fromkeys(sets))}
     return _numbered(labels, np.array([number[of] for of in sets], dtype=np.int64))
 

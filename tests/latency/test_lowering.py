@@ -139,8 +139,12 @@ class Transposed(nn.Module):
 
 
 class Turned(nn.Module):
+    def __init__(self, *dims: int) -> None:
+        super().__init__()
+        self.dims = dims or (2, 3)
+
     def forward(self, x: Tensor) -> Tensor:
-        return x.transpose(2, 3)
+        return x.transpose(*self.dims)
 
 
 def test_products_of_onnx_runtime_read_transposed_operands_for_nothing() -> None:
@@ -149,3 +153,5 @@ def test_products_of_onnx_runtime_read_transposed_operands_for_nothing() -> None
     assert kinds(Transposed(read_twice=True)) == [["transpose"], ["linear"], ["relu"]]
     assert kinds(Transposed(swap=(0, 1)))[0] == ["transpose"]
     assert kinds(Turned()) == [["transpose"]]
+    flat = nn.Sequential(nn.Flatten(2), Turned(1, 2), nn.Flatten(1), nn.Linear(192, 5, bias=False))
+    assert kinds(flat)[0] == ["transpose"]
