@@ -21,6 +21,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.fx.node import map_aggregate
 
 from gate2static.errors import PruneError
+from gate2static.gates.shapes import quiet
 from gate2static.gates.trace import copy_structure
 from gate2static.prune.shapes import ANY_BATCH, any_batch
 
@@ -50,7 +51,7 @@ def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
     batch = torch.export.Dim("batch", min=1)
     shapes = tuple({0: batch} if isinstance(x, Tensor) and x.dim() else None for x in examples)
     try:
-        with _quiet():
+        with _unseen():
             program = torch.export.export(network, examples, dynamic_shapes=shapes, strict=False)
             if any(_writes(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})
@@ -77,7 +78,7 @@ def sketch(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
         inputs = any_batch(network, examples)
     # Traced are copies: what modules remember would be read by whoever captures the network itself.
     try:
-        with _quiet():
+        with _unseen():
             traced = make_fx(copy_structure(network), tracing_mode="fake", pre_dispatch=True)(*inputs)
         captures = any(_writes(node) for node in traced.graph.nodes)
     except Exception:  # noqa: BLE001 - user code may do anything; if it is wrong, `capture` says so
@@ -113,13 +114,13 @@ def _read_batch(network: fx.GraphModule) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without gradients and torch's warnings."""
+def _unseen() -> Iterator[None]:
+    """Without gradients, and without what torch warns and logs."""
     logger = logging.getLogger("torch.export")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with torch.no_grad(), warnings.catch_warnings():
+        with quiet(), torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -91,6 +91,18 @@ def test_a_network_that_branches_on_values_is_refused(trace: Any) -> None:
         trace(_Branching().eval(), (torch.ones(3, 2),))
 
 
+class _Mismatched(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (torch.cat([x, x.new_ones(3, 5)]),)
+
+
+@pytest.mark.parametrize("trace", [capture, sketch])
+def test_what_does_not_run_is_an_error_and_no_traceback_of_torch(trace: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(PruneError, match="Sizes of tensors must match"):
+        trace(_Mismatched().eval(), (torch.ones(3, 2),))
+    assert not caplog.records
+
+
 def test_only_the_network_that_is_kept_is_captured(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     captured: list[Any] = []
     export = torch.export.export
