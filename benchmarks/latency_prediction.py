@@ -75,9 +75,11 @@ def main() -> None:
         for case in [*(c for some in profiled.values() for c in some), *cases]:
             make(case, arguments.folder)
             bar.advance(task)
-    for backbone in {case.backbone for case in cases} or BACKBONES:
-        table_of(backbone, profiled[backbone], arguments)
-    rows = [compare(case, profiled[case.backbone][0], arguments) for case in cases]
+    rows = []
+    for backbone in sorted({case.backbone for case in cases}) or BACKBONES:
+        table, reference = table_of(backbone, profiled[backbone], arguments), profiled[backbone][0]
+        reference_ms = predict_ms(reference, table, arguments)
+        rows += [compare(c, table, reference, reference_ms, arguments) for c in cases if c.backbone == backbone]
     show(rows, arguments)
 
 
@@ -147,16 +149,17 @@ def table_of(backbone: str, cases: list[Case], arguments: argparse.Namespace) ->
     return load_latency_table(path)
 
 
-def compare(case: Case, reference: Case, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Predict and measure one network."""
-    table = table_of(case.backbone, [], arguments)
-    predicted = [predict_ms(network, table, arguments) for network in (case, reference)]
+def compare(
+    case: Case, table: LatencyTable, reference: Case, reference_ms: float, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Predict and measure one network, and take both over the reference's."""
+    predicted = predict_ms(case, table, arguments)
     kept = arguments.folder / case.name / f"{arguments.backend}-{arguments.threads}-with-{reference.name}.json"
     if not kept.exists():
         kept.write_text(json.dumps(measure_ms([case, reference], arguments)))
     measured = json.loads(kept.read_text())
-    ratios = {"predicted": predicted[0] / predicted[1], "measured": measured[0] / measured[1]}
-    error, error_ms = ratios["predicted"] / ratios["measured"] - 1, predicted[0] / measured[0] - 1
+    ratios = {"predicted": predicted / reference_ms, "measured": measured[0] / measured[1]}
+    error, error_ms = ratios["predicted"] / ratios["measured"] - 1, predicted / measured[0] - 1
     return asdict(case) | ratios | {"error": error, "error_ms": error_ms, "ms": measured[0]}
 
 

@@ -247,7 +247,7 @@ class _SettledLift:
         return [self._graph.call_function(take, (call, i)) for i in range(len(picks))]
 
     def _call(self, name: str, module: nn.Module, *inputs: fx.Node) -> fx.Node:
-        made: nn.Module = self._root.made  # type: ignore[assignment]
+        made = self._root.get_submodule("made")
         name = f"{name}_{len(made._modules)}"
         made.add_module(name, module)
         return self._graph.call_module(f"made.{name}", inputs)

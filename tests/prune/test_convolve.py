@@ -258,10 +258,8 @@ def test_moves_are_convolved_where_that_pays(zoo: Any) -> None:
     assert not prune(separate, target="ort-cpu").manifest.convolve_moves
 
 
-def test_onnx_runtime_computes_the_same(mixed: StaticModel, tmp_path: Path) -> None:
-    report = export_onnx(mixed, tmp_path / "model.onnx")
+def test_onnx_runtime_computes_the_same(zoo: Any, tmp_path: Path) -> None:
+    static = prune(zoo.make_gated("resnet20", tasks=2, p=0.4, group_size=4)[0], target=CONVOLVED)
+    report = export_onnx(static, tmp_path / "model.onnx")
     assert max(report.errors.values()) < 5e-5
-    graph = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "model.onnx")).graph
-    dims = {value.name: len(value.type.tensor_type.shape.dim) for value in graph.value_info}
-    gathers = [node for node in graph.node if node.op_type == "Gather"]
-    assert all(dims[node.output[0]] == 2 for node in gathers)  # of what is averaged over positions
+    assert "Gather" not in {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
