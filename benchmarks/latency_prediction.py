@@ -75,11 +75,13 @@ def main() -> None:
         for case in [*(c for some in profiled.values() for c in some), *cases]:
             make(case, arguments.folder)
             bar.advance(task)
-    rows = []
-    for backbone in sorted({case.backbone for case in cases}) or BACKBONES:
-        table, reference = table_of(backbone, profiled[backbone], arguments), profiled[backbone][0]
-        reference_ms = predict_ms(reference, table, arguments)
-        rows += [compare(c, table, reference, reference_ms, arguments) for c in cases if c.backbone == backbone]
+        rows, task = [], bar.add_task("comparing", total=wanted)
+        for backbone in sorted({case.backbone for case in cases}) or BACKBONES:
+            table, reference = table_of(backbone, profiled[backbone], arguments), profiled[backbone][0]
+            reference_ms = predict_ms(reference, table, arguments)
+            for case in (c for c in cases if c.backbone == backbone):
+                rows.append(compare(case, table, reference, reference_ms, arguments))
+                bar.advance(task)
     show(rows, arguments)
 
 
