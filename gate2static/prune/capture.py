@@ -173,6 +173,12 @@ def store(root: nn.Module, value: Tensor, *, trained: bool) -> str:
     return name
 
 
+def constant(network: fx.GraphModule, node: Any) -> Tensor:
+    """The tensor that a node reads."""
+    value: Tensor = operator.attrgetter(str(node.target))(network)
+    return value.detach()
+
+
 def _writes(node: fx.Node) -> bool:
     """Whether an operator changes its input, as heads that torch.fx cannot trace may do."""
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable

@@ -6,7 +6,6 @@ What a gate leaves in a static network is of this kind: what a stream reads (eq.
 softmax of β. However it was put together, one matrix a source says what it is.
 """
 
-import operator
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from scipy.sparse import csr_array, diags_array, eye_array, vstack
 from torch import Tensor, fx
 
+from gate2static.prune.capture import constant
 from gate2static.prune.shapes import ANY_BATCH, annotate, dtype_of, shape_of
 
 ChannelMap = Mapping[fx.Node, csr_array]
@@ -129,9 +129,3 @@ def _is_scale(node: fx.Node, shape: tuple[int, ...]) -> bool:
     """Whether a constant has one number a channel."""
     one_each = (shape[_CHANNELS], *[1] * (len(shape) - _CHANNELS - 1))
     return node.op == "get_attr" and shape_of(node) in (one_each, (1, *one_each))
-
-
-def constant(network: fx.GraphModule, node: Any) -> Tensor:
-    """The tensor that a node reads."""
-    value: Tensor = operator.attrgetter(str(node.target))(network)
-    return value.detach()

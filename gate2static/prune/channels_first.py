@@ -20,8 +20,7 @@ from torch import Tensor, fx
 
 from gate2static.gates.nodes import function_of
 from gate2static.prune.attention import open_attention, transpose_products
-from gate2static.prune.capture import store
-from gate2static.prune.channel_maps import constant
+from gate2static.prune.capture import constant, store
 from gate2static.prune.channels import Ids
 from gate2static.prune.data_movement import copied
 from gate2static.prune.permutations import PERMUTATIONS, compose_permutations, pick_before_permuting

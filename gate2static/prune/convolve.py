@@ -23,8 +23,8 @@ from scipy.sparse import csr_array, diags_array
 from torch import Tensor, fx
 
 from gate2static.gates.nodes import function_of
-from gate2static.prune.capture import store
-from gate2static.prune.channel_maps import ChannelMap, channel_maps, constant, is_concatenation
+from gate2static.prune.capture import constant, store
+from gate2static.prune.channel_maps import ChannelMap, channel_maps, is_concatenation
 from gate2static.prune.channels import Ids
 from gate2static.prune.data_movement import BLOCK, MACS, STARTED
 from gate2static.prune.shapes import CONVOLUTIONS, dtype_of, shape_of

@@ -11,8 +11,7 @@ from torch import Tensor, fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gate2static.gates.nodes import function_of
-from gate2static.prune.capture import store
-from gate2static.prune.channel_maps import constant
+from gate2static.prune.capture import constant, store
 from gate2static.prune.channels_first import channels_first
 from gate2static.prune.convolve import convolve_moves
 from gate2static.prune.shapes import CONVOLUTIONS

@@ -17,7 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx
 
 from gate2static.gates.nodes import function_of
-from gate2static.prune.channel_maps import constant
+from gate2static.prune.capture import constant
 from gate2static.prune.data_movement import RESHAPES
 from gate2static.prune.shapes import ANY_BATCH, dtype_of, shape_of
 
