@@ -1,6 +1,6 @@
 """How far fewer MACs become less time: writes pages such as docs/latency.md.
 
-Run:  python -m benchmarks.latency_fidelity            (from the repository's root; an hour or more)
+Run:  python -m benchmarks.latency_fidelity            (from the repository's root; most of an hour)
       python -m benchmarks.latency_fidelity --quick    (a few minutes)
       python -m benchmarks.latency_fidelity --shares 0.1 0.25 0.5 0.75 --seeds 3 --page docs/latency.md    (hours)
       python -m benchmarks.latency_fidelity --backend openvino --page docs/latency_runtimes.md
@@ -49,7 +49,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--backend", choices=BACKENDS, default="onnxruntime", help="as in `gate2static bench`")
-    parser.add_argument("--shares", nargs="+", type=float, default=[0.25, 0.75], metavar="P")
+    parser.add_argument("--shares", nargs="+", type=float, default=[0.25], metavar="P")
     parser.add_argument("--structures", type=int, default=3, help="how many of the gates' structures")
     parser.add_argument("--seeds", type=int, default=1, help=f"of {', '.join(REPEATED)}; the others have one")
     parser.add_argument("--lowerings", nargs="+", choices=["ours", *LOWERINGS], default=["plain", "ours"])
