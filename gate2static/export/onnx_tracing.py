@@ -1,8 +1,9 @@
 """StaticModel -> `onnx.ModelProto` through torch.export, without the exporter's chatter and this machine's paths."""
 
 import logging
+import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from gate2static.prune import StaticModel
 
 BATCH = "batch"
+_aten = torch.ops.aten
 
 
 def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precision) -> Any:
@@ -31,20 +33,17 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
     Raises:
         ExportError: the network cannot be traced, or an operator has no ONNX form.
     """
-    _reshape_attention(network)
-    inputs = float32_inputs(network, 2)  # not 1: torch.export treats a dimension of 1 as fixed
-    batch = torch.export.Dim(BATCH)
+    _write_out(network)
     try:
         with quiet():
             program = torch.onnx.export(
-                _DeploymentForm(network, network.tasks, precision).eval(),
-                inputs,
+                _traced(_DeploymentForm(network, network.tasks, precision).eval(), float32_inputs(network, 2)),
                 dynamo=True,
                 optimize=False,  # `_simplify` instead
                 verbose=False,
                 input_names=[spec.name for spec in network.manifest.inputs],
                 output_names=list(network.tasks),
-                dynamic_shapes=(tuple({0: batch} for _ in inputs),),
+                dynamic_shapes=(tuple({0: BATCH} for _ in network.manifest.inputs),),  # for its name
                 opset_version=opset,
             )
     except Exception as failure:  # tracing runs arbitrary operators
@@ -107,12 +106,78 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-def _reshape_attention(network: "StaticModel") -> None:
-    """ONNX export takes four dimensions; attention over windows has more, with heads in the batch dimension fewer."""
+def _traced(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+    """The program of a network, for `inputs` of a batch of 2: torch.export treats a dimension of 1 as fixed.
+
+    A network that works at one batch size only is traced for that one: what checks the file says so in plain words.
+    """
+    batch = torch.export.Dim.AUTO
+    program = torch.export.export(network, inputs, dynamic_shapes=(tuple({0: batch} for _ in inputs),), strict=False)
+    return _Traced(
+        root=program.graph_module,
+        graph=program.graph,
+        graph_signature=program.graph_signature,
+        state_dict=program.state_dict,
+        range_constraints=program.range_constraints,
+        module_call_graph=program.module_call_graph,
+        constants=program.constants,
+        verifiers=program.verifiers,
+    )
+
+
+class _Traced(torch.export.ExportedProgram):
+    """Is decomposed only where it holds what the exporter decomposes: tracing it again takes longer than all else."""
+
+    def run_decompositions(self, decomp_table: dict[Any, Any] | None = None, **options: Any) -> Any:
+        table = torch.export.default_decompositions() if decomp_table is None else decomp_table
+        if any(node.target in table or _is_always_decomposed(node.target) for node in self.graph.nodes):
+            return super().run_decompositions(table, **options)
+        return self
+
+
+def _is_always_decomposed(operator: Any) -> bool:
+    """Composites that may return views or write, which torch decomposes whether or not a table has them.
+
+    But for two views that the exporter knows as they are.
+    """
+    return (
+        isinstance(operator, torch._ops.OpOverload)
+        and operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+        and (operator.is_view or torch.Tag.maybe_aliasing_or_mutating in operator.tags)
+        and operator not in (_aten.reshape.default, _aten.narrow.default)
+    )
+
+
+def _write_out(network: "StaticModel") -> None:
+    """Replace operators that the exporter decomposes, computes the shapes of at run time, or takes in four dimensions.
+
+    The others are left to it.
+    """
     for node in network.network.graph.nodes:
-        if node.target is torch.ops.aten.scaled_dot_product_attention.default:
-            node.target = _attention
+        node.target = _WRITTEN_OUT.get(node.target, node.target)
     network.network.recompile()
+
+
+def _average(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Adaptive average pooling of (…, height, width)."""
+    height, width = output_size
+    return x.mean((-2, -1), keepdim=True) if height == width == 1 else F.adaptive_avg_pool2d(x, (height, width))
+
+
+def _flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    start, end = start_dim % x.ndim, end_dim % x.ndim
+    return x.reshape(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
+
+
+def _unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    dim %= x.ndim
+    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+
+def _movedim(x: Tensor, source: int, destination: int) -> Tensor:
+    order = list(range(x.ndim))
+    order.insert(destination % x.ndim, order.pop(source))
+    return x.permute(order)
 
 
 def _attention(
@@ -129,6 +194,15 @@ def _attention(
     mask = None if attn_mask is None else with_two(attn_mask)
     attended = F.scaled_dot_product_attention(with_two(query), with_two(key), with_two(value), mask, *args, **kwargs)
     return attended.reshape(*leading, *attended.shape[-2:])
+
+
+_WRITTEN_OUT = {
+    _aten.adaptive_avg_pool2d.default: _average,
+    _aten.flatten.using_ints: _flatten,
+    _aten.movedim.int: _movedim,
+    _aten.unflatten.int: _unflatten,
+    _aten.scaled_dot_product_attention.default: _attention,
+}
 
 
 class _DeploymentForm(nn.Module):

@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -62,6 +64,62 @@ def test_attention_takes_keys_and_values_that_all_windows_share() -> None:
     query, shared = torch.randn(2, 3, 4, 5, 8), torch.randn(2, 1, 4, 6, 8)
     found = onnx_tracing._attention(query, shared, shared)
     assert torch.allclose(found, nn.functional.scaled_dot_product_attention(query, shared, shared), atol=1e-6)
+
+
+_aten = torch.ops.aten
+
+
+@pytest.mark.parametrize(
+    ("operator", "shape", "arguments"),
+    [
+        (_aten.flatten.using_ints, (2, 3, 4, 5), ()),
+        (_aten.flatten.using_ints, (2, 3, 4, 5), (1, -2)),
+        (_aten.flatten.using_ints, (2, 3, 4, 5), (-1,)),
+        (_aten.unflatten.int, (2, 12, 5), (1, [3, -1])),
+        (_aten.unflatten.int, (2, 12, 5), (-2, [3, 2, 2])),
+        (_aten.movedim.int, (2, 3, 4, 5), (1, 3)),
+        (_aten.movedim.int, (2, 3, 4, 5), (-1, 1)),
+        (_aten.movedim.int, (2, 3, 4, 5), (0, -2)),
+        (_aten.adaptive_avg_pool2d.default, (2, 3, 4, 5), ([1, 1],)),
+        (_aten.adaptive_avg_pool2d.default, (2, 3, 4, 5), ([2, 1],)),
+        (_aten.adaptive_avg_pool2d.default, (3, 4, 5), ([1, 1],)),
+    ],
+)
+def test_operators_written_out_compute_what_torch_computes(
+    operator: torch._ops.OpOverload, shape: tuple[int, ...], arguments: tuple[Any, ...]
+) -> None:
+    x = torch.randn(shape)
+    torch.testing.assert_close(onnx_tracing._WRITTEN_OUT[operator](x, *arguments), operator(x, *arguments))
+
+
+class Images(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, *images: Tensor) -> Tensor:
+        return self.function(images[0])
+
+
+def test_only_programs_with_operators_to_decompose_are_traced_again() -> None:
+    def traced(function: Callable[[Tensor], Tensor]) -> torch.export.ExportedProgram:
+        return onnx_tracing._traced(Images(function), (torch.randn(2, 3, 8, 8),))
+
+    plain, composite = traced(lambda x: x.reshape(-1, 3, 64).relu()), traced(lambda x: x.movedim(1, 2))
+    norm = traced(lambda x: nn.functional.batch_norm(x, torch.zeros(3), torch.ones(3)))
+    assert plain.run_decompositions({_aten.gelu.default: None}) is plain
+    assert plain.run_decompositions({_aten.relu.default: lambda x: x.clamp(min=0)}) is not plain
+    assert composite.run_decompositions({}) is not composite
+    assert norm.run_decompositions({}) is not norm
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_pooling_to_any_size_is_exported(size: int, tmp_path: Path) -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(size), nn.Flatten(), nn.Unflatten(1, (8, -1)))
+    gated = gate(backbone, tasks=["a"], example_inputs=(torch.randn(2, 3, 8, 8),), heads={"a": nn.Identity()})
+    export_onnx(prune(gated.eval()), tmp_path / "model.onnx")
+    operators = {node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node}
+    assert "Shape" not in operators or size > 1, "sizes are read from the input at most once"
 
 
 @pytest.mark.parametrize("head", [nn.Identity, nn.Dropout])
