@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 TINY = (
     "tasks=[{name: left, kind: classification}, {name: mask, kind: mask}]",
     "data.options={train_images: 64, val_images: 40, test_images: 40}",
-    "model.options.width=0.125",
+    "model.options={width: 0.125, blocks: 1}",
     "training.single.epochs=1",
     "training.shared.epochs=1",
     "training.gated.epochs=1",

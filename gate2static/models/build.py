@@ -29,6 +29,8 @@ class ResNet20Options(Strict):
 
     width: Annotated[float, Field(gt=0, le=16)] = 1.0
     """Multiplies the 16, 32 and 64 channels of the stages."""
+    blocks: Annotated[int, Field(ge=1)] = 3
+    """Of each stage: 1 makes a ResNet-8, 9 a ResNet-56."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Backbone:
 
 
 def _resnet20(image_shape: tuple[int, int, int], options: ResNet20Options) -> nn.Module:
-    return ResNet20(image_shape[0], options.width)
+    return ResNet20(image_shape[0], options.width, options.blocks)
 
 
 BACKBONES: dict[str, Backbone] = {

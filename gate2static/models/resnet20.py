@@ -7,8 +7,6 @@ images; the paper's 58 MFLOPs are unexplained (papers/README reading 5).
 
 from torch import Tensor, nn
 
-BLOCKS = 3
-
 
 class _Block(nn.Module):
     def __init__(self, cin: int, cout: int, stride: int) -> None:
@@ -34,15 +32,16 @@ class ResNet20(nn.Module):
     Args:
         in_channels: C of the images.
         width: Multiplies the 16, 32 and 64 channels of the stages.
+        blocks: Of each stage: n in the paper, whose networks have 6n + 2 layers.
     """
 
-    def __init__(self, in_channels: int = 3, width: float = 1.0) -> None:
+    def __init__(self, in_channels: int = 3, width: float = 1.0, blocks: int = 3) -> None:
         super().__init__()
         c1, c2, c3 = (max(1, round(count * width)) for count in (16, 32, 64))
         self.stem = nn.Sequential(nn.Conv2d(in_channels, c1, 3, 1, 1, bias=False), nn.BatchNorm2d(c1), nn.ReLU())
-        self.stage1 = _stage(c1, c1, stride=1)
-        self.stage2 = _stage(c1, c2, stride=2)
-        self.stage3 = _stage(c2, c3, stride=2)
+        self.stage1 = _stage(c1, c1, blocks, stride=1)
+        self.stage2 = _stage(c1, c2, blocks, stride=2)
+        self.stage3 = _stage(c2, c3, blocks, stride=2)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -54,5 +53,5 @@ class ResNet20(nn.Module):
         return fine, middle, self.stage3(middle)
 
 
-def _stage(cin: int, cout: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(_Block(cin, cout, stride), *(_Block(cout, cout, 1) for _ in range(BLOCKS - 1)))
+def _stage(cin: int, cout: int, blocks: int, stride: int) -> nn.Sequential:
+    return nn.Sequential(_Block(cin, cout, stride), *(_Block(cout, cout, 1) for _ in range(blocks - 1)))

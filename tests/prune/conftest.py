@@ -16,8 +16,9 @@ from torchvision.models.vgg import make_layers
 
 from gate2static.gates import GatedModel, gate, set_gates
 from gate2static.models.resnet20 import ResNet20
-from gate2static.prune import StaticModel, expected_macs, plan, prune
+from gate2static.prune import Lowering, StaticModel, expected_macs, plan, prune
 from gate2static.prune.emit import emit
+from gate2static.prune.lowering import LOWERING
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -202,8 +203,6 @@ def random_gates(gated: GatedModel, p: float) -> None:
 PATTERNS: dict[str, Callable[[GatedModel], None]] = {
     "random_0.1": lambda gated: random_gates(gated, 0.1),
     "random_0.5": lambda gated: random_gates(gated, 0.5),
-    "all_shared": lambda gated: set_gates(gated, False),
-    "all_specific": lambda gated: set_gates(gated, True),
     "one_channel": one_channel,
     "one_task": one_task,
 }
@@ -242,12 +241,13 @@ def outputs(network: nn.Module, x: Tensor) -> list[Tensor]:
     return pytree.tree_leaves(network(x))
 
 
-def check_exact(gated: GatedModel, x: Tensor) -> None:
-    """The static network equals the gated one in float64, and costs what was predicted."""
-    decided = plan(gated)
+def check_exact(gated: GatedModel, x: Tensor, lowering: Lowering = LOWERING) -> nn.Module:
+    """The static network, which equals the gated one in float64 and costs what was predicted."""
+    decided = plan(gated, lowering=lowering)
     static = emit(gated, decided)
     assert relative_error(outputs(gated, x), outputs(static, x)) <= 1e-9
     assert int(expected_macs(gated)) == decided.macs() == counted_macs(static, (x,))
+    return static
 
 
 @pytest.fixture(scope="session")

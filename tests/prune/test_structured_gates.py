@@ -14,8 +14,8 @@ from gate2static.prune.emit import emit
 from gate2static.prune.rules.gate import GateRule
 from gate2static.verify import verify
 
-NETWORKS = ("resnet20", "densenet", "two_scales", "many_rules", "token_rules")
-PATTERNS = ("random_0.1", "random_0.5", "all_shared", "all_specific", "one_channel", "one_task")
+NETWORKS = ("resnet12", "densenet", "two_scales", "many_rules", "token_rules")
+PATTERNS = ("random_0.1", "random_0.5", "one_channel", "one_task")
 OPTIONS: dict[str, dict[str, Any]] = {
     "hard": {"mixing": "hard"},
     "hard_groups": {"mixing": "hard", "group_size": 5},
@@ -62,7 +62,7 @@ def test_constant_gates_leave_exactly_one_backbone_or_one_a_task(
     with torch.no_grad():
         features = bare(x)
     macs = sum(zoo.counted_macs(head, (features,)) for head in gated.heads.values())
-    static = emit(gated, plan(gated))
+    static = zoo.check_exact(gated, x)
     assert sum(p.numel() for p in static.parameters()) == heads + copies * sum(p.numel() for p in bare.parameters())
     assert zoo.counted_macs(static, (x,)) == macs + copies * zoo.counted_macs(bare, (x,))
 

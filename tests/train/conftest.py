@@ -18,7 +18,7 @@ SMALL = (
     "training.shared={epochs: 1, batch_size: 16}",
     "training.gated={epochs: 2, batch_size: 16}",
     "training.checkpoint_steps=1",
-    "sparsity_weight=200",
+    "sparsity_weight=60",
 )
 TINY = Path("recipes/digits_tiny.yaml")
 

@@ -148,21 +148,21 @@ def test_prune_projects_a_finished_checkpoint_and_verify_agrees(
 @pytest.mark.parametrize(
     ("row", "options", "message"),
     [
-        ("gated-200/ckpt.pt", ["--budget", "macs=0.1"], "below what can be reached"),
-        ("gated-200/ckpt.pt", ["--budget", "speed=1"], "--budget: unknown key speed"),
+        ("gated-60/ckpt.pt", ["--budget", "macs=0.1"], "below what can be reached"),
+        ("gated-60/ckpt.pt", ["--budget", "speed=1"], "--budget: unknown key speed"),
         ("shared/ckpt.pt", ["--budget", "macs=0.5"], "holds a shared network, which has no gates"),
-        ("gated-200/ckpt.pt", ["--budget", "macs=0.5", "--align", "8"], "leave out one"),
+        ("gated-60/ckpt.pt", ["--budget", "macs=0.5", "--align", "8"], "leave out one"),
         (
-            "gated-200/ckpt.pt",
+            "gated-60/ckpt.pt",
             ["--budget", "latency=0.5", "--budget", "device=a100", "--target", "openvino"],
             "a latency is predicted for --target any; leave out --target, or have it timed on this machine",
         ),
         (
-            "gated-200/ckpt.pt",
+            "gated-60/ckpt.pt",
             ["--budget", "latency=0.5", "--budget", "device=a100", "--dtype", "float16"],
             "a latency is that of the network as trained; leave out --dtype",
         ),
-        ("gated-200/ckpt.pt", ["--budget", "macs=0.5", "--threads", "1"], "--threads is for a latency that is timed"),
+        ("gated-60/ckpt.pt", ["--budget", "macs=0.5", "--threads", "1"], "--threads is for a latency that is timed"),
     ],
 )
 def test_pruning_to_a_wrong_budget_writes_nothing(
@@ -177,7 +177,7 @@ def test_projecting_never_replaces_the_checkpoint_that_it_reads(
     run: Callable[..., Any], whole_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = tmp_path / "s.ckpt.pt"
-    shutil.copy(whole_run[0] / "gated-200" / "ckpt.pt", source)
+    shutil.copy(whole_run[0] / "gated-60" / "ckpt.pt", source)
     before = source.read_bytes()
     monkeypatch.chdir(tmp_path)
     result = run("prune", source, "-o", "s", "--budget", "macs=0.9", code=2)
@@ -191,11 +191,11 @@ def test_a_file_that_belongs_to_no_static_network_is_never_replaced(
 ) -> None:
     other = tmp_path / "s.ckpt.pt"
     other.write_text("somebody's")
-    result = run("prune", whole_run[0] / "gated-200" / "ckpt.pt", "-o", tmp_path / "s", "--budget", "macs=0.9", code=2)
+    result = run("prune", whole_run[0] / "gated-60" / "ckpt.pt", "-o", tmp_path / "s", "--budget", "macs=0.9", code=2)
     assert "would replace" in result.stderr
     assert [(path, path.read_text()) for path in tmp_path.iterdir()] == [(other, "somebody's")]
     (tmp_path / "s").mkdir()
-    run("prune", whole_run[0] / "gated-200" / "ckpt.pt", "-o", tmp_path / "s", "--budget", "macs=0.9", code=2)
+    run("prune", whole_run[0] / "gated-60" / "ckpt.pt", "-o", tmp_path / "s", "--budget", "macs=0.9", code=2)
     assert other.read_text() == "somebody's"
 
 
@@ -205,7 +205,7 @@ def test_where_the_static_network_cannot_be_written_neither_is_the_projected_che
     taken = tmp_path / "run"
     taken.mkdir()
     (taken / "run.json").write_text("{}")
-    checkpoint = whole_run[0] / "gated-200" / "ckpt.pt"
+    checkpoint = whole_run[0] / "gated-60" / "ckpt.pt"
     run("prune", checkpoint, "-o", taken, "--budget", "macs=1", code=2)
     monkeypatch.chdir(taken)
     run("prune", checkpoint, "-o", ".", "--budget", "macs=1", code=2)

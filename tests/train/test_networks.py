@@ -98,7 +98,7 @@ def test_the_shared_branch_can_start_from_the_first_weights(small: Recipe, whole
 @torch.no_grad()
 def test_a_loaded_network_is_the_trained_one(small: Recipe, whole_run: Run, images: Tensor) -> None:
     run_dir, result = whole_run
-    gated, recipe = load_gated(run_dir / "gated-200" / "ckpt.pt")
+    gated, recipe = load_gated(run_dir / "gated-60" / "ckpt.pt")
     assert recipe == small
     assert not gated.training
     spec = describe_data(small.data)
@@ -123,7 +123,7 @@ def test_a_checkpoint_brings_back_its_recipes_kind_of_gates(
 ) -> None:
     assert (small.gating.mixing, small.gating.tie_residual) == ("softmax", False)
     gated = build_gated(structured(small), whole_run[0]).eval()
-    content = load_checkpoint(whole_run[0] / "gated-200" / "ckpt.pt")
+    content = load_checkpoint(whole_run[0] / "gated-60" / "ckpt.pt")
     content |= {"model": gated.state_dict(), "recipe": structured(small).model_dump(mode="json")}
     torch.save(content, tmp_path / "ckpt.pt")
     found, recipe = load_gated(tmp_path / "ckpt.pt")
@@ -161,8 +161,8 @@ def test_a_run_without_single_task_networks_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_does_not_fit_its_recipe_names_the_key(whole_run: Run, tmp_path: Path) -> None:
-    content = load_checkpoint(whole_run[0] / "gated-200" / "ckpt.pt")
-    content["recipe"]["model"]["options"] = {"width": 0.25}
+    content = load_checkpoint(whole_run[0] / "gated-60" / "ckpt.pt")
+    content["recipe"]["model"]["options"]["width"] = 0.25
     torch.save(content, tmp_path / "ckpt.pt")
     with pytest.raises(CheckpointError, match=r"for another model: encoder\.\S+ is \(.*\), the model's is \("):
         load_gated(tmp_path / "ckpt.pt")
