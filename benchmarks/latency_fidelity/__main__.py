@@ -1,6 +1,6 @@
 """How far fewer MACs become less time: writes pages such as docs/latency.md.
 
-Run:  python -m benchmarks.latency_fidelity            (from the repository's root; most of an hour)
+Run:  python -m benchmarks.latency_fidelity            (from the repository's root; less than an hour)
       python -m benchmarks.latency_fidelity --quick    (a few minutes)
       python -m benchmarks.latency_fidelity --shares 0.1 0.25 0.5 0.75 --seeds 3 --page docs/latency.md    (hours)
       python -m benchmarks.latency_fidelity --backend openvino --page docs/latency_runtimes.md

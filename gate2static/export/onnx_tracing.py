@@ -37,13 +37,13 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
     try:
         with quiet():
             program = torch.onnx.export(
-                _traced(_DeploymentForm(network, network.tasks, precision).eval(), float32_inputs(network, 2)),
+                _exported(_DeploymentForm(network, network.tasks, precision).eval(), float32_inputs(network, 2)),
                 dynamo=True,
                 optimize=False,  # `_simplify` instead
                 verbose=False,
                 input_names=[spec.name for spec in network.manifest.inputs],
                 output_names=list(network.tasks),
-                dynamic_shapes=(tuple({0: BATCH} for _ in network.manifest.inputs),),  # for its name
+                dynamic_shapes=(tuple({0: BATCH} for _ in network.manifest.inputs),),  # names the dimension
                 opset_version=opset,
             )
     except Exception as failure:  # tracing runs arbitrary operators
@@ -106,14 +106,14 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-def _traced(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+def _exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
     """The program of a network, for `inputs` of a batch of 2: torch.export treats a dimension of 1 as fixed.
 
     A network that works at one batch size only is traced for that one: what checks the file says so in plain words.
     """
     batch = torch.export.Dim.AUTO
     program = torch.export.export(network, inputs, dynamic_shapes=(tuple({0: batch} for _ in inputs),), strict=False)
-    return _Traced(
+    return _DecomposedOnDemand(
         root=program.graph_module,
         graph=program.graph,
         graph_signature=program.graph_signature,
@@ -125,8 +125,11 @@ def _traced(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.Expo
     )
 
 
-class _Traced(torch.export.ExportedProgram):
-    """Is decomposed only where it holds what the exporter decomposes: tracing it again takes longer than all else."""
+class _DecomposedOnDemand(torch.export.ExportedProgram):
+    """Is decomposed only where it holds what the exporter decomposes: tracing it again takes longer than all else.
+
+    Static networks have no graphs within graphs, where there could be more to decompose.
+    """
 
     def run_decompositions(self, decomp_table: dict[Any, Any] | None = None, **options: Any) -> Any:
         table = torch.export.default_decompositions() if decomp_table is None else decomp_table
@@ -136,9 +139,9 @@ class _Traced(torch.export.ExportedProgram):
 
 
 def _is_always_decomposed(operator: Any) -> bool:
-    """Composites that may return views or write, which torch decomposes whether or not a table has them.
+    """Composites that may return views or write: torch decomposes them whether or not a table has them.
 
-    But for two views that the exporter knows as they are.
+    Two views that the exporter knows as they are can stay.
     """
     return (
         isinstance(operator, torch._ops.OpOverload)
@@ -158,13 +161,15 @@ def _write_out(network: "StaticModel") -> None:
     network.network.recompile()
 
 
-def _average(x: Tensor, output_size: Sequence[int]) -> Tensor:
-    """Adaptive average pooling of (…, height, width)."""
+def _adaptive_average(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Pool (…, height, width)."""
     height, width = output_size
     return x.mean((-2, -1), keepdim=True) if height == width == 1 else F.adaptive_avg_pool2d(x, (height, width))
 
 
 def _flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    if not x.ndim:
+        return x.reshape(1)
     start, end = start_dim % x.ndim, end_dim % x.ndim
     return x.reshape(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
 
@@ -175,9 +180,17 @@ def _unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
 
 
 def _movedim(x: Tensor, source: int, destination: int) -> Tensor:
+    if not x.ndim:
+        return x
     order = list(range(x.ndim))
     order.insert(destination % x.ndim, order.pop(source))
     return x.permute(order)
+
+
+def _cast(x: Tensor, dtype: torch.dtype, *_: Any, **__: Any) -> Tensor:
+    """Always a copy: `Tensor.to`, which may be none, is a composite."""
+    copied: Tensor = _aten._to_copy.default(x, dtype=dtype)
+    return copied
 
 
 def _attention(
@@ -197,10 +210,11 @@ def _attention(
 
 
 _WRITTEN_OUT = {
-    _aten.adaptive_avg_pool2d.default: _average,
+    _aten.adaptive_avg_pool2d.default: _adaptive_average,
     _aten.flatten.using_ints: _flatten,
     _aten.movedim.int: _movedim,
     _aten.unflatten.int: _unflatten,
+    _aten.to.dtype: _cast,
     _aten.scaled_dot_product_attention.default: _attention,
 }
 
@@ -217,5 +231,5 @@ class _DeploymentForm(nn.Module):
         if not self.half_precision:
             outputs = self.network(*inputs)
             return tuple(outputs[task] for task in self.tasks)
-        outputs = self.network(*(x.half() if x.is_floating_point() else x for x in inputs))
-        return tuple(outputs[task].float() for task in self.tasks)
+        outputs = self.network(*(_cast(x, torch.half) if x.is_floating_point() else x for x in inputs))
+        return tuple(_cast(outputs[task], torch.float) for task in self.tasks)

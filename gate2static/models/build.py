@@ -29,7 +29,7 @@ class ResNet20Options(Strict):
 
     width: Annotated[float, Field(gt=0, le=16)] = 1.0
     """Multiplies the 16, 32 and 64 channels of the stages."""
-    blocks: Annotated[int, Field(ge=1)] = 3
+    blocks: Annotated[int, Field(ge=1, le=200)] = 3
     """Of each stage: 1 makes a ResNet-8, 9 a ResNet-56."""
 
 

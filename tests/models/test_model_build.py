@@ -32,6 +32,13 @@ def test_resnet20_has_twenty_weight_layers_and_its_usual_cost() -> None:
     assert backbone == 9 * (3 * 16 + 6 * 16**2 + 16 * 32 + 5 * 32**2 + 32 * 64 + 5 * 64**2)
 
 
+@pytest.mark.parametrize(("blocks", "layers"), [(1, 8), (9, 56)])
+def test_blocks_make_the_other_networks_of_the_paper(blocks: int, layers: int) -> None:
+    backbone, _, _ = build_model(recipe(width=0.25, blocks=blocks))
+    convolutions = [m for m in backbone.modules() if isinstance(m, torch.nn.Conv2d) and m.kernel_size == (3, 3)]
+    assert len(convolutions) + 1 == layers
+
+
 @pytest.mark.parametrize(("width", "channels"), [(0.25, (4, 8, 16)), (0.5, (8, 16, 32)), (1.0, (16, 32, 64))])
 def test_width_multiplies_the_stages(width: float, channels: tuple[int, ...]) -> None:
     features = ResNet20(in_channels=1, width=width)(torch.zeros(2, 1, 32, 32))

@@ -113,7 +113,6 @@ def _resnet10() -> nn.Module:
 
 
 BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "resnet18": (lambda: torchvision.models.resnet18(num_classes=10), 32),
     "resnet20": (lambda: ResNet20(width=0.5), 16),
     "resnet12": (_resnet12, 16),
     "resnet10": (_resnet10, 32),

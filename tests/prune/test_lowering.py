@@ -47,6 +47,16 @@ def test_every_pass_keeps_function_and_macs(name: str, network: str, mixing: str
     zoo.check_exact(gated.double(), x.double(), LOWERINGS[name])
 
 
+@pytest.mark.parametrize(("name", "mixing"), [*((n, "softmax") for n in LOWERINGS), *((n, "hard") for n in _HARD)])
+def test_every_pass_is_pruned_to_what_was_planned(name: str, mixing: str, zoo: Any) -> None:
+    gated, x = zoo.make_gated("many_rules", tasks=2, p=0.3, group_size=4, mixing=mixing)
+    static = prune(gated, target=LOWERINGS[name])
+    with torch.no_grad():
+        expected, found = gated.double()(x.double()), static.double()(x.double())
+    assert zoo.relative_error(expected.values(), found.values()) <= 1e-9
+    assert int(expected_macs(gated)) == static.manifest.macs.static == zoo.counted_macs(static.float(), (x,))
+
+
 class _Residual(nn.Module):
     """A depth-wise layer on a stream of which three tasks share some channels."""
 
