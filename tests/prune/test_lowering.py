@@ -37,17 +37,17 @@ def _copies(static: Any) -> int:
     return sum(any(c in str(n.target) for c in _COPIES) for n in static.network.graph.nodes)
 
 
-_HARD = ("plain", "blocks of any width")
+_PASSES = [*((name, "softmax") for name in LOWERINGS), ("plain", "hard"), ("blocks of any width", "hard")]
 
 
 @pytest.mark.parametrize("network", ["resnet12", "many_rules", "token_rules"])
-@pytest.mark.parametrize(("name", "mixing"), [*((n, "softmax") for n in LOWERINGS), *((n, "hard") for n in _HARD)])
+@pytest.mark.parametrize(("name", "mixing"), _PASSES)
 def test_every_pass_keeps_function_and_macs(name: str, network: str, mixing: str, zoo: Any) -> None:
     gated, x = zoo.make_gated(network, tasks=2, p=0.3, group_size=4, mixing=mixing)
     zoo.check_exact(gated.double(), x.double(), LOWERINGS[name])
 
 
-@pytest.mark.parametrize(("name", "mixing"), [*((n, "softmax") for n in LOWERINGS), *((n, "hard") for n in _HARD)])
+@pytest.mark.parametrize(("name", "mixing"), _PASSES)
 def test_every_pass_is_pruned_to_what_was_planned(name: str, mixing: str, zoo: Any) -> None:
     gated, x = zoo.make_gated("many_rules", tasks=2, p=0.3, group_size=4, mixing=mixing)
     static = prune(gated, target=LOWERINGS[name])

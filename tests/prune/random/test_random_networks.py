@@ -17,7 +17,7 @@ def programs(kind: str) -> st.SearchStrategy[Any]:
     return st.tuples(st.just(kind), st.lists(steps, min_size=1, max_size=8))
 
 
-@settings(max_examples=100, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=200, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     kind_and_program=st.sampled_from(sorted(NAMES)).flatmap(programs),
     outputs=st.integers(1, 3),
