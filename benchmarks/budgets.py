@@ -19,9 +19,9 @@ from torch import nn
 from torchvision import models
 
 import gate2static as g2s
-from gate2static.bench import profile_gated
 from gate2static.demo import bundled_recipe
 from gate2static.models.resnet20 import ResNet20
+from gate2static.profiling import profile_gated
 from gate2static.recipe import load_recipe
 from gate2static.train import train
 

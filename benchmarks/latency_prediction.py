@@ -28,9 +28,9 @@ from rich.table import Table
 from torch import nn
 
 from gate2static import benchmark, gate, load_static, prune
-from gate2static.bench import profile
 from gate2static.export.onnx_tracing import trace_onnx
 from gate2static.latency import LatencyTable, calibrated, load_latency_table
+from gate2static.profiling import profile
 from gate2static.progress import progress_bar
 
 ALLOWED = 0.07

@@ -20,8 +20,8 @@ from torchvision import models
 
 import gate2static as g2s
 from gate2static.gates import GatedModel
-from gate2static.gates.settled_lift import lift_settled
-from gate2static.train.memory import keep_freed_memory
+from gate2static.gates.settled.lift import lift_settled
+from gate2static.train.processes.memory import keep_freed_memory
 
 PAGE = Path(__file__).parent.parent / "docs" / "settled_gates.md"
 SHARES = (0.0, 0.5, 0.8, 0.95)
@@ -156,7 +156,7 @@ every channel, because a gate may still change sides. With `training.gated.settl
 side for N steps is settled: its α is frozen for good, and training computes only what the other gates still need.
 
 ```python
-settling = GateSettling(gated, after_steps=500)    # gate2static.gates.settling
+settling = GateSettling(gated, after_steps=500)    # gate2static.gates.settled.settling
 for batch in loader:
     ...                                            # forward, backward, the optimisers' steps
     settling.step()
@@ -186,7 +186,7 @@ them. Direct writes to `alpha`, and loading a part of the model, are not noticed
 CPU seconds of a training step (forward and backward, heads included) over those of the T+1 bare backbones with heads,
 medians of $rounds rounds. Settled as shared are all gates of a channel (`channel`), or each task's gate by itself
 (`gate`, where fewer channels are shared by all); nothing else is settled. On both sides freed memory stays with the
-process (`gate2static.train.memory`): otherwise clearing it anew costs T+1 streams up to a tenth more, and the bare
+process (`train/processes/memory.py`): otherwise clearing it anew costs T+1 streams up to a tenth more, and the bare
 backbones, one at a time, nothing.
 
 $steps

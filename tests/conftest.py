@@ -67,7 +67,7 @@ def run() -> Callable[..., Result]:
     """Runs a command line and checks its exit status."""
 
     def invoke(*args: object, code: int = 0) -> Result:
-        from gate2static.cli import app
+        from gate2static.cli.commands import app
 
         result = CliRunner().invoke(app, [str(arg) for arg in args])
         assert result.exit_code == code, (result.output, result.exception)
@@ -87,3 +87,14 @@ def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(demo, "benchmark", lambda targets, **_: quick(targets, rounds=2, duration_s=0.02, warmup_s=0.0))
         demo.run_demo(run_dir, overrides=TINY)
     return run_dir
+
+
+@pytest.fixture(scope="session")
+def pruned() -> "StaticModel":
+    """A pruned network that no test changes."""
+    from gate2static.prune import prune
+    from tests import zoo
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return prune(zoo.make_gated("many_rules")[0])

@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 import gate2static as g2s
-from gate2static.cli import app
+from gate2static.cli.commands import app
 
 FUNCTIONS = {
     "benchmark": (

@@ -13,7 +13,7 @@ from torch import nn
 
 import gate2static as g2s
 from gate2static.gates import GatedModel
-from gate2static.prune.lowering import LOWERING, PLAIN, TARGETS
+from gate2static.prune.emission.layout import LOWERING, PLAIN, TARGETS
 from gate2static.train import load_gated
 
 TASKS = ("a", "b", "c")

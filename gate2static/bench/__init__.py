@@ -2,8 +2,6 @@
 
 from gate2static.bench.backends import BACKENDS, NETWORK_BACKENDS
 from gate2static.bench.doctor import Finding, diagnose, findings_table
-from gate2static.bench.profiled_networks import profile_for, profile_gated
-from gate2static.bench.profiling import profile, profile_table
 from gate2static.bench.report import LatencyReport, TargetLatency
 from gate2static.bench.rounds import benchmark
 from gate2static.bench.stopwatch import Stopwatch
@@ -20,8 +18,4 @@ __all__ = [
     "diagnose",
     "findings_table",
     "latency_table",
-    "profile",
-    "profile_for",
-    "profile_gated",
-    "profile_table",
 ]

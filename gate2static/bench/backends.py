@@ -6,18 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeGuard
 
-from gate2static.bench.onnxruntime_cpu_runner import open_onnxruntime_cpu
-from gate2static.bench.onnxruntime_cuda_runner import open_onnxruntime_cuda
-from gate2static.bench.openvino_runner import open_openvino_cpu
-from gate2static.bench.runner import OpenRunner
+from gate2static.bench.runners.onnxruntime_cpu import open_onnxruntime_cpu
+from gate2static.bench.runners.onnxruntime_cuda import open_onnxruntime_cuda
+from gate2static.bench.runners.openvino import open_openvino_cpu
+from gate2static.bench.runners.runner import OpenRunner
+from gate2static.bench.runners.tensorrt import open_tensorrt
+from gate2static.bench.runners.torch_compiled import open_torch_compiled
+from gate2static.bench.runners.torch_cpu import open_torch_cpu
+from gate2static.bench.runners.torch_cuda import open_torch_cuda, open_torch_cuda_graph
 from gate2static.bench.sources import EngineSource, OnnxSource, Source, TorchSource
-from gate2static.bench.tensorrt_runner import open_tensorrt
-from gate2static.bench.torch_compiled_runner import open_torch_compiled
-from gate2static.bench.torch_cpu_runner import open_torch_cpu
-from gate2static.bench.torch_cuda_runner import open_torch_cuda, open_torch_cuda_graph
 from gate2static.errors import BenchError
 from gate2static.export import export_onnx
-from gate2static.export.onnx_model import load_onnx, precision_of
+from gate2static.runtimes.onnx_file import load_onnx, precision_of
 
 
 @dataclass(frozen=True, kw_only=True)

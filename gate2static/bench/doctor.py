@@ -9,10 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from gate2static.bench.environment import cpu_model, usable_cores
-from gate2static.bench.torch_compiled_runner import compiler
+from gate2static.bench.runners.torch_compiled import compiler
 from gate2static.errors import MissingDependencyError
-from gate2static.export.onnx_session import onnxruntime
-from gate2static.export.optional import require
+from gate2static.runtimes.onnxruntime import onnxruntime
+from gate2static.runtimes.optional import require
 
 State = Literal["ok", "missing"]
 

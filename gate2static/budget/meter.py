@@ -10,7 +10,7 @@ from gate2static.errors import BudgetError
 from gate2static.gates import GatedModel, gate_decisions, set_gates
 from gate2static.latency import latency_model
 from gate2static.prune import StaticModel, expected_macs, prune
-from gate2static.prune.analysis import demand, match_rules, number
+from gate2static.prune.analysis.analyse import demand, match_rules, number
 from gate2static.recipe import Budget
 
 NETWORK = "network"

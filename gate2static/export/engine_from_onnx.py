@@ -8,10 +8,10 @@ from typing import Any
 
 from gate2static.errors import ExportError, MissingDependencyError
 from gate2static.export.engine_sidecar import EngineSidecar, EngineTensor, sidecar_path
-from gate2static.export.onnx_model import digest_of, load_onnx, precision_of
-from gate2static.export.optional import require_gpu
-from gate2static.export.trt_library import TrtLibrary, trt_library
 from gate2static.files import read_bytes, sha256_of, write_atomically
+from gate2static.runtimes.onnx_file import digest_of, load_onnx, precision_of
+from gate2static.runtimes.optional import require_gpu
+from gate2static.runtimes.tensorrt import TrtLibrary, trt_library
 
 DEFAULT_COMPUTE_CAPABILITIES = ("8.9",)
 

@@ -6,8 +6,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gate2static.errors import ExportError
-from gate2static.export.trt_library import TrtBackend
 from gate2static.files import read_bytes, sha256_of
+from gate2static.runtimes.tensorrt import TrtBackend
 
 
 class EngineTensor(BaseModel):

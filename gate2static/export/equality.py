@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from gate2static.errors import ExportError, VerificationError
-from gate2static.export.onnx_session import open_session
+from gate2static.runtimes.onnxruntime import open_session
 from gate2static.verify.difference import difference
 from gate2static.verify.running import run_static
 

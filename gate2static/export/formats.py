@@ -13,8 +13,8 @@ from gate2static.export.engine_from_onnx import EngineReport, build_engine
 from gate2static.export.int8_from_onnx import Int8Report, calibration_batches, quantize_onnx
 from gate2static.export.onnx_from_static import OnnxReport, export_onnx
 from gate2static.export.pt2_from_static import Pt2Report, export_pt2
-from gate2static.export.trt_library import TrtBackend, trt_library
 from gate2static.progress import progress_bar
+from gate2static.runtimes.tensorrt import TrtBackend, trt_library
 
 if TYPE_CHECKING:
     from gate2static.prune import StaticModel

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gate2static.errors import ExportError
-from gate2static.export.onnx_model import load_onnx, precision_of
-from gate2static.export.onnx_session import open_session
-from gate2static.export.optional import require
 from gate2static.files import read_bytes, sha256_of, write_atomically
+from gate2static.runtimes.onnx_file import load_onnx, precision_of
+from gate2static.runtimes.onnxruntime import open_session
+from gate2static.runtimes.optional import require
 
 Feed = Mapping[str, NDArray[Any]]
 

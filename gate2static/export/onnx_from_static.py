@@ -13,8 +13,8 @@ import torch
 from gate2static.errors import ExportError
 from gate2static.export.equality import Precision, check_equal, onnx_errors, onnx_tolerances
 from gate2static.export.onnx_tracing import root_cause, trace_onnx
-from gate2static.export.optional import require
 from gate2static.files import sha256_of, write_atomically
+from gate2static.runtimes.optional import require
 
 if TYPE_CHECKING:
     from gate2static.prune import StaticModel

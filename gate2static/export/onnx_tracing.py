@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from gate2static.errors import ExportError
 from gate2static.export.equality import Precision, float32_inputs
-from gate2static.export.optional import require
+from gate2static.runtimes.optional import require
 
 if TYPE_CHECKING:
     from gate2static.prune import StaticModel

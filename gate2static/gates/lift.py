@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import fx, nn
 
-from gate2static.gates.program import Program
-from gate2static.gates.units import gated_unit
-from gate2static.gates.units import owns_state as owns_state
+from gate2static.program.program import Program
+from gate2static.program.units import gated_unit
+from gate2static.program.units import owns_state as owns_state
 
 _Streams = list[fx.Node]
 

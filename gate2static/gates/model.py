@@ -12,11 +12,11 @@ from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError
 from gate2static.gates.arguments import check_backbone, check_inputs
-from gate2static.gates.gating import Gate, Mixing
+from gate2static.gates.channel_gate import Gate, Mixing
+from gate2static.gates.check_lift import check_lift
 from gate2static.gates.lift import lift
-from gate2static.gates.lift_check import check_lift
-from gate2static.gates.program import Program, build_program
-from gate2static.gates.ties import residual_ties
+from gate2static.gates.residual_ties import residual_ties
+from gate2static.program.program import Program, build_program
 
 SHARED = "shared"
 """Name of the shared stream; not allowed as a task."""

@@ -14,7 +14,7 @@ from scipy.optimize import lsq_linear
 from torch import Tensor, nn
 
 from gate2static.errors import BenchError
-from gate2static.latency.lowering import lower
+from gate2static.latency.kernels import lower
 from gate2static.latency.operators import record
 from gate2static.latency.table import LatencyTable, is_layer, weight_bytes
 

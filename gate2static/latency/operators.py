@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from gate2static.errors import BenchError
-from gate2static.gates.shapes import quiet
+from gate2static.graphs import quiet
 
 RESHAPES = frozenset(
     {"view", "_unsafe_view", "reshape", "_reshape_alias", "unsqueeze", "squeeze", "detach", "alias", "lift_fresh"}

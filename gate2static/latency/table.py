@@ -10,10 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gate2static.errors import BenchError
 from gate2static.files import write_atomically
 from gate2static.latency.grid import Grid
-from gate2static.latency.lowering import Backend, Step, lower
+from gate2static.latency.kernel_units import Unit
+from gate2static.latency.kernels import Backend, Step, lower
 from gate2static.latency.model import LatencyModel, OperatorCost, described
 from gate2static.latency.operators import Operator
-from gate2static.latency.units import Unit
 
 
 class LatencyTable(BaseModel, LatencyModel):

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, fx, nn
 
 from gate2static.gates.model import GatedModel
-from gate2static.gates.program import gated_unit
-from gate2static.gates.shapes import info
-from gate2static.prune.analysis import outputs
-from gate2static.prune.barriers import barriers
-from gate2static.prune.capture import capture, sketch
-from gate2static.prune.cost import constant_gate_macs
-from gate2static.prune.data_movement import movement_cost
-from gate2static.prune.emit import Plan, emit, plan
-from gate2static.prune.fold import fold
-from gate2static.prune.lowering import Lowering, lowerings_for
-from gate2static.prune.manifest import Costs, Manifest, TensorSpec
-from gate2static.prune.static import StaticModel, digest, serialise
+from gate2static.program.annotate import info
+from gate2static.program.program import gated_unit
+from gate2static.prune.analysis.analyse import outputs
+from gate2static.prune.analysis.barriers import barriers
+from gate2static.prune.analysis.macs import constant_gate_macs
+from gate2static.prune.emission.emit import Plan, emit, plan
+from gate2static.prune.emission.layout import Lowering, lowerings_for
+from gate2static.static.capture import capture, sketch
+from gate2static.static.deploy.fold_norms import fold
+from gate2static.static.deploy.traffic_cost import movement_cost
+from gate2static.static.manifest import Costs, Manifest, TensorSpec
+from gate2static.static.model import StaticModel, digest, serialise
 
 
 def prune(

@@ -1,6 +1,6 @@
 """A recipe to trained networks: the loop, the checkpoints and what came out."""
 
-from gate2static.train.evaluation import evaluate
+from gate2static.train.loop.evaluation import evaluate
 from gate2static.train.networks import gated_baseline, load_gated
 from gate2static.train.projecting import Projected, project_checkpoint, trained_budget
 from gate2static.train.results import Row, RunResult, TaskInfo, load_result

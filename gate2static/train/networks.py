@@ -10,7 +10,7 @@ from gate2static.errors import CheckpointError
 from gate2static.gates import GatedModel, gate, set_gates
 from gate2static.models import MultiTaskNetwork, build_model
 from gate2static.recipe import Recipe, parse
-from gate2static.train import checkpoints
+from gate2static.train.loop import checkpoints
 
 State = dict[str, Tensor]
 

@@ -8,7 +8,7 @@ from gate2static.budget import BudgetReport, Measure, project_to_budget
 from gate2static.errors import CheckpointError
 from gate2static.gates import GatedModel
 from gate2static.recipe import Budget
-from gate2static.train import checkpoints
+from gate2static.train.loop import checkpoints
 from gate2static.train.networks import load_gated
 
 

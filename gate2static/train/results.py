@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gate2static.budget import BudgetReport
 from gate2static.errors import CheckpointError
-from gate2static.train.atomic import write_atomically
+from gate2static.train.loop.atomic import write_atomically
 
 FILE = "run.json"
 

@@ -13,12 +13,12 @@ from gate2static.errors import RecipeError, TrainingError
 from gate2static.gates import GatedModel
 from gate2static.recipe import Recipe
 from gate2static.tasks import Task, build_tasks
-from gate2static.train.batches import length
-from gate2static.train.checkpoints import FILE as CHECKPOINT
-from gate2static.train.checkpoints import kept, load_checkpoint
-from gate2static.train.devices import launch, on_first_process, start_fabric
-from gate2static.train.loop import train_stage
-from gate2static.train.memory import keep_freed_memory
+from gate2static.train.loop.batches import length
+from gate2static.train.loop.checkpoints import FILE as CHECKPOINT
+from gate2static.train.loop.checkpoints import kept, load_checkpoint
+from gate2static.train.loop.loop import train_stage
+from gate2static.train.loop.network_run import Stage
+from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.networks import (
     build_gated,
     build_shared,
@@ -27,11 +27,11 @@ from gate2static.train.networks import (
     gated_baseline,
     load_gated,
 )
-from gate2static.train.progress import TrainingProgress
+from gate2static.train.processes.devices import launch, on_first_process, start_fabric
+from gate2static.train.processes.memory import keep_freed_memory
+from gate2static.train.result_row import add_row
 from gate2static.train.results import FILE as RESULT
 from gate2static.train.results import RunResult, TaskInfo, load_result
-from gate2static.train.rows import add_row
-from gate2static.train.stage import Stage
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gate2static.errors import VerificationError
 from gate2static.gates.model import GatedModel
-from gate2static.prune.static import StaticModel
+from gate2static.static.model import StaticModel
 from gate2static.verify.difference import Difference, difference
 from gate2static.verify.running import run_gated, run_static
 

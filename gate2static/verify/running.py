@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from gate2static.errors import VerificationError
 from gate2static.gates.model import GatedModel
-from gate2static.prune.static import StaticModel
+from gate2static.static.model import StaticModel
 
 
 class _InDtype(fx.Interpreter):

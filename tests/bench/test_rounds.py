@@ -14,7 +14,7 @@ from gate2static.bench import BACKENDS, benchmark
 from gate2static.bench import backends as backends_module
 from gate2static.bench.backends import Backend
 from gate2static.bench.report import Transfers
-from gate2static.bench.runner import Runner
+from gate2static.bench.runners.runner import Runner
 from gate2static.bench.sources import OnnxSource, TorchSource, named_sources
 from gate2static.errors import BenchError, ExportError, MissingDependencyError
 from gate2static.prune import StaticModel

@@ -1,7 +1,6 @@
 """What searching with random networks, and reading with suspicion, found; each was wrong or refused once."""
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -10,6 +9,7 @@ from torch.nn import functional as F
 
 from gate2static.gates import gate
 from gate2static.prune import expected_macs, prune
+from tests import zoo
 
 
 class After(nn.Module):
@@ -23,7 +23,7 @@ class After(nn.Module):
         return self.second(self.between(torch.relu(self.first(x))))
 
 
-def _check(backbone: nn.Module, heads: dict[str, nn.Module], zoo: Any, p: float = 0.5) -> None:
+def _check(backbone: nn.Module, heads: dict[str, nn.Module], p: float = 0.5) -> None:
     x = torch.randn(2, 3, 8, 8)
     with torch.no_grad():
         backbone(x.clone())  # fills in lazy layers
@@ -88,16 +88,16 @@ BETWEEN: dict[str, Callable[[Tensor], Tensor] | nn.Module] = {
 
 @pytest.mark.parametrize("p", [0.5, 1.0])
 @pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
-def test_the_pruned_network_is_right_after(between: Callable[[Tensor], Tensor] | nn.Module, p: float, zoo: Any) -> None:
-    _check(After(between), {"a": nn.Conv2d(5, 2, 1), "b": nn.Identity()}, zoo, p)
+def test_the_pruned_network_is_right_after(between: Callable[[Tensor], Tensor] | nn.Module, p: float) -> None:
+    _check(After(between), {"a": nn.Conv2d(5, 2, 1), "b": nn.Identity()}, p)
 
 
 @pytest.mark.parametrize(
     "parametrize", [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm]
 )
-def test_a_parametrised_layer_is_no_plain_one(parametrize: Callable[[nn.Module], nn.Module], zoo: Any) -> None:
+def test_a_parametrised_layer_is_no_plain_one(parametrize: Callable[[nn.Module], nn.Module]) -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 4, 1), parametrize(nn.Conv2d(4, 6, 1)), nn.ReLU(), nn.Conv2d(6, 4, 1))
-    _check(backbone, {"a": nn.Conv2d(4, 2, 1), "b": nn.Identity()}, zoo)
+    _check(backbone, {"a": nn.Conv2d(4, 2, 1), "b": nn.Identity()})
 
 
 class Heads(nn.Module):
@@ -114,7 +114,7 @@ class Heads(nn.Module):
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
-def test_separate_and_shared_networks_are_counted_apart_from_the_gates(p: float, zoo: Any) -> None:
+def test_separate_and_shared_networks_are_counted_apart_from_the_gates(p: float) -> None:
     backbone, x = Heads().eval(), torch.randn(2, 6, 4)
     gated = gate(backbone, tasks=["a", "b"], example_inputs=(x,), heads={"a": nn.Identity(), "b": nn.Linear(4, 2)})
     macs, head = zoo.counted_macs(backbone, (x,)), 6 * 4 * 2
@@ -143,19 +143,19 @@ class ViewsItsFeatures(nn.Module):
         return sum((rows[:, i : i + 1] for i in range(features.shape[1])), torch.zeros(()))
 
 
-def test_a_head_may_view_its_features_as_it_likes(zoo: Any) -> None:
+def test_a_head_may_view_its_features_as_it_likes() -> None:
     # All tasks read one layer's output, each a part of it.
     backbone = nn.Sequential(nn.Conv2d(3, 5, 1), nn.ReLU())
-    _check(backbone, {"a": ViewsItsFeatures(), "b": ViewsItsFeatures(), "c": nn.Conv2d(5, 1, 1)}, zoo, 1.0)
+    _check(backbone, {"a": ViewsItsFeatures(), "b": ViewsItsFeatures(), "c": nn.Conv2d(5, 1, 1)}, 1.0)
 
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
-def test_a_head_that_writes_into_its_features_leaves_those_of_other_heads_alone(p: float, zoo: Any) -> None:
+def test_a_head_that_writes_into_its_features_leaves_those_of_other_heads_alone(p: float) -> None:
     heads = {"a": WritesIntoItsFeatures(), "b": WritesIntoItsFeatures(), "c": nn.Identity()}
-    _check(After(nn.Identity()), heads, zoo, p)
+    _check(After(nn.Identity()), heads, p)
 
 
-def test_norms_still_fold_where_a_head_writes_into_its_features(zoo: Any) -> None:
+def test_norms_still_fold_where_a_head_writes_into_its_features() -> None:
     backbone, x = nn.Sequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.ReLU()), torch.randn(2, 3, 8, 8)
     gated = gate(backbone, tasks=["a"], example_inputs=(x,), heads={"a": WritesIntoItsFeatures()})
     folded = prune(zoo.randomise(gated)).fold_norms()
@@ -194,7 +194,7 @@ class Attention(nn.Module):
         return weights @ self.values(x)
 
 
-def test_layers_may_be_called_keys_and_values(zoo: Any) -> None:
+def test_layers_may_be_called_keys_and_values() -> None:
     x = torch.randn(2, 5, 6)
     gated = gate(Attention(), tasks=["a", "b"], example_inputs=(x,), heads={"a": nn.Identity(), "b": nn.Linear(4, 2)})
     assert list(gated.gates) == ["items", "keys", "values"]

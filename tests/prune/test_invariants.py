@@ -8,6 +8,7 @@ import torch
 
 from gate2static.gates import GatedModel, set_gates
 from gate2static.prune import expected_macs
+from tests import zoo
 
 NETWORKS = ("resnet10", "resnet20", "vgg11_bn", "densenet", "two_scales", "many_rules", "token_rules")
 PATTERNS = ("random_0.1", "random_0.5", "one_channel", "one_task")
@@ -31,17 +32,17 @@ def _network(make_gated: Any, name: str, tasks: int) -> tuple[GatedModel, torch.
 
 @pytest.mark.parametrize(("name", "tasks", "pattern"), cases(*PATTERNS))
 def test_the_static_network_equals_the_gated_one_and_costs_what_was_predicted(
-    name: str, tasks: int, pattern: str, zoo: Any
+    name: str, tasks: int, pattern: str
 ) -> None:
     gated, x = _network(zoo.make_gated, name, tasks)
-    zoo.patterns[pattern](gated)
+    zoo.PATTERNS[pattern](gated)
     zoo.check_exact(gated, x)
 
 
 @pytest.mark.parametrize("specific", [False, True])
 @pytest.mark.parametrize(("name", "tasks"), cases())
 def test_constant_gates_collapse_to_exactly_one_network_or_one_a_task(
-    name: str, tasks: int, specific: bool, zoo: Any
+    name: str, tasks: int, specific: bool
 ) -> None:
     gated, x = _network(zoo.make_gated, name, tasks)
     set_gates(gated, specific)

@@ -1,7 +1,7 @@
 """Modules and functions that look like ones with a rule and compute something else must not get that rule."""
 
 from collections.abc import Callable
-from types import MethodType, SimpleNamespace
+from types import MethodType
 
 import pytest
 import timm
@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 import gate2static as g2s
 from gate2static.errors import ArtefactError, TraceError, VerificationError
-from gate2static.prune.serial import graph_from_dict
+from gate2static.static.graph_json import graph_from_dict
+from tests import zoo
 
 
 @fx.wrap
@@ -96,7 +97,7 @@ def _gated(backbone: nn.Module) -> g2s.GatedModel:
 
 @pytest.mark.parametrize("p", [0.0, 0.5])
 @pytest.mark.parametrize("name", BACKBONES)
-def test_pruned_equals_gated(name: str, p: float, zoo: SimpleNamespace) -> None:
+def test_pruned_equals_gated(name: str, p: float) -> None:
     gated = zoo.randomise(_gated(BACKBONES[name]()), p)
     static = g2s.prune(gated)
     g2s.verify(gated, static).require()
@@ -114,7 +115,7 @@ def test_a_norm_with_an_activation_still_learns_its_statistics() -> None:
     assert moved == [True] * 3
 
 
-def test_stochastic_depth_whose_forward_was_replaced_is_no_identity(zoo: SimpleNamespace) -> None:
+def test_stochastic_depth_whose_forward_was_replaced_is_no_identity() -> None:
     middle = timm.layers.DropPath(0.1)
     middle.forward = MethodType(lambda self, x: x if self.training else x / 2, middle)  # type: ignore[method-assign]
     gated = zoo.randomise(_gated(Between(middle)))
@@ -145,7 +146,7 @@ def test_a_lift_that_differs_is_refused_also_when_states_are_given() -> None:
         )
 
 
-def test_outputs_that_overflow_are_not_verified(zoo: SimpleNamespace) -> None:
+def test_outputs_that_overflow_are_not_verified() -> None:
     gated = zoo.randomise(_gated(Between(nn.ReLU())))
     with torch.no_grad():
         for parameter in g2s.weight_parameters(gated):
@@ -153,7 +154,7 @@ def test_outputs_that_overflow_are_not_verified(zoo: SimpleNamespace) -> None:
     assert not g2s.verify(gated, g2s.prune(gated, dtype=torch.float16)).passed
 
 
-def test_verifying_on_nothing_is_an_error(zoo: SimpleNamespace) -> None:
+def test_verifying_on_nothing_is_an_error() -> None:
     gated = zoo.randomise(_gated(Between(nn.ReLU())))
     with pytest.raises(VerificationError, match="no inputs"):
         g2s.verify(gated, g2s.prune(gated), inputs=[])

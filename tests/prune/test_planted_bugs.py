@@ -9,24 +9,35 @@ import torch
 from torch import Tensor
 
 from gate2static.errors import PruneError
-from gate2static.gates import GatedModel, gating
-from gate2static.prune import analysis, expected_macs, plan, reading, rules
-from gate2static.prune.channels import Numbering
-from gate2static.prune.emit import emit
-from gate2static.prune.physical import Emitter
-from gate2static.prune.rules import attention, concat, dense, elementwise, grouped, norms, per_channel, rearrange
+from gate2static.gates import GatedModel, channel_gate
+from gate2static.prune import expected_macs, plan, rules
+from gate2static.prune.analysis import analyse, channel_access
+from gate2static.prune.analysis.numbering import Numbering
+from gate2static.prune.emission.emit import emit
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.rules import (
+    attention,
+    broadcast_map,
+    channel_parameters,
+    concat,
+    dense,
+    grouped,
+    norms,
+    rearrange,
+)
 from gate2static.prune.rules import gate as gate_rule
+from tests import zoo
 
 Patch = pytest.MonkeyPatch
 
 
-def _gated(name: str, zoo: Any) -> tuple[GatedModel, Tensor]:
+def _gated(name: str) -> tuple[GatedModel, Tensor]:
     torch.manual_seed(0)
     model, x = zoo.make_gated(name, tasks=3)
     return model.double(), x.double()
 
 
-def _error(gated: GatedModel, x: Tensor, zoo: Any) -> float:
+def _error(gated: GatedModel, x: Tensor) -> float:
     """How far the static network is off; infinitely far where it does not even run."""
     try:
         static = emit(gated, plan(gated))
@@ -39,19 +50,19 @@ def _error(gated: GatedModel, x: Tensor, zoo: Any) -> float:
 def mix_what_was_offered(patch: Patch) -> None:
     """Eq. 3 as printed: φ instead of φ′ (papers/README reading 1)."""
 
-    def forward(self: gating.Gate, *streams: Tensor) -> tuple[Tensor, ...]:
+    def forward(self: channel_gate.Gate, *streams: Tensor) -> tuple[Tensor, ...]:
         shape = [1] * streams[0].dim()
         shape[self.dim] = -1
         *picked, _ = original(self, *streams)
         mixed = sum(w.view(shape) * x for w, x in zip(self.mixing(), streams[:-1], strict=True))
         return *picked, mixed
 
-    original = gating.Gate.forward
-    patch.setattr(gating.Gate, "forward", forward)
+    original = channel_gate.Gate.forward
+    patch.setattr(channel_gate.Gate, "forward", forward)
 
 
 def ignore_the_mixing_weights(patch: Patch) -> None:
-    patch.setattr(gating.Gate, "mixing", lambda self: torch.full_like(self.beta, 1 / len(self.beta)))
+    patch.setattr(channel_gate.Gate, "mixing", lambda self: torch.full_like(self.beta, 1 / len(self.beta)))
 
 
 def swap_open_and_closed(patch: Patch) -> None:
@@ -85,7 +96,7 @@ def view_one_off(patch: Patch) -> None:
 
 
 def forget_earlier_readers(patch: Patch) -> None:
-    patch.setattr(analysis, "either", lambda earlier, later: later)
+    patch.setattr(analyse, "either", lambda earlier, later: later)
 
 
 def forget_the_second_operand(patch: Patch) -> None:
@@ -93,16 +104,16 @@ def forget_the_second_operand(patch: Patch) -> None:
         first, *others = original(self, need, gates)
         return [first, *(torch.zeros_like(other) for other in others)]
 
-    original = elementwise.Elementwise.demand
-    patch.setattr(elementwise.Elementwise, "demand", demand)
+    original = broadcast_map.Elementwise.demand
+    patch.setattr(broadcast_map.Elementwise, "demand", demand)
 
 
 def normalise_with_one_streams_statistics(patch: Patch) -> None:
     def call(self: Any, view: Any, own: Any, emitter: Any) -> Any:
         return original(self, view, own % self.channels, emitter)
 
-    original = per_channel.PerChannel._call
-    patch.setattr(per_channel.PerChannel, "_call", call)
+    original = channel_parameters.PerChannel._call
+    patch.setattr(channel_parameters.PerChannel, "_call", call)
 
 
 def _shifted(patch: Patch, rule: Any) -> None:
@@ -133,13 +144,13 @@ def flatten_pixel_by_pixel(patch: Patch) -> None:
         channel, inner, factor = original(self)
         return channel, (inner + 1) % factor, factor
 
-    original = reading.Fine._origin
-    patch.setattr(reading.Fine, "_origin", origin)
+    original = channel_access.Fine._origin
+    patch.setattr(channel_access.Fine, "_origin", origin)
 
 
 def take_the_members_of_another_head(patch: Patch) -> None:
-    original = reading.Coarse._members
-    patch.setattr(reading.Coarse, "_members", lambda self: np.roll(original(self), 1, axis=0))
+    original = channel_access.Coarse._members
+    patch.setattr(channel_access.Coarse, "_members", lambda self: np.roll(original(self), 1, axis=0))
 
 
 def normalise_a_group_with_another_ones_scale(patch: Patch) -> None:
@@ -196,15 +207,15 @@ BUGS = [
 
 
 @pytest.mark.parametrize("name", ["many_rules", "token_rules"])
-def test_without_a_planted_bug_the_networks_are_equal(name: str, zoo: Any) -> None:
-    assert _error(*_gated(name, zoo), zoo) <= 1e-9
+def test_without_a_planted_bug_the_networks_are_equal(name: str) -> None:
+    assert _error(*_gated(name)) <= 1e-9
 
 
 @pytest.mark.parametrize(("name", "plant"), BUGS, ids=lambda value: getattr(value, "__name__", value))
-def test_a_planted_bug_is_seen(name: str, plant: Callable[[Patch], None], zoo: Any, monkeypatch: Patch) -> None:
-    gated = _gated(name, zoo)
+def test_a_planted_bug_is_seen(name: str, plant: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    gated = _gated(name)
     plant(monkeypatch)
-    assert _error(*gated, zoo) > 1e-6
+    assert _error(*gated) > 1e-6
 
 
 def count_every_stream(patch: Patch) -> None:
@@ -224,14 +235,14 @@ def need_the_shared_stream_always(patch: Patch) -> None:
 
 
 def price_the_soft_gates_in_eval_mode(patch: Patch) -> None:
-    patch.setattr(gating.Gate, "decisions", lambda gate: gate.probabilities().detach())
+    patch.setattr(channel_gate.Gate, "decisions", lambda gate: gate.probabilities().detach())
 
 
 @pytest.mark.parametrize(
     "plant", [count_every_stream, need_the_shared_stream_always, price_the_soft_gates_in_eval_mode]
 )
-def test_a_wrong_cost_is_seen(plant: Callable[[Patch], None], zoo: Any, monkeypatch: Patch) -> None:
-    model, x = _gated("many_rules", zoo)
+def test_a_wrong_cost_is_seen(plant: Callable[[Patch], None], monkeypatch: Patch) -> None:
+    model, x = _gated("many_rules")
     model.gates["first"].alpha.data.fill_(1.0)
     right = zoo.counted_macs(emit(model, plan(model)), (x,))
     assert int(expected_macs(model)) == right

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gate2static.gates import gate
+from tests import zoo
 
 
 class OneSoftmax(nn.Module):
@@ -38,7 +39,7 @@ class OneNorm(nn.Module):
 
 @pytest.mark.parametrize("backbone", [OneSoftmax, OneNorm])
 @pytest.mark.parametrize("seed", range(3))
-def test_settings_that_differ_between_calls_stay_apart(backbone: type[nn.Module], seed: int, zoo: Any) -> None:
+def test_settings_that_differ_between_calls_stay_apart(backbone: type[nn.Module], seed: int) -> None:
     torch.manual_seed(seed)
     network, x = backbone().eval(), torch.randn(2, 3, 8, 8)
     features = network(x)

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from gate2static.gates import Gate, GatedModel, set_gates
 from gate2static.prune import expected_macs, load_static, plan, prune
-from gate2static.prune.emit import emit
+from gate2static.prune.emission.emit import emit
 from gate2static.prune.rules.gate import GateRule
 from gate2static.verify import verify
+from tests import zoo
 
 NETWORKS = ("resnet12", "densenet", "two_scales", "many_rules", "token_rules")
 PATTERNS = ("random_0.1", "random_0.5", "one_channel", "one_task")
@@ -42,17 +43,17 @@ def _cases() -> list[Any]:
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize(("name", "options"), _cases())
 def test_the_static_network_equals_the_gated_one_and_costs_what_was_predicted(
-    name: str, options: str, pattern: str, zoo: Any
+    name: str, options: str, pattern: str
 ) -> None:
     gated, x = _network(zoo.make_gated, name, options)
-    zoo.patterns[pattern](gated)
+    zoo.PATTERNS[pattern](gated)
     zoo.check_exact(gated, x)
 
 
 @pytest.mark.parametrize("specific", [False, True])
 @pytest.mark.parametrize(("name", "options"), _cases())
 def test_constant_gates_leave_exactly_one_backbone_or_one_a_task(
-    name: str, options: str, specific: bool, zoo: Any
+    name: str, options: str, specific: bool
 ) -> None:
     gated, x = _network(zoo.make_gated, name, options)
     set_gates(gated, specific)
@@ -67,7 +68,7 @@ def test_constant_gates_leave_exactly_one_backbone_or_one_a_task(
     assert int(expected_macs(gated)) == macs + copies * zoo.counted_macs(bare, (x,))
 
 
-def test_a_hard_mix_is_no_arithmetic(zoo: Any) -> None:
+def test_a_hard_mix_is_no_arithmetic() -> None:
     def arithmetic(**options: Any) -> set[Any]:
         torch.manual_seed(0)
         gated, _ = zoo.make_gated("two_scales", 3, **options)
@@ -78,7 +79,7 @@ def test_a_hard_mix_is_no_arithmetic(zoo: Any) -> None:
     assert arithmetic(mixing="hard") == set()
 
 
-def _one_winner(zoo: Any) -> tuple[GatedModel, torch.Tensor]:
+def _one_winner() -> tuple[GatedModel, torch.Tensor]:
     """A chain whose first layer is each task's own; the others are shared, so they read the winner's alone."""
     gated, x = zoo.make_gated("vgg11_bn", 3, mixing="hard", group_size=4)
     set_gates(gated, False)
@@ -89,8 +90,8 @@ def _one_winner(zoo: Any) -> tuple[GatedModel, torch.Tensor]:
     return gated.double(), x.double()
 
 
-def test_only_the_winners_channels_live_for_the_shared_stream(zoo: Any) -> None:
-    gated, x = _one_winner(zoo)
+def test_only_the_winners_channels_live_for_the_shared_stream() -> None:
+    gated, x = _one_winner()
     decided = plan(gated)
     static = emit(gated, decided)
     first = static.get_submodule(next(n.target for n in static.graph.nodes if n.op == "call_module"))
@@ -102,7 +103,7 @@ def test_only_the_winners_channels_live_for_the_shared_stream(zoo: Any) -> None:
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_a_hard_mix_never_costs_more_than_a_soft_one(name: str, zoo: Any) -> None:
+def test_a_hard_mix_never_costs_more_than_a_soft_one(name: str) -> None:
     soft, _ = zoo.make_gated(name, 3)
     hard, _ = zoo.make_gated(name, 3, mixing="hard")
     set_gates(hard, {unit: gate.alpha > 0 for unit, gate in soft.gates.items()})
@@ -115,7 +116,7 @@ def _alphas(gated: GatedModel) -> dict[int, torch.nn.Parameter]:
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("name", ["two_scales", "many_rules", "token_rules"])
-def test_certain_gates_cost_in_training_what_they_cost_in_eval_mode(name: str, options: str, zoo: Any) -> None:
+def test_certain_gates_cost_in_training_what_they_cost_in_eval_mode(name: str, options: str) -> None:
     gated, _ = zoo.make_gated(name, 3, **OPTIONS[options])
     with torch.no_grad():
         for alpha in _alphas(gated).values():
@@ -125,7 +126,7 @@ def test_certain_gates_cost_in_training_what_they_cost_in_eval_mode(name: str, o
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_the_gradient_of_the_cost_is_its_slope(options: str, zoo: Any) -> None:
+def test_the_gradient_of_the_cost_is_its_slope(options: str) -> None:
     gated, _ = zoo.make_gated("two_scales", 3, **OPTIONS[options])
     gated = gated.double().train()
     with torch.no_grad():
@@ -145,7 +146,7 @@ def test_the_gradient_of_the_cost_is_its_slope(options: str, zoo: Any) -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS)
-def test_the_whole_road_holds(options: str, tmp_path: Path, zoo: Any) -> None:
+def test_the_whole_road_holds(options: str, tmp_path: Path) -> None:
     gated, x = zoo.make_gated("many_rules", 3, **OPTIONS[options])
     before = {name: value.clone() for name, value in gated.state_dict().items()}
     static = prune(gated)
@@ -159,7 +160,7 @@ def test_the_whole_road_holds(options: str, tmp_path: Path, zoo: Any) -> None:
         assert all(torch.equal(a, b) for a, b in zip(static(x).values(), again(x).values(), strict=True))
 
 
-def test_winners_survive_rounding_to_the_deployed_dtype(zoo: Any) -> None:
+def test_winners_survive_rounding_to_the_deployed_dtype() -> None:
     gated, _ = zoo.make_gated("two_scales", 3, mixing="hard")
     with torch.no_grad():
         for gate in gated.gates.values():
@@ -178,8 +179,8 @@ def _all_are_needed(self: Any, need: Tensor, gates: Any) -> list[Tensor]:
 _demand = GateRule.demand
 
 
-def test_a_planted_bug_is_seen(zoo: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    gated, x = _one_winner(zoo)
+def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    gated, x = _one_winner()
     expected, macs = zoo.outputs(gated, x), int(expected_macs(gated))
     with monkeypatch.context() as patch:
         patch.setattr(Gate, "winners", lambda self: torch.full((self.channels,), 2))

@@ -15,9 +15,9 @@ from gate2static.gates import gate_parameters
 from gate2static.prune import load_static, prune
 from gate2static.recipe import Budget, Recipe
 from gate2static.train import RunResult, load_gated, project_checkpoint, runs, sweep, train
-from gate2static.train.checkpoints import load_checkpoint
-from gate2static.train.epoch_row import budget_columns, note
-from gate2static.train.progress import TrainingProgress
+from gate2static.train.loop.checkpoints import load_checkpoint
+from gate2static.train.loop.log_columns import budget_columns, note
+from gate2static.train.loop.progress import TrainingProgress
 
 Run = tuple[Path, RunResult]
 NAME = "gated-macs-0.7"

@@ -12,7 +12,7 @@ from gate2static.models import MultiTaskNetwork
 from gate2static.recipe import Recipe
 from gate2static.tasks import build_tasks
 from gate2static.train import RunResult, gated_baseline, load_gated, train
-from gate2static.train.checkpoints import load_checkpoint, save_checkpoint
+from gate2static.train.loop.checkpoints import load_checkpoint, save_checkpoint
 from gate2static.train.networks import build_gated, build_shared, build_single
 
 Run = tuple[Path, RunResult]

@@ -19,7 +19,7 @@ from gate2static.errors import CheckpointError, RecipeError, TrainingError
 from gate2static.recipe import Recipe
 from gate2static.tasks import build_tasks, delta_mtl, main_scores
 from gate2static.train import RunResult, load_result, runs, sweep, train
-from gate2static.train.checkpoints import load_checkpoint, save_checkpoint
+from gate2static.train.loop.checkpoints import load_checkpoint, save_checkpoint
 from gate2static.train.results import Row
 
 Run = tuple[Path, RunResult]

@@ -16,13 +16,13 @@ from torch import Tensor, fx
 from torch.nn import functional as F
 
 from gate2static.gates.model import GatedModel
-from gate2static.gates.nodes import function_of
-from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader, unique_rows
-from gate2static.prune.layout import Dims, axis, count
-from gate2static.prune.nodes import argument
-from gate2static.prune.physical import Emitter
-from gate2static.prune.pool import Part, Pool
-from gate2static.prune.reading import read_along
+from gate2static.graphs import Ids, function_of
+from gate2static.prune.analysis.channel_access import read_along
+from gate2static.prune.analysis.channel_dims import Dims, axis, count
+from gate2static.prune.analysis.nodes import argument
+from gate2static.prune.analysis.numbering import Decisions, Numbering, any_reader, unique_rows
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.parts import Part, Pool
 from gate2static.prune.rules.rule import Rule
 
 _PRODUCTS = (torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm", "__matmul__")

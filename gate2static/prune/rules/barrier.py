@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader
-from gate2static.prune.nodes import has_state, module_of
-from gate2static.prune.physical import Emitter
-from gate2static.prune.pool import Part, Pool
-from gate2static.prune.reading import Reading, read
+from gate2static.graphs import Ids
+from gate2static.prune.analysis.channel_access import Reading, read
+from gate2static.prune.analysis.nodes import has_state, module_of
+from gate2static.prune.analysis.numbering import Decisions, Numbering, any_reader
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.parts import Part, Pool
 from gate2static.prune.rules.rule import Rule
 
 

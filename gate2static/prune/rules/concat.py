@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Decisions, Ids, Numbering
-from gate2static.prune.layout import axis, count
-from gate2static.prune.nodes import argument
-from gate2static.prune.physical import Emitter
-from gate2static.prune.pool import Part, Pool
-from gate2static.prune.reading import read
+from gate2static.graphs import Ids
+from gate2static.prune.analysis.channel_access import read
+from gate2static.prune.analysis.channel_dims import axis, count
+from gate2static.prune.analysis.nodes import argument
+from gate2static.prune.analysis.numbering import Decisions, Numbering
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.parts import Part, Pool
 from gate2static.prune.rules.rule import Rule
 
 

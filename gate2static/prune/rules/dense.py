@@ -11,15 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from gate2static.gates.layers import channel_dim, layer_class
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Decisions, Ids, Numbering, any_of, own_channels
-from gate2static.prune.nodes import module_of
-from gate2static.prune.physical import Emitter
-from gate2static.prune.pool import Part, Pool
-from gate2static.prune.reading import read
+from gate2static.graphs import Ids
+from gate2static.program.layer_kinds import channel_dim, layer_class
+from gate2static.prune.analysis.channel_access import read
+from gate2static.prune.analysis.nodes import module_of
+from gate2static.prune.analysis.numbering import Decisions, Numbering, any_of, own_channels
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.parts import Part, Pool
+from gate2static.prune.emission.slicing import output_dim, picked, select, tensors_of, with_tensors
 from gate2static.prune.rules.rule import Rule
-from gate2static.prune.slicing import output_dim, picked, select, tensors_of, with_tensors
 
 CONVOLUTIONS = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,

@@ -12,13 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, fx
 
-from gate2static.gates.gating import Gate
+from gate2static.gates.channel_gate import Gate
 from gate2static.gates.model import GatedModel
-from gate2static.gates.program import gated_unit
-from gate2static.prune.channels import Decisions, Ids, Numbering, either
-from gate2static.prune.physical import Emitter
-from gate2static.prune.pool import Part, Pool
-from gate2static.prune.reading import Reading, read
+from gate2static.graphs import Ids
+from gate2static.program.program import gated_unit
+from gate2static.prune.analysis.channel_access import Reading, read
+from gate2static.prune.analysis.numbering import Decisions, Numbering, either
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.parts import Part, Pool
 from gate2static.prune.rules.rule import Rule
 
 

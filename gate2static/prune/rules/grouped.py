@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Decisions, Ids, Numbering, any_of, own_channels
-from gate2static.prune.nodes import module_of
-from gate2static.prune.physical import Emitter
-from gate2static.prune.pool import Part, Pool
-from gate2static.prune.reading import read
+from gate2static.graphs import Ids
+from gate2static.prune.analysis.channel_access import read
+from gate2static.prune.analysis.nodes import module_of
+from gate2static.prune.analysis.numbering import Decisions, Numbering, any_of, own_channels
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.parts import Part, Pool
+from gate2static.prune.emission.slicing import output_dim, picked, tensors_of, with_tensors
 from gate2static.prune.rules.dense import weight_layer_dim
 from gate2static.prune.rules.rule import Rule
-from gate2static.prune.slicing import output_dim, picked, tensors_of, with_tensors
 
 
 class Grouped(Rule):

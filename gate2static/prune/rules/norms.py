@@ -9,15 +9,16 @@ from typing import Any, Self
 import numpy as np
 from torch import Tensor, fx, nn
 
-from gate2static.gates.layers import channel_dim, layer_class
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Decisions, Ids, Numbering, any_of, own_channels, unique_rows
-from gate2static.prune.nodes import has_state, module_of
-from gate2static.prune.physical import Emitter
-from gate2static.prune.pool import Part, Pool
-from gate2static.prune.reading import read
+from gate2static.graphs import Ids
+from gate2static.program.layer_kinds import channel_dim, layer_class
+from gate2static.prune.analysis.channel_access import read
+from gate2static.prune.analysis.nodes import has_state, module_of
+from gate2static.prune.analysis.numbering import Decisions, Numbering, any_of, own_channels, unique_rows
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.parts import Part, Pool
+from gate2static.prune.emission.slicing import picked, select, tensors_of, with_tensors
 from gate2static.prune.rules.rule import Rule
-from gate2static.prune.slicing import picked, select, tensors_of, with_tensors
 
 
 class LayerNorm(Rule):

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
-from gate2static.prune.channels import Decisions, Ids, Numbering, any_of, either
-from gate2static.prune.nodes import argument, function_name
-from gate2static.prune.physical import Emitter
-from gate2static.prune.pool import Part, Pool
-from gate2static.prune.reading import read
+from gate2static.graphs import Ids
+from gate2static.prune.analysis.channel_access import read
+from gate2static.prune.analysis.nodes import argument, function_name
+from gate2static.prune.analysis.numbering import Decisions, Numbering, any_of, either
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.parts import Part, Pool
 from gate2static.prune.rules.rule import Rule
 
 

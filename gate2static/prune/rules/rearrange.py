@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from gate2static.gates.layers import layer_class
 from gate2static.gates.model import GatedModel
-from gate2static.gates.nodes import function_of
-from gate2static.gates.shapes import BATCHES, info
-from gate2static.prune.channels import Decisions, Ids, Numbering, any_reader
-from gate2static.prune.movement import Movement, emit_rest, movement
-from gate2static.prune.nodes import function_name, module_of, tensor_inputs
-from gate2static.prune.physical import Emitter
-from gate2static.prune.pool import Part, Pool
-from gate2static.prune.reading import read
+from gate2static.graphs import Ids, function_of
+from gate2static.program.annotate import BATCHES, info
+from gate2static.program.layer_kinds import layer_class
+from gate2static.prune.analysis.channel_access import read
+from gate2static.prune.analysis.nodes import function_name, module_of, tensor_inputs
+from gate2static.prune.analysis.numbering import Decisions, Numbering, any_reader
+from gate2static.prune.analysis.rearrangement import Movement, emit_rest, movement
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.parts import Part, Pool
 from gate2static.prune.rules.rule import Rule
 
 _MOVES = {

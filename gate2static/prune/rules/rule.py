@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Self
 
 from torch import Tensor, fx
 
-from gate2static.gates.shapes import Info, info
-from gate2static.prune.channels import Decisions, Ids, Numbering
-from gate2static.prune.layout import Dims, axis
-from gate2static.prune.reading import Reading
+from gate2static.graphs import Ids
+from gate2static.program.annotate import Info, info
+from gate2static.prune.analysis.channel_access import Reading
+from gate2static.prune.analysis.channel_dims import Dims, axis
+from gate2static.prune.analysis.numbering import Decisions, Numbering
 
 if TYPE_CHECKING:
     from gate2static.gates.model import GatedModel
-    from gate2static.prune.physical import Emitter
-    from gate2static.prune.pool import Pool
+    from gate2static.prune.emission.emitter import Emitter
+    from gate2static.prune.emission.parts import Pool
 
 
 class Rule(ABC):

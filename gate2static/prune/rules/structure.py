@@ -8,15 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from gate2static.gates.layers import has_own_forward, layer_class
 from gate2static.gates.model import GatedModel
-from gate2static.gates.program import take_stream
-from gate2static.gates.shapes import BATCHES, info
-from gate2static.prune.channels import Decisions, Ids, Numbering, own_channels
-from gate2static.prune.nodes import argument, has_state, module_of, owner_of, tensor_inputs
-from gate2static.prune.physical import Emitter
-from gate2static.prune.pool import Part, Pool
-from gate2static.prune.reading import Same, read
+from gate2static.graphs import Ids
+from gate2static.program.annotate import BATCHES, info
+from gate2static.program.layer_kinds import has_own_forward, layer_class
+from gate2static.program.program import take_stream
+from gate2static.prune.analysis.channel_access import Same, read
+from gate2static.prune.analysis.nodes import argument, has_state, module_of, owner_of, tensor_inputs
+from gate2static.prune.analysis.numbering import Decisions, Numbering, own_channels
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.parts import Part, Pool
 from gate2static.prune.rules.rule import Rule
 
 _IDENTITIES = (

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from gate2static.gates import gate, set_gates
 from gate2static.prune import StaticModel, prune
+from tests import zoo
 
 Channels = dict[str, set[int]]
 """Layer -> output channels."""
@@ -168,7 +169,7 @@ PRUNED = {
 
 
 @pytest.mark.parametrize("name", PRUNED)
-def test_a_network_that_torch_pruning_pruned_stays_as_it_is(name: str, tp: ModuleType, zoo: Any) -> None:
+def test_a_network_that_torch_pruning_pruned_stays_as_it_is(name: str, tp: ModuleType) -> None:
     """Odd channel counts all over, and nothing dead: one task's static network is the pruned network to the unit."""
     torch.manual_seed(0)
     network, x = PRUNED[name]().eval(), torch.randn(1, 3, 32, 32)

@@ -12,10 +12,9 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from gate2static.gates import GatedModel, gate
-from gate2static.gates.program import gated_unit, take_stream
+from gate2static.program.program import gated_unit, take_stream
 from gate2static.prune import StaticModel, expected_macs, load_static, prune
-
-from .networks import HEADS, INPUTS, Program, RandomNet
+from tests.prune.random.networks import HEADS, INPUTS, Program, RandomNet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from . import checking, networks
+from tests.prune.random import checking, networks
 
 
 @pytest.fixture(scope="session")

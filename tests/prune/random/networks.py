@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from . import steps_any, steps_attention, steps_maps, steps_tokens
-from .steps import Chosen, DoesNotFitError, Step
+from tests.prune.random import steps_any, steps_attention, steps_maps, steps_tokens
+from tests.prune.random.steps import Chosen, DoesNotFitError, Step
 
 MAPS = [*steps_maps.STEPS, *steps_attention.MAP_STEPS]
 TOKENS = [*steps_tokens.STEPS, *steps_attention.TOKEN_STEPS]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .steps import Call, Chosen, DoesNotFitError, Form, Step
+from tests.prune.random.steps import Call, Chosen, DoesNotFitError, Form, Step
 
 Split = Callable[[Tensor, int], tuple[Tensor, ...]]
 """(N, L, 3·H·D) and the number of heads -> queries, keys and values (N, H, L, D)."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .steps import Call, Chosen, DoesNotFitError, Form, Owned, Step
+from tests.prune.random.steps import Call, Chosen, DoesNotFitError, Form, Owned, Step
 
 
 def convolution(c: Chosen) -> Step:

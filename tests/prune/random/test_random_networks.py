@@ -9,7 +9,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from .networks import HEADS, INPUTS, NAMES, STEPS, RandomNet
+from tests.prune.random.networks import HEADS, INPUTS, NAMES, STEPS, RandomNet
 
 
 def programs(kind: str) -> st.SearchStrategy[Any]:

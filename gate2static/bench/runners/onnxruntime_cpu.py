@@ -1,0 +1,24 @@
+"""ONNX Runtime on the CPU."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from gate2static.bench.runners.onnx_inputs import onnx_feed
+from gate2static.bench.runners.runner import Runner
+from gate2static.bench.sources import OnnxSource
+from gate2static.bench.timing import host_timer
+from gate2static.errors import BenchError
+from gate2static.runtimes.onnxruntime import open_session
+
+
+@contextmanager
+def open_onnxruntime_cpu(source: OnnxSource, *, batch_size: int, threads: int) -> Iterator[Runner]:
+    """Time `session.run` on `threads` intra-op threads.
+
+    The session goes when the runner does, and with it the thread pool that spins while it waits for work: idle pools
+    of other sessions in the process double the latency of the one being timed.
+    """
+    session = open_session(source.data, label=source.label, threads=threads, error=BenchError)
+    feed = onnx_feed(session, batch_size)
+    names = [value.name for value in session.get_outputs()]
+    yield Runner(run=host_timer(lambda: session.run(names, feed)))

@@ -1,0 +1,300 @@
+"""The commands, in the order in which data flows. No logic: each one calls the stage that its name says."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gate2static.cli.arguments import (
+    Checkpoint,
+    Commands,
+    DType,
+    Json,
+    Overrides,
+    RecipePath,
+    Resume,
+    RunDir,
+    StaticDir,
+    Target,
+    Version,
+    load_network,
+    show,
+)
+
+if TYPE_CHECKING:
+    from gate2static.runtimes.tensorrt import TrtBackend
+
+# Everything heavy (torch, matplotlib, the stages) is imported inside the commands, so that --help answers at once.
+
+app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+
+@app.callback()
+def _global(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Version = False,
+) -> None:
+    """Train multi-task networks whose tasks pick channels, then cut them down to one verified static network."""
+
+
+@app.command()
+def demo(
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Where to write.")] = Path("demo-run"),
+    overrides: Overrides = None,
+) -> None:
+    """Do the whole road on bundled real digits: train, prune, verify, export, time, report."""
+    from gate2static.demo import run_demo
+    from gate2static.report import rich_table
+
+    report = run_demo(run_dir, overrides=overrides or ())
+    show(rich_table(report.content))
+    typer.echo(f"report: {report.html}")
+
+
+@app.command()
+def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False, run_dir: RunDir = None) -> None:
+    """Train single-task, shared and gated networks at the recipe's sparsity weight, or to its budget."""
+    from gate2static.recipe import load_recipe
+    from gate2static.train import train as train_run
+
+    loaded = load_recipe(recipe, overrides or ())
+    folder = run_dir or Path(loaded.runs_dir) / loaded.name
+    train_run(loaded, folder, resume=resume)
+    typer.echo(f"trained: {folder}")
+
+
+@app.command()
+def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False, run_dir: RunDir = None) -> None:
+    """Train the two baselines, and one gated network for every sparsity weight of the recipe."""
+    from gate2static.recipe import load_recipe
+    from gate2static.train import sweep as sweep_run
+
+    loaded = load_recipe(recipe, overrides or ())
+    folder = run_dir or Path(loaded.runs_dir) / loaded.name
+    sweep_run(loaded, folder, resume=resume)
+    typer.echo(f"trained: {folder}")
+
+
+@app.command()
+def suggest_targets(
+    run_dir: Annotated[Path, typer.Argument(help="A folder that `train` or `sweep` wrote.")], json: Json = None
+) -> None:
+    """Suggest hinge targets for the tasks of a run, from what they lose by sharing."""
+    from gate2static.report.targets_table import targets_table
+    from gate2static.train import suggest_for_run
+
+    found = suggest_for_run(run_dir)
+    show(targets_table(found), json, {task: asdict(suggestion) for task, suggestion in found.items()})
+
+
+@app.command()
+def prune(
+    checkpoint: Checkpoint,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the static network.")] = None,
+    align: Annotated[int, typer.Option("--align", help="Keep a multiple of this many channels.")] = 1,
+    target: Annotated[Target, typer.Option("--target", help="Lay the network out for where it will run.")] = "any",
+    dtype: Annotated[DType | None, typer.Option("--dtype", help="Of the static network; else as trained.")] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--budget",
+            metavar="KEY=VALUE",
+            help="Make the least certain gates shared until it costs at most this, such as macs=0.5; may be repeated.",
+        ),
+    ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Show which channels stay in each layer, and which operators have no rule."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")] = False,
+    threads: Annotated[
+        int | None, typer.Option("--threads", min=1, help="Of a budget that is timed; else as torch.")
+    ] = None,
+) -> None:
+    """Cut away what no task picked: a checkpoint becomes a static network."""
+    import torch
+
+    from gate2static.cli.prune_budget import beside, check_output, project, state_budget
+    from gate2static.prune import barrier_costs, lowerings_for, plan
+    from gate2static.prune import prune as prune_gated
+    from gate2static.report import barrier_table, plan_table
+    from gate2static.train import trained_budget
+
+    check_output(output, dry_run=dry_run, budget=bool(budget))
+    lowering = lowerings_for(target, align)[0]
+    aligned = lowering.align > 1
+    projected = project(checkpoint, budget, output, aligned=aligned, target=target, dtype=dtype, threads=threads)
+    gated = projected.gated if projected else load_network(checkpoint)
+    if explain or dry_run:
+        decided = plan(gated, lowering=lowering)
+        show(plan_table(gated, decided))
+        if costs := barrier_costs(gated, decided):
+            show(barrier_table(costs))
+    if output is not None and not dry_run:
+        static = prune_gated(gated, align=align, target=target, dtype=getattr(torch, dtype) if dtype else None)
+        if projected:
+            state_budget(static, projected.report, promised=True)
+        elif report := trained_budget(checkpoint):
+            same = report.unit == "MACs" or (target == report.target and dtype is None)
+            state_budget(static, report, promised=same and not aligned)
+        static.save(output)
+        if projected:
+            projected.save(beside(output))
+            typer.echo(f"projected: {beside(output)}; verify the static network with it")
+        macs, parameters = static.manifest.macs, static.manifest.parameters
+        typer.echo(
+            f"pruned: {output}: {macs.static / 1e6:.2f} M MACs and {parameters.static / 1e3:.1f} k parameters "
+            f"(separate networks {macs.separate / 1e6:.2f} M, {parameters.separate / 1e3:.1f} k; "
+            f"one shared {macs.shared / 1e6:.2f} M, {parameters.shared / 1e3:.1f} k)"
+        )
+
+
+@app.command()
+def verify(
+    checkpoint: Checkpoint,
+    static_dir: StaticDir,
+    onnx: Annotated[Path | None, typer.Option("--onnx", help="Also compare this fp32 ONNX file.")] = None,
+    json: Json = None,
+) -> None:
+    """Compare a static network with the gated one it came from; exit status 1 when they are not equivalent."""
+    from gate2static.export import onnx_errors
+    from gate2static.export.equality import check_equal, onnx_tolerances
+    from gate2static.prune import load_static
+    from gate2static.report import checks_table, gated_checks, onnx_checks, record
+    from gate2static.verify import verify as compare
+
+    static = load_static(static_dir)
+    found = compare(load_network(checkpoint), static)
+    errors = onnx_errors(static, onnx) if onnx else {}
+    tolerances = onnx_tolerances(static) if onnx else {}
+    manifest = record(static_dir, (*gated_checks(found), *onnx_checks(errors, tolerances)))
+    show(checks_table(manifest), json, manifest.equivalence)
+    found.require()
+    check_equal(errors, tolerances)
+
+
+@app.command()
+def export(
+    static_dir: StaticDir,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; else STATIC_DIR's own.")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (also the default).")] = False,
+    pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export archive.")] = False,
+    trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine for this machine's GPU.")] = False,
+    trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="Build a TensorRT-RTX engine; needs no GPU.")] = False,
+    compute_capability: Annotated[
+        list[str] | None, typer.Option("--compute-capability", help="GPUs to build for (RTX); may be repeated.")
+    ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise to int8; needs --calibration.")] = False,
+    calibration: Annotated[
+        Path | None, typer.Option("--calibration", help="Preprocessed inputs, a float32 .npy file (N, C, H, W).")
+    ] = None,
+) -> None:
+    """Write a static network as ONNX, .pt2 or an engine; the ONNX file is checked against torch first."""
+    from gate2static.export import export_static, export_table
+    from gate2static.prune import load_static
+
+    if fp16 and int8:
+        raise typer.BadParameter("--fp16 and --int8 exclude each other; export twice to have both")
+    if compute_capability and not trt_rtx:
+        raise typer.BadParameter("--compute-capability is for engines of TensorRT-RTX; add --trt-rtx")
+    wanted: dict[TrtBackend, bool] = {"tensorrt": trt, "tensorrt-rtx": trt_rtx}
+    engines = [backend for backend, asked in wanted.items() if asked]
+    folder = output or static_dir.resolve().parent
+    reports = export_static(
+        load_static(static_dir),
+        folder,
+        onnx=onnx or not (pt2 or engines),
+        pt2=pt2,
+        engines=engines,
+        precision="fp16" if fp16 else "int8" if int8 else "fp32",
+        calibration=calibration,
+        compute_capabilities=compute_capability,
+    )
+    show(export_table(reports))
+    typer.echo(f"exported: {folder}")
+
+
+@app.command()
+def bench(
+    targets: Annotated[list[str], typer.Argument(help="Static folders, .onnx or .engine files.")],
+    backend: Annotated[list[str] | None, typer.Option("--backend", help="May be repeated.")] = None,
+    against: Annotated[str | None, typer.Option("--against", help="What the others are compared with.")] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", help="Samples in one forward pass.")] = 1,
+    rounds: Annotated[int, typer.Option("--rounds", help="Interleaved rounds.")] = 5,
+    duration: Annotated[float, typer.Option("--duration", help="Timed seconds of each target, in all.")] = 3.0,
+    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; else as torch.")] = None,
+    json: Json = None,
+) -> None:
+    """Time networks in interleaved rounds and compare them."""
+    from gate2static.bench import benchmark, latency_table
+
+    ordered = [*([against] if against else []), *(target for target in targets if target != against)]
+    report = benchmark(
+        ordered, backends=backend, batch_size=batch_size, rounds=rounds, duration_s=duration, threads=threads
+    )
+    show(latency_table(report), json, report.model_dump(mode="json"))
+
+
+@app.command()
+def profile(
+    network: Annotated[Path | None, typer.Argument(help="STATIC_DIR or CKPT; else common backbones' layers.")] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", dir_okay=False, help="The latency table.")] = Path(
+        "profile.json"
+    ),
+    backend: Annotated[str, typer.Option("--backend", help="What runs the layers.")] = "onnxruntime",
+    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; else as torch.")] = None,
+    json: Json = None,
+) -> None:
+    """Measure what layers cost on this machine; `predict` then tells a network's latency without running it."""
+    from gate2static.profiling import profile_for, profile_table
+
+    table = profile_for(network, backend=backend, threads=threads)
+    table.save(output)
+    show(profile_table(table), json, table.model_dump(mode="json"))
+    if json != Path("-"):
+        typer.echo(f"profiled: {output}")
+
+
+@app.command()
+def predict(
+    static_dir: StaticDir,
+    latency: Annotated[str, typer.Option("--latency", help="A file of `profile`, or a device such as a100.")],
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples in one forward pass.")] = 1,
+    json: Json = None,
+) -> None:
+    """Predict a static network's latency, operator by operator, without running it."""
+    from gate2static.latency import latency_model
+    from gate2static.latency import predict as predict_latency
+    from gate2static.prune import load_static
+
+    static = load_static(static_dir)
+    found = predict_latency(static.fold_norms(), static.example_inputs(batch_size), latency_model(latency))
+    show(found.table(), json, found.as_json())
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="A folder that `train`, `sweep` or `demo` wrote.")],
+) -> None:
+    """Write report.html and its pictures into a run folder."""
+    from gate2static.report import rich_table, write_report
+
+    written = write_report(run_dir)
+    show(rich_table(written.content))
+    typer.echo(f"report: {written.html}")
+
+
+@app.command()
+def doctor(json: Json = None) -> None:
+    """Say what this machine can run, and what is missing for the rest."""
+    from gate2static.bench import diagnose, findings_table
+
+    findings = diagnose()
+    show(findings_table(findings), json, [asdict(finding) for finding in findings])
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()

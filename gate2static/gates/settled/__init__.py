@@ -1,0 +1,1 @@
+"""Training without the channels that settled gates no longer need."""

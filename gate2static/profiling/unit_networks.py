@@ -1,0 +1,216 @@
+"""Networks that repeat one unit, so that the unit's own time is what one more of it adds."""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from gate2static.latency.kernel_units import Unit
+from gate2static.latency.kernels import REORDER
+from gate2static.profiling.node_networks import UnitNetwork
+
+MEAN = "mean over everything"
+"""How networks end that would else write large outputs; a kind of unit that only profiles know."""
+
+_FLOAT_BYTES = 4
+_ROW = 192  # width of what is normalised or goes through a softmax
+_GATHERED = 64  # channels that a gather picks from
+
+
+def repeated(unit: Unit, copies: int) -> UnitNetwork:
+    """A network with some unit `copies` times, in a chain or side by side; all else is the same for any number."""
+    network = UnitNetwork()
+    if found := re.fullmatch(r"(depth-wise )?(transposed )?convolution ([\d×]+)/(\d+)\D*.*", unit.kind):
+        _convolutions(network, unit, copies, found)
+    else:
+        _BUILDERS.get(unit.kind, _elementwise)(network, unit, copies)
+    return network
+
+
+def _convolutions(network: UnitNetwork, unit: Unit, copies: int, found: re.Match[str]) -> None:
+    positions, channels_in, channels_out = unit.sizes if len(unit.sizes) == 3 else (*unit.sizes, unit.sizes[-1])
+    window, stride = [int(size) for size in found[3].split("×")], int(found[4])
+    side = max(1, round(positions ** (1 / len(window))))
+    scale = 1 if found[2] else stride
+    x = network.input(1, channels_in, *[side * scale] * len(window))
+    groups = channels_in if found[1] else 1
+    shape = (channels_in, channels_out) if found[2] else (channels_out, channels_in // groups)
+    for _ in range(copies):
+        weight, bias = network.weight(*shape, *window), network.weight(channels_out)
+        before, after = [(k - 1) // 2 for k in window], [k // 2 for k in window]
+        padding = {} if found[2] else {"pads": [*before, *after]}
+        operator = "ConvTranspose" if found[2] else "Conv"
+        y = network.add(operator, x, weight, bias, strides=[stride] * len(window), group=groups, **padding)
+        network.outputs.append(network.add("GlobalAveragePool", y))
+    network.others = (Unit(kind="reduce", sizes=(_FLOAT_BYTES * positions * channels_out,)),)
+
+
+def _linear(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    rows, inner, columns = unit.sizes
+    x = network.input(1, rows, inner)
+    for _ in range(copies):
+        y = network.add("Add", network.add("MatMul", x, network.weight(inner, columns)), network.weight(columns))
+        _reduce_to_output(network, y)
+    network.others = (Unit(kind=MEAN, sizes=(_FLOAT_BYTES * rows * columns,)),)
+
+
+def _matmul(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    products, rows, inner, columns = unit.sizes
+    x = network.input(1, products, rows, inner)
+    for _ in range(copies):
+        _reduce_to_output(network, network.add("MatMul", x, network.input(1, products, inner, columns)))
+    network.others = (Unit(kind=MEAN, sizes=(_FLOAT_BYTES * products * rows * columns,)),)
+
+
+def _reduce(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    for _ in range(copies):
+        side = _side(unit.sizes[0] / _FLOAT_BYTES / 16)
+        network.outputs.append(network.add("GlobalAveragePool", network.input(1, 16, side, side)))
+
+
+def _mean(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    for _ in range(copies):
+        _reduce_to_output(network, network.input(1, max(1, unit.sizes[0] // _FLOAT_BYTES)))
+
+
+def _reduce_to_output(network: UnitNetwork, y: str) -> None:
+    network.outputs.append(network.add("ReduceMean", y, keepdims=0))
+
+
+def _chain(network: UnitNetwork, x: str, copies: int, link: Callable[[str], str]) -> None:
+    y = x
+    for _ in range(copies):
+        y = link(y)
+    network.outputs.append(y)
+
+
+def _elementwise(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    operands = 3 if unit.kind in ("add", "multiply") else 2
+    elements = max(1, unit.sizes[0] // (_FLOAT_BYTES * operands))
+    x = network.input(1, elements)
+    second = network.input(1, elements) if operands == 3 else None
+
+    def link(y: str) -> str:
+        if unit.kind == "silu":
+            return network.add("Mul", y, network.add("Sigmoid", y))
+        operator = {"add": "Add", "multiply": "Mul"}.get(unit.kind) or _ONNX_NAMES[unit.kind]
+        attributes = {"alpha": 1 / 6} if unit.kind == "hardsigmoid" else {}  # as torch defines it
+        return network.add(operator, y, *([second] if second else []), **attributes)
+
+    _chain(network, x, copies, link)
+
+
+def _rows(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    rows = max(1, unit.sizes[0] // (2 * _FLOAT_BYTES * _ROW))
+    x = network.input(1, rows, _ROW)
+
+    def link(y: str) -> str:
+        if unit.kind == "softmax":
+            return network.add("Softmax", y, axis=-1)
+        return network.add("LayerNormalization", y, network.weight(_ROW), network.weight(_ROW), axis=-1)
+
+    _chain(network, x, copies, link)
+
+
+def _pool(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    side = _side(unit.sizes[0] / (2 * _FLOAT_BYTES) / 16)
+    x = network.input(1, 16, side, side)
+    _chain(
+        network,
+        x,
+        copies,
+        lambda y: network.add("MaxPool", y, kernel_shape=[3, 3], strides=[1, 1], pads=[1, 1, 1, 1]),
+    )
+
+
+def _reorder(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    """A convolution works on blocks, a sign change does not: between them stands one reorder each way."""
+    elements = unit.sizes[0] / (2 * _FLOAT_BYTES)
+    side = _side(elements / 64)
+    x = network.input(1, 64, side, side)
+
+    def link(y: str) -> str:
+        return network.add("MaxPool", network.add("Neg", y), kernel_shape=[1, 1], strides=[1, 1])
+
+    _chain(network, x, copies, link)
+    size = 2 * _FLOAT_BYTES * 64 * side * side
+    network.others = (Unit(kind="relu", sizes=(size,)), Unit(kind="relu", sizes=(size,)))
+
+
+def _transpose(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    """Flattened at once, since optimisers push transposes through whatever else comes next."""
+    rows = max(1, unit.sizes[0] // (2 * _FLOAT_BYTES * _ROW))
+    flat = network.constant(np.array([1, -1], dtype=np.int64))
+    for _ in range(copies):
+        y = network.add("Transpose", network.input(1, rows, 3, _ROW // 3), perm=[0, 2, 1, 3])
+        _reduce_to_output(network, network.add("Reshape", y, flat))
+    network.others = (Unit(kind=MEAN, sizes=(_FLOAT_BYTES * rows * _ROW,)),)
+
+
+def _gather(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    pieces, size = unit.sizes
+    picked = min(_GATHERED, pieces)
+    x = network.input(1, max(1, pieces // picked), picked, max(1, size // _FLOAT_BYTES))
+    generator = np.random.default_rng(0)
+
+    def link(y: str) -> str:
+        return network.add("Gather", y, network.constant(generator.permutation(picked)), axis=2)
+
+    _chain(network, x, copies, link)
+
+
+def _slice(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    """Each slice leaves one element out."""
+    pieces, size = unit.sizes
+    width = max(1, size // _FLOAT_BYTES)
+    x = network.input(1, pieces, width + copies)
+
+    def link(y: str) -> str:
+        bounds = (network.constant(np.array([at], dtype=np.int64)) for at in (1, 2**31, 2))
+        return network.add("Slice", y, *bounds)
+
+    _chain(network, x, copies, link)
+
+
+def _concat(network: UnitNetwork, unit: Unit, copies: int) -> None:
+    """Two halves, one of which is a slice of what the last concatenation gave."""
+    pieces, size = unit.sizes
+    rows, width = max(1, pieces // 2), max(1, size // _FLOAT_BYTES)
+    x, other = network.input(1, rows, 2 * width), network.input(1, rows, width)
+    zero, half, axis = (network.constant(np.array([at], dtype=np.int64)) for at in (0, width, 2))
+    _chain(
+        network,
+        x,
+        copies,
+        lambda y: network.add("Concat", network.add("Slice", y, zero, half, axis), other, axis=2),
+    )
+    network.others = (Unit(kind="slice", sizes=(rows, width * _FLOAT_BYTES)),)
+
+
+def _side(positions: float) -> int:
+    return max(1, round(math.sqrt(positions)))
+
+
+_BUILDERS: Mapping[str, Callable[[UnitNetwork, Unit, int], None]] = {
+    "linear": _linear,
+    "matmul": _matmul,
+    "reduce": _reduce,
+    MEAN: _mean,
+    "softmax": _rows,
+    "norm": _rows,
+    "pool": _pool,
+    "transpose": _transpose,
+    "gather": _gather,
+    "slice": _slice,
+    "concat": _concat,
+    REORDER: _reorder,
+}
+_ONNX_NAMES = {
+    "relu": "Relu",
+    "gelu": "Gelu",
+    "sigmoid": "Sigmoid",
+    "hardsigmoid": "HardSigmoid",
+    "hardswish": "HardSwish",
+    "copy": "Identity",
+}

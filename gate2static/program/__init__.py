@@ -1,0 +1,1 @@
+"""`nn.Module` to `Program`: what a backbone computes, and where gates may stand."""

@@ -1,0 +1,1 @@
+"""Emission: the planned channels become layers with sliced weights, in one graph."""

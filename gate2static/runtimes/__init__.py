@@ -1,0 +1,1 @@
+"""Libraries that run exported networks, imported when first used."""

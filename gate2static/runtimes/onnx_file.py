@@ -1,0 +1,41 @@
+"""What an ONNX file says about itself: its precision, its interface, where it came from."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from gate2static.errors import ExportError
+from gate2static.runtimes.optional import require
+
+
+def load_onnx(data: bytes, path: Path) -> Any:
+    """The `onnx.ModelProto` in `data`; `path` is named in the error.
+
+    Raises:
+        ExportError: not a complete ONNX model.
+    """
+    onnx = require("onnx")
+    try:
+        proto = onnx.load_model_from_string(data)
+        onnx.checker.check_model(proto)
+    except Exception as failure:  # protobuf's exceptions depend on which implementation is in use
+        raise ExportError(
+            f"{path} ({len(data)} bytes) is not a complete ONNX model: {_first_line(failure)}; export it again"
+        ) from failure
+    return proto
+
+
+def precision_of(proto: Any) -> Literal["fp32", "fp16", "int8"]:
+    """The lowest precision that the graph computes in, read from its nodes and weights."""
+    if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
+        return "int8"
+    half = require("onnx").TensorProto.FLOAT16
+    return "fp16" if any(tensor.data_type == half for tensor in proto.graph.initializer) else "fp32"
+
+
+def digest_of(proto: Any) -> str | None:
+    """The digest of the static model that the file was exported from; None for an ONNX file from elsewhere."""
+    return next((entry.value for entry in proto.metadata_props if entry.key == "gate2static.digest"), None)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

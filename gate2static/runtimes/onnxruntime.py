@@ -1,0 +1,93 @@
+"""ONNX Runtime sessions, quiet, on exactly the provider that was asked for."""
+
+from pathlib import Path
+from typing import Any
+
+from gate2static.errors import ExportError, Gate2StaticError, MissingDependencyError
+from gate2static.files import read_bytes
+from gate2static.runtimes.optional import require, require_gpu
+
+_ERRORS_ONLY = 3
+CPU = ("CPUExecutionProvider",)
+
+
+def onnxruntime() -> Any:
+    """The onnxruntime module with its warnings off: they go to stderr from C++, where no one can catch them."""
+    module = require("onnxruntime")
+    module.set_default_logger_severity(_ERRORS_ONLY)
+    return module
+
+
+def open_session(
+    model: Path | bytes,
+    *,
+    label: str = "the ONNX model",
+    threads: int | None = None,
+    error: type[Gate2StaticError] = ExportError,
+) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU.
+
+    Args:
+        model: a file, or the bytes of one.
+        label: names the bytes in errors.
+        threads: intra-op threads; None leaves the choice to ONNX Runtime.
+        error: what an unreadable model raises.
+
+    Raises:
+        MissingDependencyError: ONNX Runtime is not installed.
+        Gate2StaticError: of type `error`, when the model is unreadable or has an operator that ONNX Runtime lacks.
+    """
+    label = str(model) if isinstance(model, Path) else label
+    data = read_bytes(model, what="ONNX file", error=error) if isinstance(model, Path) else model
+    return _create(data, session_options(threads=threads), list(CPU), label, error)
+
+
+def open_cuda_session(
+    data: bytes, *, label: str, provider_options: dict[str, str], error: type[Gate2StaticError]
+) -> Any:
+    """An `onnxruntime.InferenceSession` on the GPU, or an error: never a silent fall-back to the CPU.
+
+    Raises:
+        MissingDependencyError: no GPU, or an ONNX Runtime without CUDA, or CUDA libraries that do not load.
+        Gate2StaticError: of type `error`, when the model is unreadable.
+    """
+    require_gpu("ONNX Runtime on CUDA")
+    module = onnxruntime()
+    if "CUDAExecutionProvider" not in module.get_available_providers():
+        raise MissingDependencyError(
+            f"onnxruntime {module.__version__} was built without CUDA; install the other build with: "
+            "pip uninstall onnxruntime && pip install 'gate2static[gpu]'"
+        )
+    providers = [("CUDAExecutionProvider", provider_options), *CPU]
+    session = _create(data, session_options(), providers, label, error)
+    if session.get_providers()[0] != "CUDAExecutionProvider":
+        raise MissingDependencyError(
+            f"onnxruntime-gpu {module.__version__} could not load its CUDA provider and fell back to the CPU; "
+            "its CUDA and cuDNN versions must match the installed ones: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+        )
+    return session
+
+
+def session_options(*, threads: int | None = None) -> Any:
+    """Quiet `SessionOptions`.
+
+    Spinning stays on, ONNX Runtime's default and what a deployed network gets: bench keeps one session open at a time,
+    so no idle pool spins against the one being timed.
+    """
+    options = onnxruntime().SessionOptions()
+    options.log_severity_level = _ERRORS_ONLY
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    return options
+
+
+def _create(data: bytes, options: Any, providers: list[Any], label: str, error: type[Gate2StaticError]) -> Any:
+    try:
+        return onnxruntime().InferenceSession(data, sess_options=options, providers=providers)
+    except Exception as failure:  # ONNX Runtime's own exceptions have no public common root
+        reason = str(failure).strip().splitlines()[0]
+        raise error(
+            f"{label} ({len(data)} bytes) cannot be loaded by ONNX Runtime: {reason}. "
+            "The file is truncated, not ONNX, or uses an operator this version lacks; export it again."
+        ) from failure

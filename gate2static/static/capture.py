@@ -1,0 +1,189 @@
+"""An emitted network -> the graph of tensor operators that a `StaticModel` runs and saves.
+
+`torch.export` reduces every module, user code included, to operators on tensors. What is verified, saved, loaded and
+exported is this one form. Most of the time that `torch.export` takes goes into keeping the batch size free, which
+networks that are only compared do not need (`sketch`).
+"""
+
+import logging
+import operator
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.export.graph_signature import InputKind
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.node import map_aggregate
+
+from gate2static.errors import PruneError
+from gate2static.graphs import copy_structure, quiet
+from gate2static.static.aten import ANY_BATCH, any_batch
+
+_aten = torch.ops.aten
+_CANONICAL: Mapping[Any, Any] = {
+    _aten.view.default: _aten.reshape.default,  # what stood here may have been a copy
+    _aten.__and__.Tensor: _aten.bitwise_and.Tensor,
+    _aten.__or__.Tensor: _aten.bitwise_or.Tensor,
+    _aten.__xor__.Tensor: _aten.bitwise_xor.Tensor,
+}
+_FUNCTIONAL_NORM = _aten._native_batch_norm_legit_no_training.default
+
+
+def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
+    """Reduce a network to operators, with a dynamic batch size.
+
+    Args:
+        network: returns a tuple of tensors; in eval mode.
+        examples: its inputs, with a batch of at least 2.
+
+    Returns:
+        A graph module that owns its tensors under plain numbered names (`store`).
+
+    Raises:
+        PruneError: torch.export cannot follow the network, or it works at one batch size only.
+    """
+    batch = torch.export.Dim("batch", min=1)
+    shapes = tuple({0: batch} if isinstance(x, Tensor) and x.dim() else None for x in examples)
+    try:
+        with _unseen():
+            program = torch.export.export(network, examples, dynamic_shapes=shapes, strict=False)
+            if any(_writes(node) for node in program.graph.nodes):
+                program = program.run_decompositions({})
+    except Exception as error:
+        reason = " ".join(str(error).split())[:400]
+        raise PruneError(
+            f"torch.export cannot turn the pruned network into one graph with a dynamic batch size: {reason}. Backbone "
+            "and heads may not branch on tensor values or fix the batch size."
+        ) from error
+    stored = {**program.state_dict, **program.constants}
+    inputs = (spec for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT)
+    return _own_graph(program.graph, {spec.arg.name: stored[str(spec.target)] for spec in inputs})
+
+
+def sketch(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
+    """The operators that `capture` would find, traced at one batch size; sizes that follow it are read from an input.
+
+    What writes in place or cannot be traced so is captured.
+
+    Raises:
+        PruneError: as `capture`.
+    """
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        inputs = any_batch(network, examples)
+    # Traced are copies: what modules remember would be read by whoever captures the network itself.
+    try:
+        with _unseen():
+            traced = make_fx(copy_structure(network), tracing_mode="fake", pre_dispatch=True)(*inputs)
+        captures = any(_writes(node) for node in traced.graph.nodes)
+    except Exception:  # noqa: BLE001 - user code may do anything; if it is wrong, `capture` says so
+        captures = True
+    if captures:
+        return capture(copy_structure(network), examples)
+    read = traced.graph.find_nodes(op="get_attr")
+    found = _own_graph(traced.graph, {node.name: operator.attrgetter(str(node.target))(traced) for node in read})
+    _read_batch(found)
+    return found
+
+
+def _read_batch(network: fx.GraphModule) -> None:
+    """Write sizes that are multiples of `ANY_BATCH` as multiples of an input's batch."""
+    graph = network.graph
+    *_, last = graph.find_nodes(op="placeholder")
+    with graph.inserting_after(last):
+        batch = graph.call_function(_aten.sym_size.int, (last, 0))
+    sizes = {ANY_BATCH: batch}
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, int) or not value or value % ANY_BATCH:
+            return value
+        if value not in sizes:
+            with graph.inserting_after(batch):
+                sizes[value] = graph.call_function(operator.mul, (batch, value // ANY_BATCH))
+        return sizes[value]
+
+    for node in [node for node in graph.nodes if node.op == "call_function"]:
+        node.args, node.kwargs = map_aggregate(node.args, read), map_aggregate(node.kwargs, read)
+    graph.eliminate_dead_code()
+    network.recompile()
+
+
+@contextmanager
+def _unseen() -> Iterator[None]:
+    """Without gradients, and without what torch warns and logs."""
+    logger = logging.getLogger("torch.export")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with quiet(), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _own_graph(traced: fx.Graph, stored: Mapping[str, Tensor]) -> fx.GraphModule:
+    """The graph over tensors of its own; `stored` are those tensors, by the node that reads them."""
+    root, graph = nn.Module(), fx.Graph()
+    env: dict[fx.Node, fx.Node] = {}
+    for node in traced.nodes:
+        if node.name in stored:
+            if node.users:
+                value = stored[node.name]
+                env[node] = graph.get_attr(store(root, value, trained=isinstance(value, nn.Parameter)))
+        elif node.op == "placeholder":
+            env[node] = graph.placeholder(node.name)
+        elif node.op == "output":
+            graph.output(tuple(env[n] for n in node.args[0]))
+        elif not _is_check(node):
+            env[node] = _translate(graph, node, env)
+    network = fx.GraphModule(root, graph, "StaticNetwork")
+    network.graph.eliminate_dead_code()
+    network.recompile()
+    return network
+
+
+def _translate(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, fx.Node]) -> fx.Node:
+    if node.target is _aten.clone.default and not node.kwargs:
+        return env[node.args[0]]  # type: ignore[index]  # nothing is written any more: as good as a copy
+    if node.target is _FUNCTIONAL_NORM:
+        *tensors, momentum, eps = fx.map_arg(node.args, env.__getitem__)
+        return graph.call_function(_aten.batch_norm.default, (*tensors, False, momentum, eps, False))
+    if node.target is operator.getitem and env[node.args[0]].target is _aten.batch_norm.default:  # type: ignore[index]
+        return env[node.args[0]]  # type: ignore[index]
+    copied = graph.node_copy(node, env.__getitem__)
+    copied.target = _CANONICAL.get(node.target, node.target)
+    copied.meta = {}
+    return copied
+
+
+def store(root: nn.Module, value: Tensor, *, trained: bool) -> str:
+    """Keep a tensor on `root` under the next free name: `parameter_0`, … where it was trained, else `buffer_0`, …."""
+    kind, held = ("parameter", root._parameters.keys()) if trained else ("buffer", root._buffers.keys())
+    name = next(name for number in count(len(held)) if (name := f"{kind}_{number}") not in held)
+    if trained:
+        root.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=False))
+    else:
+        root.register_buffer(name, value.detach().clone())
+    return name
+
+
+def constant(network: fx.GraphModule, node: Any) -> Tensor:
+    """The tensor that a node reads."""
+    value: Tensor = operator.attrgetter(str(node.target))(network)
+    return value.detach()
+
+
+def _writes(node: fx.Node) -> bool:
+    """Whether an operator changes its input, as heads that torch.fx cannot trace may do."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _is_check(node: fx.Node) -> bool:
+    """Assertions that torch.export leaves about sizes and devices."""
+    name = str(node.target)
+    return "_assert" in name or "sym_constrain" in name

@@ -1,0 +1,1 @@
+"""The training of one network, from wherever its checkpoint left it."""

@@ -1,0 +1,180 @@
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import typer.main
+from typer.testing import CliRunner
+
+from gate2static.cli.commands import app
+from gate2static.demo import bundled_recipe
+
+# docs and build pipelines rely on these names: renaming one breaks somebody's scripts.
+COMMANDS = {
+    "demo": {"--run-dir", "--set"},
+    "train": {"RECIPE", "--set", "--resume", "--run-dir"},
+    "sweep": {"RECIPE", "--set", "--resume", "--run-dir"},
+    "prune": {
+        *("CHECKPOINT", "-o", "--output", "--align", "--target", "--budget", "--dtype", "--explain", "--dry-run"),
+        "--threads",
+    },
+    "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--json"},
+    "export": {
+        *("STATIC_DIR", "-o", "--output", "--onnx", "--pt2", "--trt", "--trt-rtx", "--compute-capability"),
+        *("--fp16", "--int8", "--calibration"),
+    },
+    "bench": {
+        *("TARGETS", "--backend", "--against", "--batch-size", "--rounds", "--duration", "--threads", "--json"),
+    },
+    "profile": {"NETWORK", "-o", "--output", "--backend", "--threads", "--json"},
+    "predict": {"STATIC_DIR", "--latency", "--batch-size", "--json"},
+    "report": {"RUN_DIR"},
+    "doctor": {"--json"},
+    "suggest-targets": {"RUN_DIR", "--json"},
+}  # fmt: skip
+
+
+# A process started in the background by a shell ignores Ctrl-C, and its children inherit that.
+STARTED = """
+import signal
+import torch
+from gate2static.cli.commands import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+torch.set_num_threads(1)
+main()
+"""
+
+
+def one_line(result):
+    """The only line on stderr."""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("gate2static: ")
+    return line
+
+
+def test_commands_and_options_are_the_public_ones():
+    group = typer.main.get_command(app)
+    found = {
+        name: {
+            option
+            for parameter in command.params
+            for option in (parameter.opts if parameter.param_type_name == "option" else [parameter.name.upper()])
+        }
+        for name, command in group.commands.items()
+    }
+    assert found == COMMANDS
+    assert {option for parameter in group.params for option in parameter.opts} == {"--debug", "--version"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(run, command):
+    assert "Usage:" in run(command, "--help").stdout
+
+
+def test_version_is_printed(run):
+    assert re.fullmatch(r"gate2static \d+\.\d+\.\d+\n", run("--version").stdout)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["train", "nowhere.yaml"], "nowhere.yaml: no such recipe"),
+        (["prune", "nowhere.pt", "-o", "out"], "nowhere.pt: no such checkpoint"),
+        (["verify", "nowhere.pt", "static"], "static is not a static model"),
+        (["export", "nowhere"], "nowhere is not a static model"),
+        (["bench", "nowhere.onnx"], "cannot read the ONNX file nowhere.onnx"),
+        (["report", "nowhere"], "nowhere/run.json: no such file"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_2(run, args, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*args, code=2)
+    assert says in one_line(result)
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_debug_shows_the_traceback_before_the_line(run, tmp_path):
+    result = run("--debug", "report", tmp_path, code=2)
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "CheckpointError" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("gate2static: ")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["prune", "ckpt.pt"],
+        ["prune", "ckpt.pt", "-o", "x", "--dtype", "int8"],
+        ["prune", "s.ckpt.pt", "-o", "s", "--budget", "macs=0.5"],
+        ["profile", "--threads", "0"],
+        ["profile", "-o", "."],
+        ["export", "static", "--fp16", "--int8"],
+        ["bench"],
+        ["nonsense"],
+        ["train", "recipe.yaml", "--epochs", "3"],
+    ],
+)
+def test_wrong_usage_is_exit_status_2(run, args, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "Traceback" not in run(*args, code=2).stderr
+
+
+def test_an_interruption_says_what_to_type(run, monkeypatch, tmp_path):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gate2static.train.train", interrupted)
+    recipe = bundled_recipe()
+    line = one_line(run("train", recipe, "--set", "seed=1", "--run-dir", tmp_path / "my run", code=130))
+    assert line.endswith(f"gate2static train {recipe} --set seed=1 --run-dir '{tmp_path}/my run' --resume")
+    again = one_line(run("train", recipe, "--resume", code=130))
+    assert again.count("--resume") == 1
+
+
+def test_a_full_disk_is_one_line_and_exit_status_2(run, monkeypatch, tmp_path):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(tmp_path / "report.html"))
+
+    monkeypatch.setattr("gate2static.report.write_report", full)
+    assert "report.html: No space left on device" in one_line(run("report", tmp_path, code=2))
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
+    def broken(*args, **kwargs):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("gate2static.report.write_report", broken)
+    result = CliRunner().invoke(app, ["report", str(tmp_path)])
+    assert isinstance(result.exception, ZeroDivisionError)
+
+
+def test_doctor_writes_what_a_machine_can_read(run, tmp_path):
+    findings = json.loads(run("doctor", "--json", "-").stdout)
+    assert {"item", "found", "state", "advice"} == set(findings[0])
+    run("doctor", "--json", tmp_path / "doctor.json")
+    assert [f["item"] for f in json.loads((tmp_path / "doctor.json").read_text())] == [f["item"] for f in findings]
+
+
+def test_train_goes_on_where_it_was_killed(tmp_path, tiny):
+    """Started as a user would, so that the signal meets the real process."""
+    run_dir = tmp_path / "run"
+    sets = [word for override in tiny for word in ("--set", override)]
+    command = ["train", str(bundled_recipe()), *sets, "--set", "training.shared.epochs=400", "--run-dir", str(run_dir)]
+    process = subprocess.Popen([sys.executable, "-c", STARTED, *command], stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 120
+    while not (run_dir / "shared" / "ckpt.pt").exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"--run-dir {run_dir} --resume" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    torch.load(run_dir / "shared" / "ckpt.pt", weights_only=True)
+    assert not list(run_dir.rglob("*.tmp"))

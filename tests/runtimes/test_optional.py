@@ -1,0 +1,49 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from gate2static.errors import MissingDependencyError
+from gate2static.runtimes.onnxruntime import open_cuda_session
+from gate2static.runtimes.optional import require, require_gpu
+
+HEAVY = (
+    "onnx",
+    "onnx_ir",
+    "onnxscript",
+    "onnxruntime",
+    "tensorrt",
+    "tensorrt_rtx",
+    "torch.onnx._internal.exporter._core",
+)
+
+
+@pytest.mark.parametrize("package", ["gate2static.export", "gate2static.bench"])
+def test_importing_a_stage_imports_no_deployment_library(package: str) -> None:
+    script = f"import sys, {package}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    finished = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert finished.stdout.strip() == "[]"
+
+
+def test_a_library_that_is_not_installed_comes_with_its_fix() -> None:
+    with pytest.raises(
+        MissingDependencyError, match=r"no_such_library cannot be imported .* pip install no_such_library"
+    ):
+        require("no_such_library")
+
+
+def test_a_library_that_does_not_load_comes_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "half_installed.py").write_text("raise OSError('libnvinfer.so.11: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(MissingDependencyError, match=r"half_installed cannot be imported \(libnvinfer\.so\.11"):
+        require("half_installed")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_one_line_says_so() -> None:
+    with pytest.raises(MissingDependencyError, match=r"timing needs an NVIDIA GPU .* sees none"):
+        require_gpu("timing")
+    with pytest.raises(MissingDependencyError, match="ONNX Runtime on CUDA needs an NVIDIA GPU"):
+        open_cuda_session(b"", label="m", provider_options={}, error=MissingDependencyError)

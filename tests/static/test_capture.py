@@ -1,0 +1,133 @@
+"""Networks that are compared are traced at one batch size; what is found must be what is captured in the end."""
+
+from collections import Counter
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, fx, nn
+
+from gate2static.errors import PruneError
+from gate2static.gates import gate
+from gate2static.prune import prune
+from gate2static.prune.emission.emit import emit, plan
+from gate2static.prune.emission.layout import TARGETS, Lowering
+from gate2static.static import capture as capturing
+from gate2static.static.capture import capture, sketch
+from gate2static.static.deploy.fold_norms import fold
+from gate2static.static.deploy.traffic_cost import movement_cost
+from gate2static.verify import verify
+from tests import zoo
+
+
+def _operators(network: fx.GraphModule) -> Counter[str]:
+    return Counter(str(node.target) for node in network.graph.nodes if node.op == "call_function")
+
+
+def _same(network: nn.Module, x: Tensor, how: Lowering) -> bool:
+    """Whether a sketch has the operators of the captured network, and costs as much when it is deployed."""
+    found = []
+    for trace in (capture, sketch):
+        traced = trace(deepcopy(network), (x,))
+        deployed = fold(traced, (x,), convolve=how.convolve_moves, first=how.channels_first)
+        found.append((_operators(traced), _operators(deployed), movement_cost(deployed, (x,))))
+    return found[0] == found[1]
+
+
+@pytest.mark.parametrize("how", TARGETS["ort-cpu"], ids=["shared", "apart", "convolved"])
+@pytest.mark.parametrize("network", ["resnet12", "many_rules", "token_rules"])
+def test_a_sketch_is_the_captured_network(network: str, how: Lowering) -> None:
+    gated, x = zoo.make_gated(network, tasks=2, p=0.3)
+    assert _same(emit(gated, plan(gated, lowering=how)), x, how)
+
+
+class _Repeats(nn.Module):
+    """A parameter for each sample, and each of its halves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(2, 3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        repeated = self.positions.repeat(x.shape[0], 1).exp().unflatten(0, (-1, 2))
+        return (x + repeated.mean(1),)
+
+
+class _Writes(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        x = x * 2
+        x[:, 0] = 1
+        return (x.mul_(3),)
+
+
+class _Remembers(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        if not hasattr(self, "scale"):
+            self.scale = torch.arange(3).to(x)
+        return (x * self.scale,)
+
+
+@pytest.mark.parametrize("network", [_Repeats, _Writes, _Remembers])
+def test_what_user_code_does_with_the_batch_or_in_place_is_captured_alike(network: type[nn.Module]) -> None:
+    assert _same(network().eval(), torch.ones(3, 3), TARGETS["ort-cpu"][0])
+
+
+def test_a_sketch_leaves_nothing_in_the_network_and_makes_nothing_for_a_thousand_samples() -> None:
+    network, x = _Remembers().eval(), torch.ones(3, 3)
+    sketch(network, (x,))
+    assert not hasattr(network, "scale")
+    largest = max(tensor.numel() for tensor in fold(sketch(_Repeats().eval(), (x,))).parameters())
+    assert largest == 6
+
+
+class _Branching(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (x + 1 if x.sum() > 0 else x - 1,)
+
+
+@pytest.mark.parametrize("trace", [capture, sketch])
+def test_a_network_that_branches_on_values_is_refused(trace: Any) -> None:
+    with pytest.raises(PruneError, match="torch.export cannot .* data-dependent"):
+        trace(_Branching().eval(), (torch.ones(3, 2),))
+
+
+class _Mismatched(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (torch.cat([x, x.new_ones(3, 5)]),)
+
+
+@pytest.mark.parametrize("trace", [capture, sketch])
+def test_what_does_not_run_is_an_error_and_no_traceback_of_torch(trace: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(PruneError, match="Sizes of tensors must match"):
+        trace(_Mismatched().eval(), (torch.ones(3, 2),))
+    assert not caplog.records
+
+
+def test_only_the_network_that_is_kept_is_captured(monkeypatch: pytest.MonkeyPatch) -> None:
+    captured: list[Any] = []
+    export = torch.export.export
+    monkeypatch.setattr(capturing.torch.export, "export", lambda *a, **k: captured.append(a) or export(*a, **k))
+    gated, _ = zoo.make_gated("many_rules", tasks=2, p=0.3)
+    prune(gated, target="ort-cpu")
+    assert len(captured) == 1
+
+
+class _Head(nn.Module):
+    """Not traceable, and remembers a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "scale"):
+            self.scale = torch.arange(3).to(x)
+        return self.linear(x.mean((2, 3)))[:, : len(list(x.shape))] * self.scale
+
+
+def test_heads_that_remember_are_pruned_for_a_target() -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    heads = {task: _Head() for task in ("a", "b")}
+    gated = gate(backbone.eval(), tasks=("a", "b"), example_inputs=(torch.randn(2, 3, 8, 8),), heads=heads).eval()
+    assert verify(gated, prune(gated, target="ort-cpu")).passed

@@ -1,0 +1,140 @@
+"""Saving that fails halfway: the old folder stays whole, and nothing half-written stands beside it."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from gate2static.errors import ArtefactError
+from gate2static.prune import StaticModel, load_static, prune
+from tests import zoo
+
+
+@pytest.fixture
+def other() -> StaticModel:
+    return prune(zoo.make_gated("two_scales")[0])
+
+
+def _fail_at(name: str) -> Callable[..., int]:
+    """A `write_bytes` or `write_text` that runs out of space halfway through one file."""
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes | str, *args: Any) -> int:
+        data = content if isinstance(content, bytes) else content.encode()
+        if path.name == name:
+            write(path, data[: len(data) // 2])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path, data)
+
+    return full
+
+
+@pytest.mark.parametrize("name", ["graph.json", "weights.safetensors", "manifest.json"])
+@pytest.mark.parametrize("existed", [False, True])
+def test_a_full_disk_leaves_the_old_folder(
+    name: str, existed: bool, pruned: StaticModel, other: StaticModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "static"
+    if existed:
+        other.save(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", _fail_at(name))
+        patch.setattr(Path, "write_text", _fail_at(name))
+        with pytest.raises(ArtefactError, match=r"cannot write the static model .*static: .*No space left on device"):
+            pruned.save(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["static"] * existed
+    if existed:
+        assert load_static(folder).manifest.digest == other.manifest.digest
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+def test_a_swap_that_fails_puts_the_old_folder_back(
+    nth: int, pruned: StaticModel, other: StaticModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, calls, rename = tmp_path / "static", [], Path.rename
+    other.save(folder)
+
+    def failing(path: Path, target: Path) -> Path:
+        calls.append(path)
+        if len(calls) == nth:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return rename(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", failing)
+        with pytest.raises(ArtefactError, match="cannot write the static model"):
+            pruned.save(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["static"]
+    assert load_static(folder).manifest.digest == other.manifest.digest
+
+
+def test_saving_again_replaces_the_folder(pruned: StaticModel, other: StaticModel, tmp_path: Path) -> None:
+    other.save(tmp_path / "static")
+    pruned.save(tmp_path / "static")
+    assert load_static(tmp_path / "static").manifest.digest == pruned.manifest.digest
+    assert [path.name for path in tmp_path.iterdir()] == ["static"]
+
+
+def test_a_folder_that_is_no_static_model_is_not_replaced(pruned: StaticModel, tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"cat")
+    with pytest.raises(ArtefactError, match="photos exists and is not a static model; choose another folder or remove"):
+        pruned.save(tmp_path / "photos")
+    assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"cat"
+
+
+def test_a_file_in_the_way_is_not_replaced(pruned: StaticModel, tmp_path: Path) -> None:
+    (tmp_path / "static").write_text("notes")
+    with pytest.raises(ArtefactError, match="static exists and is not a static model"):
+        pruned.save(tmp_path / "static")
+    with pytest.raises(ArtefactError, match="cannot write the static model"):
+        pruned.save(tmp_path / "static" / "below")
+    assert (tmp_path / "static").read_text() == "notes"
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from gate2static.prune import load_static
+new, folder, name = sys.argv[1:]
+write = Path.write_bytes
+def killed(path, content):
+    data = content if isinstance(content, bytes) else content.encode()
+    if path.name == name:
+        write(path, data[: len(data) // 2])
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(path, data)
+Path.write_bytes = Path.write_text = killed
+load_static(new).save(folder)
+"""
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "manifest.json"])
+def test_a_process_killed_while_writing_leaves_the_old_folder(
+    name: str, pruned: StaticModel, other: StaticModel, tmp_path: Path
+) -> None:
+    pruned.save(tmp_path / "new")
+    folder = tmp_path / "run" / "static"
+    other.save(folder)
+    found = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "new", folder, name], check=False)
+    assert found.returncode == -signal.SIGKILL
+    assert load_static(folder).manifest.digest == other.manifest.digest
+    # A killed process cannot tidy up; what it left is hidden and in nobody's way.
+    assert [path.name for path in folder.parent.iterdir() if not path.name.startswith(".")] == ["static"]
+    pruned.save(folder)
+    assert load_static(folder).manifest.digest == pruned.manifest.digest
+
+
+def test_weights_that_share_memory_are_saved_apart(pruned: StaticModel, tmp_path: Path) -> None:
+    parameters = list(pruned.network.parameters())
+    assert len({p.data_ptr() for p in parameters}) == len(parameters)
+    pruned.save(tmp_path / "static")
+    loaded = load_static(tmp_path / "static")
+    assert all(torch.equal(a, b) for a, b in zip(loaded.network.parameters(), parameters, strict=True))

@@ -1,0 +1,119 @@
+import io
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gate2static.errors import CheckpointError
+from gate2static.train.loop import checkpoints
+from gate2static.train.loop.checkpoints import load_checkpoint, load_weights, save_checkpoint
+
+CONTENT: dict[str, Any] = {part: {} for part in checkpoints.PARTS}
+
+
+class Bomb:
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.target}",)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "ckpt.pt"
+
+
+def write(path: Path, content: object) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getvalue())
+
+
+def test_tensors_and_plain_values_come_back(path: Path) -> None:
+    save_checkpoint(path, {**CONTENT, "model": {"w": torch.arange(3.0)}, "position": {"epoch": 2, "log": [{"a": 0.1}]}})
+    content = load_checkpoint(path)
+    assert torch.equal(content["model"]["w"], torch.arange(3.0))
+    assert content["position"] == {"epoch": 2, "log": [{"a": 0.1}]}
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        save_checkpoint(tmp_path / name, {**CONTENT, "model": {"w": torch.arange(3.0)}})
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_a_missing_checkpoint_is_named(path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"ckpt\.pt: no such checkpoint"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_truncated_checkpoint_is_refused(path: Path, share: float) -> None:
+    save_checkpoint(path, {**CONTENT, "model": {"w": torch.zeros(5000)}})
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(CheckpointError, match="cut off"):
+        load_checkpoint(path)
+
+
+def test_a_checkpoint_with_damaged_bytes_is_refused(path: Path) -> None:
+    save_checkpoint(path, {**CONTENT, "model": {"w": torch.zeros(5000)}})
+    whole = bytearray(path.read_bytes())
+    at = whole.find(b"data.pkl") + 60
+    whole[at : at + 40] = b"\xff" * 40
+    path.write_bytes(whole)
+    with pytest.raises(CheckpointError, match=r"damaged|nothing of it was loaded"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_pickle_bomb_is_refused_and_not_executed(path: Path, tmp_path: Path, zipped: bool) -> None:
+    target = tmp_path / "exploded"
+    bomb = {"format": checkpoints.FORMAT, "version": 1, **CONTENT, "model": Bomb(target)}
+    if zipped:
+        write(path, bomb)
+    else:
+        path.write_bytes(pickle.dumps(bomb))
+    with pytest.raises(CheckpointError, match=r"nothing of it was loaded|not a checkpoint") as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+    assert not target.exists()
+    pickle.loads(pickle.dumps(Bomb(target)))
+    assert target.exists(), "the bomb does not work, so this test shows nothing"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"state_dict": {"w": torch.zeros(1)}}, "not a gate2static checkpoint, though torch can read it"),
+        (torch.zeros(3), "not a gate2static checkpoint"),
+        (
+            {"format": checkpoints.FORMAT, "version": 2, **CONTENT},
+            "has checkpoint format 2, this version of gate2static reads 1; update",
+        ),
+        ({"format": checkpoints.FORMAT, "version": 1, "kind": "gated"}, "damaged: lacks identity, recipe"),
+    ],
+)
+def test_what_is_not_a_checkpoint_of_this_version_is_refused(path: Path, content: object, message: str) -> None:
+    write(path, content)
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
+def test_another_models_weights_name_the_first_differences() -> None:
+    wide = nn.ModuleDict({"a": nn.Linear(3, 2), "b": nn.Linear(2, 2)})
+    narrow = nn.ModuleDict({"a": nn.Linear(3, 1), "c": nn.Linear(2, 2)})
+    before = {key: value.clone() for key, value in narrow.state_dict().items()}
+    message = (
+        r"here: for another model: c\.weight is missing; c\.bias is missing; b\.weight is not in the model and 3 more"
+    )
+    with pytest.raises(CheckpointError, match=message):
+        load_weights(narrow, wide.state_dict(), where="here")
+    with pytest.raises(CheckpointError, match=r"a\.weight is \(2, 3\), the model's is \(1, 3\)"):
+        load_weights(nn.ModuleDict({"a": nn.Linear(3, 1)}), nn.ModuleDict({"a": wide["a"]}).state_dict(), where="here")
+    assert all(torch.equal(value, before[key]) for key, value in narrow.state_dict().items())

@@ -1,0 +1,175 @@
+"""Trains tiny networks in one and in two processes, for test_distributed.py to compare; takes a folder to write to."""
+
+import contextlib
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gate2static.data import Splits
+from gate2static.errors import TrainingError
+from gate2static.gates import GatedModel, gate
+from gate2static.models import MultiTaskNetwork
+from gate2static.recipe import Recipe, load_recipe, parse
+from gate2static.tasks import KINDS, Task
+from gate2static.train.loop.loop import train_stage
+from gate2static.train.loop.network_run import Stage
+from gate2static.train.loop.progress import TrainingProgress
+from gate2static.train.processes.devices import launch, start_fabric
+from gate2static.train.runs import _run_in_process
+
+TASKS = (
+    Task(name="kind", kind=KINDS["classification"], channels=3, weight=2, target=0.1),
+    Task(name="depth", kind=KINDS["depth"], channels=1, target=0.1),
+    Task(name="classes", kind=KINDS["semantic"], channels=3, target=0.1),
+    Task(name="salient", kind=KINDS["saliency"], channels=1, target=0.1),
+)
+
+
+class Scenes(torch.utils.data.Dataset[tuple[Tensor, dict[str, Tensor]]]):
+    """Images of which very different parts are valid, some none at all."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        generator = torch.Generator().manual_seed(index)
+        image = torch.randn(1, 8, 8, generator=generator)
+        invalid = torch.rand(1, 8, 8, generator=generator) < (index % 4) / 3
+        classes = (image[0] > 0).long() + (image[0] > 1).long()
+        return image, {
+            "kind": (image.mean() * 8).clamp(-1, 1).round().long() + 1,
+            "depth": (image.abs() + 0.1).masked_fill(invalid, 0),
+            "classes": classes.masked_fill(invalid[0], 255),
+            "salient": (image > index % 3).float().masked_fill(invalid, 255),
+        }
+
+
+class Poison(nn.Module):
+    """Nothing, until the second process's outputs are no longer numbers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * float("nan") if torch.distributed.is_initialized() and torch.distributed.get_rank() == 1 else x
+
+
+def network(*, gated: bool, drop: float = 0.0, poison: bool = False) -> nn.Module:
+    torch.manual_seed(0)
+    backbone = nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(drop),
+        nn.Conv2d(6, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(),
+    )  # fmt: skip
+    backbone.register_parameter("unused", nn.Parameter(torch.ones(2)))
+    heads = {
+        "kind": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)),
+        "depth": nn.Sequential(nn.Conv2d(6, 1, 1), Poison() if poison else nn.Identity()),
+        "classes": nn.Conv2d(6, 3, 1),
+        "salient": nn.Conv2d(6, 1, 1),
+    }
+    if not gated:
+        return MultiTaskNetwork(backbone, heads)
+    return gate(backbone, tasks=list(heads), example_inputs=(torch.zeros(2, 1, 8, 8),), heads=heads)
+
+
+def recipe(devices: int, **training: Any) -> Recipe:
+    stage = {"epochs": 2, "batch_size": 8, "weights": {"lr": 0.01}}
+    gated = {**stage, "settle_steps": 3}
+    raw = {
+        "name": "distributed",
+        "data": {"name": "none"},
+        "tasks": [{"name": task.name, "kind": "any"} for task in TASKS],
+        "model": {"name": "none"},
+        "training": {"shared": stage, "gated": gated, "device": "cpu", "devices": devices, **training},
+    }
+    return parse(Recipe, raw, where="test")
+
+
+class Steps(TrainingProgress):
+    """Interrupts training after a number of steps, as Ctrl-C does."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(enabled=False, total_cost=0)
+        self.steps = steps
+
+    def advance(self, *, cost: float) -> None:
+        self.steps -= 1
+        if self.steps == 0:
+            raise KeyboardInterrupt
+
+
+# 27 images: the last batch of an epoch has three, so the processes have two and one.
+SPLITS = Splits(train=Scenes(27), val=Scenes(11), test=Scenes(1))
+
+
+def fit(fabric: Any, folder: Path, model: nn.Module, *, stop: int = -1, go_on: bool = False, **training: Any) -> None:
+    gated = isinstance(model, GatedModel)
+    kind: Any = "gated" if gated else "shared"
+    one = Stage(
+        name="network",
+        kind=kind,
+        model=model,
+        tasks=TASKS,
+        recipe=recipe(fabric.world_size, **training),
+        run_dir=folder,
+        sparsity_weight=0.5 if gated else 0.0,
+    )
+    train_stage(one, SPLITS, fabric=fabric, go_on=go_on, progress=Steps(stop))
+
+
+def everything(fabric: Any, folder: Path) -> None:
+    """Both kinds of network, and a whole run."""
+    fit(fabric, folder / "shared", network(gated=False))
+    fit(fabric, folder / "gated", network(gated=True))
+    stage = "{epochs: 1, batch_size: 8, weights: {lr: 1e-4}}"
+    small = load_recipe(
+        Path(__file__).parents[3] / "recipes" / "digits_tiny.yaml",
+        [
+            "data.options={train_images: 16, val_images: 5, test_images: 33}",
+            "tasks=[{name: left, kind: classification}, {name: mask, kind: mask}]",
+            *(f"training.{kind}={stage}" for kind in ("single", "shared", "gated")),
+            f"training.devices={fabric.world_size}",
+            "sparsity_weight=1",
+        ],
+    )
+    _run_in_process(fabric, small, folder / "run", {"gated-1": small}, resume=False, show=False)
+
+
+def in_two(fabric: Any, folder: Path) -> None:
+    everything(fabric, folder)
+    fit(fabric, folder / "parts", network(gated=True), accumulate=2, workers=1)
+    fit(fabric, folder / "whole", network(gated=True, drop=0.2), checkpoint_steps=3)
+    try:
+        fit(fabric, folder / "cut", network(gated=True, drop=0.2), checkpoint_steps=3, stop=5)
+    except KeyboardInterrupt:
+        torch.manual_seed(7)
+    fit(fabric, folder / "cut", network(gated=True, drop=0.2), checkpoint_steps=3, go_on=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        fit(fabric, folder / "other", network(gated=True), checkpoint_steps=3, stop=5)
+    try:
+        fit(fabric, folder / "poisoned", network(gated=False, poison=True))
+    except TrainingError as error:
+        (folder / f"error{fabric.global_rank}").write_text(str(error))
+        fabric.barrier()
+        if fabric.global_rank == 1:
+            raise
+
+
+def main(folder: Path) -> None:
+    alone = start_fabric(recipe(1))
+    launch(alone, everything, folder / "one")
+    try:
+        launch(start_fabric(recipe(2)), in_two, folder / "two")
+    except TrainingError as error:
+        (folder / "error").write_text(str(error))
+    shutil.copytree(folder / "two" / "other", folder / "one" / "other")
+    fit(alone, folder / "one" / "other", network(gated=True), checkpoint_steps=3, go_on=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))
