@@ -120,7 +120,7 @@ def make(case: Case, folder: Path) -> None:
     static = prune(gated)
     static.save(place / "static")
     (place / "model.onnx").write_bytes(
-        trace_onnx(static.fold_norms(), opset=None, precision="fp32").SerializeToString()
+        trace_onnx(static.deployed(), opset=None, precision="fp32").SerializeToString()
     )
 
 
@@ -143,7 +143,7 @@ def table_of(backbone: str, cases: list[Case], arguments: argparse.Namespace) ->
     path = arguments.folder / f"{backbone}-{arguments.backend}-{arguments.threads}.json"
     if not path.exists():
         statics = [load_static(arguments.folder / case.name / "static") for case in cases]
-        networks = [(static.fold_norms(), static.example_inputs(1)) for static in statics]
+        networks = [(static.deployed(), static.example_inputs(1)) for static in statics]
         alone = profile(networks, backend=arguments.backend, threads=arguments.threads)
         times = measure_ms(cases, arguments)
         whole = [(*network, ms) for network, ms in zip(networks, times, strict=True)]
@@ -168,7 +168,7 @@ def compare(
 def predict_ms(case: Case, table: LatencyTable, arguments: argparse.Namespace) -> float:
     """Latency in ms."""
     static = load_static(arguments.folder / case.name / "static")
-    return table.predict_ms(static.fold_norms(), static.example_inputs(1))
+    return table.predict_ms(static.deployed(), static.example_inputs(1))
 
 
 def measure_ms(cases: list[Case], arguments: argparse.Namespace) -> list[float]:

@@ -65,7 +65,7 @@ def pruned(name: str) -> StaticModel:
     gated = g2s.gate(backbone, tasks=TASKS, example_inputs=(example,), heads=heads).eval()
     decisions = g2s.gate_decisions(gated)
     g2s.set_gates(gated, {unit: torch.rand(d.shape) < SPECIFIC for unit, d in decisions.items()})
-    return g2s.prune(gated).fold_norms()
+    return g2s.prune(gated).deployed()
 
 
 def export(static: StaticModel, simplify: Callable[..., object]) -> tuple[onnx.ModelProto, float]:

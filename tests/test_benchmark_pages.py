@@ -125,7 +125,7 @@ def test_the_latency_page_gives_medians_over_seeds_and_keeps_what_was_written_by
 
 
 def test_a_pass_is_judged_by_the_lowering_that_it_was_left_out_of(page: ModuleType) -> None:
-    rows = [latency_row("any", 2.0), latency_row("no merge_layers", 2.2)]
+    rows = [latency_row("any", 2.0), latency_row("no share_work", 2.2)]
     rows += [
         latency_row("convolve_moves", 1.6),
         latency_row("no convolve_moves", 2.4),
@@ -134,7 +134,7 @@ def test_a_pass_is_judged_by_the_lowering_that_it_was_left_out_of(page: ModuleTy
     found = page._passes(rows, [r for r in rows if r["lowering"].startswith("no ")])
     assert [line.split("|")[-3:-1] for line in found.splitlines()[2:]] == [
         [" convolve_moves ", " 1.50 "],
-        [" merge_layers ", " 1.10 "],
+        [" share_work ", " 1.10 "],
     ]
 
 

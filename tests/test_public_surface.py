@@ -50,6 +50,7 @@ METHODS = {
     "LatencyReport": {"to_json": "(self, path)"},
     "StaticModel": {
         "example_inputs": "(self, batch_size=1)",
+        "deployed": "(self)",
         "fold_norms": "(self)",
         "forward": "(self, *inputs)",
         "save": "(self, folder)",

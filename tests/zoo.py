@@ -14,9 +14,11 @@ from torchvision.models.vgg import make_layers
 
 from gate2static.gates import GatedModel, gate, set_gates
 from gate2static.models.resnet20 import ResNet20
-from gate2static.prune import Lowering, expected_macs, plan
-from gate2static.prune.emission.emit import emit
-from gate2static.prune.emission.layout import LOWERING
+from gate2static.prune import Layout, expected_macs
+from gate2static.prune.analyse import analyse
+from gate2static.prune.emission.layout import LAYOUT
+from gate2static.prune.emit import emit
+from gate2static.prune.plan import ChannelPlan, keep_needed
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -238,10 +240,15 @@ def outputs(network: nn.Module, x: Tensor) -> list[Tensor]:
     return pytree.tree_leaves(network(x))
 
 
-def check_exact(gated: GatedModel, x: Tensor, lowering: Lowering = LOWERING) -> nn.Module:
+def planned(gated: GatedModel, align: int = 1) -> ChannelPlan:
+    """The channels that pruning keeps."""
+    return keep_needed(analyse(gated), align=align)
+
+
+def check_exact(gated: GatedModel, x: Tensor, layout: Layout = LAYOUT) -> nn.Module:
     """The static network, which equals the gated one in float64 and costs what was predicted."""
-    decided = plan(gated, lowering=lowering)
-    static = emit(gated, decided)
+    channels = planned(gated)
+    static = emit(channels, layout)
     assert relative_error(outputs(gated, x), outputs(static, x)) <= 1e-9
-    assert int(expected_macs(gated)) == decided.macs() == counted_macs(static, (x,))
+    assert int(expected_macs(gated)) == channels.macs() == counted_macs(static, (x,))
     return static

@@ -142,7 +142,7 @@ class Run:
         g2s.export_onnx(self.static, path)
         inputs = self.static.example_inputs(2)
         with torch.no_grad():
-            folded = self.static.fold_norms()(*inputs)
+            folded = self.static.deployed()(*inputs)
         # Not `static.double()`: networks convert to float32 here and there.
         truth = run_static(self.static, inputs, torch.float64)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

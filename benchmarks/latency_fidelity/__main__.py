@@ -24,7 +24,7 @@ import torch
 
 from benchmarks.latency_fidelity.cases import (
     BASELINES,
-    LOWERINGS,
+    LAYOUTS,
     NETWORKS,
     REPEATED,
     Case,
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--shares", nargs="+", type=float, default=[0.25], metavar="P")
     parser.add_argument("--structures", type=int, default=3, help="how many of the gates' structures")
     parser.add_argument("--seeds", type=int, default=1, help=f"of {', '.join(REPEATED)}; the others have one")
-    parser.add_argument("--lowerings", nargs="+", choices=["ours", *LOWERINGS], default=["plain", "ours"])
+    parser.add_argument("--lowerings", nargs="+", choices=["ours", *LAYOUTS], default=["plain", "ours"])
     parser.add_argument("--checkpoints", nargs="+", type=Path, default=[], help="of gated networks: trained gates")
     parser.add_argument("--quick", action="store_true", help="ResNet-18, one structure")
     parser.add_argument("--processes", type=int, default=2, help="how many networks are made at a time, not timed")

@@ -11,7 +11,7 @@ import torch
 from rich.progress import Progress
 
 import gate2static as g2s
-from benchmarks.latency_fidelity.cases import BASELINES, LOWERINGS, OURS, Case
+from benchmarks.latency_fidelity.cases import BASELINES, LAYOUTS, OURS, Case
 from gate2static.bench.backends import BACKENDS
 from gate2static.bench.sources import EngineSource, TorchSource
 from gate2static.static.manifest import Costs
@@ -73,7 +73,7 @@ class Maker:
         for name in missing:
             if name in BASELINES:
                 g2s.set_gates(gated, BASELINES[name])
-            target = OURS.get(self.backend, "any") if name in (*BASELINES, "ours") else LOWERINGS[name]
+            target = OURS.get(self.backend, "any") if name in (*BASELINES, "ours") else LAYOUTS[name]
             static = g2s.prune(gated, target=target)
             static.save(self._stem(case, name))
             path = self.path(case, name)

@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 
-from benchmarks.latency_fidelity.cases import LOWERINGS, Gates
+from benchmarks.latency_fidelity.cases import LAYOUTS, Gates
 
 Row = dict[str, Any]
 
@@ -68,7 +68,7 @@ def _passes(rows: list[Row], without: list[Row]) -> str:
     full = {(r["lowering"], *(_value(r, f) for f in fields)): r for r in rows}
     for key, group in _grouped(without, ("network", "structure", "share", "lowering")):
         name = key[3].removeprefix("no ")
-        with_it = name if name in LOWERINGS else "any"
+        with_it = name if name in LAYOUTS else "any"
         ratios = [
             r["latency"] / full[k]["latency"]
             for r in group

@@ -72,7 +72,7 @@ def _source(target: Target) -> Source:
     if isinstance(target, tuple):
         module, inputs = target
         return TorchSource(network=module, inputs=lambda batch_size: _repeat_first(inputs, batch_size))
-    return TorchSource(network=target.fold_norms(), inputs=target.example_inputs, static=target)
+    return TorchSource(network=target.deployed(), inputs=target.example_inputs, static=target)
 
 
 def _from_path(path: Path) -> Source:

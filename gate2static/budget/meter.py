@@ -10,7 +10,7 @@ from gate2static.errors import BudgetError
 from gate2static.gates import GatedModel, gate_decisions, set_gates
 from gate2static.latency import latency_model
 from gate2static.prune import StaticModel, expected_macs, prune
-from gate2static.prune.analysis.analyse import demand, match_rules, number
+from gate2static.prune.analyse import analyse
 from gate2static.recipe import Budget
 
 NETWORK = "network"
@@ -72,7 +72,7 @@ class Meter:
         else:
             model = latency_model(budget.device)
             self.unit, self.near = "estimated ms" if model.estimated else "ms", 0.995
-            self._latency_ms = lambda static: model.predict_ms(static.fold_norms(), static.example_inputs())
+            self._latency_ms = lambda static: model.predict_ms(static.deployed(), static.example_inputs())
         gates = gated.gates
         with kept_gates(gated):
             set_gates(gated, False)
@@ -177,12 +177,12 @@ def task_macs(gated: GatedModel, tasks: tuple[str, ...]) -> dict[str, float]:
 
     With all gates task-specific that is the task's separate network, with all shared its head.
     """
-    rules = match_rules(gated)
+    analysis = analyse(gated)
     decisions = gate_decisions(gated)
-    needs = demand(gated, rules, {name: d.double() for name, d in decisions.items()})
-    numberings = number(gated, rules, decisions)
+    needs = analysis.need({name: d.double() for name, d in decisions.items()})
+    numberings = analysis.number(decisions)
     spent = dict.fromkeys(tasks, 0.0)
-    for node, rule in rules.items():
+    for node, rule in analysis.rules.items():
         if not rule.info.macs:
             continue
         whole = float(rule.macs(needs[node], numberings[node]))

@@ -116,23 +116,22 @@ def prune(
     import torch
 
     from gate2static.cli.prune_budget import beside, check_output, project, state_budget
-    from gate2static.prune import barrier_costs, lowerings_for, plan
-    from gate2static.prune import prune as prune_gated
+    from gate2static.prune import apply, barrier_costs, plan
+    from gate2static.prune.emission.layout import find_target
     from gate2static.report import barrier_table, plan_table
     from gate2static.train import trained_budget
 
     check_output(output, dry_run=dry_run, budget=bool(budget))
-    lowering = lowerings_for(target, align)[0]
-    aligned = lowering.align > 1
+    aligned = align > 1 or find_target(target).align > 1
     projected = project(checkpoint, budget, output, aligned=aligned, target=target, dtype=dtype, threads=threads)
     gated = projected.gated if projected else load_network(checkpoint)
+    planned = plan(gated, align=align, target=target)
     if explain or dry_run:
-        decided = plan(gated, lowering=lowering)
-        show(plan_table(gated, decided))
-        if costs := barrier_costs(gated, decided):
+        show(plan_table(planned))
+        if costs := barrier_costs(planned.channels):
             show(barrier_table(costs))
     if output is not None and not dry_run:
-        static = prune_gated(gated, align=align, target=target, dtype=getattr(torch, dtype) if dtype else None)
+        static = apply(planned, dtype=getattr(torch, dtype) if dtype else None)
         if projected:
             state_budget(static, projected.report, promised=True)
         elif report := trained_budget(checkpoint):
@@ -270,7 +269,7 @@ def predict(
     from gate2static.prune import load_static
 
     static = load_static(static_dir)
-    found = predict_latency(static.fold_norms(), static.example_inputs(batch_size), latency_model(latency))
+    found = predict_latency(static.deployed(), static.example_inputs(batch_size), latency_model(latency))
     show(found.table(), json, found.as_json())
 
 

@@ -72,7 +72,7 @@ def export_onnx(
     path = Path(path)
     _check_arguments(static, opset, precision)
     reference = deepcopy(static).cpu().float().eval()
-    network = reference.fold_norms() if fold_norms else deepcopy(reference)
+    network = reference.deployed() if fold_norms else deepcopy(reference)
     proto = trace_onnx(network, opset=opset, precision=precision)
     _add_metadata(proto, static, precision)
     data = _checked_bytes(proto)

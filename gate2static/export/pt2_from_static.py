@@ -40,7 +40,7 @@ def export_pt2(static: "StaticModel", path: str | Path, *, fold_norms: bool = Tr
         ExportError: the network cannot be exported.
     """
     path = Path(path)
-    network = (static.fold_norms() if fold_norms else deepcopy(static)).cpu().eval()
+    network = (static.deployed() if fold_norms else deepcopy(static)).cpu().eval()
     inputs = network.example_inputs(2)  # not 1: torch.export treats a dimension of 1 as fixed
     batch = torch.export.Dim(BATCH)
     archive = io.BytesIO()

@@ -54,7 +54,7 @@ class LatencyModel(ABC):
         """Latency in ms of one forward pass at the batch size of these inputs; nothing is computed.
 
         Args:
-            network: any module in evaluation mode; what is deployed is `static.fold_norms()`.
+            network: any module in evaluation mode; what is deployed is `static.deployed()`.
             inputs: batch first, real or fake tensors.
 
         Raises:

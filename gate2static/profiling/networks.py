@@ -64,7 +64,7 @@ def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> La
 
 
 def _profile_whole(statics: Sequence[StaticModel], *, backend: str, threads: int | None) -> LatencyTable:
-    networks = [(static.fold_norms(), static.example_inputs(1)) for static in statics]
+    networks = [(static.deployed(), static.example_inputs(1)) for static in statics]
     alone = profile(networks, backend=backend, threads=threads)
     targets = {str(number): static for number, static in enumerate(statics)}
     report = benchmark(targets, backends=[backend], rounds=9, duration_s=2, threads=threads)

@@ -1,126 +1,120 @@
 """`prune`: the road from a gated model to a static one."""
 
-import platform
-from importlib.metadata import version
+import math
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
+from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel
 from gate2static.program.annotate import info
 from gate2static.program.program import gated_unit
-from gate2static.prune.analysis.analyse import outputs
-from gate2static.prune.analysis.barriers import barriers
-from gate2static.prune.analysis.macs import constant_gate_macs
-from gate2static.prune.emission.emit import Plan, emit, plan
-from gate2static.prune.emission.layout import Lowering, lowerings_for
+from gate2static.prune.analyse import analyse
+from gate2static.prune.describe import describe
+from gate2static.prune.emission.layout import Layout, find_target
+from gate2static.prune.emit import emit
+from gate2static.prune.plan import ChannelPlan, Plan, keep_needed
 from gate2static.static.capture import capture, sketch
-from gate2static.static.deploy.fold_norms import fold
-from gate2static.static.deploy.traffic_cost import movement_cost
-from gate2static.static.manifest import Costs, Manifest, TensorSpec
-from gate2static.static.model import StaticModel, digest, serialise
+from gate2static.static.deploy.pipeline import deploy
+from gate2static.static.deploy.traffic_cost import traffic_cost
+from gate2static.static.model import StaticModel
+
+_EXPORTED_BATCH = 3
+"""The batch that networks are captured with; not 2, since code that reads a size of 2 elsewhere would tie it to it."""
 
 
 def prune(
-    gated: GatedModel, *, align: int = 1, target: str | Lowering = "any", dtype: torch.dtype | None = None
+    gated: GatedModel, *, align: int = 1, target: str | Layout = "any", dtype: torch.dtype | None = None
 ) -> StaticModel:
-    """Cut away every channel that no task picked (GatedMTL, section 3.1, and all that follows from it).
+    """Cuts away every channel that no task picked (GatedMTL, section 3.1, and all that follows from it).
 
     The static model computes what `gated` computes in eval mode, in one pass. Its weights are slices of the gated
-    model's, bit for bit; `StaticModel.fold_norms` makes the form that is deployed.
+    model's, bit for bit; `StaticModel.deployed` makes the form that is deployed.
 
     Args:
-        gated: not changed.
-        align: layers keep a multiple of this many output channels; channels that only fill up are computed and not
+        gated: Not changed.
+        align: Layers keep a multiple of this many output channels; channels that only fill up are computed and not
             read.
-        target: where the network is to run, "any", "ort-cpu", "openvino" or "trt", which decides how it is laid out;
-            or the passes themselves. What is computed, and its MACs, are the same, but for the target's alignment.
-        dtype: of the static model; the gated model's when absent.
+        target: Where the network is to run, "any", "ort-cpu", "openvino" or "trt", which decides how it is laid out;
+            or a layout. What is computed, and its MACs, are the same, but for the target's alignment.
+        dtype: The static model's; the gated model's when absent.
 
     Returns:
         The static model, on the CPU.
 
     Raises:
-        PruneError: an impossible alignment, an unknown target, or a network that torch.export cannot follow.
+        PruneError: An impossible alignment, an unknown target, or a network that cannot be captured.
     """
-    floating = next(gated.parameters()).dtype if dtype is None else dtype
-    examples = _examples(gated, floating)
-    lowerings = lowerings_for(target, align)
-    if len(lowerings) > 1 and not _is_on_images(gated):  # nothing to convolve, and trying takes as long as pruning
-        lowerings = tuple(how for how in lowerings if not how.convolve_moves)
-    plans = [plan(gated, lowering=lowering) for lowering in lowerings]
-    made = [(decided, emit(gated, decided).cpu().to(floating)) for decided in plans]
-    if len(made) > 1:
-        made.sort(key=lambda tried: _movement(tried[0], tried[1], examples))
-    decided, emitted = made[0]
-    network = capture(emitted, examples)
-    return StaticModel(network, _describe(gated, decided, network, floating))
+    return apply(plan(gated, align=align, target=target), dtype=dtype)
 
 
-def _movement(decided: Plan, emitted: fx.GraphModule, examples: tuple[Tensor, ...]) -> float:
-    """The cost of the deployed form."""
-    how = decided.lowering
-    network = sketch(emitted, examples)
-    return movement_cost(fold(network, examples, convolve=how.convolve_moves, first=how.channels_first), examples)
+def plan(gated: GatedModel, *, align: int = 1, target: str | Layout = "any") -> Plan:
+    """Decides what `prune` does with these arguments, and changes nothing.
+
+    Raises:
+        PruneError: An impossible alignment, an unknown target, or a network that cannot be captured.
+    """
+    if not isinstance(align, int) or align < 1:
+        raise PruneError(f"align is {align}; it counts channels and must be at least 1.")
+    place = find_target(target)
+    channels = keep_needed(analyse(gated), align=math.lcm(align, place.align))
+    return Plan(channels=channels, layout=_cheapest_layout(channels, place.layouts))
+
+
+def apply(plan: Plan, *, dtype: torch.dtype | None = None) -> StaticModel:
+    """Builds the static model that a plan describes.
+
+    Args:
+        plan: What to build.
+        dtype: The static model's; the gated model's when absent.
+
+    Raises:
+        PruneError: A network that cannot be captured.
+    """
+    gated = plan.channels.gated
+    floating = _dtype_of(gated) if dtype is None else dtype
+    emitted = emit(plan.channels, plan.layout).cpu().to(floating)
+    network = capture(emitted, _examples(gated, floating))
+    return StaticModel(network, describe(plan, network, floating))
+
+
+def _cheapest_layout(channels: ChannelPlan, layouts: tuple[Layout, ...]) -> Layout:
+    """Returns the layout whose deployed form seems to move the least data; the first of equal ones."""
+    if len(layouts) > 1 and not _is_on_images(channels.gated):
+        # Without positions behind the channels there is nothing to convolve, and trying takes as long as pruning.
+        layouts = tuple(layout for layout in layouts if not layout.convolve_moves)
+    if len(layouts) == 1:
+        return layouts[0]
+    return min(layouts, key=lambda layout: _traffic(channels, layout))
+
+
+def _traffic(channels: ChannelPlan, layout: Layout) -> float:
+    """Returns the estimated cost of the deployed form of a layout."""
+    floating = _dtype_of(channels.gated)
+    examples = _examples(channels.gated, floating)
+    network = sketch(emit(channels, layout).cpu(), examples)
+    deployed = deploy(network, examples, convolve_moves=layout.convolve_moves, channels_first=layout.channels_first)
+    return traffic_cost(deployed, examples)
 
 
 def _is_on_images(gated: GatedModel) -> bool:
-    """Whether most gates decide for channels that have positions behind them."""
-    nodes = gated.program.graph.find_nodes(op="call_function", target=gated_unit)
-    return 2 * sum(len(info(node).shape or ()) > 1 + gated.gates[str(node.args[1])].dim for node in nodes) > len(nodes)
+    """Returns whether most gates decide for channels that have positions behind them."""
+    gates = gated.program.graph.find_nodes(op="call_function", target=gated_unit)
+    on_images = [node for node in gates if len(info(node).shape or ()) > 1 + gated.gates[str(node.args[1])].dim]
+    return 2 * len(on_images) > len(gates)
 
 
-_EXPORTED_BATCH = 3
-"""Not 2: code that reads a size of 2 elsewhere would tie it to the batch."""
+def _dtype_of(gated: GatedModel) -> torch.dtype:
+    return next(gated.parameters()).dtype
 
 
 def _examples(gated: GatedModel, floating: torch.dtype) -> tuple[Tensor, ...]:
-    made = []
+    """Returns zeros of the inputs' shapes."""
+    examples = []
     for node in gated.program.graph.find_nodes(op="placeholder"):
-        known = info(node)
-        assert known.shape is not None  # `gate` takes tensors only
-        assert known.dtype is not None
-        kind = floating if known.dtype.is_floating_point else known.dtype
-        made.append(torch.zeros((_EXPORTED_BATCH, *known.shape[1:]), dtype=kind))
-    return tuple(made)
-
-
-def _describe(gated: GatedModel, decided: Plan, network: nn.Module, floating: torch.dtype) -> Manifest:
-    def spec(name: str, node: fx.Node) -> TensorSpec:
-        known = info(node)
-        assert known.shape is not None
-        assert known.dtype is not None
-        kind = floating if known.dtype.is_floating_point else known.dtype
-        return TensorSpec(name=name, shape=known.shape[1:], dtype=str(kind).removeprefix("torch."))
-
-    gates = {name: gate.decisions().int().tolist() for name, gate in gated.gates.items()}
-    branches = gated.branches
-    heads, shared = _count(gated.heads), _count(branches["shared"])
-    separate = sum(_count(branches[task]) for task in gated.tasks)
-    return Manifest(
-        tasks=gated.tasks,
-        inputs=tuple(spec(p.name, p) for p in gated.program.graph.find_nodes(op="placeholder")),
-        outputs=tuple(spec(task, node) for task, node in outputs(gated).items()),
-        gates={name: ["".join(map(str, row)) for row in rows] for name, rows in gates.items()},
-        contributions={name: gate.contributions() for name, gate in gated.gates.items()},
-        macs=Costs(
-            static=decided.macs(),
-            gated=sum(rule.info.macs * rule.streams for rule in decided.rules.values()),
-            shared=constant_gate_macs(gated, specific=False),
-            separate=constant_gate_macs(gated, specific=True),
-        ),
-        parameters=Costs(static=_count(network), gated=_count(gated), shared=shared + heads, separate=separate + heads),
-        barriers={node.name: decided.macs([node]) for node in barriers(decided)},
-        convolve_moves=decided.lowering.convolve_moves,
-        channels_first=decided.lowering.channels_first,
-        versions={
-            "gate2static": version("gate2static"),
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-        },
-        digest=digest(*serialise(network)),  # type: ignore[arg-type]
-    )
-
-
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+        value = info(node)
+        assert value.shape is not None  # `gate` takes tensors only
+        assert value.dtype is not None
+        dtype = floating if value.dtype.is_floating_point else value.dtype
+        examples.append(torch.zeros((_EXPORTED_BATCH, *value.shape[1:]), dtype=dtype))
+    return tuple(examples)

@@ -6,30 +6,45 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from gate2static.gates import GatedModel
-from gate2static.prune import BarrierCost, Plan
+from gate2static.prune import BarrierCost, Layout, Plan
 
 
-def plan_table(gated: GatedModel, plan: Plan) -> Table:
+def plan_table(plan: Plan) -> Table:
     """Returns one row per layer that computes: how many channels stay of each stream, its MACs per sample, its rule.
 
     A layer whose rule is `barrier` is one that pruning does not know: it runs whole.
     """
-    streams = (*gated.tasks, "shared")
+    channels = plan.channels
+    streams = (*channels.gated.tasks, "shared")
     table = Table(title="Channels that stay, of each stream")
     for title in ("layer", *streams, "of", "MACs", "rule"):
         table.add_column(escape(title), justify="left" if title in ("layer", "rule") else "right")
     gated_macs = 0
-    for node, rule in plan.rules.items():
+    for node, rule in channels.rules.items():
         if not rule.info.macs:
             continue
-        kept = [str(np.isin(view, plan.live[node]).sum()) for view in plan.numberings[node].views]
+        kept = [str(np.isin(view, channels.live[node]).sum()) for view in channels.numberings[node].views]
         name, cells = (node.name, kept) if rule.streams > 1 else (f"{node.name} (head)", [""] * len(streams))
         kind = type(rule).__name__.lower()
-        table.add_row(escape(name), *cells, str(rule.channels), f"{plan.macs([node]):,}", kind)
+        table.add_row(escape(name), *cells, str(rule.channels), f"{channels.macs([node]):,}", kind)
         gated_macs += rule.info.macs * rule.streams
-    table.caption = f"{gated_macs / 1e6:.2f} M MACs per sample before, {plan.macs() / 1e6:.2f} M after"
+    after = channels.macs()
+    table.caption = (
+        f"{gated_macs / 1e6:.2f} M MACs per sample before, {after / 1e6:.2f} M after; {_in_words(plan.layout)}"
+    )
     return table
+
+
+def _in_words(layout: Layout) -> str:
+    """Returns how the channels are laid out."""
+    words = ["common channels worked on once" if layout.share_work else "each stream put together after its gates"]
+    if layout.block_channels:
+        words.append(f"blocks of {layout.block_channels} channels and more")
+    if layout.convolve_moves:
+        words.append("channels moved by convolutions")
+    if layout.channels_first:
+        words.append("tokens moved as rows")
+    return ", ".join(words)
 
 
 def barrier_table(costs: Sequence[BarrierCost]) -> Table:

@@ -1,7 +1,8 @@
-"""Shapes of an emitted or captured network, found on tensors without content."""
+"""Shapes of a captured network, found on tensors without content."""
 
 import math
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -10,11 +11,12 @@ from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
 from gate2static.graphs import quiet
 
+_SHAPES = "tensor_meta"
 _aten = torch.ops.aten
 CONVOLUTIONS = {3: _aten.conv1d.default, 4: _aten.conv2d.default, 5: _aten.conv3d.default}
 """By the number of dimensions of their values."""
 ANY_BATCH = 1009
-"""A batch that no other size is taken for."""
+"""A batch size that is a prime, so that no other size is taken for it."""
 
 
 def any_batch(network: nn.Module, examples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -30,16 +32,44 @@ def any_batch(network: nn.Module, examples: tuple[Tensor, ...]) -> tuple[Tensor,
 
 
 def annotate(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
-    """Note on every node what its value looks like, for a batch of `ANY_BATCH`."""
+    """Notes on every node what its value looks like, for a batch of `ANY_BATCH`.
+
+    Nodes that say so already are not run: shapes are carried along when a network is copied or rewritten.
+    """
+    inputs = any_batch(network, examples)
+    placeholders = network.graph.find_nodes(op="placeholder")
+    if any(not _fits(node, value) for node, value in zip(placeholders, inputs, strict=True)):
+        # Never annotated, or converted to another dtype since.
+        for node in network.graph.nodes:
+            node.meta.pop(_SHAPES, None)
     # Made before the mode is entered: inside it, ShapeProp copies the network, which takes longer than the shapes.
-    shapes = ShapeProp(network)
+    missing = _MissingShapes(network, inputs[0].device)
     with quiet(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        shapes.propagate(*any_batch(network, examples))
+        missing.propagate(*inputs)
+
+
+class _MissingShapes(ShapeProp):
+    """Runs only the nodes whose values are not known yet."""
+
+    def __init__(self, network: fx.GraphModule, device: torch.device) -> None:
+        super().__init__(network)
+        self._device = device
+
+    def run_node(self, n: fx.Node) -> Any:
+        known = n.meta.get(_SHAPES)
+        if n.op != "call_function" or not isinstance(known, TensorMetadata):
+            return super().run_node(n)
+        return torch.empty_strided(known.shape, known.stride, dtype=known.dtype, device=self._device)
+
+
+def _fits(node: fx.Node, value: Tensor) -> bool:
+    known = node.meta.get(_SHAPES)
+    return isinstance(known, TensorMetadata) and known.dtype == value.dtype and known.shape == value.shape
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     """Of an annotated node; None where its value is not one tensor."""
-    found = node.meta.get("tensor_meta")
+    found = node.meta.get(_SHAPES)
     return tuple(found.shape) if isinstance(found, TensorMetadata) else None
 
 
@@ -51,6 +81,6 @@ def elements(node: fx.Node) -> int:
 
 def dtype_of(node: fx.Node) -> torch.dtype:
     """Of an annotated node whose value is one tensor."""
-    found = node.meta["tensor_meta"]
+    found = node.meta[_SHAPES]
     assert isinstance(found, TensorMetadata)
     return found.dtype

@@ -49,8 +49,8 @@ class Manifest(BaseModel):
             separate networks; heads included.
         parameters: of the same networks; batch norms' running statistics not counted.
         barriers: node -> MACs per sample in this network, of operations without a rule, which run whole.
-        convolve_moves: whether `fold_norms` is to move channels by convolutions.
-        channels_first: whether `fold_norms` is to move channels that come last as rows.
+        convolve_moves: whether the deployed form moves channels by convolutions.
+        channels_first: whether the deployed form moves the channels of tokens as rows.
         versions: of the libraries that made it.
         digest: SHA-256 over graph and weights.
         equivalence: what `verify` found, once it ran.

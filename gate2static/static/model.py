@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from gate2static.errors import ArtefactError
 from gate2static.files import write_atomically
 from gate2static.graphs import quiet
 from gate2static.static.aten import ANY_BATCH
-from gate2static.static.deploy.fold_norms import fold
+from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.graph_json import graph_from_dict, graph_to_dict
 from gate2static.static.manifest import FORMAT, FORMAT_VERSION, Manifest
 
@@ -77,15 +78,28 @@ class StaticModel(nn.Module):
             )
         return tuple(made)
 
-    def fold_norms(self) -> "StaticModel":
-        """A copy for deployment: norms and mixing weights folded, in float64 and rounded once.
+    def deployed(self) -> "StaticModel":
+        """Returns the form that is deployed: norms and mixing weights folded, in float64 and rounded once.
 
-        Channels are moved by convolutions, or as rows, where the network was pruned for a target that is faster so.
+        Where the network was pruned for a target that is faster so, channels are moved by convolutions, or as rows.
         """
-        how = self.manifest
-        examples = self.example_inputs() if how.convolve_moves or how.channels_first else ()
-        network = fold(self.network, examples, convolve=how.convolve_moves, first=how.channels_first)
-        return StaticModel(network, how.model_copy(update={"convolve_moves": False, "channels_first": False}))
+        wanted = self.manifest
+        network = deploy(
+            self.network,
+            self.example_inputs(),
+            convolve_moves=wanted.convolve_moves,
+            channels_first=wanted.channels_first,
+        )
+        return StaticModel(network, wanted.model_copy(update={"convolve_moves": False, "channels_first": False}))
+
+    def fold_norms(self) -> "StaticModel":
+        """Returns `deployed()`; deprecated, to be removed in 0.3."""
+        warnings.warn(
+            "StaticModel.fold_norms() is called deployed() now; the old name goes in 0.3.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        return self.deployed()
 
     def save(self, folder: Path | str) -> None:
         """Write `graph.json`, `weights.safetensors` and `manifest.json`; the folder appears whole or not at all.

@@ -108,7 +108,7 @@ def verify(
         raise VerificationError("verify was given no inputs to compare on; pass at least one tuple.")
     deployed = next((p.dtype for p in static.parameters()), torch.float32)
     narrower = torch.finfo(deployed).eps > torch.finfo(next(gated.parameters()).dtype).eps
-    folded = static.fold_norms()
+    folded = static.deployed()
     exact: dict[str, Difference] = {}
     native: dict[str, Difference] = {}
     own: dict[str, float] = dict.fromkeys(gated.tasks, 0.0)

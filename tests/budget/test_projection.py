@@ -137,7 +137,7 @@ def test_a_latency_budget_holds_for_the_deployed_form(make: Make) -> None:
     model = latency_model("a100")
 
     def predicted() -> float:
-        static = g2s.prune(gated).fold_norms()
+        static = g2s.prune(gated).deployed()
         return model.predict_ms(static, static.example_inputs())
 
     before = predicted()

@@ -49,8 +49,8 @@ def test_no_path_of_this_machine_is_in_the_file(onnx_bytes: bytes) -> None:
 
 def test_norms_are_folded_only_when_asked(static: StaticModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
-    fold = StaticModel.fold_norms
-    monkeypatch.setattr(StaticModel, "fold_norms", lambda self: calls.append("folded") or fold(self))
+    fold = StaticModel.deployed
+    monkeypatch.setattr(StaticModel, "deployed", lambda self: calls.append("folded") or fold(self))
     export_onnx(static, tmp_path / "apart.onnx", fold_norms=False)
     assert calls == []
     export_onnx(static, tmp_path / "folded.onnx")

@@ -135,7 +135,7 @@ def test_common_networks_are_traced_once(precision: Any, monkeypatch: pytest.Mon
     )
     heads = {task: nn.Linear(8, 3) for task in ("a", "b")}
     gated = gate(backbone, tasks=list(heads), example_inputs=(torch.randn(2, 3, 8, 8),), heads=heads)
-    onnx_tracing.trace_onnx(prune(gated.eval()).fold_norms(), opset=None, precision=precision)
+    onnx_tracing.trace_onnx(prune(gated.eval()).deployed(), opset=None, precision=precision)
     again.assert_not_called()
 
 

@@ -56,7 +56,7 @@ def test_a_network_too_large_to_run_is_recorded_without_arithmetic() -> None:
 
 
 def test_a_captured_and_folded_network_is_recorded(static: StaticModel) -> None:
-    names = [operator.name for operator in record(static.fold_norms(), static.example_inputs(3))]
+    names = [operator.name for operator in record(static.deployed(), static.example_inputs(3))]
     assert "convolution" in names
     assert "native_batch_norm" not in names
 

@@ -103,6 +103,6 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(table: LatencyTable, t
 
 
 def test_a_static_network_is_predicted(table: LatencyTable, static: StaticModel) -> None:
-    found = predict(static.fold_norms(), static.example_inputs(2), table)
-    assert found.latency_ms == pytest.approx(table.predict_ms(static.fold_norms(), static.example_inputs(2)))
+    found = predict(static.deployed(), static.example_inputs(2), table)
+    assert found.latency_ms == pytest.approx(table.predict_ms(static.deployed(), static.example_inputs(2)))
     assert (found.estimated, found.batch_size) == (False, 2)

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 from unittest.mock import MagicMock
@@ -134,19 +135,19 @@ def test_a_gated_network_is_profiled_from_one_backbone_to_separate_ones(
     for decisions in (False, True):
         set_gates(gated, decisions)
         static = prune(gated)
-        assert 0 < table.predict_ms(static.fold_norms(), static.example_inputs()) < 100
+        assert 0 < table.predict_ms(static.deployed(), static.example_inputs()) < 100
 
 
 def test_a_profile_knows_networks_that_are_laid_out_for_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels that convolutions move are units that no other static network has."""
     whole = MagicMock()
     monkeypatch.setattr(profiled_networks, "_profile_whole", whole)
-    monkeypatch.setitem(TARGETS, "ort-cpu", TARGETS["ort-cpu"][-1:])  # type: ignore[arg-type]
+    monkeypatch.setitem(TARGETS, "ort-cpu", replace(TARGETS["ort-cpu"], layouts=TARGETS["ort-cpu"].layouts[-1:]))  # type: ignore[arg-type]
     backbone = nn.Sequential(nn.Conv2d(3, 32, 3), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 3), nn.Flatten(1))
     heads = {task: nn.Linear(32 * 12 * 12, 2) for task in ("left", "right")}
     gated = gate(backbone, tasks=tuple(heads), example_inputs=(torch.zeros(2, 3, 16, 16),), heads=heads)
     profile_gated(gated, backend="onnxruntime", threads=1)
-    operators = [record(static.fold_norms(), static.example_inputs(1)) for static in whole.call_args.args[0]]
+    operators = [record(static.deployed(), static.example_inputs(1)) for static in whole.call_args.args[0]]
     kinds = {unit.kind for network in operators for step in lower(network, "onnxruntime") for unit in step.units}
     assert "depth-wise convolution 1×1/1" in kinds
 

@@ -158,7 +158,7 @@ def test_a_head_that_writes_into_its_features_leaves_those_of_other_heads_alone(
 def test_norms_still_fold_where_a_head_writes_into_its_features() -> None:
     backbone, x = nn.Sequential(nn.Conv2d(3, 5, 1), nn.BatchNorm2d(5), nn.ReLU()), torch.randn(2, 3, 8, 8)
     gated = gate(backbone, tasks=["a"], example_inputs=(x,), heads={"a": WritesIntoItsFeatures()})
-    folded = prune(zoo.randomise(gated)).fold_norms()
+    folded = prune(zoo.randomise(gated)).deployed()
     assert not any("batch_norm" in str(node.target) for node in folded.network.graph.nodes)
 
 

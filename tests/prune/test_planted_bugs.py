@@ -10,19 +10,21 @@ from torch import Tensor
 
 from gate2static.errors import PruneError
 from gate2static.gates import GatedModel, channel_gate
-from gate2static.prune import expected_macs, plan, rules
-from gate2static.prune.analysis import analyse, channel_access
+from gate2static.prune import analyse, expected_macs, rules
+from gate2static.prune.analysis import channel_access
 from gate2static.prune.analysis.numbering import Numbering
-from gate2static.prune.emission.emit import emit
-from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.layout import LAYOUT
+from gate2static.prune.emission.writer import Writer
+from gate2static.prune.emit import emit
 from gate2static.prune.rules import (
-    attention,
     broadcast_map,
     channel_parameters,
     concat,
     dense,
+    group_norm,
     grouped,
-    norms,
+    layer_norm,
+    matrix_product,
     rearrange,
 )
 from gate2static.prune.rules import gate as gate_rule
@@ -40,7 +42,7 @@ def _gated(name: str) -> tuple[GatedModel, Tensor]:
 def _error(gated: GatedModel, x: Tensor) -> float:
     """How far the static network is off; infinitely far where it does not even run."""
     try:
-        static = emit(gated, plan(gated))
+        static = emit(zoo.planned(gated), LAYOUT)
         with torch.no_grad():
             return zoo.relative_error(gated(x).values(), static(x))
     except (RuntimeError, IndexError, AssertionError, KeyError, ValueError, PruneError):
@@ -86,13 +88,13 @@ def forget_the_order_of_the_inputs(patch: Patch) -> None:
 
 
 def gather_one_off(patch: Patch) -> None:
-    original = Emitter.gather
-    patch.setattr(Emitter, "gather", lambda self, node, ids, *rest: original(self, node, np.roll(ids, 1), *rest))
+    original = Writer.gather
+    patch.setattr(Writer, "gather", lambda self, node, ids, *rest: original(self, node, np.roll(ids, 1), *rest))
 
 
 def view_one_off(patch: Patch) -> None:
-    original = Emitter.view
-    patch.setattr(Emitter, "view", lambda self, pool, ids: original(self, pool, np.roll(ids, 1)))
+    original = Writer.view
+    patch.setattr(Writer, "view", lambda self, pool, ids: original(self, pool, np.roll(ids, 1)))
 
 
 def forget_earlier_readers(patch: Patch) -> None:
@@ -104,16 +106,16 @@ def forget_the_second_operand(patch: Patch) -> None:
         first, *others = original(self, need, gates)
         return [first, *(torch.zeros_like(other) for other in others)]
 
-    original = broadcast_map.Elementwise.demand
-    patch.setattr(broadcast_map.Elementwise, "demand", demand)
+    original = broadcast_map.BroadcastMap.need_of_inputs
+    patch.setattr(broadcast_map.BroadcastMap, "need_of_inputs", demand)
 
 
 def normalise_with_one_streams_statistics(patch: Patch) -> None:
     def call(self: Any, view: Any, own: Any, emitter: Any) -> Any:
         return original(self, view, own % self.channels, emitter)
 
-    original = channel_parameters.PerChannel._call
-    patch.setattr(channel_parameters.PerChannel, "_call", call)
+    original = channel_parameters.ChannelParameters._call
+    patch.setattr(channel_parameters.ChannelParameters, "_call", call)
 
 
 def _shifted(patch: Patch, rule: Any) -> None:
@@ -121,7 +123,7 @@ def _shifted(patch: Patch, rule: Any) -> None:
 
     def number(self: Any, *args: Any) -> Any:
         numbering = original(self, *args)
-        return Numbering(np.roll(numbering.views, 1, axis=1), numbering.size, numbering.rows)
+        return Numbering(np.roll(numbering.views, 1, axis=1), numbering.size, numbering.sources)
 
     original = rule.number
     patch.setattr(rule, "number", number)
@@ -136,7 +138,7 @@ def move_channels_elsewhere(patch: Patch) -> None:
 
 
 def take_the_next_head(patch: Patch) -> None:
-    _shifted(patch, attention.MatrixProduct)
+    _shifted(patch, matrix_product.MatrixProduct)
 
 
 def flatten_pixel_by_pixel(patch: Patch) -> None:
@@ -144,24 +146,24 @@ def flatten_pixel_by_pixel(patch: Patch) -> None:
         channel, inner, factor = original(self)
         return channel, (inner + 1) % factor, factor
 
-    original = channel_access.Fine._origin
-    patch.setattr(channel_access.Fine, "_origin", origin)
+    original = channel_access.Fine.origin
+    patch.setattr(channel_access.Fine, "origin", origin)
 
 
 def take_the_members_of_another_head(patch: Patch) -> None:
-    original = channel_access.Coarse._members
-    patch.setattr(channel_access.Coarse, "_members", lambda self: np.roll(original(self), 1, axis=0))
+    original = channel_access.Coarse.members
+    patch.setattr(channel_access.Coarse, "members", lambda self: np.roll(original(self), 1, axis=0))
 
 
 def normalise_a_group_with_another_ones_scale(patch: Patch) -> None:
-    original = norms.picked
+    original = group_norm.picked
     patch.setattr(
-        norms, "picked", lambda layers, name, owners, channels: original(layers, name, owners, channels[::-1])
+        group_norm, "picked", lambda layers, name, owners, channels: original(layers, name, owners, channels[::-1])
     )
 
 
 def forget_the_order_of_a_norms_scale(patch: Patch) -> None:
-    patch.setattr(norms, "select", lambda tensor, dim, order: tensor)
+    patch.setattr(layer_norm, "select", lambda tensor, dim, order: tensor)
 
 
 def read_another_group(patch: Patch) -> None:
@@ -174,7 +176,7 @@ def number_all_streams_alike(patch: Patch) -> None:
 
     def number(self: Any, *args: Any) -> Any:
         numbering = original(self, *args)
-        return Numbering(np.repeat(numbering.views[:1], len(numbering.views), 0), numbering.size, numbering.rows)
+        return Numbering(np.repeat(numbering.views[:1], len(numbering.views), 0), numbering.size, numbering.sources)
 
     original = dense.Dense.number
     patch.setattr(dense.Dense, "number", number)
@@ -230,8 +232,8 @@ def need_the_shared_stream_always(patch: Patch) -> None:
         (wanted,) = original(self, need, gates)
         return [torch.cat([wanted[:-1], torch.ones_like(wanted[-1:])])]
 
-    original = gate_rule.GateRule.demand
-    patch.setattr(gate_rule.GateRule, "demand", demand)
+    original = gate_rule.GateRule.need_of_inputs
+    patch.setattr(gate_rule.GateRule, "need_of_inputs", demand)
 
 
 def price_the_soft_gates_in_eval_mode(patch: Patch) -> None:
@@ -244,7 +246,7 @@ def price_the_soft_gates_in_eval_mode(patch: Patch) -> None:
 def test_a_wrong_cost_is_seen(plant: Callable[[Patch], None], monkeypatch: Patch) -> None:
     model, x = _gated("many_rules")
     model.gates["first"].alpha.data.fill_(1.0)
-    right = zoo.counted_macs(emit(model, plan(model)), (x,))
+    right = zoo.counted_macs(emit(zoo.planned(model), LAYOUT), (x,))
     assert int(expected_macs(model)) == right
     plant(monkeypatch)
     assert int(expected_macs(model)) != right

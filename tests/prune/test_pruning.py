@@ -9,8 +9,7 @@ from torch import Tensor
 
 from gate2static.errors import ArtefactError, PruneError
 from gate2static.gates import gate_decisions, set_gates
-from gate2static.prune import expected_macs, lowerings_for, prune
-from gate2static.prune.emission.emit import plan
+from gate2static.prune import expected_macs, plan, prune
 from gate2static.prune.rules.dense import Dense
 from tests import zoo
 
@@ -107,7 +106,7 @@ def test_aligned_layers_keep_a_multiple_or_all_channels_and_stay_exact() -> None
     static = prune(gated, align=8)
     _check(gated, static, x)
     assert static.manifest.macs.static == zoo.counted_macs(static, (x,)) > int(expected_macs(gated))
-    decided = plan(gated, lowering=lowerings_for("any", 8)[0])
+    decided = plan(gated, align=8).channels
     seen = 0
     for node, rule in decided.rules.items():
         if isinstance(rule, Dense) and rule.streams > 1:

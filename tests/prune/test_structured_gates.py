@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from gate2static.gates import Gate, GatedModel, set_gates
-from gate2static.prune import expected_macs, load_static, plan, prune
-from gate2static.prune.emission.emit import emit
+from gate2static.prune import expected_macs, load_static, prune
+from gate2static.prune.emission.layout import LAYOUT
+from gate2static.prune.emit import emit
 from gate2static.prune.rules.gate import GateRule
 from gate2static.verify import verify
 from tests import zoo
@@ -72,7 +73,7 @@ def test_a_hard_mix_is_no_arithmetic() -> None:
     def arithmetic(**options: Any) -> set[Any]:
         torch.manual_seed(0)
         gated, _ = zoo.make_gated("two_scales", 3, **options)
-        targets = {node.target for node in emit(gated, plan(gated)).graph.nodes}
+        targets = {node.target for node in emit(zoo.planned(gated), LAYOUT).graph.nodes}
         return targets & {torch.softmax, torch.mul, torch.add, torch.select}
 
     assert torch.softmax in arithmetic(mixing="softmax")
@@ -92,8 +93,8 @@ def _one_winner() -> tuple[GatedModel, torch.Tensor]:
 
 def test_only_the_winners_channels_live_for_the_shared_stream() -> None:
     gated, x = _one_winner()
-    decided = plan(gated)
-    static = emit(gated, decided)
+    decided = zoo.planned(gated)
+    static = emit(decided, LAYOUT)
     first = static.get_submodule(next(n.target for n in static.graph.nodes if n.op == "call_module"))
     assert torch.equal(first.weight, gated.branches["b"].get_submodule("0").weight)
     assert zoo.relative_error(zoo.outputs(gated, x), zoo.outputs(static, x)) <= 1e-9
@@ -176,7 +177,7 @@ def _all_are_needed(self: Any, need: Tensor, gates: Any) -> list[Tensor]:
     return _demand(self, need.maximum(need[-1:]), gates)
 
 
-_demand = GateRule.demand
+_demand = GateRule.need_of_inputs
 
 
 def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,10 +185,10 @@ def test_a_planted_bug_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     expected, macs = zoo.outputs(gated, x), int(expected_macs(gated))
     with monkeypatch.context() as patch:
         patch.setattr(Gate, "winners", lambda self: torch.full((self.channels,), 2))
-        assert zoo.relative_error(expected, zoo.outputs(emit(gated, plan(gated)), x)) > 1e-3
+        assert zoo.relative_error(expected, zoo.outputs(emit(zoo.planned(gated), LAYOUT), x)) > 1e-3
     with monkeypatch.context() as patch:
-        patch.setattr(GateRule, "demand", _all_are_needed)
-        assert plan(gated).macs() > macs
+        patch.setattr(GateRule, "need_of_inputs", _all_are_needed)
+        assert zoo.planned(gated).macs() > macs
     with monkeypatch.context() as patch:
-        patch.setattr(GateRule, "demand", _nobody_wins)
-        assert plan(gated).macs() < macs
+        patch.setattr(GateRule, "need_of_inputs", _nobody_wins)
+        assert zoo.planned(gated).macs() < macs

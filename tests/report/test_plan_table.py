@@ -14,7 +14,7 @@ def test_plan_shows_the_channels_that_stay_of_every_stream():
     own = torch.tensor([[True, False, False, False], [False, False, False, False]])
     set_gates(gated, {first: torch.zeros(2, 4, dtype=torch.bool), second: own})
 
-    table = plan_table(gated, plan(gated))
+    table = plan_table(plan(gated))
     columns = {column.header: list(column.cells) for column in table.columns}
     assert columns["layer"][:2] == [first, second]
     assert [columns[stream][0] for stream in ("a", "b", "shared")] == ["0", "0", "4"]

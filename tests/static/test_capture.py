@@ -11,12 +11,12 @@ from torch import Tensor, fx, nn
 from gate2static.errors import PruneError
 from gate2static.gates import gate
 from gate2static.prune import prune
-from gate2static.prune.emission.emit import emit, plan
-from gate2static.prune.emission.layout import TARGETS, Lowering
+from gate2static.prune.emission.layout import TARGETS, Layout
+from gate2static.prune.emit import emit
 from gate2static.static import capture as capturing
 from gate2static.static.capture import capture, sketch
-from gate2static.static.deploy.fold_norms import fold
-from gate2static.static.deploy.traffic_cost import movement_cost
+from gate2static.static.deploy.pipeline import deploy
+from gate2static.static.deploy.traffic_cost import traffic_cost
 from gate2static.verify import verify
 from tests import zoo
 
@@ -25,21 +25,21 @@ def _operators(network: fx.GraphModule) -> Counter[str]:
     return Counter(str(node.target) for node in network.graph.nodes if node.op == "call_function")
 
 
-def _same(network: nn.Module, x: Tensor, how: Lowering) -> bool:
+def _same(network: nn.Module, x: Tensor, how: Layout) -> bool:
     """Whether a sketch has the operators of the captured network, and costs as much when it is deployed."""
     found = []
     for trace in (capture, sketch):
         traced = trace(deepcopy(network), (x,))
-        deployed = fold(traced, (x,), convolve=how.convolve_moves, first=how.channels_first)
-        found.append((_operators(traced), _operators(deployed), movement_cost(deployed, (x,))))
+        deployed = deploy(traced, (x,), convolve_moves=how.convolve_moves, channels_first=how.channels_first)
+        found.append((_operators(traced), _operators(deployed), traffic_cost(deployed, (x,))))
     return found[0] == found[1]
 
 
-@pytest.mark.parametrize("how", TARGETS["ort-cpu"], ids=["shared", "apart", "convolved"])
+@pytest.mark.parametrize("how", TARGETS["ort-cpu"].layouts, ids=["shared", "apart", "convolved"])
 @pytest.mark.parametrize("network", ["resnet12", "many_rules", "token_rules"])
-def test_a_sketch_is_the_captured_network(network: str, how: Lowering) -> None:
+def test_a_sketch_is_the_captured_network(network: str, how: Layout) -> None:
     gated, x = zoo.make_gated(network, tasks=2, p=0.3)
-    assert _same(emit(gated, plan(gated, lowering=how)), x, how)
+    assert _same(emit(zoo.planned(gated), how), x, how)
 
 
 class _Repeats(nn.Module):
@@ -70,14 +70,14 @@ class _Remembers(nn.Module):
 
 @pytest.mark.parametrize("network", [_Repeats, _Writes, _Remembers])
 def test_what_user_code_does_with_the_batch_or_in_place_is_captured_alike(network: type[nn.Module]) -> None:
-    assert _same(network().eval(), torch.ones(3, 3), TARGETS["ort-cpu"][0])
+    assert _same(network().eval(), torch.ones(3, 3), TARGETS["ort-cpu"].layouts[0])
 
 
 def test_a_sketch_leaves_nothing_in_the_network_and_makes_nothing_for_a_thousand_samples() -> None:
     network, x = _Remembers().eval(), torch.ones(3, 3)
     sketch(network, (x,))
     assert not hasattr(network, "scale")
-    largest = max(tensor.numel() for tensor in fold(sketch(_Repeats().eval(), (x,))).parameters())
+    largest = max(tensor.numel() for tensor in deploy(sketch(_Repeats().eval(), (x,))).parameters())
     assert largest == 6
 
 

@@ -14,9 +14,9 @@ import torch
 from gate2static.errors import ArtefactError
 from gate2static.prune import StaticModel, load_static
 from gate2static.static.model import digest
+from tests import zoo
 
 FILES = ("graph.json", "manifest.json", "weights.safetensors")
-from tests import zoo
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ def test_a_wrong_weight_that_only_deployment_shows_is_seen(monkeypatch: pytest.M
             next(folded.parameters()).mul_(1.01)
         return folded
 
-    monkeypatch.setattr(g2s.StaticModel, "fold_norms", wrong)
+    monkeypatch.setattr(g2s.StaticModel, "deployed", wrong)
     assert {what for what, _ in failed(verify(gated, static))} == {"float32"}
 
 

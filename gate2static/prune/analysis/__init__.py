@@ -1,1 +1,1 @@
-"""The analysis of a program's channels: which streams share a channel, and who needs it."""
+"""The vocabulary of the channel analysis: values, their channel dimensions, who shares a channel and who needs it."""

@@ -1,7 +1,7 @@
-"""Where an operator that only moves data takes every element from: the operator itself is asked.
+"""Rearrangements: where an operator that only moves data takes each element from, found by running the operator.
 
-It runs on a tensor of addresses. From where each address ended up, the movement splits into one of channels, which is
-no more than another index, and one of the remaining dimensions, which stays an operation on tensors.
+The operator runs on a tensor of addresses. From where each address ends up, the rearrangement splits into one of the
+channels, which is no more than another index, and one of the remaining dimensions, which stays an operation on tensors.
 
 1. A dimension of the result along which only channels change carries channels.
 2. Where channels and other dimensions change together, the value is read coarser (pixel shuffle: what moves into space
@@ -9,49 +9,32 @@ no more than another index, and one of the remaining dimensions, which stays an 
 """
 
 import math
-import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from gate2static.graphs import Ids
 from gate2static.program.annotate import BATCHES, Info
-from gate2static.prune.analysis.channel_dims import Dims, axis, count, others, permuted
+from gate2static.prune.analysis.channel_dims import Dims, count, others
 
 _MOST_CHANNELS = 2**18
+"""More channels than any layer has: reading so finely would number every element."""
 
 
 @dataclass(frozen=True)
-class Movement:
-    """How a value's elements move.
-
-    Attributes:
-        source: channel dimensions along which the source is read.
-        dims: channel dimensions of the result.
-        channels: (C,) channel of the source that each channel of the result is.
-        rest: how the other dimensions move.
-    """
-
-    source: Dims
-    dims: Dims
-    channels: Ids
-    rest: "Rest"
-
-
-@dataclass(frozen=True)
-class Rest:
+class PositionMove:
     """How the dimensions without channels move.
 
     Attributes:
-        before: their sizes, at one batch size.
-        after: their sizes in the result.
-        batch: which of those before, and which of the result's, follows the batch.
-        origin: for each dimension of the result the one it comes from, or None where it is new; None where the
-            movement is a plain reshape.
-        picks: for each dimension before: the positions taken, None for all of them.
+        before: Their sizes in the source, at one batch size.
+        after: Their sizes in the result.
+        batch: Which of those before, and which of the result's, follows the batch.
+        origin: For each dimension of the result the one it comes from, or None where it is new; None where the move is
+            a plain reshape.
+        picks: For each dimension before: the positions taken, None for all of them.
     """
 
     before: tuple[int, ...]
@@ -61,91 +44,85 @@ class Rest:
     picks: tuple[tuple[int, ...] | None, ...]
 
 
-def movement(calls: Sequence[Callable[[Tensor], Tensor]], before: Info, dims: Dims, after: Info) -> Movement | None:
-    """What an operator does to a value with channels along `dims`; None where it does not split.
+@dataclass(frozen=True)
+class Rearrangement:
+    """How a value's elements move.
+
+    Attributes:
+        source_dims: The channel dimensions along which the source is read.
+        dims: The channel dimensions of the result.
+        channels: (C,) The channel of the source that each channel of the result is.
+        positions: How the other dimensions move.
+    """
+
+    source_dims: Dims
+    dims: Dims
+    channels: Ids
+    positions: PositionMove
+
+
+def find_rearrangement(
+    calls: Sequence[Callable[[Tensor], Tensor]], before: Info, dims: Dims, after: Info
+) -> Rearrangement | None:
+    """Finds what an operator does to a value with channels along `dims`.
 
     Args:
-        calls: the operator as it is called at each of `BATCHES`. What it does must not depend on which.
-        before: of the value.
-        dims: its channel dimensions.
-        after: of the result.
+        calls: The operator as it is called at each of `BATCHES`. What it does must not depend on which.
+        before: The annotation of the value.
+        dims: The value's channel dimensions.
+        after: The annotation of the result.
+
+    Returns:
+        The rearrangement, or None where it does not split into channels and other dimensions.
     """
-    found = [_at_batch(call, before, dims, after, batch) for call, batch in zip(calls, BATCHES, strict=True)]
-    first = found[0]
-    return first if first is not None and all(other is not None and _agree(first, other) for other in found) else None
+    at_batches = [_at_batch(call, before, dims, after, batch) for call, batch in zip(calls, BATCHES, strict=True)]
+    first = at_batches[0]
+    if first is None or any(other is None or not _agree(first, other) for other in at_batches):
+        return None
+    return first
 
 
-def _at_batch(call: Callable[[Tensor], Tensor], before: Info, dims: Dims, after: Info, batch: int) -> Movement | None:
+def _at_batch(
+    call: Callable[[Tensor], Tensor], before: Info, dims: Dims, after: Info, batch: int
+) -> Rearrangement | None:
     shape = before.at(batch)
-    result = call(torch.arange(math.prod(shape)).reshape(shape))
-    if not result.numel():
+    addresses = call(torch.arange(math.prod(shape)).reshape(shape))
+    if not addresses.numel() or len(before.batch_dims) > 1 or len(after.batch_dims) > 1:
         return None
-    coordinates = np.unravel_index(result.numpy(), shape)
-    varies = np.array([[_varies(c, j) for j in range(result.dim())] for c in coordinates], dtype=bool)
-    varies = varies.reshape(len(shape), result.dim())
-    source = _separable(varies, dims)
-    if source is None or set(source) & set(before.batch_dims) or count(shape, source) > _MOST_CHANNELS:
+    # One array per dimension in, of the result's shape: the coordinate that each element comes from.
+    coordinates = np.unravel_index(addresses.numpy(), shape)
+    varies = _dependence(coordinates, addresses.dim())
+    source_dims = _separable(varies, dims)
+    if source_dims is None or set(source_dims) & set(before.batch_dims) or count(shape, source_dims) > _MOST_CHANNELS:
         return None
-    moved = tuple(int(j) for j in np.flatnonzero(varies[list(source)].any(0)))
-    if not moved or set(moved) & set(after.batch_dims) or len(before.batch_dims) > 1 or len(after.batch_dims) > 1:
+    result_dims = tuple(int(j) for j in np.flatnonzero(varies[list(source_dims)].any(0)))
+    if not result_dims or set(result_dims) & set(after.batch_dims):
         return None
-    at_rest = tuple(slice(None) if j in moved else 0 for j in range(result.dim()))
-    channels = np.ravel_multi_index([coordinates[d][at_rest].ravel() for d in source], [shape[d] for d in source])
-    rest_before, rest_after = others(len(shape), source), others(result.dim(), moved)
-    at_channel = tuple(0 if j in moved else slice(None) for j in range(result.dim()))
-    rest = _rest(
-        [coordinates[d][at_channel] for d in rest_before],
-        tuple(shape[d] for d in rest_before),
-        tuple(result.shape[j] for j in rest_after),
-        (_position(rest_before, before.batch_dims), _position(rest_after, after.batch_dims)),
+    # The channels, at the first position of every other dimension; the positions, at the first channel.
+    at_position = tuple(slice(None) if j in result_dims else 0 for j in range(addresses.dim()))
+    at_channel = tuple(0 if j in result_dims else slice(None) for j in range(addresses.dim()))
+    channel_coordinates = [coordinates[d][at_position].ravel() for d in source_dims]
+    channels = np.ravel_multi_index(channel_coordinates, [shape[d] for d in source_dims])
+    dims_before = others(len(shape), source_dims)
+    dims_after = others(addresses.dim(), result_dims)
+    positions = _position_move(
+        [coordinates[d][at_channel] for d in dims_before],
+        tuple(shape[d] for d in dims_before),
+        tuple(addresses.shape[j] for j in dims_after),
+        (_index_of_batch(dims_before, before.batch_dims), _index_of_batch(dims_after, after.batch_dims)),
     )
-    return None if rest is None else Movement(source, moved, channels.astype(np.int64), rest)
+    if positions is None:
+        return None
+    return Rearrangement(source_dims, result_dims, channels.astype(np.int64), positions)
 
 
-def _position(dims: Sequence[int], batch_dims: Dims) -> int | None:
-    return dims.index(batch_dims[0]) if batch_dims else None
-
-
-def _agree(a: Movement, b: Movement) -> bool:
-    """Whether two movements are the same but for the batch size."""
-    same = (a.source, a.dims, a.rest.origin, a.rest.picks) == (b.source, b.dims, b.rest.origin, b.rest.picks)
-    sizes = all(
-        x == y or d == batch
-        for one, other, batch in zip(
-            (a.rest.before, a.rest.after), (b.rest.before, b.rest.after), a.rest.batch, strict=True
-        )
-        for d, (x, y) in enumerate(zip(one, other, strict=True))
-    )
-    return same and sizes and np.array_equal(a.channels, b.channels)
-
-
-def emit_rest(graph: fx.Graph, node: fx.Node, moved: Movement, channels: int) -> fx.Node:
-    """Apply the movement of the other dimensions to a physical tensor of the source with so many channels."""
-    rest = moved.rest
-    if rest.origin is None:
-        return _reshaped(graph, node, moved, channels)
-    labels: list[int] = [*range(len(rest.before))]
-    labels.insert(axis(moved.source), -1)
-    for d, pick in enumerate(rest.picks):
-        if pick is not None:
-            node = _picked(graph, node, labels.index(d), pick, rest.before[d])
-    gone = [d for d in range(len(rest.before)) if d not in rest.origin]
-    for d in reversed(gone):
-        node = graph.call_function(torch.select, (node, labels.index(d), 0))
-        labels.remove(d)
-    wanted: list[int | None] = list(rest.origin)
-    wanted.insert(axis(moved.dims), -1)
-    kept = [label for label in wanted if label is not None]
-    node = permuted(graph, node, [labels.index(label) for label in kept])
-    sizes = list(rest.after)
-    sizes.insert(axis(moved.dims), -1)
-    for position, label in enumerate(wanted):
-        if label is None:
-            node = graph.call_function(torch.unsqueeze, (node, position))
-    if any(label is None and sizes[i] > 1 for i, label in enumerate(wanted)):
-        new = [sizes[i] if label is None else -1 for i, label in enumerate(wanted)]
-        node = graph.call_method("expand", (node, new))
-    return node
+def _dependence(coordinates: Sequence[Ids], ndim: int) -> Ids:
+    """Returns (dims in, dims out) whether a coordinate of the source changes along a dimension of the result."""
+    varies = np.zeros((len(coordinates), ndim), dtype=bool)
+    for d, coordinate in enumerate(coordinates):
+        for j in range(ndim):
+            varies[d, j] = _varies(coordinate, j)
+    return varies
 
 
 def _varies(coordinate: Ids, dim: int) -> bool:
@@ -154,12 +131,14 @@ def _varies(coordinate: Ids, dim: int) -> bool:
 
 
 def _separable(varies: Ids, dims: Dims) -> Dims | None:
-    """The channel dimensions to read the source along so that no dimension of the result mixes both kinds."""
+    """Returns the channel dimensions to read the source along, so that no dimension of the result mixes both kinds."""
+    # Coarser: what mixes with other dimensions is no channel any more.
     source = set(dims)
     while mixed := _mixed(varies, source):
         source -= {d for d in source if varies[d, mixed].any()}
     if source:
         return tuple(sorted(source))
+    # Finer: what mixes with channels becomes one.
     source = set(dims)
     while mixed := _mixed(varies, source):
         source |= {d for d in range(len(varies)) if varies[d, mixed].any()}
@@ -167,19 +146,27 @@ def _separable(varies: Ids, dims: Dims) -> Dims | None:
 
 
 def _mixed(varies: Ids, source: set[int]) -> list[int]:
+    """Returns the dimensions of the result along which both channels and others change."""
     inside = varies[sorted(source)].any(0) if source else np.zeros(varies.shape[1], dtype=bool)
     outside = varies[[d for d in range(len(varies)) if d not in source]].any(0)
     return [int(j) for j in np.flatnonzero(inside & outside)]
 
 
-def _rest(
+def _position_move(
     coordinates: Sequence[Ids], before: tuple[int, ...], after: tuple[int, ...], batch: tuple[int | None, int | None]
-) -> Rest | None:
-    """From the coordinates, one array a dimension before, that every place of the result comes from."""
+) -> PositionMove | None:
+    """Describes how the other dimensions move, or returns None where no move of whole dimensions does that.
+
+    Args:
+        coordinates: One array per dimension before, of the shape `after`: where each position comes from.
+        before: The sizes in the source.
+        after: The sizes in the result.
+        batch: As in `PositionMove`.
+    """
     if coordinates:
         addresses = np.ravel_multi_index(tuple(coordinates), before).ravel()
         if np.array_equal(addresses, np.arange(math.prod(before))):
-            return Rest(before, after, batch, None, ())
+            return PositionMove(before, after, batch, None, ())
     origin: list[int | None] = [None] * len(after)
     picks: list[tuple[int, ...] | None] = []
     for d, coordinate in enumerate(coordinates):
@@ -188,46 +175,29 @@ def _rest(
             return None
         if along:
             origin[along[0]] = d
-        taken = coordinate[tuple(slice(None) if j in along else 0 for j in range(len(after)))]
-        pick = tuple(np.atleast_1d(taken).tolist())
-        picks.append(None if pick == tuple(range(before[d])) else pick)
-        if d == batch[0] and picks[-1] is not None:
+        positions = coordinate[tuple(slice(None) if j in along else 0 for j in range(len(after)))]
+        pick = tuple(np.atleast_1d(positions).tolist())
+        takes_all = pick == tuple(range(before[d]))
+        picks.append(None if takes_all else pick)
+        if d == batch[0] and not takes_all:
             return None
     if batch[1] is not None and (batch[0] is None or origin[batch[1]] != batch[0]):
         return None
-    return Rest(before, after, batch, tuple(origin), tuple(picks))
+    return PositionMove(before, after, batch, tuple(origin), tuple(picks))
 
 
-def _picked(graph: fx.Graph, node: fx.Node, dim: int, pick: tuple[int, ...], size: int) -> fx.Node:
-    """The positions `pick` along `dim`, by the plainest operator that does it."""
-    steps = set(np.diff(pick).tolist()) or {1}
-    if steps == {1}:
-        return graph.call_function(torch.narrow, (node, dim, pick[0], len(pick)))
-    if len(steps) == 1 and (step := steps.pop()) > 0:
-        index = (*[slice(None)] * dim, slice(pick[0], pick[-1] + 1, step))
-        return graph.call_function(operator.getitem, (node, index))
-    if pick == tuple(reversed(range(size))):
-        return graph.call_function(torch.flip, (node, [dim]))
-    if pick == tuple(np.roll(np.arange(size), -pick[0]).tolist()):
-        return graph.call_function(torch.roll, (node, -pick[0], dim))
-    pieces = [graph.call_function(torch.narrow, (node, dim, at, 1)) for at in pick]
-    return graph.call_function(torch.cat, (pieces, dim))
+def _index_of_batch(dims: Sequence[int], batch_dims: Dims) -> int | None:
+    return dims.index(batch_dims[0]) if batch_dims else None
 
 
-def _reshaped(graph: fx.Graph, node: fx.Node, moved: Movement, channels: int) -> fx.Node:
-    """A reshape of the other dimensions; channels stay between those that they separate, or move to the end first."""
-    rest, before, after = moved.rest, axis(moved.source), axis(moved.dims)
-    at = after
-    if rest.before != rest.after or rest.batch[0] != rest.batch[1]:
-        outer = math.prod(rest.before[:before])
-        places = [p for p in range(len(rest.after) + 1) if math.prod(rest.after[:p]) == outer]
-        if not places:
-            node = graph.call_function(torch.movedim, (node, before, len(rest.before)))
-            places = [len(rest.after)]
-        at = after if after in places else places[-1]
-        sizes = [-1 if j == rest.batch[1] else size for j, size in enumerate(rest.after)]
-        sizes.insert(at, channels)
-        node = graph.call_function(torch.reshape, (node, sizes))
-    else:
-        at = before
-    return node if at == after else graph.call_function(torch.movedim, (node, at, after))
+def _agree(a: Rearrangement, b: Rearrangement) -> bool:
+    """Returns whether two rearrangements are the same but for the batch size."""
+    p = a.positions
+    q = b.positions
+    if (a.source_dims, a.dims, p.origin, p.picks) != (b.source_dims, b.dims, q.origin, q.picks):
+        return False
+    for sizes_a, sizes_b, batch in ((p.before, q.before, p.batch[0]), (p.after, q.after, p.batch[1])):
+        for d, (x, y) in enumerate(zip(sizes_a, sizes_b, strict=True)):
+            if x != y and d != batch:
+                return False
+    return np.array_equal(a.channels, b.channels)

@@ -1,1 +1,1 @@
-"""Emission: the planned channels become layers with sliced weights, in one graph."""
+"""The means of emission: the tensors that hold channels, how they are arranged, and the graph under construction."""

@@ -1,4 +1,4 @@
-"""Which emitted tensor holds which channels of a value."""
+"""Parts: the emitted tensors that hold the channels of a value."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +12,11 @@ from gate2static.graphs import Ids
 
 @dataclass(frozen=True)
 class Part:
-    """An emitted tensor and the pool channels it holds along the pool's dimension.
+    """One emitted tensor.
 
-    `node` is a plain Python value where the program's value is not a tensor.
+    Attributes:
+        node: The tensor; a plain Python value where the program's value is not a tensor.
+        ids: The pool channels that it holds, in their order along the tensor's channel dimension.
     """
 
     node: Any
@@ -22,32 +24,48 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Pool:
-    """The emitted parts of one base value; `dim` is where they have their channels, None for opaque values."""
+class Parts:
+    """The emitted tensors of one value, which together hold its needed channels.
+
+    Attributes:
+        parts: In any order.
+        dim: The dimension along which they have their channels; None where the value is opaque.
+    """
 
     parts: tuple[Part, ...]
     dim: int | None
 
     def place(self, ids: Ids) -> tuple[Ids, Ids]:
-        """Part number and position inside it of each channel; -1 where no part holds it."""
-        size = 1 + max(int(p.ids.max(initial=-1)) for p in (*self.parts, Part(None, ids.ravel())))
-        part, position = np.full(size, -1, dtype=np.int64), np.zeros(size, dtype=np.int64)
-        for number, p in enumerate(self.parts):
-            part[p.ids], position[p.ids] = number, np.arange(len(p.ids))
-        return part[ids], position[ids]
+        """Returns the number of the part and the position inside it of each channel; -1 where no part holds it."""
+        largest = [int(part.ids.max(initial=-1)) for part in self.parts]
+        size = 1 + max([*largest, int(ids.max(initial=-1))])
+        number = np.full(size, -1, dtype=np.int64)
+        position = np.zeros(size, dtype=np.int64)
+        for i, part in enumerate(self.parts):
+            number[part.ids] = i
+            position[part.ids] = np.arange(len(part.ids))
+        return number[ids], position[ids]
 
-    def holds(self, ids: Ids) -> npt.NDArray[np.bool_]:
-        """Which channels were emitted."""
+    def hold(self, ids: Ids) -> npt.NDArray[np.bool_]:
+        """Returns which of the channels were emitted."""
         return self.place(ids)[0] >= 0
 
+    def hold_as_one(self, ids: Ids) -> bool:
+        """Returns whether one tensor holds exactly `ids`, in that order."""
+        return any(np.array_equal(part.ids, ids) for part in self.parts)
+
     def whole(self, value: int) -> Any:
-        """The emitted value number `value` of an opaque pool."""
-        found = next((p.node for p in self.parts if value in p.ids), None)
-        if found is None:
+        """Returns the emitted value number `value` of an opaque pool.
+
+        Raises:
+            PruneError: It was not emitted.
+        """
+        holder = next((part for part in self.parts if value in part.ids), None)
+        if holder is None:
             raise not_computed(f"value {value}")
-        return found
+        return holder.node
 
 
 def not_computed(what: str) -> PruneError:
-    """What is said where a consumer reads what nobody emitted."""
+    """Returns the error for a consumer that reads what was not emitted."""
     return PruneError(f"{what} is read and was not computed; this is a fault of gate2static's, please report it.")

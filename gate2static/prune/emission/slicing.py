@@ -14,46 +14,54 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def output_dim(layer: nn.Module) -> int:
-    """Which dimension of a weight counts output channels."""
+    """Returns the dimension of a layer's weight that counts output channels."""
     return 1 if isinstance(layer, _TRANSPOSED) else 0
 
 
 def tensors_of(layer: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers of a layer, without counters."""
+    """Returns the parameters and buffers of a layer by name, without counters."""
     named = {**layer._parameters, **layer._buffers}
     return {name: t.detach() for name, t in named.items() if t is not None and t.is_floating_point()}
 
 
 def picked(layers: Sequence[nn.Module], name: str, owners: Ids, channels: Ids, dim: int = 0) -> Tensor:
-    """Slice i along `dim` is slice `channels[i]` of the tensor `name` of layer `owners[i]`."""
-    return _in_order([tensors_of(layer)[name] for layer in layers], owners, channels, dim)
+    """Collects slices of a tensor that all streams have.
 
+    Args:
+        layers: One layer per stream.
+        name: The tensor's name in them.
+        owners: The stream that each slice comes from.
+        channels: The position of each slice along `dim` in its stream's tensor.
+        dim: The dimension that counts the slices.
 
-def _in_order(tensors: Sequence[Tensor], owners: Ids, channels: Ids, dim: int) -> Tensor:
-    pieces = []
-    for owner in np.unique(owners):
-        pieces.append(select(tensors[int(owner)], dim, channels[owners == owner]))
-    back = np.argsort(np.argsort(owners, kind="stable"))
-    return select(torch.cat(pieces, dim), dim, back)
+    Returns:
+        The slices side by side along `dim`, in the order of `owners` and `channels`.
+    """
+    tensors = [tensors_of(layer)[name] for layer in layers]
+    slices = [select(tensors[int(owner)], dim, channels[owners == owner]) for owner in np.unique(owners)]
+    # The slices are sorted by owner now: put them back.
+    original_order = np.argsort(np.argsort(owners, kind="stable"))
+    return select(torch.cat(slices, dim), dim, original_order)
 
 
 def select(tensor: Tensor, dim: int, positions: Ids) -> Tensor:
-    """Slices of a tensor; itself where that is all of it in order."""
+    """Returns slices of a tensor along `dim`; the tensor itself where they are all of it in order."""
     if np.array_equal(positions, np.arange(tensor.shape[dim])):
         return tensor
-    return tensor.index_select(dim, torch.from_numpy(np.ascontiguousarray(positions)).to(tensor.device))
+    index = torch.from_numpy(np.ascontiguousarray(positions)).to(tensor.device)
+    return tensor.index_select(dim, index)
 
 
 def with_tensors(layer: nn.Module, tensors: Mapping[str, Tensor], **settings: Any) -> nn.Module:
-    """A copy of a layer without children, in eval mode, with other tensors and settings."""
-    made = copy.copy(layer)
-    made._parameters = {
-        name: None if old is None else nn.Parameter(tensors[name], requires_grad=False)
-        for name, old in layer._parameters.items()
+    """Copies a layer without children, in eval mode, with other tensors and settings."""
+    sliced = copy.copy(layer)
+    sliced._parameters = {
+        name: None if parameter is None else nn.Parameter(tensors[name], requires_grad=False)
+        for name, parameter in layer._parameters.items()
     }
-    # A counter of batches does nothing in eval mode.
-    made._buffers = {name: tensors.get(name) for name in layer._buffers}
-    made._modules = {}
+    # Counters of batches are left out: they do nothing in eval mode.
+    sliced._buffers = {name: tensors.get(name) for name in layer._buffers}
+    sliced._modules = {}
     for name, value in settings.items():
-        setattr(made, name, value)
-    return made.eval()
+        setattr(sliced, name, value)
+    return sliced.eval()

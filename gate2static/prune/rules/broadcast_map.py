@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -10,13 +11,14 @@ from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
 from gate2static.graphs import Ids
-from gate2static.prune.analysis.channel_access import Reading, read, read_along
+from gate2static.prune.analysis.channel_access import ChannelAccess, access, access_broadcast
 from gate2static.prune.analysis.channel_dims import Dims, axis, count, others, permuted
+from gate2static.prune.analysis.need import any_reader
 from gate2static.prune.analysis.nodes import argument, function_name, tensor_inputs
-from gate2static.prune.analysis.numbering import Decisions, Numbering, any_reader, unique_rows
+from gate2static.prune.analysis.numbering import Decisions, Numbering, unique_rows
 from gate2static.prune.emission.emitter import Emitter
-from gate2static.prune.emission.parts import Part, Pool
-from gate2static.prune.rules.rule import Rule
+from gate2static.prune.emission.parts import Part, Parts
+from gate2static.prune.rules.rule import Matches, Rule
 
 _FUNCTIONS = {
     operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.floordiv, operator.mod,
@@ -30,137 +32,178 @@ _METHODS = {
 }  # fmt: skip
 
 
-class Elementwise(Rule):
-    """f(a, b, …)[c] = f(a[c], b[c], …); an operand may be broadcast along any channel dimension."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BroadcastMap(Rule):
+    """f(a, b, …)[c] = f(a[c], b[c], …); an operand may be broadcast along any channel dimension.
+
+    The inputs are the operands, then what the node reads besides, such as sizes. The sources of the pool channels are
+    the operands' channels, one column per operand.
+
+    Attributes:
+        channels_of: For each operand: (C,) its channel, as it is read, for each channel of the result.
+        joined: The dimension along which the operands stand one behind the other; None for element-wise operators.
+    """
+
+    channels_of: tuple[Ids, ...]
+    joined: int | None
 
     @classmethod
-    def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
-        operands = [rules[n] for n in tensor_inputs(node)]
+    def match(cls, node: fx.Node, earlier: Matches) -> Self | None:
+        tensors = tensor_inputs(node)
+        operands = [earlier[tensor] for tensor in tensors]
         shape = node.meta["info"].shape
         if not _is_known(node) or shape is None or not any(r.dims for r in operands):
             return None
         # The value of masked_fill has no dimensions, so streams with values of their own cannot run together.
         if function_name(node) == "masked_fill" and len(operands) > 2:
             return None
-        # The finest layout of all: the others are read along it.
-        layouts = [tuple(d + len(shape) - len(r.info.shape or ()) for d in r.dims) for r in operands if r.dims]
-        dims = max(layouts, key=lambda d: count(shape, d))
+        # The finest layout of all; the other operands are read along it.
+        layouts = [tuple(d + len(shape) - len(r.shape) for d in r.dims) for r in operands if r.dims]
+        dims = max(layouts, key=lambda layout: count(shape, layout))
         joined = _joined_dim(node)
         if joined in dims or set(dims) & set(node.meta["info"].batch_dims):
             return None
-        if not all(_lines_up(r.info.shape or (), shape, dims) for r in operands):
+        if not all(_lines_up(r.shape, shape, dims) for r in operands):
             return None
-        rule = cls(node, [], count(shape, dims), dims)
-        readings, channels = zip(*(read_along(r, shape, dims, dims) for r in operands), strict=True)
-        plain = [read(rules[n]) for n in node.all_input_nodes if n not in tensor_inputs(node)]
-        rule.inputs, rule.channels_of, rule.joined = (*readings, *plain), channels, joined
-        return rule
+        accesses = [access_broadcast(r, shape, dims, dims) for r in operands]
+        sizes = [access(earlier[n]) for n in node.all_input_nodes if n not in tensors]
+        return cls(
+            node=node,
+            inputs=(*(reads for reads, _ in accesses), *sizes),
+            channels=count(shape, dims),
+            dims=dims,
+            channels_of=tuple(channels for _, channels in accesses),
+            joined=joined,
+        )
 
-    channels_of: Sequence[Ids]
-    """For each operand: its channel, as it is read, for each channel of the result."""
-    joined: int | None
-    """The dimension along which the operands stand one behind the other."""
+    @property
+    def _operands(self) -> tuple[ChannelAccess, ...]:
+        return self.inputs[: len(self.channels_of)]
+
+    @property
+    def _sizes(self) -> tuple[ChannelAccess, ...]:
+        return self.inputs[len(self.channels_of) :]
 
     def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
-        columns = [n.views[:, c] for n, c in zip(inputs, self.channels_of, strict=False)]
-        return unique_rows(np.stack(columns, 2))
+        columns = [n.views[:, channels] for n, channels in zip(inputs, self.channels_of, strict=False)]
+        return unique_rows(np.stack(columns, 2))  # (S, C, operands)
 
-    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
-        wanted = []
-        for reading, channels in zip(self.inputs, self.channels_of, strict=False):
-            plain = reading.channels == self.channels
-            wanted.append(need if plain else torch.stack([any_reader(n, channels, reading.channels) for n in need]))
-        whole = any_reader(need, np.arange(self.streams).repeat(self.channels), self.streams)[:, None]
-        return [*wanted, *(whole for _ in self.inputs[len(wanted) :])]
+    def need_of_inputs(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+        needs = []
+        for operand, channels in zip(self._operands, self.channels_of, strict=True):
+            if operand.channels == self.channels:
+                needs.append(need)
+            else:
+                needs.append(torch.stack([any_reader(of_stream, channels, operand.channels) for of_stream in need]))
+        # (S, 1) A stream that needs any channel needs the sizes.
+        streams = np.arange(self.streams).repeat(self.channels)
+        any_channel = any_reader(need, streams, self.streams)[:, None]
+        return [*needs, *(any_channel for _ in self._sizes)]
 
-    def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
-        assert own.rows is not None
-        return [(i, own.rows[:, i]) for i in range(len(self.channels_of))]
+    def origins(self, of_value: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
+        assert of_value.sources is not None
+        return [(i, of_value.sources[:, i]) for i in range(len(self.channels_of))]
 
-    def emit(self, live: Ids, emitter: Emitter) -> Pool:
-        rows = emitter.numberings[self.node].rows
-        assert rows is not None
-        if emitter.lowering.share_elementwise or self.streams == 1:
-            groups = self._split(emitter.order(self, live), rows, emitter)
+    def emit(self, live: Ids, emitter: Emitter) -> Parts:
+        sources = emitter.numberings[self.node].sources
+        assert sources is not None
+        arrangement = emitter.arrangement
+        if arrangement.layout.share_work or self.streams == 1:
+            groups = self._split(arrangement.order(self, live), sources, emitter)
         else:
-            groups = emitter.by_streams(self, live)
-        parts = [self._part(ids, rows, emitter) for ids in groups]
-        return Pool(tuple(parts), self.dim)
+            groups = arrangement.by_streams(self)
+        return Parts(tuple(self._part(ids, sources, emitter) for ids in groups), self.dim)
 
-    def _split(self, live: Ids, rows: Ids, emitter: Emitter) -> list[Ids]:
-        """Channels of one set of readers stay apart where every operand already holds them as one tensor."""
+    def _split(self, live: Ids, sources: Ids, emitter: Emitter) -> list[Ids]:
+        """Keeps channels of one set of readers apart where every operand already holds them as one tensor."""
+        arrangement = emitter.arrangement
+        has_blocks = self.node in arrangement.blocks
+        pieces = arrangement.in_blocks(self, live) if has_blocks else arrangement.by_readers(self, live)
         apart: list[Ids] = []
         together: list[Ids] = []
-        pieces = emitter.in_blocks(self, live) if self.node in emitter.blocks else emitter.by_readers(self, live)
         for ids in pieces:
-            whole = all(
-                emitter.is_whole(emitter.pool(r), rows[ids, column])
-                for column, r in enumerate(self.inputs[: len(self.channels_of)])
-            )
-            (apart if whole else together).append(ids)
+            held = (emitter.accessed(r).hold_as_one(sources[ids, column]) for column, r in enumerate(self._operands))
+            (apart if all(held) else together).append(ids)
         return [*apart, np.concatenate(together)] if together else apart
 
-    def _part(self, ids: Ids, rows: Ids, emitter: Emitter) -> Part:
-        operands: dict[fx.Node, Any] = {}
-        for column, reading in enumerate(self.inputs):
-            if column < len(self.channels_of):
-                operands[reading.node] = self._operand(reading, rows[ids, column], emitter)
-            else:
-                operands[reading.node] = emitter.canonical(reading.rule, 0)
+    def _part(self, ids: Ids, sources: Ids, emitter: Emitter) -> Part:
+        """Emits the operator on the channels `ids`."""
+        replacements: dict[fx.Node, Any] = {}
+        for column, operand in enumerate(self._operands):
+            replacements[operand.node] = self._operand(operand, sources[ids, column], emitter)
+        for size in self._sizes:
+            replacements[size.node] = emitter.canonical(size.value, 0)
         if self.joined is None:
-            return Part(emitter.call_like(self, 0, operands), ids)
+            return Part(emitter.call_like(self, 0, replacements), ids)
         assert self.dims is not None
-        labels = others(len(self.info.shape or ()), self.dims)
+        # The dimensions of a physical tensor, by their canonical number; -1 is that of the channels.
+        labels = others(len(self.shape), self.dims)
         labels.insert(self.dim, -1)
-        tensors = [operands[n] for n in argument(self.node, 0, "tensors")]
+        tensors = [replacements[n] for n in argument(self.node, 0, "tensors")]
         return Part(emitter.graph.call_function(torch.cat, (tensors, labels.index(self.joined))), ids)
 
-    def _operand(self, reading: Reading, ids: Ids, emitter: Emitter) -> fx.Node:
-        pool = emitter.pool(reading)
-        if not reading.dims:
+    def _operand(self, operand: ChannelAccess, ids: Ids, emitter: Emitter) -> fx.Node:
+        """Emits the channels `ids` of an operand, aligned with the result."""
+        parts = emitter.accessed(operand)
+        is_one_channel = len(np.unique(ids)) == 1
+        if not operand.dims:
             # Nothing to pick: the whole value, which may differ from stream to stream.
-            if len(np.unique(ids)) > 1:
-                return self._beside(pool, ids, reading, emitter)
-            return self._aligned(pool.whole(int(ids[0])), reading, emitter)
-        same = reading.channels == 1 and len(np.unique(ids)) == 1
-        return self._aligned(emitter.view(pool, ids[:1] if same else ids), reading, emitter)
+            if not is_one_channel:
+                return self._repeated(parts, ids, operand, emitter)
+            return self._aligned(parts.whole(int(ids[0])), operand, emitter)
+        if operand.channels == 1 and is_one_channel:
+            ids = ids[:1]
+        return self._aligned(emitter.view(parts, ids), operand, emitter)
 
-    def _beside(self, pool: Pool, ids: Ids, reading: Reading, emitter: Emitter) -> fx.Node:
-        """A value that is broadcast along the channels, but differs between streams: one copy a channel."""
-        values = {v: self._aligned(pool.whole(v), reading, emitter, full=True) for v in np.unique(ids).tolist()}
-        held = Pool(tuple(Part(node, np.array([v])) for v, node in values.items()), self.dim)
-        return emitter.view(held, ids)
+    def _repeated(self, parts: Parts, ids: Ids, operand: ChannelAccess, emitter: Emitter) -> fx.Node:
+        """Emits a value that is broadcast along the channels but differs between streams: one copy per channel."""
+        aligned = []
+        for value in np.unique(ids).tolist():
+            tensor = self._aligned(parts.whole(value), operand, emitter, all_dims=True)
+            aligned.append(Part(tensor, np.array([value])))
+        return emitter.view(Parts(tuple(aligned), self.dim), ids)
 
-    def _aligned(self, node: fx.Node, reading: Reading, emitter: Emitter, full: bool = False) -> fx.Node:
-        """An operand's physical tensor with its dimensions where those of the result's are, `full` with all of them."""
+    def _aligned(self, tensor: fx.Node, operand: ChannelAccess, emitter: Emitter, all_dims: bool = False) -> fx.Node:
+        """Emits an operand's physical tensor with its dimensions where those of the result's are.
+
+        Args:
+            tensor: The operand's tensor.
+            operand: How it is read.
+            emitter: The network under construction.
+            all_dims: Whether it needs all dimensions of the result; leading ones are left to broadcasting otherwise.
+        """
         assert self.dims is not None
-        if not reading.shape and not full:
-            return node
-        ndim = len(self.info.shape or ())
-        offset = ndim - len(reading.shape)
-        labels: list[int] = [d + offset for d in others(len(reading.shape), reading.dims)]
-        if reading.dims:
-            labels.insert(axis(reading.dims), -1)
+        graph = emitter.graph
+        if not operand.shape and not all_dims:
+            return tensor
+        ndim = len(self.shape)
+        offset = ndim - len(operand.shape)
+        # The dimensions of the tensor, by their number in the result; -1 is that of the channels.
+        labels: list[int] = [d + offset for d in others(len(operand.shape), operand.dims)]
+        if operand.dims:
+            labels.insert(axis(operand.dims), -1)
         for label in reversed(labels):
-            if label in self.dims and (len(self.dims) > 1 or reading.dims):
-                node = emitter.graph.call_function(torch.squeeze, (node, labels.index(label)))
+            if label in self.dims and (len(self.dims) > 1 or operand.dims):
+                tensor = graph.call_function(torch.squeeze, (tensor, labels.index(label)))
                 labels.remove(label)
             elif label in self.dims:
                 labels[labels.index(label)] = -1
         wanted: list[int] = others(ndim, self.dims)
         wanted.insert(self.dim, -1)
-        node = permuted(emitter.graph, node, [labels.index(w) for w in wanted if w in labels])
-        first = 0 if full else next((i for i, w in enumerate(wanted) if w in labels), 0)
+        tensor = permuted(graph, tensor, [labels.index(label) for label in wanted if label in labels])
+        first = 0
+        if not all_dims:
+            first = next((i for i, label in enumerate(wanted) if label in labels), 0)
         for position in range(first, ndim - len(self.dims) + 1):
             if wanted[position] not in labels:
-                node = emitter.graph.call_function(torch.unsqueeze, (node, position - first))
-        return node
+                tensor = graph.call_function(torch.unsqueeze, (tensor, position - first))
+        return tensor
 
 
-def _lines_up(own: Sequence[int], shape: Sequence[int], dims: Dims) -> bool:
-    """Whether an operand has one channel or all of them along each channel dimension of the result."""
-    offset = len(shape) - len(own)
-    return all(d < offset or own[d - offset] in (1, shape[d]) for d in dims)
+def _lines_up(operand: Sequence[int], shape: Sequence[int], dims: Dims) -> bool:
+    """Returns whether an operand has one channel or all of them along each channel dimension of the result."""
+    offset = len(shape) - len(operand)
+    return all(d < offset or operand[d - offset] in (1, shape[d]) for d in dims)
 
 
 def _is_known(node: fx.Node) -> bool:
@@ -170,7 +213,7 @@ def _is_known(node: fx.Node) -> bool:
 
 
 def _joined_dim(node: fx.Node) -> int | None:
-    """The dimension along which a node concatenates; None for element-wise operators."""
+    """Returns the dimension along which a node concatenates; None for element-wise operators."""
     if node.target is not torch.cat:
         return None
     return int(argument(node, 1, "dim", 0) % len(node.meta["info"].shape))

@@ -1,10 +1,11 @@
 """Dense layers: convolutions without groups and linear layers, gated or not.
 
-Every stream has its own weights, so every stream's output channels are new pool channels. A layer with any live output
-reads all its inputs; its MACs are proportional to its live outputs.
+Every stream has its own weights, so every stream's output channels are pool channels of their own: stream s has
+s·C … s·C+C-1. A layer with any live output reads all its inputs; its MACs are proportional to its live outputs.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -14,84 +15,96 @@ from torch import Tensor, fx, nn
 from gate2static.gates.model import GatedModel
 from gate2static.graphs import Ids
 from gate2static.program.layer_kinds import channel_dim, layer_class
-from gate2static.prune.analysis.channel_access import read
+from gate2static.prune.analysis.channel_access import access
+from gate2static.prune.analysis.need import any_of
 from gate2static.prune.analysis.nodes import module_of
-from gate2static.prune.analysis.numbering import Decisions, Numbering, any_of, own_channels
+from gate2static.prune.analysis.numbering import Decisions, Numbering, own_channels
 from gate2static.prune.emission.emitter import Emitter
-from gate2static.prune.emission.parts import Part, Pool
+from gate2static.prune.emission.parts import Part, Parts
 from gate2static.prune.emission.slicing import output_dim, picked, select, tensors_of, with_tensors
-from gate2static.prune.rules.rule import Rule
+from gate2static.prune.rules.rule import Matches, Rule
 
 CONVOLUTIONS = (
     nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d,
 )  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Dense(Rule):
     """A convolution without groups, or a linear layer on the last dimension."""
 
     @classmethod
-    def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
-        dim = weight_layer_dim(node, gated)
-        if dim is None or getattr(module_of(gated, node, 0), "groups", 1) != 1:
+    def match(cls, node: fx.Node, earlier: Matches) -> Self | None:
+        dim = weight_layer_dim(node, earlier.gated)
+        if dim is None or getattr(module_of(earlier.gated, node, 0), "groups", 1) != 1:
             return None
-        source = read(rules[node.all_input_nodes[0]], (dim,))
-        return cls(node, [source], node.meta["info"].shape[dim], (dim,))
+        source = access(earlier[node.all_input_nodes[0]], (dim,))
+        return cls(node=node, inputs=(source,), channels=node.meta["info"].shape[dim], dims=(dim,))
 
     def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         return own_channels(self.streams, self.channels)
 
-    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+    def need_of_inputs(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
         return [any_of(need, 1).expand(-1, self.inputs[0].channels)]
 
     def macs(self, need: Tensor, numbering: Numbering | None) -> Tensor:
         return need.sum() * (self.info.macs // self.channels)
 
-    def emit(self, live: Ids, emitter: Emitter) -> Pool:
-        source, views = emitter.pool(self.inputs[0]), emitter.numbering(self.inputs[0]).views
-        by_stream = {s: live[live // self.channels == s] for s in range(self.streams)}
-        # Streams that read the same channels run as one layer.
-        groups: dict[tuple[bytes, int], list[tuple[int, Ids]]] = {}
-        for stream, ids in by_stream.items():
+    def emit(self, live: Ids, emitter: Emitter) -> Parts:
+        source = emitter.accessed(self.inputs[0])
+        views = emitter.numbering(self.inputs[0]).views
+        outputs = {stream: live[live // self.channels == stream] for stream in range(self.streams)}
+        # Streams that read the same channels run as one layer, but not where moves become convolutions: a merged
+        # layer's channels have one order, and streams that want another need a convolution each (docs/design.md).
+        merge = not emitter.arrangement.layout.convolve_moves
+        layers: dict[tuple[bytes, int], dict[int, Ids]] = {}
+        for stream, ids in outputs.items():
             if len(ids):
-                order = emitter.sorted_ids(source, views[stream])
-                key = views[stream][order].tobytes(), -1 if emitter.lowering.merge_layers else stream
-                groups.setdefault(key, []).append((stream, order))
+                order = emitter.arrangement.sorted_positions(source, views[stream])
+                key = (views[stream][order].tobytes(), -1 if merge else stream)
+                layers.setdefault(key, {})[stream] = order
         parts = []
-        for (wanted, _), members in groups.items():
-            ids = emitter.order(unit_end(self, emitter), np.concatenate([by_stream[s] for s, _ in members]))
-            view = emitter.view(source, np.frombuffer(wanted, dtype=np.int64))
-            for block in emitter.in_blocks(self, ids):
-                layer = self._slice(emitter.gated, block, dict(members))
+        for (read_ids, _), orders in layers.items():
+            ids = emitter.arrangement.order(self, np.concatenate([outputs[stream] for stream in orders]))
+            view = emitter.view(source, np.frombuffer(read_ids, dtype=np.int64))
+            for block in emitter.arrangement.in_blocks(self, ids):
+                layer = self._slice(emitter.gated, block, orders)
                 parts.append(Part(emitter.module(self.node, layer, (view,)), block))
-        return Pool(tuple(parts), self.dim)
+        return Parts(tuple(parts), self.dim)
 
     def _slice(self, gated: GatedModel, ids: Ids, orders: Mapping[int, Ids]) -> nn.Module:
-        """A layer with the output channels `ids`, reading its inputs in each stream's `order`."""
-        layers: list[Any] = [module_of(gated, self.node, s) for s in range(self.streams)]
+        """Makes a layer with the output channels `ids`, which reads its inputs in each stream's `order`."""
+        layers: list[Any] = [module_of(gated, self.node, stream) for stream in range(self.streams)]
         owners, channels = np.divmod(ids, self.channels)
-        outputs = output_dim(layers[0])
+        out_dim = output_dim(layers[0])
         tensors = {
-            name: picked(layers, name, owners, channels, outputs if name == "weight" else 0)
+            name: picked(layers, name, owners, channels, out_dim if name == "weight" else 0)
             for name in tensors_of(layers[0])
         }
-        weight = tensors["weight"]
-        for stream, order in orders.items():
-            rows = np.flatnonzero(owners == stream)
-            if not np.array_equal(order, np.arange(len(order))):
-                weight = weight.clone() if weight is tensors["weight"] else weight
-                index = torch.from_numpy(rows).to(weight.device)
-                mine = select(weight.index_select(outputs, index), 1 - outputs, order)
-                weight.index_copy_(outputs, index, mine)
-        tensors["weight"] = weight
+        tensors["weight"] = _with_inputs_in_order(tensors["weight"], out_dim, owners, orders)
         inputs = len(next(iter(orders.values())))
         return with_tensors(layers[0], tensors, **channel_settings(layers[0], inputs, len(ids)))
 
 
+def _with_inputs_in_order(weight: Tensor, out_dim: int, owners: Ids, orders: Mapping[int, Ids]) -> Tensor:
+    """Permutes the inputs of a weight's slices: those of a stream's outputs by the stream's order."""
+    permuted = weight
+    for stream, order in orders.items():
+        if np.array_equal(order, np.arange(len(order))):
+            continue
+        if permuted is weight:
+            permuted = weight.clone()
+        outputs = torch.from_numpy(np.flatnonzero(owners == stream)).to(weight.device)
+        of_stream = select(weight.index_select(out_dim, outputs), 1 - out_dim, order)
+        permuted.index_copy_(out_dim, outputs, of_stream)
+    return permuted
+
+
 def weight_layer_dim(node: fx.Node, gated: GatedModel) -> int | None:
-    """The channel dimension of a call of a convolution or linear layer on a batch; None for other nodes."""
+    """Returns the channel dimension of a convolution or linear layer called on a batch; None for other nodes."""
     module: Any = module_of(gated, node, 0)
-    kind, shape = layer_class(module), node.meta["info"].shape
+    kind = layer_class(module)
+    shape = node.meta["info"].shape
     if kind not in (*CONVOLUTIONS, nn.Linear) or shape is None or len(node.args) + len(node.kwargs) != 1:
         return None
     if kind is not nn.Linear:
@@ -102,18 +115,7 @@ def weight_layer_dim(node: fx.Node, gated: GatedModel) -> int | None:
 
 
 def channel_settings(layer: nn.Module, inputs: int, outputs: int) -> dict[str, int]:
-    """The attributes in which a layer repeats its numbers of channels."""
+    """Returns the attributes in which a layer repeats its numbers of channels."""
     if isinstance(layer, nn.Linear):
         return {"in_features": inputs, "out_features": outputs}
     return {"in_channels": inputs, "out_channels": outputs}
-
-
-def unit_end(rule: Rule, emitter: Emitter) -> Rule:
-    """The gate that ends a layer's unit, or the layer itself: who reads the gate's channels decides their order."""
-    found = rule
-    while len(found.node.users) == 1 and not found.ends_unit:
-        following = emitter.rules.get(next(iter(found.node.users)))
-        if following is None or not following.keeps_numbers:
-            break
-        found = following
-    return found

@@ -5,6 +5,8 @@ other dimensions they stay operators, applied to each physical part.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -15,13 +17,15 @@ from gate2static.gates.model import GatedModel
 from gate2static.graphs import Ids, function_of
 from gate2static.program.annotate import BATCHES, info
 from gate2static.program.layer_kinds import layer_class
-from gate2static.prune.analysis.channel_access import read
+from gate2static.prune.analysis.channel_access import access
+from gate2static.prune.analysis.need import any_reader
 from gate2static.prune.analysis.nodes import function_name, module_of, tensor_inputs
-from gate2static.prune.analysis.numbering import Decisions, Numbering, any_reader
-from gate2static.prune.analysis.rearrangement import Movement, emit_rest, movement
+from gate2static.prune.analysis.numbering import Decisions, Numbering
+from gate2static.prune.analysis.rearrangement import Rearrangement, find_rearrangement
 from gate2static.prune.emission.emitter import Emitter
-from gate2static.prune.emission.parts import Part, Pool
-from gate2static.prune.rules.rule import Rule
+from gate2static.prune.emission.move_positions import move_positions
+from gate2static.prune.emission.parts import Part, Parts
+from gate2static.prune.rules.rule import Matches, Rule
 
 _MOVES = {
     "reshape", "view", "view_as", "reshape_as", "flatten", "ravel", "unflatten", "permute", "transpose", "movedim",
@@ -33,99 +37,118 @@ _LAYERS = (nn.Flatten, nn.Unflatten)
 _TRANSPOSES = {"T", "mT"}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Rearrange(Rule):
-    """out = in, elsewhere."""
+    """out = in, elsewhere.
+
+    Attributes:
+        moved: What moves where.
+    """
+
+    moved: Rearrangement
 
     @classmethod
-    def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
-        found = _steps(node, gated)
-        if found is None or node.meta["info"].shape is None:
+    def match(cls, node: fx.Node, earlier: Matches) -> Self | None:
+        if node.meta["info"].shape is None or (chain := _moving_chain(node, earlier.gated)) is None:
             return None
-        source, steps = found
-        rule = rules[source]
-        if rule.dims is None:
+        source = earlier[chain.source]
+        if source.dims is None:
             return None
-        before, after = info(source), info(node)
-        key = (before.shape, rule.dims, before.batch_dims, after.batch_dims, *(_described(n, gated) for n in steps))
-        if key not in _KNOWN:
-            calls = [_Call(steps, source, gated, run) for run in range(len(BATCHES))]
-            _KNOWN[key] = movement(calls, before, rule.dims, after)
-        moved = _KNOWN[key]
+        moved = _rearrangement(chain, source, earlier)
         if moved is None:
             return None
-        made = cls(node, [read(rule, moved.source)], len(moved.channels), moved.dims)
-        made.moved = moved
-        return made
-
-    moved: Movement
-    """What moves where."""
+        reads = access(source, moved.source_dims)
+        return cls(node=node, inputs=(reads,), channels=len(moved.channels), dims=moved.dims, moved=moved)
 
     def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         return Numbering(inputs[0].views[:, self.moved.channels], inputs[0].size)
 
-    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+    def need_of_inputs(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
         channels = self.inputs[0].channels
-        return [torch.stack([any_reader(row, self.moved.channels, channels) for row in need])]
+        return [torch.stack([any_reader(of_stream, self.moved.channels, channels) for of_stream in need])]
 
-    def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
-        return [(0, np.arange(own.size))]
+    def origins(self, of_value: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
+        return [(0, np.arange(of_value.size))]
 
-    def emit(self, live: Ids, emitter: Emitter) -> Pool:
-        wanted = set(live.tolist())
-        parts = [
-            Part(emit_rest(emitter.graph, p.node, self.moved, len(p.ids)), p.ids)
-            for p in emitter.pool(self.inputs[0]).parts
-            if not wanted.isdisjoint(p.ids.tolist())
-        ]
-        return Pool(tuple(parts), self.dim)
-
-
-_KNOWN: dict[Any, Movement | None] = {}
-"""What was found before: blocks of a network repeat each other."""
+    def emit(self, live: Ids, emitter: Emitter) -> Parts:
+        live_ids = set(live.tolist())
+        parts = []
+        for part in emitter.accessed(self.inputs[0]).parts:
+            if not live_ids.isdisjoint(part.ids.tolist()):
+                tensor = move_positions(emitter.graph, part.node, self.moved, len(part.ids))
+                parts.append(Part(tensor, part.ids))
+        return Parts(tuple(parts), self.dim)
 
 
-class _Call:
-    """A chain of nodes as a function of the first one's tensor, at one of `BATCHES`."""
+@dataclass(frozen=True)
+class _MovingChain:
+    """Nodes that move one tensor: a single node, or a split and the choice of one of its results.
 
-    def __init__(self, steps: Sequence[fx.Node], source: fx.Node, gated: GatedModel, run: int) -> None:
-        self.steps, self.source, self.gated, self.run = steps, source, gated, run
+    Attributes:
+        source: The tensor.
+        steps: The nodes, in their order.
+    """
 
-    def __call__(self, addresses: Tensor) -> Tensor:
-        env: dict[fx.Node, Any] = {self.source: addresses}
+    source: fx.Node
+    steps: tuple[fx.Node, ...]
+
+    def run(self, addresses: Tensor, gated: GatedModel, run: int) -> Tensor:
+        """Runs the chain on the source's tensor, with sizes as they are at batch size number `run` of `BATCHES`."""
+        values: dict[fx.Node, Any] = {self.source: addresses}
+
+        def value_of(node: fx.Node) -> Any:
+            return values[node] if node in values else _known_value(node, run)
+
         for node in self.steps:
-            args, kwargs = (self._known(a, env) for a in (node.args, node.kwargs))
+            args = fx.map_arg(node.args, value_of)
+            kwargs = fx.map_arg(node.kwargs, value_of)
             if node.op == "call_module":
-                env[node] = module_of(self.gated, node, 0)(*args, **kwargs)  # type: ignore[misc]
+                values[node] = module_of(gated, node, 0)(*args, **kwargs)  # type: ignore[misc]
             elif node.op == "call_method":
                 # Addresses lie in memory in one piece; what the user's code made need not.
                 name = {"view": "reshape", "view_as": "reshape_as"}.get(str(node.target), str(node.target))
-                env[node] = getattr(args[0], name)(*args[1:], **kwargs)
+                values[node] = getattr(args[0], name)(*args[1:], **kwargs)
             else:
-                env[node] = function_of(node)(*args, **kwargs)
-        result: Tensor = env[self.steps[-1]]
+                values[node] = function_of(node)(*args, **kwargs)
+        result: Tensor = values[self.steps[-1]]
         return result
 
-    def _known(self, arguments: Any, env: Mapping[fx.Node, Any]) -> Any:
-        return fx.map_arg(arguments, lambda n: env[n] if n in env else _value(n, self.run))
+
+def _rearrangement(chain: _MovingChain, source: Rule, earlier: Matches) -> Rearrangement | None:
+    """Returns what a chain moves where, found once for all chains that do the same."""
+    before = source.info
+    after = info(chain.steps[-1])
+    described = [_described(node, earlier.gated) for node in chain.steps]
+    key = (before.shape, source.dims, before.batch_dims, after.batch_dims, *described)
+    if key not in earlier.rearrangements:
+        assert source.dims is not None
+        calls = [partial(chain.run, gated=earlier.gated, run=run) for run in range(len(BATCHES))]
+        earlier.rearrangements[key] = find_rearrangement(calls, before, source.dims, after)
+    return earlier.rearrangements[key]
 
 
-def _steps(node: fx.Node, gated: GatedModel) -> tuple[fx.Node, list[fx.Node]] | None:
-    """The tensor that a node moves, and the nodes that do it: one, or a split and the choice of one of its results."""
+def _moving_chain(node: fx.Node, gated: GatedModel) -> _MovingChain | None:
+    """Returns the chain that ends in a node, or None where the node does more than moving one tensor."""
     steps = [node]
     if function_name(node) in ("getitem", "__getitem__") and info(node.args[0]).shape is None:  # type: ignore[arg-type]
-        steps.insert(0, node.args[0])  # type: ignore[arg-type]
-        if function_name(steps[0]) not in _SPLITS:
+        split: Any = node.args[0]
+        steps.insert(0, split)
+        if function_name(split) not in _SPLITS:
             return None
     elif not (_moves(node) or layer_class(module_of(gated, node, 0)) in _LAYERS):
         return None
-    sources = tensor_inputs(steps[0])
-    source = steps[0].args[0] if steps[0].args else steps[0].kwargs.get("input")
-    others = [n for s in steps for n in s.all_input_nodes if n is not source and n not in steps]
-    # Shapes of other tensors are known; their values are not.
-    only_shapes = function_name(steps[0]) in ("expand_as", "view_as", "reshape_as")
-    if source not in sources or any(info(n).shape is not None and not only_shapes for n in others):
+    first = steps[0]
+    source: Any = first.args[0] if first.args else first.kwargs.get("input")
+    if source not in tensor_inputs(first):
         return None
-    return source, steps  # type: ignore[return-value]
+    # Shapes of other tensors are known; their values are not.
+    reads_only_shapes = function_name(first) in ("expand_as", "view_as", "reshape_as")
+    for step in steps:
+        for other in step.all_input_nodes:
+            is_tensor = other is not source and other not in steps and info(other).shape is not None
+            if is_tensor and not reads_only_shapes:
+                return None
+    return _MovingChain(source, tuple(steps))
 
 
 def _moves(node: fx.Node) -> bool:
@@ -134,12 +157,12 @@ def _moves(node: fx.Node) -> bool:
     return function_name(node) in _MOVES
 
 
-def _value(node: fx.Node, run: int) -> Any:
+def _known_value(node: fx.Node, run: int) -> Any:
     known = info(node)
     return known.values[run] if known.shape is None else torch.empty(known.at(BATCHES[run]), device="meta")
 
 
 def _described(node: fx.Node, gated: GatedModel) -> tuple[str, ...]:
-    """What a node does: the operator, the arguments by value, and a module by what it is."""
+    """Describes what a node does: the operator, the arguments by value, and a module by what it is."""
     arguments = fx.map_arg((node.args[1:], node.kwargs), lambda n: (info(n).shape, info(n).values))
     return node.op, str(node.target), str(arguments), str(module_of(gated, node, 0))

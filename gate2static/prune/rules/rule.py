@@ -1,91 +1,109 @@
-"""What a rule knows about one node: its channels, where they come from, who needs them, and how to emit them.
+"""The contract of a rule: what is known about one kind of node, channel by channel.
 
-`S` is the number of streams of a node: T+1 in the backbone, 1 in a head. A value without known channel dimensions is
-opaque: it has one "channel" that stands for the whole value.
+A rule says which channels a node has (`match`), where they come from (`number`), which channels of its inputs they need
+(`need_of_inputs`), what they cost (`macs`) and how they are emitted (`emit`). Only the rules know operators; the
+analysis and the emission walk the program and ask them.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Self
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, fx
 
+from gate2static.gates.model import GatedModel
 from gate2static.graphs import Ids
-from gate2static.program.annotate import Info, info
-from gate2static.prune.analysis.channel_access import Reading
-from gate2static.prune.analysis.channel_dims import Dims, axis
+from gate2static.prune.analysis.channel_access import ChannelAccess
 from gate2static.prune.analysis.numbering import Decisions, Numbering
+from gate2static.prune.analysis.rearrangement import Rearrangement
+from gate2static.prune.analysis.value import Value
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.parts import Parts
 
-if TYPE_CHECKING:
-    from gate2static.gates.model import GatedModel
-    from gate2static.prune.emission.emitter import Emitter
-    from gate2static.prune.emission.parts import Pool
 
-
-class Rule(ABC):
-    """One node of a program, seen channel by channel.
+@dataclass(frozen=True)
+class Matches:
+    """The rules of a program while they are found.
 
     Attributes:
-        node: the program's node.
-        inputs: how it reads the values that it depends on.
-        channels: C of its value; 1 when opaque.
-        dims: the channel dimensions of its value; None when opaque.
-        keeps_numbers: whether pool channels keep the numbers that they have in the first input's pool.
-        ends_unit: whether this is the gate of a unit.
-        shares_work: whether its MACs depend on which streams are equal.
+        gated: The model.
+        rules: The rules of all earlier nodes.
+        rearrangements: How operators that only move data move it, by what they do: blocks of a network repeat each
+            other, and finding out takes running the operator.
     """
 
-    keeps_numbers = False
-    ends_unit = False
-    shares_work = False
+    gated: GatedModel
+    rules: "dict[fx.Node, Rule]" = field(default_factory=dict)
+    rearrangements: dict[Any, Rearrangement | None] = field(default_factory=dict)
 
-    def __init__(self, node: fx.Node, inputs: Sequence[Reading], channels: int, dims: Dims | None) -> None:
-        self.node, self.inputs, self.channels, self.dims = node, tuple(inputs), channels, dims
+    def __getitem__(self, node: Any) -> "Rule":
+        """Returns the rule of an earlier node."""
+        return self.rules[node]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rule(Value, ABC):
+    """One node of a program: the value that it computes, and how.
+
+    Attributes:
+        inputs: How it reads the values that it depends on.
+        keeps_numbers: Whether pool channels keep the numbers that they have in the first input's pool.
+        ends_unit: Whether this is the gate of a unit.
+    """
+
+    inputs: tuple[ChannelAccess, ...]
+
+    keeps_numbers: ClassVar[bool] = False
+    ends_unit: ClassVar[bool] = False
+
+    @property
+    def shares_work(self) -> bool:
+        """Whether its MACs depend on which streams are equal."""
+        return False
 
     @classmethod
     @abstractmethod
-    def match(cls, node: fx.Node, rules: Mapping[fx.Node, "Rule"], gated: "GatedModel") -> Self | None:
-        """The rule for `node`, or None where it does not apply. `rules` holds those of all earlier nodes."""
+    def match(cls, node: fx.Node, earlier: Matches) -> Self | None:
+        """Returns the rule for `node`, or None where it does not apply."""
 
     @abstractmethod
-    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: "GatedModel") -> Numbering:
-        """The node's pool and views from those of its inputs, as they are read, where the gates decide so."""
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
+        """Numbers the value's channels where the gates decide so.
+
+        `inputs` are the numberings of its inputs as they are read.
+        """
 
     @abstractmethod
-    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
-        """Need (S, C) of the value -> need of each input as it is read. `gates` maps units to (T, C) in [0, 1]."""
+    def need_of_inputs(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+        """Turns the need (S, C) of the value into that of each input as it is read.
+
+        `gates` maps units to (T, C) in [0, 1].
+        """
 
     def macs(self, need: Tensor, numbering: Numbering | None) -> Tensor:
-        """MACs per sample of what is needed; none by default. `numbering` is there where the rule shares work."""
+        """Returns the MACs per sample of what is needed; none by default.
+
+        `numbering` is given where the rule shares work.
+        """
         return need.new_zeros(())
 
     def live_macs(self, live: Ids, numbering: Numbering) -> int:
-        """MACs per sample of the live channels of the pool."""
+        """Returns the MACs per sample of the live channels of the pool."""
         return self.info.macs // self.channels * len(live)
 
-    def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
-        """Where channels are worked on one by one: an input's number, and for each pool channel that of the input.
+    def origins(self, of_value: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
+        """Returns where channels are worked on one by one; nowhere by default.
 
-        -1 where a pool channel has none. `inputs` are the numberings as they are read. None by default.
+        Args:
+            of_value: The value's numbering.
+            inputs: The numberings of the inputs as they are read.
+
+        Returns:
+            The number of an input, and (size,) for each pool channel that of the input; -1 where it has none.
         """
         return []
 
     @abstractmethod
-    def emit(self, live: Ids, emitter: "Emitter") -> "Pool":
-        """Emit the live channels of the pool, in any order and in any number of parts."""
-
-    @property
-    def info(self) -> Info:
-        """The node's annotation."""
-        return info(self.node)
-
-    @property
-    def streams(self) -> int:
-        """S."""
-        return len(self.info.streams)
-
-    @property
-    def dim(self) -> int:
-        """Where emitted tensors have the channels."""
-        assert self.dims is not None
-        return axis(self.dims)
+    def emit(self, live: Ids, emitter: Emitter) -> Parts:
+        """Emits the live channels of the pool, in any order and in any number of parts."""

@@ -7,6 +7,7 @@ softmax over the channels of a head needs whole heads.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -15,13 +16,14 @@ from torch import Tensor, fx, nn
 from gate2static.gates.model import GatedModel
 from gate2static.graphs import Ids
 from gate2static.program.layer_kinds import layer_class
-from gate2static.prune.analysis.channel_access import read
+from gate2static.prune.analysis.channel_access import access
 from gate2static.prune.analysis.channel_dims import axis, others
+from gate2static.prune.analysis.need import any_of
 from gate2static.prune.analysis.nodes import argument, function_name, module_of, tensor_inputs
-from gate2static.prune.analysis.numbering import Decisions, Numbering, any_of
+from gate2static.prune.analysis.numbering import Decisions, Numbering
 from gate2static.prune.emission.emitter import Emitter, detached_copy
-from gate2static.prune.emission.parts import Part, Pool
-from gate2static.prune.rules.rule import Rule
+from gate2static.prune.emission.parts import Part, Parts
+from gate2static.prune.rules.rule import Matches, Rule
 
 _ACTIVATIONS = (
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.LogSigmoid,
@@ -58,91 +60,110 @@ _ALONG = {
 _SOFTMAX = (nn.Softmax, nn.LogSoftmax)
 
 
-class Channelwise(Rule):
-    """out[c] = f(in[c]) with one f for all channels and streams."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnaryMap(Rule):
+    """out[c] = f(in[c]) with one f for all channels and streams.
+
+    Attributes:
+        along: The dimensions that the operator works along; None where it does not name any.
+    """
+
+    along: tuple[int, ...] | None
 
     @classmethod
-    def match(cls, node: fx.Node, rules: Mapping[fx.Node, Rule], gated: GatedModel) -> Self | None:
-        tensors, after = tensor_inputs(node), node.meta["info"]
-        if len(tensors) != 1 or rules[tensors[0]].dims is None or after.shape is None:
+    def match(cls, node: fx.Node, earlier: Matches) -> Self | None:
+        tensors = tensor_inputs(node)
+        after = node.meta["info"]
+        if len(tensors) != 1 or earlier[tensors[0]].dims is None or after.shape is None:
             return None
-        source = rules[tensors[0]]
-        module = module_of(gated, node, 0)
-        along = _dims_along(node, module, len(source.info.shape or ()))
-        dims = source.dims if along is None else tuple(d for d in source.dims or () if d not in along)
-        if not dims or (along is None and not _is_channelwise(node, source, module)):
+        source = earlier[tensors[0]]
+        module = module_of(earlier.gated, node, 0)
+        along = _dims_along(node, module, len(source.shape))
+        if along is None:
+            if not _is_channelwise(node, source, module):
+                return None
+        elif set(along) & set(source.info.batch_dims):
             return None
-        if along is not None and set(along) & set(source.info.batch_dims):
+        dims = tuple(d for d in source.dims or () if d not in (along or ()))
+        if not dims:
             return None
-        reading = read(source, dims)
-        gone = [] if along is None or len(after.shape) == len(reading.shape) else along
-        sizes = [read(rules[n]) for n in node.all_input_nodes if n is not source.node]
-        made = cls(node, [reading, *sizes], reading.channels, tuple(d - sum(g < d for g in gone) for d in dims))
-        made.along = along
-        return made
-
-    along: list[int] | None
-    """The dimensions that the operator works along; None where it does not name any."""
+        value = access(source, dims)
+        # A reduction may leave out the dimensions that it works along.
+        left_out = along if along is not None and len(after.shape) != len(value.shape) else ()
+        sizes = [access(earlier[n]) for n in node.all_input_nodes if n is not source.node]
+        return cls(
+            node=node,
+            inputs=(value, *sizes),
+            channels=value.channels,
+            dims=tuple(d - sum(gone < d for gone in left_out) for d in dims),
+            along=along,
+        )
 
     def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
         return inputs[0]
 
-    def demand(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+    def need_of_inputs(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
         return [need, *(any_of(need, 1) for _ in self.inputs[1:])]
 
-    def origins(self, own: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
-        return [(0, np.arange(own.size))]
+    def origins(self, of_value: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
+        return [(0, np.arange(of_value.size))]
 
-    def emit(self, live: Ids, emitter: Emitter) -> Pool:
-        source = emitter.pool(self.inputs[0])
-        sizes = {r.node: emitter.canonical(r.rule, 0) for r in self.inputs[1:]}
-        groups = emitter.by_parts(self, source, live)
-        parts = [Part(self._call(emitter.view(source, ids), sizes, emitter), ids) for ids in groups]
-        return Pool(tuple(parts), self.dim)
+    def emit(self, live: Ids, emitter: Emitter) -> Parts:
+        source = emitter.accessed(self.inputs[0])
+        sizes = {reads.node: emitter.canonical(reads.value, 0) for reads in self.inputs[1:]}
+        parts = []
+        for ids in emitter.arrangement.by_parts(self, source, live):
+            parts.append(Part(self._call(emitter.view(source, ids), sizes, emitter), ids))
+        return Parts(tuple(parts), self.dim)
 
     def _call(self, view: fx.Node, sizes: dict[fx.Node, Any], emitter: Emitter) -> fx.Node:
-        reading = self.inputs[0]
-        replacements = {**sizes, reading.node: view}
-        if len(reading.dims) == 1:
+        """Emits the operator on a physical tensor."""
+        source = self.inputs[0]
+        replacements = {**sizes, source.node: view}
+        if len(source.dims) == 1:
             return emitter.call_like(self, 0, replacements)
         if self.along is None:
-            made = emitter.call_like(self, 0, replacements)
+            call = emitter.call_like(self, 0, replacements)
             # A physical tensor has fewer dimensions than the memory format was meant for.
-            made.kwargs = {k: v for k, v in made.kwargs.items() if k != "memory_format"}
-            return made
-        labels = others(len(reading.shape), reading.dims)
-        labels.insert(axis(reading.dims), -1)
-        dims: Any = [labels.index(d) for d in self.along]
-        dims = dims if len(dims) > 1 else dims[0]
+            call.kwargs = {k: v for k, v in call.kwargs.items() if k != "memory_format"}
+            return call
+        # The dimensions of a physical tensor, by their canonical number; -1 is that of the channels.
+        labels = others(len(source.shape), source.dims)
+        labels.insert(axis(source.dims), -1)
+        along: Any = [labels.index(d) for d in self.along]
+        along = along if len(along) > 1 else along[0]
         if self.node.op == "call_module":
             softmax: Any = detached_copy(emitter.gated, self.node, 0)
-            softmax.dim = dims
+            softmax.dim = along
             return emitter.module(self.node, softmax, (view,))
-        made = emitter.call_like(self, 0, replacements)
+        call = emitter.call_like(self, 0, replacements)
         position = _ALONG[function_name(self.node)]
-        if len(made.args) > position:
-            made.update_arg(position, dims)
+        if len(call.args) > position:
+            call.update_arg(position, along)
         else:
-            made.kwargs = {**made.kwargs, "dim": dims}
-        return made
+            call.kwargs = {**call.kwargs, "dim": along}
+        return call
 
 
-def _dims_along(node: fx.Node, module: nn.Module | None, ndim: int) -> list[int] | None:
-    """The dimensions that a reduction, a softmax or the like works along; None for other operators."""
+def _dims_along(node: fx.Node, module: nn.Module | None, ndim: int) -> tuple[int, ...] | None:
+    """Returns the dimensions that a reduction, a softmax or the like works along; None for other operators."""
+    name = function_name(node)
     if layer_class(module) in _SOFTMAX:
         dims: Any = module.dim  # type: ignore[union-attr]
-    elif (name := function_name(node)) in _ALONG:
+    elif name in _ALONG:
         dims = argument(node, _ALONG[name], "dim", 1 if name == "normalize" else None)
     else:
         return None
     if dims is None or dims in ((), []):
-        return list(range(ndim))
-    return sorted({d % ndim for d in (dims if isinstance(dims, list | tuple) else [dims])})
+        return tuple(range(ndim))
+    listed = dims if isinstance(dims, list | tuple) else [dims]
+    return tuple(sorted({d % ndim for d in listed}))
 
 
 def _is_channelwise(node: fx.Node, source: Rule, module: nn.Module | None) -> bool:
-    """Whether an operator that names no dimensions is known to keep channels apart."""
-    before, after = source.info.shape or (), node.meta["info"].shape
+    """Returns whether an operator that names no dimensions is known to keep channels apart."""
+    before = source.shape
+    after = node.meta["info"].shape
     if node.op == "call_module":
         kind = layer_class(module)
         return kind in _ACTIVATIONS or (kind in _SPATIAL and _spares_channels(kind.__name__, source, after))
@@ -154,19 +175,18 @@ def _is_channelwise(node: fx.Node, source: Rule, module: nn.Module | None) -> bo
     if source.dims is None or len(source.dims) > 1:
         return False
     if name == "pad":
+        # Two widths per dimension, the last dimension first.
         widths = list(argument(node, 1, "pad"))
         padded = {len(before) - 1 - i // 2 for i, width in enumerate(widths) if width != 0}
         return not padded.intersection(source.dims)
-    # Windows of another dimension; the function of the same name makes channels of them.
-    return (
-        node.op == "call_method"
-        and name == "unfold"
-        and argument(node, 1, "dimension") % len(before) not in source.dims
-    )
+    # The method makes windows of another dimension; the function of the same name makes channels of them.
+    is_windows = node.op == "call_method" and name == "unfold"
+    return is_windows and argument(node, 1, "dimension") % len(before) not in source.dims
 
 
 def _spares_channels(name: str, source: Rule, after: Sequence[int]) -> bool:
-    """Whether a spatial operator, which may be one of `1d`, `2d` or `3d`, has the channels outside its window."""
-    before = source.info.shape or ()
+    """Returns whether a spatial operator, which may be one of `1d`, `2d` or `3d`, has no channels in its window."""
+    before = source.shape
     spatial = re.search(r"([123])d$", name)
-    return source.dims == (1,) and len(before) == len(after) == (int(spatial[1]) + 2 if spatial else len(before))
+    ndim = int(spatial[1]) + 2 if spatial else len(before)
+    return source.dims == (1,) and len(before) == len(after) == ndim

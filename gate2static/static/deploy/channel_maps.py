@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 from scipy.sparse import csr_array, diags_array, eye_array, vstack
-from torch import Tensor, fx
+from torch import fx
 
-from gate2static.static.aten import ANY_BATCH, annotate, dtype_of, shape_of
+from gate2static.static.aten import ANY_BATCH, dtype_of, shape_of
 from gate2static.static.capture import constant
 
 ChannelMap = Mapping[fx.Node, csr_array]
@@ -28,17 +28,15 @@ _TARGETS = (
 )  # fmt: skip
 
 
-def channel_maps(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> dict[fx.Node, ChannelMap]:
+def channel_maps(network: fx.GraphModule) -> dict[fx.Node, ChannelMap]:
     """The map of every value that is one, along the channels of (N, C, …) values with positions behind them.
 
     Additions and concatenations of whole values that others than maps read are sources of the maps behind them: what
     is computed anyway is not computed again. So no source need be the first of a residual stream.
 
     Args:
-        network: captured, its constants folded; its nodes are annotated.
-        examples: its inputs.
+        network: Annotated, its constants folded.
     """
-    annotate(network, examples)
     found: dict[fx.Node, ChannelMap] = {}
     for node in network.graph.nodes:
         made = _map_of(node, network, found)

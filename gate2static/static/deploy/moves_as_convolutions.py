@@ -31,12 +31,15 @@ from gate2static.static.deploy.traffic_cost import BLOCK, MACS, STARTED
 _aten = torch.ops.aten
 
 
-def convolve_moves(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
+def convolve_moves(network: fx.GraphModule) -> bool:
     """Rewrite, in place, every channel map of a folded network that others than maps read.
 
     Values that are other values side by side stay concatenations: backends put whole blocks together as they are.
+
+    Returns:
+        Whether there was one.
     """
-    maps = channel_maps(network, examples)
+    maps = channel_maps(network)
     read = {node: terms for node, terms in maps.items() if any(user not in maps for user in node.users)}
     sums = {node: terms for node, terms in read.items() if not is_concatenation(node, maps)}
     fixed = {source for node, terms in read.items() if node not in sums for source in terms}
@@ -51,7 +54,7 @@ def convolve_moves(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> Non
             total = _sum(network, node, terms, tensors, readers)
         node.replace_all_uses_with(total)
         tensors[node] = _Tensor(total, _whole(node).channels)
-    network.graph.eliminate_dead_code()
+    return bool(sums)
 
 
 @dataclass(frozen=True)

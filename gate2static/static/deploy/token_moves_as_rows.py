@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.graphs import Ids, function_of
-from gate2static.static.aten import annotate, elements, shape_of
+from gate2static.static.aten import elements, shape_of
 from gate2static.static.capture import constant, store
 from gate2static.static.deploy.compose_permutations import PERMUTATIONS, compose_permutations, pick_before_permuting
 from gate2static.static.deploy.decompose_attention import open_attention, transpose_products
@@ -35,7 +35,7 @@ _ROWS, _PERMUTED = 0.6, 1.5
 """Time of a number copied in a row of positions, and of one permuted; 1 is one copied along channels that come last."""
 
 
-def channels_first(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
+def move_tokens_as_rows(network: fx.GraphModule) -> bool:
     """Rewrite, in place, what picks channels behind positions, and what works number by number beside it.
 
     Regions in which that takes longer than it saves stay as they are: where channels are moved in long runs. Whether
@@ -43,14 +43,16 @@ def channels_first(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> Non
     before permutations. Results may lie permuted in memory.
 
     Args:
-        network: folded.
-        examples: its inputs.
+        network: Annotated, its constants folded.
+
+    Returns:
+        Whether anything changed.
     """
     picks = network.graph.find_nodes(op="call_function", target=PICKS)
     reads_strides = any(node.target in _READ_STRIDES for node in network.graph.nodes)
     if reads_strides or all(node.args[1:2] in ((0,), (1,)) for node in picks):
-        return
-    annotate(network, examples)
+        return False
+    before = [(node, node.target, node.args) for node in network.graph.nodes]
     compose_permutations(network)
     pick_before_permuting(network)
     products = open_attention(network)
@@ -62,6 +64,7 @@ def channels_first(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> Non
     compose_permutations(network)
     transpose_products(products)
     compose_permutations(network)
+    return before != [(node, node.target, node.args) for node in network.graph.nodes]
 
 
 def _pays(region: Region) -> bool:

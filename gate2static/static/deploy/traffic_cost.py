@@ -31,7 +31,7 @@ _IN_BLOCKS = {*_FUSED, _aten.max_pool2d.default, _aten.avg_pool2d.default, _aten
 """What works on tensors in blocks as they are."""
 
 
-def movement_cost(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> float:
+def traffic_cost(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> float:
     """Numbers moved by one sample's run of a folded network, with what starting operators and multiplying is worth.
 
     Activations and additions right behind a layer that nobody else reads are computed with it. Convolutions keep

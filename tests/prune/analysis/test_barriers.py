@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gate2static.gates import gate, set_gates
-from gate2static.prune import barrier_costs, plan, prune
+from gate2static.prune import barrier_costs, prune
 from gate2static.report import barrier_table
 from tests import zoo
 
@@ -48,8 +48,8 @@ def test_a_barrier_costs_its_own_macs_and_those_that_only_it_reads() -> None:
     heads = {"a": nn.Conv2d(5, 1, 1), "b": nn.Conv2d(5, 1, 1)}
     gated = zoo.randomise(gate(backbone, tasks=["a", "b"], example_inputs=(x,), heads=heads))
     set_gates(gated, False)
-    decided = plan(gated)
-    costs = {cost.operator: cost for cost in barrier_costs(gated, decided)}
+    decided = zoo.planned(gated)
+    costs = {cost.operator: cost for cost in barrier_costs(decided)}
     assert set(costs) == {"Product", "sort"}
     assert (costs["Product"].macs, costs["Product"].behind) == (4 * 4 * 64, 3 * 4 * 64)
     assert (costs["sort"].macs, costs["sort"].behind) == (0, 3 * 4 * 64)
@@ -81,5 +81,5 @@ def test_usual_layers_have_a_rule(between: nn.Module) -> None:
 
 def test_a_network_with_a_rule_for_everything_has_no_barriers() -> None:
     gated, _ = zoo.make_gated("token_rules")
-    assert barrier_costs(gated, plan(gated)) == []
+    assert barrier_costs(zoo.planned(gated)) == []
     assert prune(gated).manifest.barriers == {}

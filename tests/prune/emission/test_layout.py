@@ -1,4 +1,4 @@
-"""Passes of the lowering change how a network is laid out, never what it computes or its MACs."""
+"""Layouts change how a network is laid out, never what it computes or its MACs."""
 
 from dataclasses import replace
 from typing import Any, get_args
@@ -11,25 +11,22 @@ from torch import nn
 from gate2static.cli.commands import Target
 from gate2static.errors import PruneError
 from gate2static.gates import gate
-from gate2static.prune import TARGETS, Lowering, expected_macs, lowerings_for, prune
-from gate2static.prune.emission.emit import plan
-from gate2static.prune.emission.emitter import Emitter
-from gate2static.prune.emission.layout import LOWERING, PLAIN
+from gate2static.prune import TARGETS, expected_macs, plan, prune
+from gate2static.prune.emission.arrangement import Arrangement
+from gate2static.prune.emission.layout import LAYOUT, PLAIN
+from gate2static.prune.emit import emit, layer_blocks
 from gate2static.static.capture import capture
-from gate2static.static.deploy.traffic_cost import MACS, STARTED, movement_cost
+from gate2static.static.deploy.traffic_cost import MACS, STARTED, traffic_cost
 from tests import zoo
 
-LOWERINGS = {
+LAYOUTS = {
     "plain": PLAIN,
-    "each stream alone": replace(LOWERING, merge_layers=False),
-    "canonical order": replace(LOWERING, order_channels=False),
-    "canonical reads": replace(LOWERING, permute_weights=False),
-    "streams put together": replace(LOWERING, share_elementwise=False),
-    "no blocks": replace(LOWERING, block_channels=0),
-    "blocks of any width": replace(LOWERING, block_channels=1),
-    "blocks of four": replace(LOWERING, block_channels=4),
-    "convolved": replace(LOWERING, convolve_moves=True),
-    "blocks in canonical order": replace(LOWERING, block_channels=1, order_channels=False, permute_weights=False),
+    "streams put together": replace(LAYOUT, share_work=False),
+    "no blocks": replace(LAYOUT, block_channels=0),
+    "blocks of any width": replace(LAYOUT, block_channels=1),
+    "blocks of four": replace(LAYOUT, block_channels=4),
+    "convolved": replace(LAYOUT, convolve_moves=True),
+    "convolved, blocks of any width": replace(LAYOUT, convolve_moves=True, block_channels=1),
 }
 _COPIES = ("slice", "narrow", "index_select", "split")
 
@@ -38,20 +35,20 @@ def _copies(static: Any) -> int:
     return sum(any(c in str(n.target) for c in _COPIES) for n in static.network.graph.nodes)
 
 
-_PASSES = [*((name, "softmax") for name in LOWERINGS), ("plain", "hard"), ("blocks of any width", "hard")]
+_LAYOUTS = [*((name, "softmax") for name in LAYOUTS), ("plain", "hard"), ("blocks of any width", "hard")]
 
 
 @pytest.mark.parametrize("network", ["resnet12", "many_rules", "token_rules"])
-@pytest.mark.parametrize(("name", "mixing"), _PASSES)
-def test_every_pass_keeps_function_and_macs(name: str, network: str, mixing: str) -> None:
+@pytest.mark.parametrize(("name", "mixing"), _LAYOUTS)
+def test_every_layout_keeps_function_and_macs(name: str, network: str, mixing: str) -> None:
     gated, x = zoo.make_gated(network, tasks=2, p=0.3, group_size=4, mixing=mixing)
-    zoo.check_exact(gated.double(), x.double(), LOWERINGS[name])
+    zoo.check_exact(gated.double(), x.double(), LAYOUTS[name])
 
 
-@pytest.mark.parametrize(("name", "mixing"), _PASSES)
-def test_every_pass_is_pruned_to_what_was_planned(name: str, mixing: str) -> None:
+@pytest.mark.parametrize(("name", "mixing"), _LAYOUTS)
+def test_every_layout_is_pruned_to_what_was_planned(name: str, mixing: str) -> None:
     gated, x = zoo.make_gated("many_rules", tasks=2, p=0.3, group_size=4, mixing=mixing)
-    static = prune(gated, target=LOWERINGS[name])
+    static = prune(gated, target=LAYOUTS[name])
     with torch.no_grad():
         expected, found = gated.double()(x.double()), static.double()(x.double())
     assert zoo.relative_error(expected.values(), found.values()) <= 1e-9
@@ -79,20 +76,20 @@ def test_shared_channels_run_once_through_layers_of_single_channels(seed: int) -
     heads = {task: nn.Linear(24, 5) for task in tasks}
     gated = gate(_Residual().eval(), tasks=tasks, example_inputs=(x,), heads=heads, group_size=8)
     zoo.randomise(gated, 0.5)
-    for how in (LOWERING, PLAIN):
+    for how in (LAYOUT, PLAIN):
         static = prune(gated, target=how)
         assert int(expected_macs(gated)) == static.manifest.macs.static == zoo.counted_macs(static, (x,))
 
 
 def test_blocks_are_read_whole_and_never_cut() -> None:
     gated, _ = zoo.make_gated("resnet12", tasks=3, p=0.3, group_size=4)
-    assert _copies(prune(gated, target=replace(LOWERING, block_channels=1))) == 0
-    assert _copies(prune(gated, target=replace(LOWERING, block_channels=0))) > 10
+    assert _copies(prune(gated, target=replace(LAYOUT, block_channels=1))) == 0
+    assert _copies(prune(gated, target=replace(LAYOUT, block_channels=0))) > 10
 
 
 def test_layers_are_cut_only_where_blocks_are_wide_enough() -> None:
     gated, _ = zoo.make_gated("resnet12", tasks=3, p=0.3, group_size=4)
-    cut = [len(plan(gated, lowering=replace(LOWERING, block_channels=width)).blocks) for width in (1, 6, 10**6)]
+    cut = [len(layer_blocks(zoo.planned(gated), width)) for width in (1, 6, 10**6)]
     assert cut[0] > cut[1] > cut[2] == 0
 
 
@@ -116,7 +113,7 @@ def test_channels_of_tokens_are_gathered_in_the_groups_of_the_gates(group_size: 
     heads = {task: nn.Linear(64, 3) for task in tasks}
     gated = gate(_Tokens().eval(), tasks=tasks, example_inputs=(x,), heads=heads, group_size=group_size)
     zoo.randomise(gated, 0.5)
-    for how in (LOWERING, PLAIN):
+    for how in (LAYOUT, PLAIN):
         nodes = list(prune(gated, target=how).network.graph.nodes)
         gathers = [n for n in nodes if "index_select" in str(n.target) and n.args[1] == 2]  # 1 is behind the mean
         widths = [n.args[0].args[2][-1] for n in gathers]
@@ -126,29 +123,33 @@ def test_channels_of_tokens_are_gathered_in_the_groups_of_the_gates(group_size: 
 
 def test_a_block_that_is_forgotten_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     gated, _ = zoo.make_gated("resnet12", tasks=2, p=0.3, group_size=4)
-    right = Emitter.in_blocks
+    right = Arrangement.in_blocks
 
     def all_but_the_last(self: Any, rule: Any, ids: Any) -> Any:
         found = right(self, rule, ids)
         return found[:-1] or found
 
-    monkeypatch.setattr(Emitter, "in_blocks", all_but_the_last)
+    monkeypatch.setattr(Arrangement, "in_blocks", all_but_the_last)
     with pytest.raises(PruneError, match="is read and was not computed"):
-        prune(gated, target=replace(LOWERING, block_channels=1))
+        prune(gated, target=replace(LAYOUT, block_channels=1))
 
 
-def test_the_plainest_lowering_copies_more_and_merges_nothing() -> None:
-    gated, _ = zoo.make_gated("resnet12", tasks=3, p=0.3, group_size=4)
-    ours, plain = (prune(gated, target=how) for how in (LOWERING, PLAIN))
-    layers = [sum("conv2d" in str(n.target) for n in s.network.graph.nodes) for s in (ours, plain)]
-    assert layers[1] > layers[0]
-    assert _copies(plain) > 0
+def test_streams_that_read_the_same_run_as_one_layer_unless_moves_become_convolutions() -> None:
+    gated, _ = zoo.make_gated("two_scales", tasks=3, p=0.3)
+    merged, apart = (emit(zoo.planned(gated), how) for how in (LAYOUT, replace(PLAIN, convolve_moves=True)))
+    layers = [sum(isinstance(m, nn.Conv2d) for m in network.modules()) for network in (merged, apart)]
+    assert layers[0] < layers[1]
 
 
 def test_targets_are_those_of_the_command() -> None:
     assert set(get_args(Target)) == set(TARGETS)
-    assert lowerings_for("trt", 3)[0].align == 24
-    assert lowerings_for(Lowering(align=4), 6)[0].align == 12
+
+
+def test_alignments_of_the_caller_and_of_the_target_both_hold() -> None:
+    gated, _ = zoo.make_gated("two_scales", tasks=2, p=0.3)
+    filled = plan(gated, align=3, target="trt").channels.live
+    expected = zoo.planned(gated, align=24).live
+    assert all(np.array_equal(filled[node], ids) for node, ids in expected.items())
 
 
 def test_an_unknown_target_is_refused() -> None:
@@ -160,7 +161,7 @@ def test_an_unknown_target_is_refused() -> None:
 @pytest.mark.parametrize("block_channels", [0, 1])
 def test_aligned_layers_are_computed_whole(block_channels: int) -> None:
     gated, x = zoo.make_gated("resnet12", tasks=2, p=0.3, mixing="hard")
-    static = prune(gated, align=8, target=replace(LOWERING, block_channels=block_channels))
+    static = prune(gated, align=8, target=replace(LAYOUT, block_channels=block_channels))
     assert zoo.counted_macs(static, (x,)) == static.manifest.macs.static > int(expected_macs(gated))
     weights = [n.args[1].target for n in static.network.graph.nodes if "conv2d" in str(n.target)]
     assert all(static.network.get_parameter(w).shape[0] % 8 == 0 for w in weights)
@@ -170,12 +171,12 @@ def test_aligned_layers_are_computed_whole(block_channels: int) -> None:
     ("target", "width", "mixing", "winner"),
     [("openvino", 8, "hard", 0), ("openvino", 4, "softmax", 1), ("ort-cpu", 8, "hard", 2)],
 )
-def test_the_least_movement_decides_between_the_lowerings_of_a_target(
+def test_the_least_traffic_decides_between_the_layouts_of_a_target(
     target: str, width: int, mixing: str, winner: int
 ) -> None:
     gated, x = zoo.make_gated("resnet12", tasks=2, p=0.5, group_size=width, mixing=mixing)
-    tried = [prune(gated, target=how) for how in TARGETS[target]]
-    costs = [movement_cost(static.fold_norms().network, (x,)) for static in tried]
+    tried = [prune(gated, target=how) for how in TARGETS[target].layouts]
+    costs = [traffic_cost(static.deployed().network, (x,)) for static in tried]
     assert len(set(costs)) == len(costs)
     assert np.argmin(costs) == winner
     assert prune(gated, target=target).manifest.digest == tried[winner].manifest.digest
@@ -183,7 +184,7 @@ def test_the_least_movement_decides_between_the_lowerings_of_a_target(
 
 def _cost(*layers: nn.Module) -> float:
     x = torch.randn(2, 16, 8, 8)
-    return movement_cost(capture(_Tuple(*layers).eval(), (x,)), (x,))
+    return traffic_cost(capture(_Tuple(*layers).eval(), (x,)), (x,))
 
 
 class _Tuple(nn.Sequential):

@@ -38,7 +38,7 @@ def test_no_norm_is_left_behind_a_convolution_and_the_function_is_the_same(name:
     static = prune(zoo.make_gated(name, tasks=2)[0])
     before = _targets(static)
     assert _norms_after_layers(static)
-    folded = static.fold_norms()
+    folded = static.deployed()
     assert not _norms_after_layers(folded)
     assert 0 < _error(static, folded, torch.float32) < 1e-4
     # Weights were rounded once to float32, so float64 shows that rounding and nothing more.
@@ -49,13 +49,13 @@ def test_no_norm_is_left_behind_a_convolution_and_the_function_is_the_same(name:
 def test_in_float64_folding_is_exact() -> None:
     gated, _ = zoo.make_gated("two_scales", tasks=3)
     static = prune(gated, dtype=torch.float64)
-    assert _error(static, static.fold_norms(), torch.float64) < 1e-13
+    assert _error(static, static.deployed(), torch.float64) < 1e-13
 
 
 def test_mixing_weights_are_evaluated() -> None:
     static = prune(zoo.make_gated("two_scales", tasks=3)[0])
     assert any("softmax" in target for target in _targets(static))
-    assert not any("softmax" in target for target in _targets(static.fold_norms()))
+    assert not any("softmax" in target for target in _targets(static.deployed()))
 
 
 def test_a_wrong_epsilon_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_a_wrong_epsilon_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
         return right(weight, bias, mean, variance, eps + 1e-2, *rest, **options)
 
     monkeypatch.setattr(fold, "fuse_conv_bn_weights", wrong)
-    assert _error(static, static.fold_norms(), torch.float32) > 1e-3
+    assert _error(static, static.deployed(), torch.float32) > 1e-3
 
 
 class Upsampling(nn.Module):
@@ -87,25 +87,25 @@ def test_transposed_convolutions_fold_and_grouped_ones_stay() -> None:
     gated = zoo.randomise(gated)
     set_gates(gated, True)
     static = prune(gated)
-    folded = static.fold_norms()
+    folded = static.deployed()
     assert _error(static, folded, torch.float32) < 1e-5
     assert 0 < len(_norms_after_layers(folded)) < len(_norms_after_layers(static))
 
 
 def test_a_folded_model_saves_loads_and_folds_again(pruned: StaticModel, tmp_path: Path) -> None:
-    folded = pruned.fold_norms()
+    folded = pruned.deployed()
     folded.save(tmp_path / "folded")
     loaded = load_static(tmp_path / "folded")
     inputs = pruned.example_inputs(2)
     assert all(torch.equal(a, b) for a, b in zip(loaded(*inputs).values(), folded(*inputs).values(), strict=True))
     assert loaded.manifest.digest != pruned.manifest.digest
-    assert _targets(loaded.fold_norms()) == _targets(folded)
+    assert _targets(loaded.deployed()) == _targets(folded)
     assert {name.split("_")[0] for name, _ in folded.network.named_parameters()} == {"parameter"}
 
 
 def test_folding_leaves_the_model_as_it_was(pruned: StaticModel) -> None:
     before = {name: value.clone() for name, value in pruned.state_dict().items()}
-    pruned.fold_norms()
+    pruned.deployed()
     after = pruned.state_dict()
     assert list(after) == list(before)
     assert all(torch.equal(after[name], value) for name, value in before.items())

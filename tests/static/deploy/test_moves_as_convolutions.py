@@ -16,12 +16,12 @@ from gate2static.export import export_onnx
 from gate2static.gates import gate, set_gates
 from gate2static.prune import TARGETS, StaticModel, expected_macs, load_static, prune
 from gate2static.static.aten import annotate, shape_of
-from gate2static.static.deploy.fold_norms import fold
+from gate2static.static.deploy.pipeline import deploy
 from gate2static.verify import verify
 from tests import zoo
 
 convolve: Any = import_module("gate2static.static.deploy.moves_as_convolutions")
-CONVOLVED = TARGETS["ort-cpu"][-1]
+CONVOLVED = TARGETS["ort-cpu"].layouts[-1]
 
 
 def _moves(network: torch.fx.GraphModule, x: torch.Tensor) -> list[str]:
@@ -46,7 +46,7 @@ def mixed() -> StaticModel:
 @torch.no_grad()
 def _error(static: StaticModel) -> float:
     static, inputs = deepcopy(static).double(), [x.double() for x in static.example_inputs(2)]
-    expected, found = static(*inputs).values(), static.fold_norms()(*inputs).values()
+    expected, found = static(*inputs).values(), static.deployed()(*inputs).values()
     return float(zoo.relative_error(expected, found))
 
 
@@ -63,8 +63,8 @@ def test_the_deployed_form_computes_the_same(network: str, group_size: int, mixi
 def test_no_move_is_left_and_macs_are_those_of_the_network(p: float) -> None:
     gated, x = zoo.make_gated("resnet12", tasks=3, p=p, group_size=4)
     static = prune(gated, target=CONVOLVED)
-    assert _moves(fold(static.network), x)
-    assert not _moves(static.fold_norms().network, x)
+    assert _moves(deploy(static.network), x)
+    assert not _moves(static.deployed().network, x)
     assert zoo.counted_macs(static, (x,)) == static.manifest.macs.static == int(expected_macs(gated))
     assert verify(gated, static).passed
 
@@ -74,15 +74,15 @@ def test_networks_without_mixed_gates_have_nothing_to_move(specific: bool) -> No
     gated, _ = zoo.make_gated("resnet12", tasks=2)
     set_gates(gated, specific)
     static = prune(gated, target=CONVOLVED)
-    assert _layers(static.fold_norms().network) == _layers(fold(static.network))
+    assert _layers(static.deployed().network) == _layers(deploy(static.network))
 
 
 def test_a_saved_network_is_deployed_alike(mixed: StaticModel, tmp_path: Path) -> None:
     mixed.save(tmp_path / "static")
     loaded, x = load_static(tmp_path / "static"), mixed.example_inputs(2)
-    expected, found = mixed.fold_norms()(*x), loaded.fold_norms()(*x)
+    expected, found = mixed.deployed()(*x), loaded.deployed()(*x)
     assert all(torch.equal(a, b) for a, b in zip(expected.values(), found.values(), strict=True))
-    assert _layers(loaded.fold_norms().fold_norms().network) == _layers(mixed.fold_norms().network)
+    assert _layers(loaded.deployed().deployed().network) == _layers(mixed.deployed().network)
 
 
 class _Wide(nn.Module):
@@ -104,7 +104,7 @@ def _first_layer_specific(width: int, channels: slice) -> list[tuple[int, ...]]:
     decisions["first"][0, channels] = True
     decisions["second"][:] = True
     set_gates(gated, decisions)
-    return _layers(prune(gated, target=CONVOLVED).fold_norms().network)
+    return _layers(prune(gated, target=CONVOLVED).deployed().network)
 
 
 def test_a_layer_with_nearly_all_channels_gets_zeros_for_the_others() -> None:
@@ -246,7 +246,7 @@ def test_sums_along_a_stream_are_not_computed_again(p: float) -> None:
     counts = []
     for blocks in (4, 8, 12):
         static = prune(_gated(_Linear(blocks), p), target=CONVOLVED)
-        counts.append(len(list(static.fold_norms().network.graph.nodes)))
+        counts.append(len(list(static.deployed().network.graph.nodes)))
     if p == 0:
         assert counts[2] - counts[1] == counts[1] - counts[0] == len(["add", "conv", "weight", "bias"]) * 4
     assert counts[2] < 4 * counts[0]

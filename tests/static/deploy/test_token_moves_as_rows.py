@@ -11,18 +11,18 @@ from torch import Tensor, fx, nn
 
 from gate2static.export import export_onnx
 from gate2static.gates import gate
-from gate2static.prune import Lowering, StaticModel, expected_macs, load_static, prune
+from gate2static.prune import Layout, StaticModel, expected_macs, load_static, prune
 from gate2static.static.aten import annotate, shape_of
 from gate2static.static.capture import capture, store
 from gate2static.static.deploy.compose_permutations import compose_permutations, pick_before_permuting
 from gate2static.static.deploy.decompose_attention import open_attention, transpose_products
-from gate2static.static.deploy.fold_norms import fold
+from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.deploy.token_regions import Region, regions
 from gate2static.verify import verify
 from tests import zoo
 
 channels_first: Any = import_module("gate2static.static.deploy.token_moves_as_rows")
-ROWS = Lowering(channels_first=True)
+ROWS = Layout(channels_first=True)
 _aten = torch.ops.aten
 
 
@@ -81,7 +81,7 @@ def always(monkeypatch: pytest.MonkeyPatch) -> None:
 @torch.no_grad()
 def _error(static: StaticModel) -> float:
     inputs = [x.double() for x in static.example_inputs(3)]
-    expected, found = static.double()(*inputs).values(), static.double().fold_norms()(*inputs).values()
+    expected, found = static.double()(*inputs).values(), static.double().deployed()(*inputs).values()
     return float(zoo.relative_error(expected, found))
 
 
@@ -91,7 +91,7 @@ def _calls(network: fx.GraphModule, target: Any) -> list[fx.Node]:
 
 def _picked_last(static: StaticModel) -> int:
     """Gathers along a dimension behind positions, of the deployed form."""
-    network = static.fold_norms().network
+    network = static.deployed().network
     return sum(node.args[1] > 1 for node in _calls(network, _aten.index_select.default))  # type: ignore[operator]
 
 
@@ -105,7 +105,7 @@ def test_the_deployed_form_computes_the_same(backbone: Any, group_size: int, mix
     assert _error(static) <= 1e-12
     assert verify(gated, static).passed
     x = torch.randn(1, 3, 12, 12).double()
-    assert zoo.counted_macs(static.fold_norms(), (x,)) == static.manifest.macs.static == int(expected_macs(gated))
+    assert zoo.counted_macs(static.deployed(), (x,)) == static.manifest.macs.static == int(expected_macs(gated))
 
 
 @pytest.mark.usefixtures("always")
@@ -124,7 +124,7 @@ def test_rows_are_moved_where_channels_would_be_picked_one_by_one(tokens: Static
 
 @pytest.mark.usefixtures("always")
 def test_what_tasks_gather_from_the_same_layers_is_put_side_by_side_once(tokens: StaticModel) -> None:
-    network = tokens.fold_norms().network
+    network = tokens.deployed().network
     annotate(network, tokens.example_inputs())
     picks = [n for n in _calls(network, _aten.index_select.default) if len(shape_of(n) or ()) == 3]
     pools = {n.args[0] for n in picks}
@@ -148,9 +148,9 @@ def test_a_wrong_row_is_noticed(planted: str, tokens: StaticModel, monkeypatch: 
 def test_a_saved_network_is_deployed_alike(tokens: StaticModel, tmp_path: Path) -> None:
     tokens.save(tmp_path / "tokens")
     loaded, x = load_static(tmp_path / "tokens"), [x.double() for x in tokens.example_inputs(2)]
-    expected, found = tokens.fold_norms()(*x), loaded.fold_norms()(*x)
+    expected, found = tokens.deployed()(*x), loaded.deployed()(*x)
     assert all(torch.equal(a, b) for a, b in zip(expected.values(), found.values(), strict=True))
-    assert _picked_last(loaded) == _picked_last(loaded.fold_norms()) == 0
+    assert _picked_last(loaded) == _picked_last(loaded.deployed()) == 0
 
 
 def test_onnx_runtime_computes_the_same_and_gathers_rows(tokens: StaticModel, tmp_path: Path) -> None:
@@ -286,14 +286,14 @@ def test_odd_operators_compute_the_same(function: Any) -> None:
     torch.manual_seed(0)
     module, x = _Calls(function).eval().double(), torch.randn(3, 5, 6).double()
     network = capture(module, (x,))
-    for found, expected in zip(fold(network, (x,), first=True)(x), module(x), strict=True):
+    for found, expected in zip(deploy(network, (x,), channels_first=True)(x), module(x), strict=True):
         assert found.dtype == expected.dtype
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_number_of_another_dtype_converts_nothing() -> None:
     module, x = _Calls(lambda net, x: net.second(_pick(net, net.first(x)) * net.number)).eval(), torch.randn(3, 5, 6)
-    assert fold(capture(module, (x,)), (x,), first=True)(x)[0].dtype == torch.float32
+    assert deploy(capture(module, (x,)), (x,), channels_first=True)(x)[0].dtype == torch.float32
 
 
 @pytest.mark.parametrize("target", [_aten.index_select.default, _aten.mul.Tensor, _aten.permute.default])
@@ -305,7 +305,7 @@ def test_arguments_by_name_are_left_alone(target: Any) -> None:
     for node in _calls(network, target):
         names = [argument.name for argument in target._schema.arguments[1 : len(node.args)]]
         node.kwargs, node.args = dict(zip(names, node.args[1:], strict=True)), node.args[:1]
-    torch.testing.assert_close(fold(network, (x,), first=True)(x), module(x))
+    torch.testing.assert_close(deploy(network, (x,), channels_first=True)(x), module(x))
 
 
 def test_names_of_stored_tensors_are_free() -> None:

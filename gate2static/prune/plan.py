@@ -1,0 +1,93 @@
+"""The plan of a pruning: which channels the static network computes, and how they are laid out.
+
+Both are decided before anything is built. The plan is what `prune` applies, and what `--dry-run` prints.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor, fx
+
+from gate2static.gates.model import GatedModel, gate_decisions
+from gate2static.graphs import Ids
+from gate2static.prune.analyse import ChannelAnalysis
+from gate2static.prune.analysis.numbering import Numbering
+from gate2static.prune.emission.layout import Layout
+from gate2static.prune.rules import Dense, Rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChannelPlan:
+    """The physical channels that the static network computes.
+
+    Attributes:
+        analysis: Of the gated model.
+        numberings: Node -> pool and views.
+        needs: Node -> (S, C) 0/1.
+        live: Node -> the pool channels that are computed.
+        is_filled_up: Whether channels that only fill up are among them.
+    """
+
+    analysis: ChannelAnalysis
+    numberings: Mapping[fx.Node, Numbering]
+    needs: Mapping[fx.Node, Tensor]
+    live: Mapping[fx.Node, Ids]
+    is_filled_up: bool
+
+    @property
+    def gated(self) -> GatedModel:
+        """The model that is pruned."""
+        return self.analysis.gated
+
+    @property
+    def rules(self) -> Mapping[fx.Node, Rule]:
+        """Node -> its rule."""
+        return self.analysis.rules
+
+    def macs(self, nodes: Iterable[fx.Node] | None = None) -> int:
+        """Returns the MACs per sample of the static network, or of some of its nodes."""
+        chosen = self.rules if nodes is None else nodes
+        return sum(self.rules[n].live_macs(self.live[n], self.numberings[n]) for n in chosen if self.rules[n].info.macs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a pruning does.
+
+    Attributes:
+        channels: The channels that are computed.
+        layout: How they are laid out.
+    """
+
+    channels: ChannelPlan
+    layout: Layout
+
+
+def keep_needed(analysis: ChannelAnalysis, *, align: int = 1) -> ChannelPlan:
+    """Keeps the channels that the outputs need.
+
+    Args:
+        analysis: The gated model's.
+        align: Layers keep a multiple of this many output channels; channels that only fill up are computed, not read.
+    """
+    decisions = {unit: decision.cpu() for unit, decision in gate_decisions(analysis.gated).items()}
+    numberings = analysis.number(decisions)
+    needs = analysis.need({unit: decision.double() for unit, decision in decisions.items()})
+    live = {node: np.unique(numberings[node].views[needs[node].numpy() > 0]) for node in analysis.rules}
+    if align > 1:
+        for node, rule in analysis.rules.items():
+            if isinstance(rule, Dense):
+                live[node] = _filled_up(rule, live[node], align)
+    return ChannelPlan(analysis=analysis, numberings=numberings, needs=needs, live=live, is_filled_up=align > 1)
+
+
+def _filled_up(rule: Dense, live: Ids, align: int) -> Ids:
+    """Adds dead channels of a layer's streams until each has a multiple of `align`, or all it has."""
+    kept = []
+    for stream in range(rule.streams):
+        ids = np.arange(rule.channels) + stream * rule.channels
+        is_live = np.isin(ids, live)
+        missing = -int(is_live.sum()) % align
+        kept.append(np.sort(np.concatenate([ids[is_live], ids[~is_live][:missing]])))
+    return np.concatenate(kept)

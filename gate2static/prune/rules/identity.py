@@ -1,0 +1,53 @@
+"""Identities, and layers that are one in eval mode: dropout and stochastic depth."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from torch import Tensor, fx, nn
+
+from gate2static.gates.model import GatedModel
+from gate2static.graphs import Ids
+from gate2static.program.layer_kinds import has_own_forward, layer_class
+from gate2static.prune.analysis.channel_access import Same
+from gate2static.prune.analysis.nodes import module_of
+from gate2static.prune.analysis.numbering import Decisions, Numbering
+from gate2static.prune.emission.emitter import Emitter
+from gate2static.prune.emission.parts import Parts
+from gate2static.prune.rules.rule import Matches, Rule
+
+_IDENTITIES = (
+    nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout,
+)  # fmt: skip
+_STOCHASTIC = {"StochasticDepth", "DropPath", "DropBlock2d", "DropBlock3d"}
+"""Classes of timm's and torchvision's that drop whole branches while training."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Identity(Rule):
+    """out = in."""
+
+    @classmethod
+    def match(cls, node: fx.Node, earlier: Matches) -> Self | None:
+        module = module_of(earlier.gated, node, 0)
+        if module is None or has_own_forward(module):
+            return None
+        kind = type(module)
+        is_stochastic = kind.__module__.startswith(("timm.", "torchvision.")) and kind.__name__ in _STOCHASTIC
+        if not is_stochastic and layer_class(module) not in _IDENTITIES:
+            return None
+        source = earlier[node.all_input_nodes[0]]
+        return cls(node=node, inputs=(Same(source, source.dims or ()),), channels=source.channels, dims=source.dims)
+
+    def number(self, inputs: Sequence[Numbering], decisions: Decisions, gated: GatedModel) -> Numbering:
+        return inputs[0]
+
+    def need_of_inputs(self, need: Tensor, gates: Mapping[str, Tensor]) -> list[Tensor]:
+        return [need]
+
+    def origins(self, of_value: Numbering, inputs: Sequence[Numbering]) -> list[tuple[int, Ids]]:
+        return [(0, np.arange(of_value.size))]
+
+    def emit(self, live: Ids, emitter: Emitter) -> Parts:
+        return emitter.accessed(self.inputs[0])
