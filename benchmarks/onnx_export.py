@@ -25,7 +25,7 @@ from torch import nn
 
 import gate2static as g2s
 from gate2static.export import onnx_tracing
-from gate2static.prune import StaticModel
+from gate2static.static import StaticModel
 
 NETWORKS = ("resnet18", "mobilenetv3_small_050", "convnext_atto", "vit_tiny_patch16_224", "hiera_tiny_224")
 SIDE, TASKS, SPECIFIC = 224, ("a", "b"), 0.3

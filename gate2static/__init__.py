@@ -12,8 +12,9 @@ from gate2static.gates import (
     sparsity_hinge,
     weight_parameters,
 )
-from gate2static.prune import StaticModel, expected_macs, load_static, prune
+from gate2static.prune import expected_macs, prune
 from gate2static.recipe import Budget
+from gate2static.static import StaticModel, load_static
 from gate2static.verify import EquivalenceReport, verify
 
 __version__ = "0.1.0"

@@ -11,9 +11,10 @@ from gate2static.errors import MissingDependencyError, RecipeError
 from gate2static.export import build_engine, export_onnx
 from gate2static.gates import GatedModel
 from gate2static.progress import progress_bar
-from gate2static.prune import load_static, prune
+from gate2static.prune import prune
 from gate2static.recipe import load_recipe
 from gate2static.report import WrittenReport, gated_checks, onnx_checks, record, was_verified, write_report
+from gate2static.static import load_static
 from gate2static.train import RunResult, gated_baseline, load_gated, sweep, train
 from gate2static.train.results import Row
 from gate2static.verify import verify

@@ -11,7 +11,7 @@ from torch import nn
 from typer.testing import CliRunner, Result
 
 if TYPE_CHECKING:
-    from gate2static.prune import StaticModel
+    from gate2static.static import StaticModel
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ from gate2static import demo
 from gate2static.bench import LatencyReport
 from gate2static.errors import MissingDependencyError, RecipeError, VerificationError
 from gate2static.report import was_verified
-from gate2static.static.model import read_manifest
+from gate2static.static.folder import read_manifest
 
 ROWS = ("separate", "shared", "gated-60")
 

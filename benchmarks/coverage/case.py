@@ -36,7 +36,7 @@ _FLOAT64_PARAMETERS = 500_000_000
 _LOAD = """
 import sys, torch
 torch.set_num_threads(1)
-from gate2static.prune import load_static
+from gate2static.static import load_static
 folder, inputs, outputs = sys.argv[1:]
 with torch.no_grad():
     torch.save(load_static(folder)(torch.load(inputs)), outputs)

@@ -38,7 +38,7 @@ from gate2static.bench.backends import BACKENDS
 from gate2static.bench.environment import describe_environment
 from gate2static.bench.sources import Target, TorchSource, named_sources
 from gate2static.progress import progress_bar
-from gate2static.prune import load_static
+from gate2static.static import load_static
 
 ROOT = Path(__file__).parents[2]
 _TURNS, _WARMUP_TURNS = 25, 2

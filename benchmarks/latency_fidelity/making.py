@@ -14,8 +14,8 @@ import gate2static as g2s
 from benchmarks.latency_fidelity.cases import BASELINES, LAYOUTS, OURS, Case
 from gate2static.bench.backends import BACKENDS
 from gate2static.bench.sources import EngineSource, TorchSource
+from gate2static.static.folder import read_manifest
 from gate2static.static.manifest import Costs
-from gate2static.static.model import read_manifest
 
 THREADS = 1
 

@@ -14,7 +14,7 @@ from gate2static.export.engine_sidecar import EngineSidecar, read_sidecar
 from gate2static.files import read_bytes
 
 if TYPE_CHECKING:
-    from gate2static.prune import StaticModel
+    from gate2static.static import StaticModel
 
 Target = Union["StaticModel", tuple[nn.Module, tuple[Tensor, ...]], str, Path]
 """A static network, any module with its inputs, a static folder, an `.onnx` or an `.engine` file."""
@@ -77,7 +77,7 @@ def _source(target: Target) -> Source:
 
 def _from_path(path: Path) -> Source:
     if path.is_dir():
-        from gate2static.prune import load_static
+        from gate2static.static import load_static
 
         return _source(load_static(path))
     if path.suffix == ".onnx":

@@ -4,7 +4,7 @@ from gate2static.bench.backends import NETWORK_BACKENDS
 from gate2static.bench.report import LatencyReport
 from gate2static.bench.rounds import benchmark
 from gate2static.errors import BenchError
-from gate2static.prune import StaticModel
+from gate2static.static import StaticModel
 
 
 class Stopwatch:

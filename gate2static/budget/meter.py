@@ -9,9 +9,10 @@ from torch import Tensor
 from gate2static.errors import BudgetError
 from gate2static.gates import GatedModel, gate_decisions, set_gates
 from gate2static.latency import latency_model
-from gate2static.prune import StaticModel, expected_macs, prune
+from gate2static.prune import expected_macs, prune
 from gate2static.prune.analyse import analyse
 from gate2static.recipe import Budget
+from gate2static.static import StaticModel
 
 NETWORK = "network"
 """Name of the limit of a budget for the whole network; other limits are named for their tasks."""

@@ -159,8 +159,8 @@ def verify(
     """Compare a static network with the gated one it came from; exit status 1 when they are not equivalent."""
     from gate2static.export import onnx_errors
     from gate2static.export.equality import check_equal, onnx_tolerances
-    from gate2static.prune import load_static
     from gate2static.report import checks_table, gated_checks, onnx_checks, record
+    from gate2static.static import load_static
     from gate2static.verify import verify as compare
 
     static = load_static(static_dir)
@@ -192,7 +192,7 @@ def export(
 ) -> None:
     """Write a static network as ONNX, .pt2 or an engine; the ONNX file is checked against torch first."""
     from gate2static.export import export_static, export_table
-    from gate2static.prune import load_static
+    from gate2static.static import load_static
 
     if fp16 and int8:
         raise typer.BadParameter("--fp16 and --int8 exclude each other; export twice to have both")
@@ -266,7 +266,7 @@ def predict(
     """Predict a static network's latency, operator by operator, without running it."""
     from gate2static.latency import latency_model
     from gate2static.latency import predict as predict_latency
-    from gate2static.prune import load_static
+    from gate2static.static import load_static
 
     static = load_static(static_dir)
     found = predict_latency(static.deployed(), static.example_inputs(batch_size), latency_model(latency))

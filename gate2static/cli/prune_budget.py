@@ -7,13 +7,13 @@ import typer
 
 if TYPE_CHECKING:
     from gate2static.budget import BudgetReport
-    from gate2static.prune import StaticModel
+    from gate2static.static import StaticModel
     from gate2static.train import Projected
 
 
 def check_output(output: Path | None, *, dry_run: bool, budget: bool) -> None:
     """Refuses what cannot be written, before the work."""
-    from gate2static.prune import check_replaceable, read_manifest
+    from gate2static.static import check_replaceable, read_manifest
 
     if dry_run:
         return

@@ -13,7 +13,7 @@ from gate2static.verify.difference import difference
 from gate2static.verify.running import run_static
 
 if TYPE_CHECKING:
-    from gate2static.prune import StaticModel
+    from gate2static.static import StaticModel
 
 Precision = Literal["fp32", "fp16"]
 

@@ -17,7 +17,7 @@ from gate2static.progress import progress_bar
 from gate2static.runtimes.tensorrt import TrtBackend, trt_library
 
 if TYPE_CHECKING:
-    from gate2static.prune import StaticModel
+    from gate2static.static import StaticModel
 
 FileReport = OnnxReport | Int8Report | Pt2Report | EngineReport
 AnyPrecision = Literal["fp32", "fp16", "int8"]

@@ -17,7 +17,7 @@ from gate2static.files import sha256_of, write_atomically
 from gate2static.runtimes.optional import require
 
 if TYPE_CHECKING:
-    from gate2static.prune import StaticModel
+    from gate2static.static import StaticModel
 
 _OLDEST_OPSET = 18  # what the exporter writes directly; below it, operators would have to be rewritten
 _PROTOBUF_LIMIT_BYTES = 2**31

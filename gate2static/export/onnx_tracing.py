@@ -16,7 +16,7 @@ from gate2static.export.equality import Precision, float32_inputs
 from gate2static.runtimes.optional import require
 
 if TYPE_CHECKING:
-    from gate2static.prune import StaticModel
+    from gate2static.static import StaticModel
 
 BATCH = "batch"
 _aten = torch.ops.aten

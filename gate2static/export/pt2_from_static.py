@@ -13,7 +13,7 @@ from gate2static.export.onnx_tracing import BATCH, quiet, root_cause
 from gate2static.files import sha256_of, write_atomically
 
 if TYPE_CHECKING:
-    from gate2static.prune import StaticModel
+    from gate2static.static import StaticModel
 
 
 @dataclass(frozen=True, kw_only=True)

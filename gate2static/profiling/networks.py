@@ -11,7 +11,8 @@ from gate2static.budget.meter import kept_gates, mixed_gates
 from gate2static.gates import GatedModel, set_gates
 from gate2static.latency import LatencyTable, calibrated
 from gate2static.profiling.measuring import Network, check_profilable, profile
-from gate2static.prune import StaticModel, load_static, prune
+from gate2static.prune import prune
+from gate2static.static import StaticModel, load_static
 
 _MIXED = (0.1, 0.4)  # shares of task-specific gates
 _TARGETS = {"onnxruntime": "ort-cpu", "openvino": "openvino"}

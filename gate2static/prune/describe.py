@@ -10,8 +10,8 @@ from gate2static.gates.model import SHARED, gate_decisions
 from gate2static.program.annotate import info
 from gate2static.prune.barriers import barriers
 from gate2static.prune.plan import Plan
+from gate2static.static.folder import digest, serialise
 from gate2static.static.manifest import Costs, Manifest, TensorSpec
-from gate2static.static.model import digest, serialise
 
 
 def describe(plan: Plan, network: fx.GraphModule, dtype: torch.dtype) -> Manifest:

@@ -9,9 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from gate2static.errors import ArtefactError
-from gate2static.prune import Manifest
 from gate2static.report.content import Check
-from gate2static.static.model import read_manifest, write_manifest
+from gate2static.static import Manifest
+from gate2static.static.folder import read_manifest, write_manifest
 from gate2static.verify import EquivalenceReport
 
 _GATED, _ONNX = "gated / static", "static / ONNX Runtime"

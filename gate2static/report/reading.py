@@ -5,12 +5,12 @@ from pathlib import Path
 import numpy as np
 
 from gate2static.bench import LatencyReport
-from gate2static.prune import Manifest
 from gate2static.report.checks import read_checks, was_verified
 from gate2static.report.content import Content, Row, TaskColumn
 from gate2static.report.gate_figure import GatePattern
 from gate2static.report.latency import main_targets, ratios, setting, timings
-from gate2static.static.model import read_manifest
+from gate2static.static import Manifest
+from gate2static.static.folder import read_manifest
 from gate2static.train.results import Row as TrainedRow
 from gate2static.train.results import RunResult, load_result
 

@@ -17,7 +17,7 @@ from gate2static.bench.report import Transfers
 from gate2static.bench.runners.runner import Runner
 from gate2static.bench.sources import OnnxSource, TorchSource, named_sources
 from gate2static.errors import BenchError, ExportError, MissingDependencyError
-from gate2static.prune import StaticModel
+from gate2static.static import StaticModel
 
 QUICK: dict[str, Any] = {"rounds": 2, "warmup_s": 0.0, "duration_s": 0.0, "min_runs": 4}
 

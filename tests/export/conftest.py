@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from gate2static.export import export_onnx
 from gate2static.gates import gate
-from gate2static.prune import StaticModel, prune
+from gate2static.prune import prune
+from gate2static.static import StaticModel
 
 
 class Vector(nn.Module):

@@ -14,8 +14,8 @@ import torch
 from gate2static.errors import ExportError, MissingDependencyError
 from gate2static.export import build_engine, engine_from_onnx, export_onnx, quantize_onnx
 from gate2static.export.engine_sidecar import read_sidecar, sidecar_path
-from gate2static.prune import StaticModel
 from gate2static.runtimes.tensorrt import TrtLibrary
+from gate2static.static import StaticModel
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx not installed")
 

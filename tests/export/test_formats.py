@@ -9,7 +9,7 @@ from rich.console import Console
 
 from gate2static.errors import ExportError, MissingDependencyError
 from gate2static.export import export_static, export_table, formats
-from gate2static.prune import StaticModel
+from gate2static.static import StaticModel
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx not installed")
 

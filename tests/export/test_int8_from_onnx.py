@@ -9,7 +9,7 @@ import pytest
 from gate2static.errors import ExportError
 from gate2static.export import export_onnx, quantize_onnx
 from gate2static.export.int8_from_onnx import calibration_batches
-from gate2static.prune import StaticModel
+from gate2static.static import StaticModel
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ from gate2static.errors import ExportError, VerificationError
 from gate2static.export import equality, export_onnx, onnx_errors, onnx_from_static
 from gate2static.export.equality import check_equal, onnx_tolerances
 from gate2static.gates import gate
-from gate2static.prune import StaticModel, prune
+from gate2static.prune import prune
+from gate2static.static import StaticModel
 
 
 def parameter(network: nn.Module, shape: tuple[int, ...]) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 
 from gate2static.errors import ExportError
 from gate2static.export import export_pt2
-from gate2static.prune import StaticModel
+from gate2static.static import StaticModel
 
 
 def test_a_pt2_computes_the_same_at_any_batch_size(static: StaticModel, tmp_path: Path) -> None:

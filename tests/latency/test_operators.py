@@ -5,7 +5,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gate2static.errors import BenchError
 from gate2static.latency.operators import record
-from gate2static.prune import StaticModel
+from gate2static.static import StaticModel
 
 
 class Attends(nn.Module):

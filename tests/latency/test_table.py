@@ -7,7 +7,7 @@ from torch import nn
 
 from gate2static.errors import BenchError
 from gate2static.latency import LatencyTable, latency_model, load_latency_table, predict
-from gate2static.prune import StaticModel
+from gate2static.static import StaticModel
 
 INPUT = (torch.ones(1, 16, 8, 8),)
 

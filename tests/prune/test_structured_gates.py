@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from gate2static.gates import Gate, GatedModel, set_gates
-from gate2static.prune import expected_macs, load_static, prune
+from gate2static.prune import expected_macs, prune
 from gate2static.prune.emission.layout import LAYOUT
 from gate2static.prune.emit import emit
 from gate2static.prune.rules.gate import GateRule
+from gate2static.static import load_static
 from gate2static.verify import verify
 from tests import zoo
 

@@ -8,7 +8,7 @@ from gate2static.errors import ArtefactError
 from gate2static.gates import gate, set_gates
 from gate2static.prune import prune
 from gate2static.report.checks import checks_table, gated_checks, onnx_checks, read_checks, record, was_verified
-from gate2static.static.model import read_manifest
+from gate2static.static.folder import read_manifest
 from gate2static.verify import verify
 
 

@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from gate2static.errors import ArtefactError
-from gate2static.prune import StaticModel, load_static
-from gate2static.static.model import digest
+from gate2static.static import StaticModel, load_static
+from gate2static.static.folder import digest
 from tests import zoo
 
 FILES = ("graph.json", "manifest.json", "weights.safetensors")
@@ -52,7 +52,7 @@ def test_a_fresh_process_loads_it_without_training_code_or_pickle(folder: Path, 
 import sys, pickle
 def refuse(*_, **__): raise SystemExit("unpickled")
 pickle.load = pickle.loads = refuse
-from gate2static.prune import load_static
+from gate2static.static import load_static
 static = load_static(sys.argv[1])
 outputs = static(*static.example_inputs(3))
 print({task: value.double().sum().item() for task, value in outputs.items()})

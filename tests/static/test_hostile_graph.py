@@ -12,8 +12,9 @@ from torch import nn
 
 from gate2static.errors import ArtefactError
 from gate2static.gates import gate, set_gates
-from gate2static.prune import StaticModel, load_static, prune
-from gate2static.static.model import digest
+from gate2static.prune import prune
+from gate2static.static import StaticModel, load_static
+from gate2static.static.folder import digest
 
 Nodes = list[dict[str, Any]]
 

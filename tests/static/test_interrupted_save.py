@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from gate2static.errors import ArtefactError
-from gate2static.prune import StaticModel, load_static, prune
+from gate2static.prune import prune
+from gate2static.static import StaticModel, load_static
 from tests import zoo
 
 
@@ -102,7 +103,7 @@ def test_a_file_in_the_way_is_not_replaced(pruned: StaticModel, tmp_path: Path) 
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from gate2static.prune import load_static
+from gate2static.static import load_static
 new, folder, name = sys.argv[1:]
 write = Path.write_bytes
 def killed(path, content):

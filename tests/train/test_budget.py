@@ -12,8 +12,9 @@ import pytest
 from gate2static.bench import Stopwatch
 from gate2static.errors import BudgetError, RecipeError
 from gate2static.gates import gate_parameters
-from gate2static.prune import load_static, prune
+from gate2static.prune import prune
 from gate2static.recipe import Budget, Recipe
+from gate2static.static import load_static
 from gate2static.train import RunResult, load_gated, project_checkpoint, runs, sweep, train
 from gate2static.train.loop.checkpoints import load_checkpoint
 from gate2static.train.loop.log_columns import budget_columns, note

@@ -46,8 +46,8 @@ class Arrangement:
         differ in one reader, and for two streams every view is one slice.
 
         Where moves become convolutions, channels stay in canonical order: there a convolution with a diagonal matrix is
-        the cheapest move, and a ResNet-18 with 16 channels per gate was 7 % slower with channels sorted and layers
-        merged.
+        the cheapest move. With channels sorted and layers merged a ResNet-18 was 7 % slower on ONNX Runtime with 16
+        channels per gate, and 9 % with one.
         """
         if self.layout.convolve_moves:
             return np.sort(ids)

@@ -21,7 +21,8 @@ import torchvision
 from torch import Tensor, nn
 
 from gate2static.gates import gate, set_gates
-from gate2static.prune import StaticModel, prune
+from gate2static.prune import prune
+from gate2static.static import StaticModel
 from tests import zoo
 
 Channels = dict[str, set[int]]

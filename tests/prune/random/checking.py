@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gate2static.gates import GatedModel, gate
 from gate2static.program.program import gated_unit, take_stream
-from gate2static.prune import StaticModel, expected_macs, load_static, prune
+from gate2static.prune import expected_macs, prune
+from gate2static.static import StaticModel, load_static
 from tests.prune.random.networks import HEADS, INPUTS, Program, RandomNet
 
 

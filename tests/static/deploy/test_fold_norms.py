@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from gate2static.gates import gate, set_gates
-from gate2static.prune import StaticModel, load_static, prune
+from gate2static.prune import prune
+from gate2static.static import StaticModel, load_static
 from gate2static.static.deploy import fold_norms as fold
 from tests import zoo
 

@@ -14,7 +14,8 @@ from torch import nn
 
 from gate2static.export import export_onnx
 from gate2static.gates import gate, set_gates
-from gate2static.prune import TARGETS, StaticModel, expected_macs, load_static, prune
+from gate2static.prune import TARGETS, expected_macs, prune
+from gate2static.static import StaticModel, load_static
 from gate2static.static.aten import annotate, shape_of
 from gate2static.static.deploy.pipeline import deploy
 from gate2static.verify import verify

@@ -11,7 +11,8 @@ from torch import Tensor, fx, nn
 
 from gate2static.export import export_onnx
 from gate2static.gates import gate
-from gate2static.prune import Layout, StaticModel, expected_macs, load_static, prune
+from gate2static.prune import Layout, expected_macs, prune
+from gate2static.static import StaticModel, load_static
 from gate2static.static.aten import annotate, shape_of
 from gate2static.static.capture import capture, store
 from gate2static.static.deploy.compose_permutations import compose_permutations, pick_before_permuting
