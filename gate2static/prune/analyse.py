@@ -54,6 +54,7 @@ class ChannelAnalysis:
             Node -> (S, C).
         """
         sample = next(iter(gates.values()))
+        # Every node starts unneeded but the outputs, and collects the need of its readers: they come after it.
         needs = {node: sample.new_zeros((rule.streams, rule.channels)) for node, rule in self.rules.items()}
         for node in self.outputs.values():
             needs[node] = torch.ones_like(needs[node])
@@ -73,6 +74,7 @@ class ChannelAnalysis:
             probabilities: Unit -> (T, C) in [0, 1], to count channels with; the decisions when absent.
         """
         needs = self.need(probabilities or _as_numbers(decisions))
+        # Numbering takes as long as need; most networks count their MACs without it.
         shares_work = any(rule.shares_work and rule.info.macs for rule in self.rules.values())
         numberings = self.number(decisions) if shares_work else {}
         return torch.stack([rule.macs(needs[node], numberings.get(node)) for node, rule in self.rules.items()]).sum()
@@ -86,6 +88,7 @@ class ChannelAnalysis:
 def analyse(gated: GatedModel) -> ChannelAnalysis:
     """Finds the rule of every node of a model's program."""
     matches = Matches(gated)
+    # A rule reads those of its inputs, so nodes are matched in program order. The barrier takes whatever is left.
     for node in gated.program.graph.nodes:
         if node.op != "output":
             matches.rules[node] = next(rule for kind in RULES if (rule := kind.match(node, matches)) is not None)

@@ -39,6 +39,7 @@ def barriers(channels: ChannelPlan) -> Iterator[fx.Node]:
 
 def barrier_costs(channels: ChannelPlan) -> list[BarrierCost]:
     """Returns what each kind of barrier costs, the dearest first."""
+    # One line per operator: a network often repeats the one that has no rule.
     by_operator: dict[str, list[fx.Node]] = {}
     for node in barriers(channels):
         by_operator.setdefault(_operator(channels, node), []).append(node)

@@ -37,6 +37,7 @@ def describe(plan: Plan, network: fx.GraphModule, dtype: torch.dtype) -> Manifes
         contributions={unit: gate.contributions() for unit, gate in gated.gates.items()},
         macs=Costs(
             static=channels.macs(),
+            # all T+1 branches, as training runs them
             gated=sum(rule.info.macs * rule.streams for rule in channels.rules.values()),
             shared=analysis.macs_of_constant_gates(specific=False),
             separate=analysis.macs_of_constant_gates(specific=True),
@@ -44,6 +45,7 @@ def describe(plan: Plan, network: fx.GraphModule, dtype: torch.dtype) -> Manifes
         parameters=Costs(
             static=_parameters(network),
             gated=_parameters(gated),
+            # The baselines as static networks: all gates shared, all gates task-specific.
             shared=branches[SHARED] + heads,
             separate=sum(branches[task] for task in gated.tasks) + heads,
         ),

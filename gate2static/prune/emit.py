@@ -24,6 +24,7 @@ def emit(channels: ChannelPlan, layout: Layout) -> fx.GraphModule:
         blocks=layer_blocks(channels, layout.block_channels),
         unit_ends={layer.node: _unit_end(layer, channels.rules) for layer in layers},
     )
+    # In program order: what a rule reads was emitted before it. Nodes without live channels are left out.
     emitter = Emitter(channels.gated, channels.numberings, arrangement)
     for node, rule in channels.rules.items():
         if len(channels.live[node]):
@@ -31,6 +32,7 @@ def emit(channels: ChannelPlan, layout: Layout) -> fx.GraphModule:
     results = [emitter.canonical(channels.rules[node], 0) for node in channels.analysis.outputs.values()]
     emitter.graph.output(tuple(results))
     network = fx.GraphModule(emitter.root, emitter.graph, "Static")
+    # Views that were asked for twice, or of channels that only fill up, are read by nothing.
     network.graph.eliminate_dead_code()
     network.recompile()
     return network.eval()

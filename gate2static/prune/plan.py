@@ -73,7 +73,9 @@ def keep_needed(analysis: ChannelAnalysis, *, align: int = 1) -> ChannelPlan:
     """
     decisions = {unit: decision.cpu() for unit, decision in gate_decisions(analysis.gated).items()}
     numberings = analysis.number(decisions)
+    # float64, so that products of many zeros and ones stay exact
     needs = analysis.need({unit: decision.double() for unit, decision in decisions.items()})
+    # A pool channel lives where any stream needs it under any of its names.
     live = {node: np.unique(numberings[node].views[needs[node].numpy() > 0]) for node in analysis.rules}
     if align > 1:
         for node, rule in analysis.rules.items():
@@ -88,6 +90,6 @@ def _filled_up(rule: Dense, live: Ids, align: int) -> Ids:
     for stream in range(rule.streams):
         ids = np.arange(rule.channels) + stream * rule.channels
         is_live = np.isin(ids, live)
-        missing = -int(is_live.sum()) % align
+        missing = -int(is_live.sum()) % align  # a stream with no live channel gets none
         kept.append(np.sort(np.concatenate([ids[is_live], ids[~is_live][:missing]])))
     return np.concatenate(kept)

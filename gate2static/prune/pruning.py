@@ -73,6 +73,7 @@ def apply(plan: Plan, *, dtype: torch.dtype | None = None) -> StaticModel:
     """
     gated = plan.channels.gated
     floating = _dtype_of(gated) if dtype is None else dtype
+    # Slices are converted once, as a whole: each number is rounded at most once on its way to the static network.
     emitted = emit(plan.channels, plan.layout).cpu().to(floating)
     network = capture(emitted, _examples(gated, floating))
     return StaticModel(network, describe(plan, network, floating))
@@ -85,6 +86,7 @@ def _cheapest_layout(channels: ChannelPlan, layouts: tuple[Layout, ...]) -> Layo
         layouts = tuple(layout for layout in layouts if not layout.convolve_moves)
     if len(layouts) == 1:
         return layouts[0]
+    # Each candidate is emitted and deployed for the comparison; only the chosen one is captured.
     return min(layouts, key=lambda layout: _traffic(channels, layout))
 
 

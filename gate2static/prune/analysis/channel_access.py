@@ -106,11 +106,13 @@ class Whole(ChannelAccess):
     """Each distinct value as a whole."""
 
     def numbering(self, of_value: Numbering) -> Numbering:
+        # (S,) -> (S, C): distinct value k has the channels k·C … k·C+C-1
         values = self.distinct_values(of_value)
         views = values[:, None] * self.channels + np.arange(self.channels)
         return Numbering(views, (int(values.max()) + 1) * self.channels)
 
     def need_of_value(self, need: Tensor) -> Tensor:
+        # (S, C) -> (S, channels of the value): a reader of the whole needs all of it
         return any_of(need, 1).expand(-1, self.value.channels)
 
     def distinct_values(self, of_value: Numbering) -> Ids:
@@ -128,6 +130,7 @@ class Coarse(ChannelAccess):
 
     def need_of_value(self, need: Tensor) -> Tensor:
         members = self.members()
+        # (S, C) -> (S, C · k): each member is needed as much as the channel that it belongs to
         of_value = need.new_zeros((len(need), members.size))
         index = torch.from_numpy(members.ravel()).to(need.device)
         of_value[:, index] = need.repeat_interleave(members.shape[1], 1)
@@ -166,6 +169,7 @@ class Fine(ChannelAccess):
         """
         assert self.value.dims is not None
         sizes = [self.shape[d] for d in self.dims]
+        # One array per dimension of `dims`: where each channel lies along it.
         coordinates = np.unravel_index(np.arange(self.channels), sizes)
         outer = [i for i, d in enumerate(self.dims) if d in self.value.dims]
         inner = [i for i, d in enumerate(self.dims) if d not in self.value.dims]

@@ -33,6 +33,7 @@ def any_reader(need: Tensor, views: Ids, size: int) -> Tensor:
     Returns:
         (size,) The probability that at least one reader of the pool channel is needed.
     """
+    # P(at least one reader is needed) = 1 - Π (1 - need), over all readers of a pool channel
     index = torch.from_numpy(views).to(need.device).reshape(-1)
     unneeded = torch.ones(size, dtype=need.dtype, device=need.device)
     return 1 - unneeded.scatter_reduce(0, index, (1 - need).reshape(-1), "prod")

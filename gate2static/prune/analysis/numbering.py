@@ -44,6 +44,7 @@ def one_value(streams: int) -> Numbering:
 
 def unique_rows(rows: Ids) -> Numbering:
     """Makes one pool channel of every distinct row of `rows` (S, C, k), which become the pool's sources."""
+    # (S · C, k) -> the distinct rows, sorted, and the number of each row among them
     distinct, inverse = np.unique(rows.reshape(-1, rows.shape[2]), axis=0, return_inverse=True)
     views = inverse.reshape(rows.shape[:2]).astype(np.int64)
     return Numbering(views, len(distinct), distinct)

@@ -51,6 +51,7 @@ class Arrangement:
         """
         if self.layout.convolve_moves:
             return np.sort(ids)
+        # x ^= x >> 1, 2, 4, …, 32 turns a Gray code into its rank.
         rank = self._readers(self._unit_ends.get(value.node, value.node))[ids]
         shift = 1
         while shift < 64:
@@ -62,6 +63,7 @@ class Arrangement:
         """Returns the order in which `ids` are read in as few runs as possible, as indices into `ids`."""
         if parts.hold_as_one(ids):
             return np.arange(len(ids))
+        # Part by part, and inside each in the order of its tensor.
         number, position = parts.place(ids)
         return np.lexsort((position, number)).astype(np.int64)
 
@@ -99,6 +101,7 @@ class Arrangement:
             ids = part.ids[np.isin(part.ids, wanted)]
             if not len(ids):
                 continue
+            # A block is never put together with another: its readers want it whole and alone.
             if value.node in self.blocks:
                 key = (-1, int(self.blocks[value.node][ids[0]]))
             else:

@@ -54,6 +54,7 @@ class Emitter(Writer):
 
     def accessed(self, access: ChannelAccess) -> Parts:
         """Returns the emitted tensors of an input as it is read."""
+        # Two consumers that read along the same dimensions share what that takes.
         key = (access.node, access.dims)
         if key not in self._accessed:
             node = access.node
@@ -73,6 +74,7 @@ class Emitter(Writer):
         Where the program calls that one repeatedly, equal modules become one.
         """
         earlier = self._modules.setdefault(str(node.target), [])
+        # The same layer called twice, in a head or a backbone, keeps one set of weights where both calls need the same.
         name = None
         if node.target in self._repeated:
             name = next((name for name, other in earlier if _are_equal(other, module)), None)

@@ -54,6 +54,8 @@ def select(tensor: Tensor, dim: int, positions: Ids) -> Tensor:
 
 def with_tensors(layer: nn.Module, tensors: Mapping[str, Tensor], **settings: Any) -> nn.Module:
     """Copies a layer without children, in eval mode, with other tensors and settings."""
+    # A shallow copy keeps the user's own class, and with it whatever its forward does besides (padding, weight
+    # standardisation per output channel).
     sliced = copy.copy(layer)
     sliced._parameters = {
         name: None if parameter is None else nn.Parameter(tensors[name], requires_grad=False)

@@ -65,6 +65,7 @@ class BroadcastMap(Rule):
             return None
         if not all(_lines_up(r.shape, shape, dims) for r in operands):
             return None
+        # Operands first: `channels_of` says which of the inputs they are.
         accesses = [access_broadcast(r, shape, dims, dims) for r in operands]
         sizes = [access(earlier[n]) for n in node.all_input_nodes if n not in tensors]
         return cls(
@@ -182,6 +183,8 @@ class BroadcastMap(Rule):
         labels: list[int] = [d + offset for d in others(len(operand.shape), operand.dims)]
         if operand.dims:
             labels.insert(axis(operand.dims), -1)
+        # A dimension of size 1 where the result has channels: dropped where the operand's channels stand for it, or
+        # taken for that of the channels where it is the only one.
         for label in reversed(labels):
             if label in self.dims and (len(self.dims) > 1 or operand.dims):
                 tensor = graph.call_function(torch.squeeze, (tensor, labels.index(label)))

@@ -88,7 +88,8 @@ class ChannelParameters(Rule):
         assert sources is not None
         arrangement = emitter.arrangement
         source = emitter.accessed(self.inputs[0])
-        # Where streams are put together, their parts overlap; what has MACs must run once per channel.
+        # Following the source's parts needs no copy. But where streams are put together, their parts overlap, and what
+        # has MACs must run once per channel.
         may_follow_parts = arrangement.layout.share_work or not self.info.macs
         if may_follow_parts and np.array_equal(sources[live, 0], live):
             groups = arrangement.by_parts(self, source, live)

@@ -43,6 +43,7 @@ class Concat(Rule):
             return None
         result_dims = dims
         if is_stack:
+            # The new dimension counts the operands, and pushes later ones back.
             shifted = (d + (d >= dim) for d in dims)
             result_dims = tuple(sorted((*shifted, dim)))
         # (*result_dims) The result's channels, cut where the next operand begins.

@@ -58,6 +58,7 @@ class Dense(Rule):
         # layer's channels have one order, and streams that want another need a convolution each (docs/design.md).
         merge = not emitter.arrangement.layout.convolve_moves
         layers: dict[tuple[bytes, int], dict[int, Ids]] = {}
+        # (input channels in the order they are read, stream or -1) -> stream -> the order of its weights' inputs
         for stream, ids in outputs.items():
             if len(ids):
                 order = emitter.arrangement.sorted_positions(source, views[stream])
@@ -66,6 +67,7 @@ class Dense(Rule):
         parts = []
         for (read_ids, _), orders in layers.items():
             ids = emitter.arrangement.order(self, np.concatenate([outputs[stream] for stream in orders]))
+            # The permutation that reading costs nothing for is done once, in the weights.
             view = emitter.view(source, np.frombuffer(read_ids, dtype=np.int64))
             for block in emitter.arrangement.in_blocks(self, ids):
                 layer = self._slice(emitter.gated, block, orders)
@@ -108,6 +110,7 @@ def weight_layer_dim(node: fx.Node, gated: GatedModel) -> int | None:
     if kind not in (*CONVOLUTIONS, nn.Linear) or shape is None or len(node.args) + len(node.kwargs) != 1:
         return None
     if kind is not nn.Linear:
+        # An unbatched input has one dimension less; weights beside the kernel must be sliced with the outputs.
         per_output = all(len(t) == module.out_channels for name, t in tensors_of(module).items() if name != "weight")
         if len(shape) != module.weight.dim() or not per_output:
             return None

@@ -59,6 +59,7 @@ class GateRule(Rule):
             winners = self.gate.winners().cpu().numpy()  # (C,)
             won = picked[winners, np.arange(self.channels)]
             return Numbering(np.concatenate([picked, won[None]]), size)
+        # Where all tasks picked the shared channel, the mix is that channel: the weights sum to one.
         all_alike = (picked == picked[0]).all(0)
         mixed = np.where(all_alike, picked[0], size + np.arange(self.channels))
         return Numbering(np.concatenate([picked, mixed[None]]), size + self.channels)
@@ -70,6 +71,7 @@ class GateRule(Rule):
             # Only the winner's pick is needed for the mix.
             tasks = torch.arange(len(p), device=p.device)[:, None]
             mixed = mixed * (tasks == self.gate.winners().to(p.device))
+        # A pick is needed by its task or by the mix; the shared channel by every task that did not take its own.
         picked = either(need[:-1], mixed)
         shared = 1 - (1 - (1 - p) * picked).prod(0, keepdim=True)
         return [torch.cat([p * picked, shared])]

@@ -69,6 +69,7 @@ class Grouped(Rule):
         for stream, group in zip(*np.divmod(stream_groups, self.groups), strict=True):
             read_ids.append(views[stream, group * width : (group + 1) * width])
         inputs = np.concatenate(read_ids)
+        # Bias and the like are counted by outputs; the weight also lies by groups.
         layers: list[Any] = [module_of(emitter.gated, self.node, stream) for stream in range(self.streams)]
         owners, channels = np.divmod(ids, self.channels)
         tensors = {name: picked(layers, name, owners, channels) for name in tensors_of(layers[0]) if name != "weight"}

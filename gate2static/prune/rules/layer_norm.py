@@ -65,6 +65,7 @@ class LayerNorm(Rule):
         parts = []
         for value in np.unique(live // self.channels):
             stream = int(np.flatnonzero(value_of_stream == value)[0])
+            # Scale and shift are permuted instead of the channels.
             order = emitter.arrangement.sorted_positions(source, views[stream])
             layer: Any = module_of(emitter.gated, self.node, stream)
             sliced = with_tensors(layer, {name: select(t, 0, order) for name, t in tensors_of(layer).items()})

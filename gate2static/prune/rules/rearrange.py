@@ -71,6 +71,7 @@ class Rearrange(Rule):
         return [(0, np.arange(of_value.size))]
 
     def emit(self, live: Ids, emitter: Emitter) -> Parts:
+        # Parts move whole: their dead channels cost less than cutting them out would.
         live_ids = set(live.tolist())
         parts = []
         for part in emitter.accessed(self.inputs[0]).parts:

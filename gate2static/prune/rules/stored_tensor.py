@@ -38,6 +38,7 @@ class StoredTensor(Rule):
         return []
 
     def emit(self, live: Ids, emitter: Emitter) -> Parts:
+        # Pool channel s is stream s's tensor; where there is only one, it has number 0.
         parts = []
         for stream in live.tolist():
             tensor = self._tensor(emitter.gated, stream)

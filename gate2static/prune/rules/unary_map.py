@@ -110,6 +110,7 @@ class UnaryMap(Rule):
 
     def emit(self, live: Ids, emitter: Emitter) -> Parts:
         source = emitter.accessed(self.inputs[0])
+        # Sizes read from tensors are the same for all streams: one of them is emitted.
         sizes = {reads.node: emitter.canonical(reads.value, 0) for reads in self.inputs[1:]}
         parts = []
         for ids in emitter.arrangement.by_parts(self, source, live):
