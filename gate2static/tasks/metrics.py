@@ -1,15 +1,12 @@
 """The metrics of one task, counted over all batches and all processes."""
 
 import warnings
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from gate2static.errors import DataError, TrainingError
-
-if TYPE_CHECKING:
-    from gate2static.tasks.task import Task
+from gate2static.tasks.task import Task
 
 
 class TaskMetrics:
@@ -19,7 +16,7 @@ class TaskMetrics:
     share of the images, each image once, and all of them call `compute`, which adds the states up.
     """
 
-    def __init__(self, task: "Task", device: torch.device | str = "cpu") -> None:
+    def __init__(self, task: Task, device: torch.device | str = "cpu") -> None:
         from torchmetrics import SumMetric
 
         self.task = task

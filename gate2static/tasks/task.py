@@ -12,7 +12,6 @@ from gate2static.recipe import TaskRecipe
 from gate2static.recipe.parsing import suggest
 from gate2static.tasks.kind import Kind
 from gate2static.tasks.kinds import KINDS
-from gate2static.tasks.metrics import TaskMetrics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +45,6 @@ class Task:
             # Looking before each step would make a GPU wait; there, classes that do not exist end the process.
             self.check_classes(target)
             raise
-
-    def new_metrics(self, device: torch.device | str = "cpu") -> TaskMetrics:
-        """Empty metrics; they take a head's raw output."""
-        return TaskMetrics(self, device)
 
     def check_shapes(self, output: Tensor, target: Tensor) -> None:
         """Raises a DataError unless a batch's target has the shape that belongs to an output (N, C, ...)."""

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from gate2static.tasks import KINDS, Task
+from gate2static.tasks import KINDS, Task, TaskMetrics
 
 TASK = Task(name="depth", kind=KINDS["depth"], channels=1)
 TRUE = torch.tensor([1.0, 2.0, 4.0, 0.0, -1.0]).view(1, 1, 1, 5)
@@ -15,7 +15,7 @@ def test_the_loss_is_l1_over_the_valid_pixels() -> None:
 
 
 def test_errors_are_over_the_valid_pixels_of_all_batches() -> None:
-    metrics = TASK.new_metrics()
+    metrics = TaskMetrics(TASK)
     metrics.update(FOUND[..., :2], TRUE[..., :2])
     metrics.update(FOUND[..., 2:], TRUE[..., 2:])
     assert metrics.compute() == {
@@ -28,6 +28,6 @@ def test_errors_are_over_the_valid_pixels_of_all_batches() -> None:
 
 
 def test_depths_that_are_not_positive_are_never_close() -> None:
-    metrics = TASK.new_metrics()
+    metrics = TaskMetrics(TASK)
     metrics.update(torch.tensor([-1.0, 0.0]).view(1, 1, 1, 2), torch.ones(1, 1, 1, 2))
     assert metrics.compute()["within_1.25"] == 0

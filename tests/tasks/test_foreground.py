@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gate2static.tasks import KINDS, Task
+from gate2static.tasks import KINDS, Task, TaskMetrics
 
 MASK, EDGES, SALIENCY = (Task(name=kind, kind=KINDS[kind], channels=1) for kind in ("mask", "edges", "saliency"))
 
@@ -41,7 +41,7 @@ def test_the_saliency_loss_balances_by_the_batchs_share_of_background() -> None:
 
 def test_the_edge_metric_is_the_loss_of_the_whole_split() -> None:
     logits, target = maps()
-    metrics = EDGES.new_metrics()
+    metrics = TaskMetrics(EDGES)
     metrics.update(logits[:1], target[:1])
     metrics.update(logits[1:], target[1:])
     assert metrics.compute() == {"loss": pytest.approx(EDGES.loss(logits, target).item())}
@@ -49,7 +49,7 @@ def test_the_edge_metric_is_the_loss_of_the_whole_split() -> None:
 
 def test_iou_ignores_what_is_to_be_ignored() -> None:
     logits, target = maps()
-    metrics = MASK.new_metrics()
+    metrics = TaskMetrics(MASK)
     metrics.update(logits, target)
     found, wanted = logits[:, :, 2:] > 0, target[:, :, 2:] == 1
     assert metrics.compute()["IoU"] == pytest.approx(((found & wanted).sum() / (found | wanted).sum()).item())
@@ -58,7 +58,7 @@ def test_iou_ignores_what_is_to_be_ignored() -> None:
 def test_saliency_is_measured_by_image_at_the_best_threshold() -> None:
     logits, target = maps()
     target[2, :, 2:] = 0
-    metrics = SALIENCY.new_metrics()
+    metrics = TaskMetrics(SALIENCY)
     metrics.update(logits[:2], target[:2])
     metrics.update(logits[2:], target[2:])
     ious, scores = [], []
@@ -78,13 +78,13 @@ def test_saliency_is_measured_by_image_at_the_best_threshold() -> None:
 
 def test_a_perfect_map_has_an_miou_of_one() -> None:
     _, target = maps()
-    metrics = SALIENCY.new_metrics()
+    metrics = TaskMetrics(SALIENCY)
     metrics.update((target - 0.5) * 20, target)
     assert metrics.compute() == {"mIoU": pytest.approx(1), "maxF": pytest.approx(1)}
 
 
 @pytest.mark.parametrize(("logit", "miou"), [(-9.0, 1), (9.0, 0)])
 def test_where_nothing_is_salient_finding_nothing_is_right(logit: float, miou: float) -> None:
-    metrics = SALIENCY.new_metrics()
+    metrics = TaskMetrics(SALIENCY)
     metrics.update(torch.full((1, 1, 4, 4), logit), torch.zeros(1, 1, 4, 4))
     assert metrics.compute() == {"mIoU": miou, "maxF": 0}

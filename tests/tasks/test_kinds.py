@@ -5,7 +5,7 @@ from torch.nn import functional as F
 from gate2static.data import DataSpec, TargetSpec
 from gate2static.errors import RecipeError
 from gate2static.recipe import TaskRecipe
-from gate2static.tasks import KINDS, Task, build_tasks
+from gate2static.tasks import KINDS, Task, TaskMetrics, build_tasks
 
 SPEC = DataSpec(
     image_shape=(1, 8, 8),
@@ -29,7 +29,7 @@ def test_a_task_knows_its_outputs_weight_and_target() -> None:
 def test_accuracy_weighs_images_not_batches() -> None:
     torch.manual_seed(0)
     logits, labels = torch.randn(10, 4), torch.randint(4, (10,))
-    metrics = task("digit").new_metrics()
+    metrics = TaskMetrics(task("digit"))
     for part in (slice(0, 7), slice(7, 10)):
         metrics.update(logits[part], labels[part])
     assert metrics.compute()["accuracy"] == pytest.approx(float((logits.argmax(1) == labels).float().mean()))
@@ -38,7 +38,7 @@ def test_accuracy_weighs_images_not_batches() -> None:
 def test_iou_counts_pixels_of_all_batches() -> None:
     torch.manual_seed(0)
     logits, mask = torch.randn(5, 1, 8, 8), (torch.rand(5, 1, 8, 8) > 0.5).float()
-    metrics = task("ink").new_metrics()
+    metrics = TaskMetrics(task("ink"))
     for part in (slice(0, 4), slice(4, 5)):
         metrics.update(logits[part], mask[part])
     found, wanted = logits > 0, mask.bool()
@@ -47,7 +47,7 @@ def test_iou_counts_pixels_of_all_batches() -> None:
 
 def test_small_logits_are_not_taken_for_probabilities() -> None:
     # torchmetrics would take logits that all lie in [0, 1] for probabilities and cut them at 0.5.
-    metrics = task("ink").new_metrics()
+    metrics = TaskMetrics(task("ink"))
     metrics.update(torch.full((1, 1, 2, 2), 0.25), torch.ones(1, 1, 2, 2))
     assert metrics.compute()["IoU"] == 1
 
@@ -68,7 +68,7 @@ def test_losses_are_the_papers() -> None:
 
 
 def test_attributes_count_alike() -> None:
-    metrics = Task(name="face", kind=KINDS["attributes"], channels=2).new_metrics()
+    metrics = TaskMetrics(Task(name="face", kind=KINDS["attributes"], channels=2))
     metrics.update(torch.tensor([[1.0, -1.0], [0.3, 0.2]]), torch.tensor([[1.0, 1.0], [1.0, 1.0]]))
     assert metrics.compute() == {"accuracy": 0.75}
 

@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from gate2static.errors import DataError, TrainingError
-from gate2static.tasks import KINDS, Task
+from gate2static.tasks import KINDS, Task, TaskMetrics
 
 CHANNELS = {"classification": 5, "attributes": 3, "semantic": 5, "normals": 3, "normals_cosine": 3}
 TASKS = [Task(name=name, kind=kind, channels=CHANNELS.get(name, 1)) for name, kind in KINDS.items()]
@@ -46,7 +46,7 @@ def batch(task: Task, *, valid: bool = True) -> tuple[Tensor, Tensor]:
 
 def scores(task: Task, *parts: slice) -> dict[str, float]:
     output, target = batch(task)
-    metrics = task.new_metrics()
+    metrics = TaskMetrics(task)
     for part in parts:
         metrics.update(output[part], target[part])
     return metrics.compute()
@@ -104,7 +104,7 @@ def test_a_batch_without_a_valid_pixel_has_a_loss_of_zero_with_a_graph(task: Tas
 
 @each_with_invalid
 def test_a_batch_without_a_valid_pixel_changes_no_metric(task: Task) -> None:
-    metrics = task.new_metrics()
+    metrics = TaskMetrics(task)
     metrics.update(*batch(task))
     before = metrics.compute()
     metrics.update(*batch(task, valid=False))
@@ -113,7 +113,7 @@ def test_a_batch_without_a_valid_pixel_changes_no_metric(task: Task) -> None:
 
 @each_with_invalid
 def test_a_split_without_a_valid_pixel_is_an_error(task: Task) -> None:
-    metrics = task.new_metrics()
+    metrics = TaskMetrics(task)
     metrics.update(*batch(task, valid=False))
     with pytest.raises(DataError, match=f"{task.name}: the evaluated split holds no valid value.*check its labels"):
         metrics.compute()
@@ -124,7 +124,7 @@ def test_an_output_that_is_not_finite_is_an_error(task: Task) -> None:
     output, target = batch(task)
     output[-1] = torch.nan
     with pytest.raises(TrainingError, match=f"{task.name}: the network's output is not finite"):
-        task.new_metrics().update(output, target)
+        TaskMetrics(task).update(output, target)
 
 
 @each
@@ -133,7 +133,7 @@ def test_a_target_of_another_shape_is_an_error(task: Task) -> None:
     with pytest.raises(DataError, match=rf"{task.name}: targets are \(5,.*needs .*one size"):
         task.loss(output, target[..., None])
     with pytest.raises(DataError, match=f"{task.name}: targets are"):
-        task.new_metrics().update(output, target[..., None])
+        TaskMetrics(task).update(output, target[..., None])
 
 
 @pytest.mark.parametrize(("name", "ignored"), [("classification", ""), ("semantic", " and 255 for pixels to ignore")])
@@ -146,7 +146,7 @@ def test_a_class_that_does_not_exist_is_an_error(name: str, ignored: str, wrong:
     with pytest.raises(DataError, match=message):
         task.loss(output, target)
     with pytest.raises(DataError, match=message):
-        task.new_metrics().update(output, target)
+        TaskMetrics(task).update(output, target)
 
 
 def test_255_is_a_class_like_any_other_where_nothing_is_ignored() -> None:
@@ -159,7 +159,7 @@ def test_255_is_a_class_like_any_other_where_nothing_is_ignored() -> None:
 
 def test_counting_does_not_stop_where_float32_would() -> None:
     task = next(task for task in TASKS if task.name == "edges")
-    metrics = task.new_metrics()
+    metrics = TaskMetrics(task)
     metrics.update(*batch(task))
     for metric in metrics._metrics.values():
         metric.weight += 2.0**25
@@ -182,13 +182,13 @@ def _measure_share(rank: int, folder: str) -> None:
     for name, shares in SHARES.items():
         for task in TASKS:
             output, target = batch(task)
-            metrics = task.new_metrics()
+            metrics = TaskMetrics(task)
             for index in range(IMAGES)[shares[rank]]:
                 metrics.update(output[index : index + 1], target[index : index + 1])
             found[f"{name}/{task.name}"] = metrics.compute()
     depth = next(task for task in TASKS if task.name == "depth")
     with pytest.raises(DataError, match="no valid value"):
-        depth.new_metrics().compute()
+        TaskMetrics(depth).compute()
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 

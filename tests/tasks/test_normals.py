@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from gate2static.tasks import KINDS, Task
+from gate2static.tasks import KINDS, Task, TaskMetrics
 
 TASK = Task(name="normals", kind=KINDS["normals"], channels=3)
 COSINE = Task(name="normals", kind=KINDS["normals_cosine"], channels=3)
@@ -46,7 +46,7 @@ def test_an_output_of_zero_gets_a_bounded_gradient(task: Task) -> None:
 
 
 def test_angular_errors_are_in_degrees_over_the_valid_pixels_of_all_batches() -> None:
-    metrics = TASK.new_metrics()
+    metrics = TaskMetrics(TASK)
     metrics.update(turned([5.0, 20.0], length=0.1), straight(2))
     true = straight(4)
     true[..., 3] = 0
@@ -62,7 +62,7 @@ def test_angular_errors_are_in_degrees_over_the_valid_pixels_of_all_batches() ->
 
 @given(st.lists(st.floats(0, 180), min_size=1, max_size=9).filter(lambda angles: len(angles) % 2))
 def test_the_median_is_within_a_hundredth_of_a_degree(angles: list[float]) -> None:
-    metrics = TASK.new_metrics()
+    metrics = TaskMetrics(TASK)
     metrics.update(turned(angles), straight(len(angles)))
     assert metrics.compute()["median"] == pytest.approx(torch.tensor(angles).median().item(), abs=0.011)
 
@@ -72,13 +72,13 @@ def test_equal_and_opposite_normals_are_measured_exactly() -> None:
     torch.manual_seed(0)
     true = F.normalize(torch.randn(1, 3, 20, 20), dim=1)
     for sign, degrees in ((1, 0), (-1, 180)):
-        metrics = TASK.new_metrics()
+        metrics = TaskMetrics(TASK)
         metrics.update(sign * true, true)
         assert metrics.compute()["mErr"] == pytest.approx(degrees, abs=1e-4)
 
 
 def test_no_direction_at_all_is_a_right_angle_off() -> None:
-    metrics = TASK.new_metrics()
+    metrics = TaskMetrics(TASK)
     metrics.update(torch.zeros(1, 3, 1, 2), straight(2))
     assert metrics.compute()["mErr"] == pytest.approx(90)
     assert math.isclose(metrics.compute()["median"], 90, abs_tol=0.011)

@@ -10,7 +10,7 @@ from gate2static.errors import CheckpointError
 from gate2static.gates import gate_decisions, gate_parameters
 from gate2static.models import MultiTaskNetwork
 from gate2static.recipe import Recipe
-from gate2static.tasks import build_tasks
+from gate2static.tasks import TaskMetrics, build_tasks
 from gate2static.train import RunResult, gated_baseline, load_gated, train
 from gate2static.train.loop.checkpoints import load_checkpoint, save_checkpoint
 from gate2static.train.networks import build_gated, build_shared, build_single
@@ -106,7 +106,7 @@ def test_a_loaded_network_is_the_trained_one(small: Recipe, whole_run: Run, imag
     test = load_data(small.data).test
     outputs = gated(torch.stack([test[index][0] for index in range(20)]))
     for task in tasks:
-        metrics = task.new_metrics()
+        metrics = TaskMetrics(task)
         metrics.update(outputs[task.name], torch.stack([test[i][1][task.name] for i in range(20)]))
         found = metrics.compute()[task.kind.metric_name]
         assert found == pytest.approx(result.rows[-1].metrics[task.name], abs=0.051)

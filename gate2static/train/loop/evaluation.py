@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from gate2static.tasks import Task
+from gate2static.tasks import Task, TaskMetrics
 
 
 def evaluate(
@@ -31,7 +31,7 @@ def evaluate(
         DataError: The loader holds no valid value of a task.
     """
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    metrics = {task.name: task.new_metrics(device) for task in tasks}
+    metrics = {task.name: TaskMetrics(task, device) for task in tasks}
     was_training = model.training
     model.eval()
     try:
