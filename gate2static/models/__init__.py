@@ -1,4 +1,4 @@
-"""Backbones and heads by the names a recipe gives."""
+"""Backbones and heads, by the names that a recipe uses."""
 
 from gate2static.models.build import build_model
 from gate2static.models.heads import DenseHead, LinearHead

@@ -11,14 +11,18 @@ WIDTH = 256
 
 
 class AsppHead(nn.Module):
-    """torchvision's ASPP on the coarsest features, a 3×3 convolution, a 1×1 one, and bilinear to (N, outputs, H, W).
+    """torchvision's ASPP on the coarsest features, a 3×3 and a 1×1 convolution, and bilinear resizing.
 
-    As in the code of Vandenhende et al. (2021). Its pooled branch normalises one value a channel and image, so in
-    training a batch must hold at least two images.
+    The head maps feature maps to (N, outputs, H, W), as in the code of Vandenhende et al. (2021). Its pooled branch
+    normalises one value per channel and image, so in training a batch must hold at least two images.
+
+    Args:
+        shapes: The feature maps' shapes (N, C, H, W), finest first.
+        outputs: The channels of the predicted map.
+        image_size: The height and width of the predicted map.
     """
 
     def __init__(self, shapes: Sequence[Size], outputs: int, image_size: tuple[int, int]) -> None:
-        """Takes the feature maps' shapes (N, C, H, W), finest first, and the map's channels and size."""
         from torchvision.models.segmentation.deeplabv3 import ASPP
 
         super().__init__()

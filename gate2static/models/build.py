@@ -1,4 +1,4 @@
-"""A recipe's backbone and heads."""
+"""The backbone and the heads of a recipe."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,14 +28,20 @@ class ResNet20Options(Strict):
     """Options of `resnet20`."""
 
     width: Annotated[float, Field(gt=0, le=16)] = 1.0
-    """Multiplies the 16, 32 and 64 channels of the stages."""
+    """A factor of the stages' 16, 32 and 64 channels."""
     blocks: Annotated[int, Field(ge=1, le=200)] = 3
-    """Of each stage: 1 makes a ResNet-8, 9 a ResNet-56."""
+    """Blocks per stage: 1 gives a ResNet-8, 9 a ResNet-56."""
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A registry entry: what builds a backbone for images (C, H, W), from which options, and its own decoder."""
+    """A registry entry of a backbone.
+
+    Attributes:
+        build: Builds the backbone from the image shape (C, H, W) and the options.
+        options: The schema of the options.
+        decoder: The decoder that `auto` stands for.
+    """
 
     build: Callable[[tuple[int, int, int], Any], nn.Module]
     options: type[Strict]
@@ -68,7 +74,7 @@ def _torchvision(name: str, image_shape: tuple[int, int, int], options: LibraryO
     return torchvision_backbone(name, image_shape, pretrained=options.pretrained)
 
 
-# Imported when asked for: each library takes seconds.
+# The libraries are imported when they are used, because each import takes seconds.
 LIBRARIES: dict[str, Callable[[str, tuple[int, int, int], LibraryOptions], nn.Module]] = {
     "torchvision": _torchvision,
     "timm": _timm,
@@ -78,19 +84,20 @@ LIBRARIES: dict[str, Callable[[str, tuple[int, int, int], LibraryOptions], nn.Mo
 def build_model(
     recipe: Recipe, *, initial_weights: bool = True
 ) -> tuple[nn.Module, dict[str, nn.Module], tuple[Tensor, ...]]:
-    """Builds a recipe's backbone and heads; the first weights depend on the recipe's seed and on nothing else.
+    """Builds a recipe's backbone and heads, whose first weights depend on the recipe's seed only.
 
     Args:
-        recipe: What to build.
-        initial_weights: False when weights are about to be loaded anyway: pretrained ones are then not fetched.
+        recipe: The recipe with the model, the tasks and the data set.
+        initial_weights: Whether the first weights matter. If other weights are loaded anyway, False avoids the download
+            of pretrained ones.
 
     Returns:
-        The backbone, which maps images to a sequence of feature maps, finest first; the head of every task; and
+        The backbone, which maps images (N, C, H, W) to a sequence of feature maps, finest first; the heads by task; and
         example inputs, a batch of two images.
 
     Raises:
-        RecipeError: A name or option of the data set, a task or the model that does not exist, or a decoder that does
-            not fit the backbone or the tasks.
+        RecipeError: A name or option of the data set, a task or the model does not exist, or the decoder does not fit
+            the backbone or the tasks.
     """
     spec = describe_data(recipe.data)
     tasks = build_tasks(recipe.tasks, spec)
@@ -103,21 +110,23 @@ def build_model(
         torch.manual_seed(recipe.seed)
         backbone = entry.build(spec.image_shape, options)
         images = torch.randn(2, *spec.image_shape)
-        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):  # shapes alone
+        with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):  # only shapes are computed
             shapes = [features.shape for features in backbone.eval()(images)]
         size = spec.image_shape[1:]
-        heads: dict[str, nn.Module] = {
-            t.name: make_head(shapes, t.channels, size) if t.kind.dense else LinearHead(shapes, t.channels)
-            for t in tasks
-        }
+        heads: dict[str, nn.Module] = {}
+        for task in tasks:
+            if task.kind.dense:
+                heads[task.name] = make_head(shapes, task.channels, size)
+            else:
+                heads[task.name] = LinearHead(shapes, task.channels)
     return backbone.train(), heads, (images,)
 
 
 def find_backbone(name: str) -> Backbone:
-    """Looks a recipe's backbone up.
+    """Returns the registry entry of a backbone.
 
     Raises:
-        RecipeError: An unknown name.
+        RecipeError: The name is unknown.
     """
     library, slash, model = name.partition("/")
     if slash and library in LIBRARIES:

@@ -1,4 +1,4 @@
-"""The decoders of dense tasks by name."""
+"""The decoders of dense tasks, by name."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,33 +23,36 @@ DECODERS: dict[str, tuple[Callable[..., nn.Module], type[Strict]]] = {
     "hrnet": (HrnetHead, Strict),
     "dpt": (DptHead, DptOptions),
 }
-"""Name -> (what takes the feature maps' shapes, the outputs, the image's size and its options; the options)."""
+"""By name, a head's class and the schema of its options.
+
+The class takes the feature maps' shapes, the outputs, the image size and the options.
+"""
 
 
 def decoder(recipe: DecoderRecipe, usual: str, dense: Mapping[str, bool]) -> Callable[..., nn.Module]:
-    """What makes the heads of dense tasks.
+    """Returns a function that builds the heads of dense tasks.
 
     Args:
         recipe: The recipe's decoder.
-        usual: What `auto` stands for where there are dense tasks.
-        dense: Task -> whether it draws a map.
+        usual: The decoder that `auto` stands for where there are dense tasks.
+        dense: By task, whether its output is a map.
 
     Returns:
-        (shapes of the feature maps, outputs, image size (H, W)) to a head.
+        A function that maps the feature maps' shapes, the number of outputs and the image size (H, W) to a head.
 
     Raises:
-        RecipeError: An unknown name or option, or linear heads for a task that draws a map.
+        RecipeError: The name or an option is unknown, or the heads are linear and a task's output is a map.
     """
     name = recipe.name
     if name == AUTO:
         name = usual if any(dense.values()) else LINEAR
     if name not in DECODERS:
         raise RecipeError(f"model.decoder.name: found {name}; {suggest(name, [AUTO, *DECODERS])}")
-    maps = [task for task, draws in dense.items() if draws]
-    if name == LINEAR and maps:
+    dense_tasks = [task for task, is_dense in dense.items() if is_dense]
+    if name == LINEAR and dense_tasks:
+        allowed = ", ".join(known for known in [AUTO, *DECODERS] if known != LINEAR)
         raise RecipeError(
-            f"model.decoder.name: found linear, but {maps[0]} draws a map; allowed: "
-            f"{', '.join(n for n in [AUTO, *DECODERS] if n != LINEAR)}"
+            f"model.decoder.name: found linear, but {dense_tasks[0]} draws a map; allowed: {allowed}"
         )
     head, options = DECODERS[name]
     return partial(head, **dict(parse(options, recipe.options, where="model.decoder.options")))

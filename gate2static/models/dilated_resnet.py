@@ -1,4 +1,4 @@
-"""ResNet-18 and ResNet-50 that stop striding at 8 and dilate instead, as in Vandenhende et al. (2021)."""
+"""ResNet-18 and ResNet-50 with output stride 8 and dilated convolutions, as in Vandenhende et al. (2021)."""
 
 from typing import Annotated, Literal
 
@@ -9,16 +9,16 @@ from gate2static.models.library import create
 from gate2static.recipe import Strict
 
 OUTPUT_STRIDE = 8
-WEIGHTS = "tv_in1k"  # torchvision's first, which the paper's time had; timm's default is a later training
+WEIGHTS = "tv_in1k"  # torchvision's first weights, which existed when the paper was written, and not timm's default
 
 
 class DilatedResNetOptions(Strict):
     """Options of `resnet18_dilated` and `resnet50_dilated`."""
 
     width: Annotated[float, Field(gt=0, le=16)] = 1.0
-    """Multiplies every channel count, the stem's 64 included."""
+    """A factor of every channel count, the stem's 64 included."""
     pretrained: bool = False
-    """Whether to start from ImageNet weights, which downloads them once."""
+    """Whether to start from ImageNet weights, which are downloaded once."""
 
     @model_validator(mode="after")
     def _weights_fit(self) -> "DilatedResNetOptions":
@@ -30,12 +30,12 @@ class DilatedResNetOptions(Strict):
 class DilatedResNet(nn.Module):
     """Maps images (N, C, H, W) to the features of the stem, the first stage and the last, at strides 2, 4 and 8.
 
-    timm's stages behind a stem of our own, because timm's stem cannot be made narrower. Parameters have timm's names.
+    The stages are timm's. The stem is ours, because timm's stem cannot be made narrower. Parameters have timm's names.
 
     Args:
-        depth: 18 has basic blocks, 50 bottlenecks.
-        in_channels: C of the images.
-        width: Multiplies every channel count.
+        depth: 18 for basic blocks, or 50 for bottlenecks.
+        in_channels: The channels of the images.
+        width: A factor of every channel count.
     """
 
     def __init__(self, depth: Literal[18, 50], in_channels: int = 3, width: float = 1.0) -> None:
@@ -56,7 +56,7 @@ class DilatedResNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps images (N, C, H, W) to maps of 64w, 64we and 512we channels; e is 1 in basic blocks, else 4."""
+        """Maps images (N, C, H, W) to maps of 64w, 64we and 512we channels; e is 1 for basic blocks, else 4."""
         stem = self.act1(self.bn1(self.conv1(x)))
         fine = self.layer1(self.maxpool(stem))
         return stem, fine, self.layer4(self.layer3(self.layer2(fine)))

@@ -16,40 +16,44 @@ class DptOptions(Strict):
     """Options of `dpt`."""
 
     width: Annotated[int, Field(ge=1, le=4096)] = 64
-    """Channels of the fusion blocks; the paper's (section A.3), where DPT itself has 256."""
+    """Channels of the fusion blocks: 64 in the paper (section A.3), 256 in DPT itself."""
 
 
 class DptHead(nn.Module):
-    """Four token maps reassembled at strides 4, 8, 16 and 32, fused from coarse to fine: (N, outputs, H, W).
+    """A head that reassembles four token maps at strides 4, 8, 16 and 32 and fuses them from coarse to fine.
 
-    The head of DPT's segmentation network, with its batch norms, for every task. Bilinear resizing keeps pixel
-    centres in place (`align_corners=False`), unlike DPT's.
+    The head maps feature maps to (N, outputs, H, W). It is the head of DPT's segmentation network, with its batch
+    norms, for every task. Unlike DPT's, its bilinear resizing keeps pixel centres in place (`align_corners=False`).
+
+    Args:
+        shapes: The four feature maps' shapes (N, D, H / 16, W / 16), first blocks first.
+        outputs: The channels of the predicted map.
+        image_size: The height and width of the predicted map.
+        width: The channels of the fusion blocks.
+
+    Raises:
+        RecipeError: The feature maps are not four maps of one shape.
     """
 
     def __init__(self, shapes: Sequence[Size], outputs: int, image_size: tuple[int, int], width: int = 64) -> None:
-        """Takes the maps' shapes (N, D, H / 16, W / 16), first blocks first; the output's channels and size; a width.
-
-        Raises:
-            RecipeError: Other maps than four of one shape.
-        """
         super().__init__()
         if len(shapes) != 4 or len({tuple(shape[1:]) for shape in shapes}) != 1:
-            found = ", ".join("×".join(map(str, shape[1:])) for shape in shapes)
+            sizes = ["×".join(map(str, shape[1:])) for shape in shapes]
             raise RecipeError(
-                f"model.decoder: dpt reads four feature maps of one shape, the backbone's are {found}; "
+                f"model.decoder: dpt reads four feature maps of one shape, the backbone's are {', '.join(sizes)}; "
                 "use vit_small or vit_base, or another decoder"
             )
         _, tokens, rows, columns = shapes[0]
         channels = [max(1, tokens // divisor) for divisor in (8, 4, 2, 1)]
-        scale = (
+        rescale = (
             nn.ConvTranspose2d(channels[0], channels[0], 4, 4),
             nn.ConvTranspose2d(channels[1], channels[1], 2, 2),
             nn.Identity(),
             nn.Conv2d(channels[3], channels[3], 3, 2, 1),
         )
         self.reassemble = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(tokens, c, 1), s, nn.Conv2d(c, width, 3, padding=1, bias=False))
-            for c, s in zip(channels, scale, strict=True)
+            nn.Sequential(nn.Conv2d(tokens, count, 1), layer, nn.Conv2d(count, width, 3, padding=1, bias=False))
+            for count, layer in zip(channels, rescale, strict=True)
         )
         self.skip = nn.ModuleList(_Residual(width) for _ in range(3))
         self.refine = nn.ModuleList(_Residual(width) for _ in range(4))
@@ -75,10 +79,10 @@ class DptHead(nn.Module):
                 fused = fused + self.skip[index](levels[index])
             fused = self.refine[index](fused)
             fused = self.project[index](resize(fused, self.sizes[index + 1], self.sizes[index]))
-        drawn = resize(self.out(fused), self.sizes[0], self.padded_size)
+        output = resize(self.out(fused), self.sizes[0], self.padded_size)
         if self.padded_size != self.image_size:  # the backbone padded the image
-            drawn = drawn[:, :, : self.image_size[0], : self.image_size[1]]
-        return drawn
+            output = output[:, :, : self.image_size[0], : self.image_size[1]]
+        return output
 
 
 class _Residual(nn.Module):

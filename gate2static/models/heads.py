@@ -1,4 +1,4 @@
-"""The linear head and the light one. All heads read the feature maps that every backbone here returns, finest first."""
+"""The linear head and the light dense head, and the resizing that dense heads share."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,14 +14,18 @@ class LightOptions(Strict):
     """Options of `light`."""
 
     width: Annotated[int, Field(ge=1, le=4096)] = 8
-    """Channels of the sum."""
+    """Channels of the summed features."""
 
 
 class LinearHead(nn.Module):
-    """The paper's classifier: the global average of the coarsest features, one linear layer to (N, classes)."""
+    """The paper's classifier: a linear layer on the global average of the coarsest features, to (N, classes).
+
+    Args:
+        shapes: The feature maps' shapes (N, C, H, W), finest first.
+        classes: The number of outputs.
+    """
 
     def __init__(self, shapes: Sequence[Size], classes: int) -> None:
-        """Takes the feature maps' shapes (N, C, H, W), finest first, and the number of classes."""
         super().__init__()
         self.linear = nn.Linear(shapes[-1][1], classes)
 
@@ -31,14 +35,19 @@ class LinearHead(nn.Module):
 
 
 class DenseHead(nn.Module):
-    """A light decoder: a 1×1 convolution a scale, the sum brought up scale by scale, a map (N, outputs, H, W).
+    """A light decoder to (N, outputs, H, W): one 1×1 convolution per scale, summed from coarse to fine.
 
-    The sizes are numbers from the start, not read from the features, so that the exported graph has no shape
+    Sizes are fixed when the head is built and not read from the features, so that exported graphs have no shape
     arithmetic.
+
+    Args:
+        shapes: The feature maps' shapes (N, C, H, W), finest first.
+        outputs: The channels of the predicted map.
+        image_size: The height and width of the predicted map.
+        width: The channels of the summed features.
     """
 
     def __init__(self, shapes: Sequence[Size], outputs: int, image_size: tuple[int, int], width: int = 8) -> None:
-        """Takes the feature maps' shapes (N, C, H, W), the map's channels and size, and the channels of the sum."""
         super().__init__()
         self.lateral = nn.ModuleList(nn.Conv2d(shape[1], width, 1) for shape in shapes)
         self.out = nn.Conv2d(width, outputs, 3, padding=1)
@@ -55,10 +64,16 @@ class DenseHead(nn.Module):
 
 
 def resize(x: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
-    """Brings maps (N, C, H, W) of a known size to another, bilinearly.
+    """Resizes maps (N, C, H, W) of a known size bilinearly.
 
-    Maps of padded images, and of layers that pad, cover whole strides: they are brought to all of what they cover and
-    cut, since stretching would move what they show. Where no stride explains the size, maps are stretched.
+    Maps of padded images, and of layers that pad, cover whole strides and so more than the image. Stretching them to
+    the image would shift their content, so they are resized to the area that they cover and then cut. Where no stride
+    explains the size, maps are stretched.
+
+    Args:
+        x: The maps.
+        size: Their height and width.
+        to: The height and width to return.
     """
     if size == to:
         return x
@@ -68,7 +83,7 @@ def resize(x: Tensor, size: tuple[int, int], to: tuple[int, int]) -> Tensor:
 
 
 def _covered(cells: tuple[int, int], size: tuple[int, int]) -> tuple[int, int]:
-    """How much of a grid of a size is covered by that many cells, whose stride is a power of two."""
+    """Returns the area, at least `size`, that so many cells cover if their stride is a power of two; else `size`."""
     for stride in (2**exponent for exponent in range(1, max(size).bit_length())):
         if all(-(-side // stride) == count for side, count in zip(size, cells, strict=True)):
             return cells[0] * stride, cells[1] * stride

@@ -1,4 +1,4 @@
-"""HRNet-W18 (Wang et al., 2020) up to its four resolutions; the network is timm's."""
+"""HRNet-W18 (Wang et al., 2020) up to its four resolutions, from timm."""
 
 from torch import Tensor, nn
 
@@ -10,14 +10,14 @@ STRIDES = (4, 8, 16, 32)
 class HRNet(nn.Module):
     """Maps images (N, C, H, W) to a map at each of the strides 4, 8, 16 and 32: 18, 36, 72 and 144 channels.
 
-    Without the layers that widen these maps for ImageNet's classifier, which timm keeps unless told otherwise. timm's
-    resolutions fit together in images of whole multiples of 32; others are padded with zeros at the right and the
-    bottom, and the maps are cut to ceil(H / stride) and ceil(W / stride).
+    The layers that widen these maps for ImageNet's classifier are left out. timm's resolutions fit together only for
+    images whose sides are multiples of 32. Other images are padded with zeros at the right and the bottom, and the maps
+    are cut to ceil(H / stride) and ceil(W / stride).
 
     Args:
-        image_shape: (C, H, W) of the images.
+        image_shape: The images' (C, H, W).
         pretrained: Whether to start from timm's ImageNet weights.
-        name: Which of timm's HRNets, with the tag of its weights: these are the authors'.
+        name: The name of an HRNet in timm, with the tag of its weights; the default has its authors' weights.
     """
 
     def __init__(
@@ -40,7 +40,10 @@ class HRNet(nn.Module):
         if all(side % STRIDES[-1] == 0 for side in self.size):
             return maps
         height, width = self.size
-        return [m[:, :, : -(-height // s), : -(-width // s)] for m, s in zip(maps, STRIDES, strict=True)]
+        cut = []
+        for feature_map, stride in zip(maps, STRIDES, strict=True):
+            cut.append(feature_map[:, :, : -(-height // stride), : -(-width // stride)])
+        return cut
 
 
 def hrnet_w18(image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:

@@ -9,10 +9,17 @@ from gate2static.models.heads import resize
 
 
 class HrnetHead(nn.Module):
-    """All resolutions at the finest one side by side, a 1×1 convolution, another, bilinear to (N, outputs, H, W)."""
+    """A head that concatenates all resolutions at the finest one and applies two 1×1 convolutions.
+
+    The head maps feature maps to (N, outputs, H, W).
+
+    Args:
+        shapes: The feature maps' shapes (N, C, H, W), finest first.
+        outputs: The channels of the predicted map.
+        image_size: The height and width of the predicted map.
+    """
 
     def __init__(self, shapes: Sequence[Size], outputs: int, image_size: tuple[int, int]) -> None:
-        """Takes the feature maps' shapes (N, C, H, W), finest first, and the map's channels and size."""
         super().__init__()
         width = sum(shape[1] for shape in shapes)
         self.fuse = nn.Sequential(nn.Conv2d(width, width, 1), nn.BatchNorm2d(width), nn.ReLU())

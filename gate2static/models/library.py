@@ -1,4 +1,4 @@
-"""What backbones from torchvision and timm have in common."""
+"""Shared code of the backbones from torchvision and timm: options, downloads and padding."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -12,18 +12,18 @@ from gate2static.recipe import Strict
 
 
 class LibraryOptions(Strict):
-    """Options of backbones that come from a library as they are."""
+    """Options of backbones that are taken from a library unchanged."""
 
     pretrained: bool = False
-    """Whether to start from the library's default weights, which downloads them once."""
+    """Whether to start from the library's default weights, which are downloaded once."""
 
 
 @contextlib.contextmanager
 def fetching(name: str) -> Iterator[None]:
-    """Around whatever may download a network's weights.
+    """Turns a failed download of a network's weights into a RecipeError that names the network.
 
     Raises:
-        RecipeError: The weights are neither here nor can they be downloaded.
+        RecipeError: The weights are not in the library's cache and cannot be downloaded.
     """
     try:
         yield
@@ -35,18 +35,18 @@ def fetching(name: str) -> Iterator[None]:
 
 
 def create(name: str, *, in_channels: int, pretrained: bool = False, **options: Any) -> nn.Module:
-    """Makes one of timm's networks, whose import takes seconds.
+    """Creates one of timm's networks.
 
     Args:
-        name: As timm's registry has it.
-        in_channels: timm adapts the first layer, and its weights, to that many.
+        name: A name in timm's registry.
+        in_channels: The channels of the images; timm adapts the first layer and its weights.
         pretrained: Whether to start from the weights that timm has under this name.
         options: Further arguments of `timm.create_model`.
 
     Raises:
-        RecipeError: The weights are neither here nor can they be downloaded.
+        RecipeError: The weights are not in timm's cache and cannot be downloaded.
     """
-    import timm
+    import timm  # takes seconds
 
     with fetching(f"timm/{name}"):
         model: nn.Module = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, **options)
@@ -54,10 +54,13 @@ def create(name: str, *, in_channels: int, pretrained: bool = False, **options: 
 
 
 def pad(x: Tensor, size: Sequence[int], multiple: int) -> Tensor:
-    """Pads images (N, C, H, W) with zeros at the right and the bottom to whole multiples.
+    """Pads images with zeros at the right and the bottom, so that height and width become multiples of a number.
 
-    The size is a number that the network was built for, not read from the images, so that it is a constant when the
-    network is traced.
+    Args:
+        x: Images (N, C, H, W).
+        size: The images' height and width. The network was built for this size; it is not read from the images, so that
+            it is a constant when the network is traced.
+        multiple: The number that divides the padded height and width.
     """
     bottom, right = (-side % multiple for side in size)
     return F.pad(x, (0, right, 0, bottom)) if bottom or right else x

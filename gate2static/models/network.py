@@ -1,4 +1,4 @@
-"""The ordinary network that the gated one is compared with: one backbone, a head per task."""
+"""The ordinary network that gated networks are compared with: one backbone and one head per task."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,12 @@ from torch import Tensor, nn
 
 
 class MultiTaskNetwork(nn.Module):
-    """One backbone and one head per task: with one task the single-task network, with all the shared one."""
+    """One backbone and one head per task: a single-task network with one task, the shared network with all tasks.
+
+    Args:
+        backbone: Maps images (N, C, H, W) to features.
+        heads: The heads by task; each reads the backbone's features.
+    """
 
     def __init__(self, backbone: nn.Module, heads: Mapping[str, nn.Module]) -> None:
         super().__init__()
@@ -14,6 +19,6 @@ class MultiTaskNetwork(nn.Module):
         self.heads = nn.ModuleDict(heads)
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        """Maps images (N, C, H, W) to every task's output."""
+        """Maps images (N, C, H, W) to a dict of outputs by task."""
         features = self.backbone(x)
         return {name: head(features) for name, head in self.heads.items()}

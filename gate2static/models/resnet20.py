@@ -1,8 +1,8 @@
 """The CIFAR ResNet-20 of He et al. (2016), section 4.2: a stem and three stages of three blocks.
 
-Where a block changes the shape, its shortcut is a 1×1 convolution with a norm (their option B) rather than padding
-with zeros (option A), because a gated unit needs weights to copy. At full width and 32×32 that is 40.8 MMACs with RGB
-images; the paper's 58 MFLOPs are unexplained (papers/README reading 5).
+Where a block changes the shape, its shortcut is a 1×1 convolution with a norm (their option B) and not a padding with
+zeros (option A), because a gated unit needs weights. At full width the network has 40.8 MMACs for RGB images of 32×32;
+the paper's 58 MFLOPs are unexplained (docs/paper.md, note 5).
 """
 
 from torch import Tensor, nn
@@ -30,9 +30,9 @@ class ResNet20(nn.Module):
     """Maps images (N, C, H, W) to the features of the three stages, at strides 1, 2 and 4.
 
     Args:
-        in_channels: C of the images.
-        width: Multiplies the 16, 32 and 64 channels of the stages.
-        blocks: Of each stage: n in the paper, whose networks have 6n + 2 layers.
+        in_channels: The channels of the images.
+        width: A factor of the stages' 16, 32 and 64 channels.
+        blocks: Blocks per stage: n of He et al., whose networks have 6n + 2 layers.
     """
 
     def __init__(self, in_channels: int = 3, width: float = 1.0, blocks: int = 3) -> None:

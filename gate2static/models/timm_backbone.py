@@ -1,4 +1,4 @@
-"""A timm network as a backbone: the feature maps that timm itself names, finest first."""
+"""A timm network as a backbone that returns the feature maps that timm names, finest first."""
 
 import timm
 import torch
@@ -13,12 +13,13 @@ def timm_backbone(name: str, image_shape: tuple[int, int, int], *, pretrained: b
     """Builds `timm/<name>` up to its feature maps.
 
     Args:
-        name: An architecture that timm's own registry lists; names that point at a hub are refused.
-        image_shape: (C, H, W); timm adapts the first layer to C.
-        pretrained: Whether to start from timm's default weights, which downloads them once.
+        name: An architecture in timm's own registry; names that point at a hub are refused.
+        image_shape: The images' (C, H, W); timm adapts the first layer to C.
+        pretrained: Whether to start from timm's default weights, which are downloaded once.
 
     Raises:
-        RecipeError: Unknown name, weights that cannot be fetched, or a network without feature maps (N, C, H, W).
+        RecipeError: The name is unknown, the weights cannot be downloaded, or the network has no feature maps
+            (N, C, H, W).
     """
     known = timm.list_models()
     if name not in known:
@@ -34,6 +35,7 @@ def timm_backbone(name: str, image_shape: tuple[int, int, int], *, pretrained: b
             "use a convolutional network, or another image size"
         ) from error
     expected = model.feature_info.channels()  # type: ignore[union-attr, operator]
-    if [tuple(m.shape[1:2]) for m in maps] != [(count,) for count in expected] or any(m.dim() != 4 for m in maps):
+    channels = [features.shape[1] for features in maps if features.dim() == 4]
+    if channels != list(expected) or len(channels) != len(maps):
         raise RecipeError(f"model.name: timm/{name} has its channels last, heads here want (N, C, H, W); use another")
     return model.train()

@@ -1,4 +1,4 @@
-"""A torchvision classifier as a backbone: its last feature map at every resolution, finest first."""
+"""A torchvision classifier as a backbone that returns its last feature map at every resolution, finest first."""
 
 import torch
 import torchvision
@@ -9,22 +9,22 @@ from gate2static.errors import RecipeError
 from gate2static.models.library import fetching
 from gate2static.recipe.parsing import suggest
 
-# Their feature maps are tokens or have the channels last.
+# The feature maps of these networks are tokens or have the channels last.
 NOT_CONVOLUTIONAL = ("maxvit", "swin_", "vit_")
 
 
 def torchvision_backbone(name: str, image_shape: tuple[int, int, int], *, pretrained: bool) -> nn.Module:
     """Builds `torchvision/<name>` up to its feature maps, as a traced module.
 
-    It is traced in evaluation mode, so what torchvision switches by mode within a function (stochastic depth) is off.
+    The module is traced in evaluation mode, so functions that torchvision switches by mode (stochastic depth) are off.
 
     Args:
-        name: A convolutional network that torchvision's own registry lists; nothing else is imported.
-        image_shape: (C, H, W); torchvision's networks take three channels.
-        pretrained: Whether to start from torchvision's default weights, which downloads them once.
+        name: A convolutional network in torchvision's own registry; no other code is imported.
+        image_shape: The images' (C, H, W); torchvision's networks take three channels.
+        pretrained: Whether to start from torchvision's default weights, which are downloaded once.
 
     Raises:
-        RecipeError: Unknown name, weights that cannot be fetched, or images that are not RGB.
+        RecipeError: The name is unknown, the weights cannot be downloaded, or the images are not RGB.
     """
     models = torchvision.models
     known = [n for n in models.list_models(module=models) if not n.startswith(NOT_CONVOLUTIONAL)]
@@ -51,12 +51,12 @@ def torchvision_backbone(name: str, image_shape: tuple[int, int, int], *, pretra
 
 
 def _cut(traced: fx.GraphModule) -> fx.GraphModule:
-    """Ends a traced classifier, in place, at its last feature map of every resolution."""
+    """Makes a traced classifier return its last feature map of every resolution, in place."""
     maps: dict[torch.Size, fx.Node] = {}
     smallest = float("inf")
     for node in traced.graph.nodes:
         size: torch.Size = getattr(node.meta.get("tensor_meta"), "shape", torch.Size())[2:]
-        # Squeezed 1×1 maps and pools that enlarge a map again are no resolutions of their own.
+        # Pooled 1×1 maps, and pools that enlarge a map again, do not count as resolutions.
         if node.op in ("placeholder", "output") or len(size) != 2 or min(size) == 1:
             continue
         if size.numel() <= smallest or size in maps:

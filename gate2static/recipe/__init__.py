@@ -1,4 +1,4 @@
-"""YAML to `Recipe`: everything a run is made of, checked before anything runs."""
+"""Recipes: the description of a whole run in YAML, checked before anything runs."""
 
 from gate2static.recipe.budget import Budget
 from gate2static.recipe.loading import load_recipe, parse_budget
@@ -6,13 +6,13 @@ from gate2static.recipe.parsing import parse
 from gate2static.recipe.schema import (
     DataRecipe,
     DecoderRecipe,
-    GatedStageRecipe,
+    GatedNetworkRecipe,
     GateOptimiserRecipe,
     GatingRecipe,
     ModelRecipe,
+    NetworkRecipe,
     Recipe,
     ScheduleRecipe,
-    StageRecipe,
     TaskRecipe,
     TrainingRecipe,
     WeightOptimiserRecipe,
@@ -24,12 +24,12 @@ __all__ = [
     "DataRecipe",
     "DecoderRecipe",
     "GateOptimiserRecipe",
-    "GatedStageRecipe",
+    "GatedNetworkRecipe",
     "GatingRecipe",
     "ModelRecipe",
+    "NetworkRecipe",
     "Recipe",
     "ScheduleRecipe",
-    "StageRecipe",
     "Strict",
     "TaskRecipe",
     "TrainingRecipe",

@@ -1,4 +1,4 @@
-"""A recipe file and `key.sub=value` overrides to a `Recipe`."""
+"""Loading of a recipe file, with `key.sub=value` overrides."""
 
 import re
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from gate2static.recipe.schema import Recipe
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number: PyYAML's own rule wants 1.0e-3 and makes it a string."""
+    """Safe YAML in which 1e-3 is a number; PyYAML's own rule needs 1.0e-3 and reads 1e-3 as a string."""
 
 
 _Loader.add_implicit_resolver(
@@ -27,10 +27,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
     Args:
         path: A YAML file.
-        overrides: `key.sub=value` each; the value is read as YAML, list items are named by number (`tasks.0.weight=2`).
+        overrides: Changes as `key.sub=value`. The value is read as YAML; a list item is named by its number
+            (`tasks.0.weight=2`).
 
     Raises:
-        RecipeError: One line: the file is missing or no YAML, a key is unknown, or a value is of the wrong type.
+        RecipeError: The file is missing or not YAML, a key is unknown, or a value is of the wrong type. The message is
+            one line.
     """
     path = Path(path)
     try:
@@ -49,10 +51,14 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def parse_budget(values: Sequence[str]) -> Budget:
-    """Makes a budget of `key=value` each, such as `macs=0.5`, or `latency_ms=8` and `device=board.json`.
+    """Reads a budget from values of `--budget`.
+
+    Args:
+        values: `key=value` strings, such as `macs=0.5`, or `latency_ms=8` and `device=board.json`.
 
     Raises:
-        RecipeError: One line: no budget, one that names several kinds of cost or an unknown one, or a key given twice.
+        RecipeError: The values name no kind of cost, several kinds or an unknown kind, or a key twice. The message is
+            one line.
     """
     raw: dict[str, Any] = {}
     keys = [value.partition("=")[0] for value in values]
@@ -70,7 +76,7 @@ def _override(
     option: str = "--set",
     example: str = "key.sub=value, such as training.gated.epochs=5",
 ) -> None:
-    """Sets one `key.sub=value` in place; whether the key exists at all is the schema's business."""
+    """Applies one `key.sub=value` in place; the schema checks later whether the key exists."""
     key, equals, value = text.partition("=")
     text = f"{option} {text}"
     if not equals or not key:

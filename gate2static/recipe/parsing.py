@@ -1,4 +1,4 @@
-"""Plain values to a checked model, with one line for whatever is wrong."""
+"""Checks of plain values against a model, with one-line error messages."""
 
 import difflib
 import json
@@ -17,12 +17,13 @@ def parse(model: type[M], raw: Mapping[str, Any], *, where: str) -> M:
     """Checks plain values against a model.
 
     Args:
-        model: What the values must be.
+        model: The model that the values must fit.
         raw: Plain values, as YAML gives them.
-        where: What the message starts with, such as the recipe's path.
+        where: The start of the error message, such as the recipe's path.
 
     Raises:
-        RecipeError: One line that names the first wrong key, what was found there and what is allowed.
+        RecipeError: A value does not fit. The message is one line: the first wrong key, what was found and what is
+            allowed.
     """
     try:
         # Through JSON, where strict parsing still takes a list for a tuple and 1 for 1.0, but never `true` for 1.
@@ -34,10 +35,10 @@ def parse(model: type[M], raw: Mapping[str, Any], *, where: str) -> M:
     raise RecipeError(f"{where}: {_line(model, first)}{more}")
 
 
-def suggest(found: str, allowed: typing.Iterable[str]) -> str:
-    """Says what is allowed instead of `found`: the nearest name if one is near, and the whole list."""
+def suggest(name: str, allowed: typing.Iterable[str]) -> str:
+    """Returns advice for an unknown name: the most similar allowed name, if there is one, and the whole list."""
     names = sorted(allowed)
-    near = difflib.get_close_matches(found, names, n=1)
+    near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{hint}allowed: {', '.join(names) or 'none'}"
 
@@ -61,7 +62,7 @@ def _short(value: object) -> str:
 
 
 def _fields(model: type[BaseModel], parents: list[int | str]) -> set[str]:
-    """The field names of the model that sits at a path below `model`."""
+    """Returns the field names of the model at a path below `model`."""
     here: Any = model
     for part in parents:
         if isinstance(part, str):

@@ -1,4 +1,4 @@
-"""What a recipe may say, with the paper's hyper-parameters as defaults where the paper gives them."""
+"""The schema of a recipe; defaults are the paper's hyper-parameters where the paper gives them."""
 
 from typing import Annotated, Any, Literal
 
@@ -20,7 +20,7 @@ Count = Annotated[int, Field(ge=1)]
 
 
 def _plain(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """One line for what none of several types fits, where pydantic has one for each of them."""
+    """Replaces pydantic's messages, one per allowed type, by one line for all types."""
     if isinstance(value, dict):
         value = {name: _immutable(item) for name, item in value.items()}
     try:
@@ -32,7 +32,7 @@ def _plain(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
 
 
 def _immutable(value: Any) -> Any:
-    """What strict parsing takes: a validator gets JSON's lists as lists, and those are no tuples."""
+    """Returns a list as a tuple, because strict parsing accepts no list for a tuple inside a validator."""
     return tuple(value) if isinstance(value, list) else value
 
 
@@ -40,24 +40,24 @@ Option = Annotated[
     bool | int | float | str | tuple[bool | int | float | str, ...] | dict[str, tuple[str, ...]] | None,
     WrapValidator(_plain),
 ]
-"""A data set's or a model's own option; its owner checks it (`gate2static.recipe.parse`)."""
+"""An option of a data set or a model, which checks it itself (`gate2static.recipe.parse`)."""
 
-# Names become folders, module names and ONNX output names, so only what is safe in all three.
+# Names become folders, module names and ONNX output names, so only characters that are safe in all three.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 
 
 class DataRecipe(Strict):
-    """Which data set, and its own options."""
+    """The data set and its options."""
 
     name: str
     options: dict[str, Option] = Field(default_factory=dict)
 
 
 class TaskRecipe(Strict):
-    """One task: a target of the data set, its kind, weight ω_t (eq. 1) and hinge target τ_t (eq. 4).
+    """One task: a target of the data set, its kind, its weight ω_t (eq. 1) and its hinge target τ_t (eq. 4).
 
-    The paper gives no τ values (papers/README reading 6). Our default 0 lets the hinge always push towards sharing,
+    The paper gives no values of τ (docs/paper.md, note 6). With our default 0 the hinge always pushes towards sharing,
     so that λ_s alone sets the trade-off.
     """
 
@@ -68,15 +68,15 @@ class TaskRecipe(Strict):
 
 
 class DecoderRecipe(Strict):
-    """What draws the maps of dense tasks, and its own options; tasks that name always get a linear head."""
+    """The decoder of dense tasks and its options; tasks of classes or attributes always get a linear head."""
 
     name: str = "auto"
-    """`auto` is the decoder that the paper uses with the backbone."""
+    """The decoder's name; `auto` stands for the decoder that the paper uses with the backbone."""
     options: dict[str, Option] = Field(default_factory=dict)
 
 
 class ModelRecipe(Strict):
-    """Which backbone, its own options such as `width`, and the decoder of dense tasks."""
+    """The backbone, its options such as `width`, and the decoder of dense tasks."""
 
     name: str
     options: dict[str, Option] = Field(default_factory=dict)
@@ -84,10 +84,10 @@ class ModelRecipe(Strict):
 
 
 class GatingRecipe(Strict):
-    """How the backbone is gated.
+    """The options of the gates.
 
-    The paper does not give α's first value (papers/README reading 6). Ours lies slightly on the task-specific side, so
-    that the gated network starts close to the single-task networks it is initialised from.
+    The paper does not give the first value of α (docs/paper.md, note 6). Ours is slightly on the task-specific side, so
+    that the gated network starts close to the single-task networks that it is initialised from.
     """
 
     group_size: Count = 1
@@ -95,40 +95,42 @@ class GatingRecipe(Strict):
     gate_init: float = 0.05
     """Mean of the first α; a gate is task-specific while α > 0."""
     gate_init_std: NotNegative = 0.05
-    """Standard deviation of the first α: a shared branch that no gate picks gets no gradient."""
+    """Standard deviation of the first α. With 0 no gate would start as shared, and the shared branch would get no
+    gradient."""
     mixing: Literal["softmax", "hard"] = "softmax"
-    """The shared stream mixes the tasks' features (eq. 3), or takes one task's, group by group."""
+    """How the shared stream continues: a mix of the tasks' features (eq. 3), or a copy of one task's feature per
+    group."""
     tie_residual: bool = False
-    """Layers that write to the same residual stream share their gates."""
+    """Whether layers that write to the same residual stream share their gates."""
     shared_init: Literal["shared", "initial"] = "shared"
-    """The shared branch starts from the trained shared network, or from the backbone's first weights as in the paper,
-    where those are ImageNet's."""
+    """The start of the shared branch: the trained shared network, or the backbone's first weights as in the paper,
+    where these are ImageNet's."""
 
 
 class ScheduleRecipe(Strict):
-    """How a learning rate falls: section A.1 (`step`) and A.2 (`poly`) of the paper."""
+    """The schedule of a learning rate (paper, sections A.1 `step` and A.2 `poly`)."""
 
     kind: Literal["constant", "step", "poly"] = "constant"
     step_epochs: Count = 20
-    """`step`: epochs between two falls."""
+    """For `step`, the epochs between two changes."""
     factor: Positive = 1 / 3
-    """`step`: what each fall multiplies by."""
+    """For `step`, the factor of each change."""
     power: Positive = 0.9
-    """`poly`: the rate is (1 - progress) ** power."""
+    """For `poly`, the exponent: the rate is multiplied by (1 - progress) ** power."""
 
 
 class WeightOptimiserRecipe(Strict):
-    """Adam for the weights; the paper's CelebA values."""
+    """Adam for the weights, with the paper's values for CelebA."""
 
     lr: Positive = 1e-3
     heads_lr: Positive | None = None
-    """Of the heads, where theirs is another; the paper trains DPT's encoder with 1e-5 and its decoders with 1e-4."""
+    """The heads' learning rate, if it differs; the paper trains DPT's encoder with 1e-5 and its decoders with 1e-4."""
     weight_decay: NotNegative = 1e-4
     schedule: ScheduleRecipe = ScheduleRecipe(kind="step")
 
 
 class GateOptimiserRecipe(Strict):
-    """SGD for α and β. The paper says 0.1 and leaves momentum, decay and schedule open (papers/README reading 6)."""
+    """SGD for α and β. The paper gives lr 0.1, but no momentum, decay or schedule (docs/paper.md, note 6)."""
 
     lr: Positive = 0.1
     momentum: Fraction = 0.0
@@ -136,51 +138,52 @@ class GateOptimiserRecipe(Strict):
     schedule: ScheduleRecipe = ScheduleRecipe()
 
 
-class StageRecipe(Strict):
-    """How one kind of network is trained."""
+class NetworkRecipe(Strict):
+    """The training of one kind of network."""
 
     epochs: Count = 60
     batch_size: Count = 128
-    """Images an optimiser step, over all processes and accumulated parts."""
+    """Images per optimiser step, over all processes and accumulated parts."""
     weights: WeightOptimiserRecipe = WeightOptimiserRecipe()
     patience: Count | None = None
-    """Stop after so many epochs in which the validation metrics did not get better on average."""
+    """The number of epochs without better validation metrics (on average) after which training stops; None never
+    stops."""
 
 
-class GatedStageRecipe(StageRecipe):
-    """How the gated network is trained: the weights as everywhere, the gates on an optimiser of their own."""
+class GatedNetworkRecipe(NetworkRecipe):
+    """The training of the gated network, whose gates have their own optimiser."""
 
     gates: GateOptimiserRecipe = GateOptimiserRecipe()
     sparsity: Literal["hinge", "l1"] = "hinge"
-    """`l1` (table 6) is the hinge of eq. 4 with every target at 0."""
+    """The sparsity loss: the hinge of eq. 4, or `l1` (table 6), which is the hinge with every target at 0."""
     settle_steps: Count | None = None
-    """Gates that keep their side for so many steps stay there, and training computes only what the others need."""
+    """The number of steps after which a gate that kept its side is frozen, so that training skips unneeded channels."""
 
 
 class TrainingRecipe(Strict):
-    """The three kinds of training, and what they have in common: where and how training computes and saves."""
+    """The training of the three kinds of network, and their common settings."""
 
-    single: StageRecipe = StageRecipe()
-    shared: StageRecipe = StageRecipe()
-    gated: GatedStageRecipe = GatedStageRecipe()
+    single: NetworkRecipe = NetworkRecipe()
+    shared: NetworkRecipe = NetworkRecipe()
+    gated: GatedNetworkRecipe = GatedNetworkRecipe()
     checkpoint_steps: Count | None = None
-    """Also save every so many steps within an epoch; the end of an epoch always saves."""
+    """Steps between two checkpoints within an epoch; None saves at the end of every epoch only."""
     keep: Literal["last", "best"] = "last"
-    """Which checkpoint of a network goes on: the last, or the best on the validation split. While gates close, the best
-    epoch of a gated network is simply its least sparse one."""
+    """The checkpoint that a run uses further: the last, or the best on the validation split. While gates close, the
+    best epoch of a gated network is usually its least sparse one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: Count | Literal["auto"] = 1
-    """Processes that train together, one a GPU; `auto` takes all GPUs. Under torchrun it decides instead."""
+    """Processes that train together, one per GPU; `auto` uses all GPUs. Under torchrun, torchrun sets the number."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     accumulate: Count = 1
-    """Parts that a process cuts its share of a batch into, to save memory; batch norm sees one part at a time."""
+    """Parts that a process divides its share of a batch into, to save memory; batch norm sees one part at a time."""
     clip_norm: Positive | None = None
-    """Largest norm of the weights' gradient; gates are not clipped."""
+    """The largest norm of the weights' gradient; the gates' gradient is not clipped."""
     channels_last: bool = False
     compile: bool = False
-    """Whether torch.compile makes the network's code; in a single process only."""
+    """Whether torch.compile compiles the network; only in a single process."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that load data, for each process that trains."""
+    """Processes that load data, per training process."""
 
     @field_validator("devices", mode="before")
     @classmethod
@@ -192,13 +195,13 @@ class TrainingRecipe(Strict):
     @model_validator(mode="after")
     def _compiled_code_lasts(self) -> "TrainingRecipe":
         if self.compile and self.gated.settle_steps is not None:
-            # After a few networks torch would stop compiling, and say so only in its log.
+            # After a few networks torch would stop compiling, and mention it only in its log.
             raise ValueError("settled gates change the network that trains; remove compile, or gated.settle_steps")
         return self
 
 
 class Recipe(Strict):
-    """A whole run: data, tasks, network, gating, training, and the sparsity weights to try."""
+    """The recipe of a whole run: data, tasks, network, gating, training, and the sparsity weights to try."""
 
     name: Name
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -208,14 +211,14 @@ class Recipe(Strict):
     gating: GatingRecipe = GatingRecipe()
     training: TrainingRecipe = TrainingRecipe()
     sparsity_weight: NotNegative = 0.05
-    """λ_s of eq. 5 for `train`; with a budget, where λ_s starts."""
+    """λ_s of eq. 5 for `train`; with a budget, the first value of λ_s."""
     budget: Budget | None = None
-    """What the static network of `train` may cost at most."""
+    """The most that the static network of `train` may cost."""
     sweep: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.01, 0.03, 0.05, 0.07, 0.1)
-    """λ_s values for `sweep`: the paper's."""
+    """The values of λ_s for `sweep`; the default is the paper's."""
     sweep_targets: tuple[Fraction, ...] = ()
-    """τ values that `sweep` gives to the tasks in all combinations, with every λ_s (appendix C); tasks keep their own
-    where there are none."""
+    """Values of τ that `sweep` gives to the tasks in all combinations, with every λ_s (appendix C). Without values,
+    tasks keep their own targets."""
     runs_dir: str = "runs"
 
     @model_validator(mode="after")

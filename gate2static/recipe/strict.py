@@ -1,4 +1,4 @@
-"""What all parts of a recipe have in common."""
+"""The base model of all parts of a recipe."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""What a task is: its loss, its metric, which direction is better; and how whole sets of tasks compare."""
+"""Tasks: the loss and the metrics of each kind, and the comparison of whole sets of tasks."""
 
 from gate2static.tasks.kind import Kind
 from gate2static.tasks.kinds import KINDS

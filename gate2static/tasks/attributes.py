@@ -1,6 +1,6 @@
-"""Which of several attributes an image has: binary cross-entropy and accuracy, as for CelebA (section 4.1).
+"""Several binary attributes per image, with binary cross-entropy and accuracy, as for CelebA (section 4.1).
 
-Outputs and targets (N, A); targets are 0 or 1. Every attribute of every image counts alike.
+Outputs and targets are (N, attributes); targets are 0 or 1. Every attribute of every image has the same weight.
 """
 
 from typing import TYPE_CHECKING

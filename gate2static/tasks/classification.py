@@ -1,4 +1,4 @@
-"""One class an image: cross-entropy and accuracy. Outputs (N, C), targets int64 (N,)."""
+"""One class per image, with cross-entropy and accuracy. Outputs are (N, classes), targets int64 (N,)."""
 
 from typing import TYPE_CHECKING
 

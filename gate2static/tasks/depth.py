@@ -1,6 +1,7 @@
-"""Distance from the camera in metres: L1, rmse, absolute and relative error. Outputs and targets (N, 1, H, W).
+"""Distance from the camera in metres, with L1 loss, RMSE, and absolute and relative error.
 
-Targets at or below 0 are invalid. Errors are over all valid pixels of a split, each counting alike.
+Outputs and targets are (N, 1, H, W). Targets at or below 0 are invalid. Errors are averaged over all valid pixels of a
+split.
 """
 
 from typing import TYPE_CHECKING
@@ -28,7 +29,7 @@ def _prepare(depth: Tensor, true: Tensor) -> tuple[Tensor, ...]:
 
 
 def _close(depth: Tensor, true: Tensor) -> Tensor:
-    """Where the two differ by a factor below 1.25, either way (δ₁ of the depth literature)."""
+    """Returns True where the two differ by a factor below 1.25 in either direction (δ₁ of the depth literature)."""
     return torch.maximum(depth, true) < 1.25 * torch.minimum(depth, true)
 
 

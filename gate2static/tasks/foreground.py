@@ -1,8 +1,8 @@
-"""Maps of what is in the foreground: edges, saliency and plain masks. Outputs and targets (N, 1, H, W).
+"""Foreground maps: edges, saliency and plain masks.
 
-Targets are 0, 1, or 255 where they are to be ignored. Edges and salient objects fill little of an image, so their
-losses weigh pixels of the foreground by w and others by 1 - w, as in Vandenhende et al. (2020), which appendix A of the
-paper follows: w = 0.95 for edges, and a batch's share of background for saliency.
+Outputs and targets are (N, 1, H, W). Targets are 0, 1, or 255 where they are ignored. Edges and salient objects cover
+little of an image, so their losses weigh pixels of the foreground by w and others by 1 - w, as in Vandenhende et al.
+(2020), which appendix A of the paper follows: w = 0.95 for edges, and a batch's share of background for saliency.
 """
 
 from typing import TYPE_CHECKING
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 
 EDGE_WEIGHT = 0.95
 THRESHOLDS = (0.2, 0.9, 15)
-"""First, last and number of those at which saliency is scored; the best one for a whole split is reported, for mIoU and
-for maxF, the harmonic mean of mean precision and mean recall (Vandenhende et al., 2020)."""
+"""The first, the last and the number of thresholds at which saliency is scored (Vandenhende et al., 2020).
+
+The best threshold for a whole split counts, for mIoU and for maxF, the harmonic mean of mean precision and mean recall.
+"""
 
 
 def _pixel_losses(logits: Tensor, target: Tensor, weight: Tensor | float) -> Tensor:
-    """Binary cross-entropy of every pixel, weighted; meaningless where the target is to be ignored."""
+    """Returns the weighted binary cross-entropy of every pixel, which has no meaning where the target is ignored."""
     weights = target * weight + (1 - target) * (1 - weight)
     return weights * F.binary_cross_entropy_with_logits(logits, target, reduction="none")
 
@@ -43,11 +45,12 @@ def _edge_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 def _saliency_loss(logits: Tensor, target: Tensor, mean: float | None = None) -> Tensor:
     valid = _valid(target)
-    return mean_over(valid, _pixel_losses(logits, target, 1 - (mean_over(valid, target) if mean is None else mean)))
+    foreground = mean_over(valid, target) if mean is None else mean
+    return mean_over(valid, _pixel_losses(logits, target, 1 - foreground))
 
 
 def _prepare_mask(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    # Decided here: torchmetrics takes logits that all lie between 0 and 1 for probabilities and cuts them at 0.5.
+    # Thresholded here, because torchmetrics takes logits that all lie in [0, 1] for probabilities and cuts them at 0.5.
     valid = _valid(target)
     return (logits > 0)[valid].long(), target[valid].long()
 
@@ -57,23 +60,29 @@ def _prepare_edges(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
 
 
 def _prepare_saliency(logits: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    """IoU, precision and recall of every image with a valid pixel at every threshold: (N, 3, thresholds)."""
-    images = _valid(target).flatten(1).any(dim=1)
-    probabilities, target = logits.sigmoid()[images], target[images]
+    """Returns IoU, precision and recall of every image with a valid pixel, at every threshold: (N, 3, thresholds)."""
+    has_valid_pixel = _valid(target).flatten(1).any(dim=1)  # (N,)
+    probabilities = logits.sigmoid()[has_valid_pixel]
+    target = target[has_valid_pixel]
     thresholds = torch.linspace(*THRESHOLDS, device=logits.device, dtype=logits.dtype)
-    count, bins = len(target), len(thresholds) + 1
-    image = torch.arange(count, device=target.device).view(-1, 1, 1, 1)
-    # bin > t exactly where the probability is above threshold t, so one histogram serves all thresholds.
-    bin_ = torch.bucketize(probabilities, thresholds)
-    flat = ((image * bins + bin_) * 2 + target.long())[(target == 0) | (target == 1)]
-    histogram = torch.bincount(flat, minlength=count * bins * 2).view(count, bins, 2).double()
-    above = histogram.flip(1).cumsum(1).flip(1)[:, 1:]
-    found, hits = above.sum(2), above[:, :, 1]
-    wanted = histogram[:, :, 1].sum(1, keepdim=True)
-    either = found + wanted - hits
-    # An image with nothing salient is got right by finding nothing.
-    iou = torch.where(either > 0, hits / either.clamp(min=1), 1.0)
-    return (torch.stack([iou, hits / found.clamp(min=1), hits / wanted.clamp(min=1)], dim=1),)
+    images = len(target)
+    bins = len(thresholds) + 1
+    image_index = torch.arange(images, device=target.device).view(-1, 1, 1, 1)
+    # A pixel's bin is > t exactly where its probability is above threshold t, so one histogram serves all thresholds.
+    bin_index = torch.bucketize(probabilities, thresholds)
+    flat_index = ((image_index * bins + bin_index) * 2 + target.long())[(target == 0) | (target == 1)]
+    histogram = torch.bincount(flat_index, minlength=images * bins * 2)
+    histogram = histogram.view(images, bins, 2).double()  # (images, bins, [background, salient])
+    above = histogram.flip(1).cumsum(1).flip(1)[:, 1:]  # (images, thresholds, [background, salient])
+    predicted = above.sum(2)
+    hits = above[:, :, 1]
+    salient = histogram[:, :, 1].sum(1, keepdim=True)
+    union = predicted + salient - hits
+    # Where nothing is salient and nothing is predicted, the prediction is right.
+    iou = torch.where(union > 0, hits / union.clamp(min=1), 1.0)
+    precision = hits / predicted.clamp(min=1)
+    recall = hits / salient.clamp(min=1)
+    return (torch.stack([iou, precision, recall], dim=1),)
 
 
 def _mask_metrics(channels: int) -> "dict[str, Metric]":

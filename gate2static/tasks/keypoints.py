@@ -1,4 +1,7 @@
-"""Heat maps of keypoints, as of Taskonomy: L1 where a target is not below 0. Outputs and targets (N, 1, H, W)."""
+"""Heat maps of keypoints, as in Taskonomy, with the L1 loss.
+
+Outputs and targets are (N, 1, H, W). Targets below 0 are invalid.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""What tasks of one kind have in common."""
+"""The kind of a task: its loss, its metrics, and the values of a target that count."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,46 +12,46 @@ if TYPE_CHECKING:
 
 
 def everything(target: Tensor) -> Tensor:
-    """All values of a target are valid."""
+    """Returns a mask for a target whose values are all valid."""
     return torch.ones_like(target, dtype=torch.bool)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """Everything that tasks of one kind have in common.
+    """The loss and the metrics of all tasks of one kind.
 
-    `metrics` imports torchmetrics when it is called and not before: it takes seconds, and pruning needs none.
+    `metrics` imports torchmetrics when it is called, because the import takes seconds and pruning needs no metrics.
     """
 
     metric_name: str
-    """The main metric: the first that `metrics` makes."""
+    """The name of the main metric, which is the first of `metrics`."""
     higher_is_better: bool
-    """Whether a higher main metric is a better one."""
+    """Whether a higher value of the main metric is better."""
     loss: Callable[..., Tensor]
-    """(output, target) to a scalar, the mean over all valid values of a batch; 0 where there are none."""
+    """Maps (output, target) to a scalar: the mean over all valid values of a batch, and 0 without valid values."""
     prepare: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
-    """(output, target) to what every metric is updated with: valid values only, along the first dimension."""
+    """Maps (output, target) to the tensors that update every metric: valid values only, along the first dimension."""
     metrics: "Callable[[int], dict[str, Metric]]"
-    """Empty metrics by name, main metric first, for a number of outputs."""
+    """Returns new metrics by name, the main metric first, for a number of outputs."""
     dense: bool
-    """Whether the head draws a map rather than naming a class."""
+    """Whether the head predicts a map instead of a class or attributes."""
     valid: Callable[[Tensor], Tensor] = everything
-    """A target to which of its values count in the loss, bool; of each group that does or does not, one."""
+    """Returns a boolean mask of the target values that count in the loss, with one entry per independent value."""
     weighs_by_mean: bool = False
-    """Whether the loss depends on the mean of the batch's valid targets, which it takes third; that of what it is given
-    where it takes none."""
+    """Whether the loss takes the mean of the whole batch's valid targets as third argument; without it, the loss uses
+    the mean of the targets that it is given."""
     labelled: bool = False
-    """Whether targets hold class numbers, (N, ...) for outputs (N, C, ...); other targets are shaped like outputs."""
+    """Whether targets are class numbers, (N, ...) for outputs (N, C, ...); other targets have the outputs' shape."""
     variant_of: str | None = None
-    """The kind whose targets a kind with another loss reads."""
+    """The name of the kind whose targets this kind uses with another loss."""
 
 
 def mean_over(valid: Tensor, values: Tensor) -> Tensor:
-    """The mean of those values that are valid; 0, with a gradient of 0, where none is.
+    """Returns the mean of the valid values; 0 with a gradient of 0 where no value is valid.
 
     Args:
-        valid: bool, of any shape that broadcasts to the values'.
-        values: What to average.
+        valid: A boolean mask that broadcasts to the shape of `values`.
+        values: The values to average.
     """
     valid = valid.expand_as(values)
     return values.where(valid, 0).sum() / valid.sum().clamp(min=1)

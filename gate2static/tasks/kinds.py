@@ -1,4 +1,4 @@
-"""The kinds of task, by the name a recipe gives."""
+"""The kinds of task by the name that a recipe uses."""
 
 from gate2static.tasks import attributes, classification, depth, foreground, keypoints, normals, semantic
 from gate2static.tasks.kind import Kind

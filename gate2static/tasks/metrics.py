@@ -1,4 +1,4 @@
-"""The metrics of one task, counted over all batches and all processes."""
+"""The metrics of one task, over all batches and all processes."""
 
 import warnings
 
@@ -10,35 +10,41 @@ from gate2static.tasks.task import Task
 
 
 class TaskMetrics:
-    """A task's metrics, main metric first.
+    """A task's metrics, the main metric first.
 
-    States are sums, so a short last batch weighs what it holds. In a distributed run every process counts its own
-    share of the images, each image once, and all of them call `compute`, which adds the states up.
+    States are sums, so every valid value has the same weight, also in a short last batch. In a distributed run every
+    process adds its own share of the images, each image once. All processes call `compute`, which adds up the states.
+
+    Args:
+        task: The task to measure.
+        device: The device of outputs and targets.
     """
 
     def __init__(self, task: Task, device: torch.device | str = "cpu") -> None:
         from torchmetrics import SumMetric
 
         self.task = task
-        # float32 stops counting at 2^24, a few dozen images' pixels.
-        self._metrics = {
-            name: metric.to(device).set_dtype(torch.float64)
-            for name, metric in {**task.kind.metrics(task.channels), "": SumMetric()}.items()
-        }
-        self._count = self._metrics.pop("")
+        # In float64, because float32 stops counting at 2^24: the pixels of a few dozen images.
+        self._count = SumMetric().to(device).set_dtype(torch.float64)
+        metrics = task.kind.metrics(task.channels)
+        self._metrics = {name: metric.to(device).set_dtype(torch.float64) for name, metric in metrics.items()}
 
     def update(self, output: Tensor, target: Tensor) -> None:
-        """Counts one batch: a head's raw output and the data set's target, on the metrics' device.
+        """Adds one batch.
+
+        Args:
+            output: The head's raw output, on the metrics' device.
+            target: The data set's target, on the metrics' device.
 
         Raises:
-            DataError: The target's shape or a class number is not what the task allows.
+            DataError: The target's shape or a class number does not fit the task.
             TrainingError: The output is not finite.
         """
         self.task.check_shapes(output, target)
         if not output.isfinite().all():
             raise TrainingError(
                 f"{self.task.name}: the network's output is not finite on the images it is measured on; train with a "
-                "lower learning rate or go on from an earlier checkpoint"
+                "lower learning rate or continue from an earlier checkpoint"
             )
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         prepared = self.task.kind.prepare(output, target)
@@ -51,13 +57,13 @@ class TaskMetrics:
             metric.update(*prepared)
 
     def compute(self) -> dict[str, float]:
-        """Every metric by name.
+        """Returns every metric by name.
 
         Raises:
             DataError: No target of any batch has a valid value.
         """
         with warnings.catch_warnings():
-            # A process whose share is empty has counted nothing, which is no mistake.
+            # A process whose share is empty has added nothing, which is not a mistake.
             warnings.filterwarnings("ignore", "The ``compute`` method of metric", UserWarning)
             if not self._count.compute():
                 raise DataError(

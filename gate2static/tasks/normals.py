@@ -1,7 +1,7 @@
-"""Which way surfaces face: L1 or cosine loss, and the angle between normals in degrees.
+"""Surface normals, with L1 or cosine loss, and the angle between normals in degrees.
 
-Outputs (N, 3, H, W) of any length; targets (N, 3, H, W), unit vectors or zero where they are invalid. The loss compares
-directions, as in Vandenhende et al. (2020), which appendix A of the paper follows.
+Outputs are (N, 3, H, W) vectors of any length. Targets are (N, 3, H, W): unit vectors, or zero where they are invalid.
+The loss compares directions, as in Vandenhende et al. (2020), which appendix A of the paper follows.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 THRESHOLDS_DEG = (11.25, 22.5, 30.0)
 
 _SHORTEST = 1e-3
-"""Outputs below this length are not stretched to 1: an output of exactly 0 would get a gradient of 1e12."""
+"""Outputs below this length are not scaled to 1, because an output of exactly 0 would get a gradient of 1e12."""
 
 
 def _valid(true: Tensor) -> Tensor:
@@ -36,10 +36,12 @@ def _cosine_loss(normals: Tensor, true: Tensor) -> Tensor:
 
 
 def _prepare(normals: Tensor, true: Tensor) -> tuple[Tensor, ...]:
-    """Angles in degrees. Half the angle's tangent is exact for small angles too, where the cosine's inverse is not."""
-    found, wanted = F.normalize(normals, dim=1), F.normalize(true, dim=1)
-    half = torch.atan2((found - wanted).norm(dim=1), (found + wanted).norm(dim=1))
-    return ((2 * half).rad2deg()[_valid(true)[:, 0]],)
+    """Returns the angles of valid pixels in degrees."""
+    output = F.normalize(normals, dim=1)
+    target = F.normalize(true, dim=1)
+    # The tangent of half the angle is exact for small angles too, where the inverse cosine is not.
+    half_angle = torch.atan2((output - target).norm(dim=1), (output + target).norm(dim=1))
+    return ((2 * half_angle).rad2deg()[_valid(true)[:, 0]],)
 
 
 def _metrics(channels: int) -> "dict[str, Metric]":

@@ -1,4 +1,4 @@
-"""How one set of task metrics compares with another."""
+"""Comparison of networks by the metrics of all their tasks."""
 
 from collections.abc import Mapping, Sequence
 from statistics import mean
@@ -8,20 +8,25 @@ from gate2static.tasks.task import Task
 
 
 def main_scores(scores: Mapping[str, Mapping[str, float]], tasks: Sequence[Task]) -> dict[str, float]:
-    """The main metric by task, which Δ_MTL, ranks and tables compare; `scores` are all metrics by task and name."""
+    """Returns the main metric by task, which Δ_MTL, ranks and tables compare.
+
+    Args:
+        scores: All metrics by task and name.
+        tasks: The tasks to select.
+    """
     return {task.name: scores[task.name][task.kind.metric_name] for task in tasks}
 
 
 def delta_mtl(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks: Sequence[Task]) -> float:
-    """Δ_MTL of eq. 6: the mean relative gain over the single-task networks; 0.01 is one per cent better.
+    """Returns Δ_MTL (eq. 6), the mean relative gain over the single-task networks; 0.01 is one per cent better.
 
     Args:
-        metrics: The model's metric by task.
-        baseline: The single-task networks' metric by task.
-        tasks: The tasks to average over, which know whether lower or higher is better.
+        metrics: The network's main metric by task.
+        baseline: The single-task networks' main metric by task.
+        tasks: The tasks to average over; their kinds know whether higher is better.
 
     Raises:
-        TrainingError: A task's metric is missing, or the baseline's is 0, which no gain can be relative to.
+        TrainingError: A task's metric is missing, or its baseline is 0, so that no gain can be relative to it.
     """
     gains = []
     for task in tasks:
@@ -38,10 +43,12 @@ def delta_mtl(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks
 
 
 def mean_rank(rows: Mapping[str, Mapping[str, float]], tasks: Sequence[Task]) -> dict[str, float]:
-    """The mean over the tasks of each row's rank among the rows; 1 is best, equal metrics share the mean rank.
+    """Returns each network's rank among all networks, averaged over the tasks; 1 is best.
+
+    Networks with equal metrics share the mean of their ranks.
 
     Args:
-        rows: Metrics by task, by row name.
+        rows: Main metrics by network and task.
         tasks: The tasks to rank by.
     """
     ranks: dict[str, list[float]] = {name: [] for name in rows}

@@ -1,4 +1,7 @@
-"""One class a pixel: cross-entropy, mIoU and pixel accuracy. Outputs (N, C, H, W), targets int64 (N, H, W)."""
+"""One class per pixel, with cross-entropy, mIoU and pixel accuracy.
+
+Outputs are (N, classes, H, W), targets int64 (N, H, W).
+"""
 
 from typing import TYPE_CHECKING
 

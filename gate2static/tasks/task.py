@@ -1,4 +1,4 @@
-"""A recipe's tasks, checked against what the data set holds."""
+"""A recipe's tasks, checked against the data set."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,15 @@ from gate2static.tasks.kinds import KINDS
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One task of a run: `weight` is ω_t (eq. 1), `target` τ_t (eq. 4), `channels` the outputs of its head."""
+    """One task of a run.
+
+    Attributes:
+        name: The task's name, and the name of its target in the data set.
+        kind: The loss and the metrics.
+        channels: The number of outputs of the task's head.
+        weight: ω_t of eq. 1.
+        target: The hinge target τ_t of eq. 4.
+    """
 
     name: str
     kind: Kind
@@ -25,38 +33,39 @@ class Task:
     target: float = 0.0
 
     def loss(self, output: Tensor, target: Tensor, mean: float | None = None) -> Tensor:
-        """L_t of eq. 1, before its weight ω_t: a scalar, the mean over all valid values of the batch.
+        """Returns L_t of eq. 1 before its weight ω_t: a scalar, the mean over all valid values of the batch.
 
-        A batch without any gives 0 with a gradient of 0. Half-precision outputs are compared in float32.
+        A batch without valid values gives 0 with a gradient of 0. Half-precision outputs are compared in float32.
 
         Args:
-            output: The head's.
-            target: What it should be.
-            mean: Of the whole batch's valid targets, where these are a part of it and the kind `weighs_by_mean`.
+            output: The head's raw output.
+            target: The data set's target.
+            mean: The mean of the whole batch's valid targets, for a kind that `weighs_by_mean` where `target` is a part
+                of the batch.
 
         Raises:
-            DataError: The target's shape or a class number is not what the task allows.
+            DataError: The target's shape or a class number does not fit the task.
         """
         self.check_shapes(output, target)
         try:
-            whole = (mean,) if self.kind.weighs_by_mean else ()
-            return self.kind.loss(output.to(torch.promote_types(output.dtype, torch.float32)), target, *whole)
+            batch_mean = (mean,) if self.kind.weighs_by_mean else ()
+            return self.kind.loss(output.to(torch.promote_types(output.dtype, torch.float32)), target, *batch_mean)
         except IndexError:
-            # Looking before each step would make a GPU wait; there, classes that do not exist end the process.
+            # A check before each step would make a GPU wait. On a GPU, classes that do not exist end the process.
             self.check_classes(target)
             raise
 
     def check_shapes(self, output: Tensor, target: Tensor) -> None:
-        """Raises a DataError unless a batch's target has the shape that belongs to an output (N, C, ...)."""
-        wanted = output.shape[:1] + output.shape[2:] if self.kind.labelled else output.shape
-        if target.shape != wanted:
+        """Raises a DataError unless a batch's target has the shape that fits an output (N, C, ...)."""
+        expected = output.shape[:1] + output.shape[2:] if self.kind.labelled else output.shape
+        if target.shape != expected:
             raise DataError(
                 f"{self.name}: targets are {tuple(target.shape)}, but the network's output {tuple(output.shape)} needs "
-                f"{tuple(wanted)}; the data set must give images and targets of one size"
+                f"{tuple(expected)}; the data set must give images and targets of one size"
             )
 
     def check_classes(self, classes: Tensor) -> None:
-        """Raises a DataError if there is a class that the task does not have."""
+        """Raises a DataError if a class number is outside the task's range."""
         wrong = (classes < 0) | (classes >= self.channels)
         if self.kind.dense:
             wrong &= classes != IGNORE
@@ -69,10 +78,14 @@ class Task:
 
 
 def build_tasks(recipes: tuple[TaskRecipe, ...], spec: DataSpec) -> tuple[Task, ...]:
-    """Gives every task of a recipe its loss, metric and number of outputs.
+    """Builds every task of a recipe with its loss, metrics and number of outputs.
+
+    Args:
+        recipes: The recipe's tasks.
+        spec: The description of the data set.
 
     Raises:
-        RecipeError: A task that the data set has no target for, or whose kind is unknown or not the target's.
+        RecipeError: The data set has no target for a task, or the task's kind is unknown or does not fit the target.
     """
     return tuple(_build(recipe, spec) for recipe in recipes)
 
@@ -82,7 +95,8 @@ def _build(recipe: TaskRecipe, spec: DataSpec) -> Task:
         raise RecipeError(f"tasks: the data set has no target {recipe.name}; {suggest(recipe.name, spec.targets)}")
     if recipe.kind not in KINDS:
         raise RecipeError(f"tasks: {recipe.name} is of kind {recipe.kind}; {suggest(recipe.kind, KINDS)}")
-    target, kind = spec.targets[recipe.name], KINDS[recipe.kind]
+    target = spec.targets[recipe.name]
+    kind = KINDS[recipe.kind]
     if target.kind not in (recipe.kind, kind.variant_of):
         kinds = [name for name, known in KINDS.items() if target.kind in (name, known.variant_of)]
         raise RecipeError(
