@@ -6,12 +6,12 @@ A gated network starts from the single-task networks, so its branches have seen 
 from pathlib import Path
 
 from gate2static.recipe import Recipe
-from gate2static.train import Row, sweep
+from gate2static.train import ResultRow, sweep
 
 NAME = "separate, longer"
 
 
-def longer_separate(recipe: Recipe, run_dir: Path) -> Row:
+def longer_separate(recipe: Recipe, run_dir: Path) -> ResultRow:
     """The row of the recipe's separate networks, trained for single plus gated epochs; resumes.
 
     Args:

@@ -25,7 +25,7 @@ from gate2static.report import write_report
 from gate2static.report.style import png_bytes
 from gate2static.report.tradeoff_figure import TradeOffPoint, tradeoff_figure
 from gate2static.tasks import build_tasks, delta_mtl
-from gate2static.train import Row, RunResult, gated_baseline, load_gated, load_result, sweep
+from gate2static.train import ResultRow, RunResult, gated_baseline, load_gated, load_result, sweep
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "evidence.md"
@@ -135,7 +135,7 @@ def _done(runs: Path, seeds: list[int]) -> int:
     return count
 
 
-def draw_gates(run_dir: Path, result: RunResult) -> Row:
+def draw_gates(run_dir: Path, result: RunResult) -> ResultRow:
     """Figure 3 of the gated network in the middle of the sweep, which is returned."""
     gated = [row for row in result.rows if row.kind == "gated"]
     shown = gated[len(gated) // 2]
@@ -149,7 +149,7 @@ def draw_gates(run_dir: Path, result: RunResult) -> Row:
     return shown
 
 
-def _baseline(run_dir: Path, row: Row) -> GatedModel:
+def _baseline(run_dir: Path, row: ResultRow) -> GatedModel:
     return gated_baseline(run_dir, "separate" if row.kind == "separate" else "shared")
 
 
@@ -171,7 +171,7 @@ def points(results: dict[str, list[RunResult]]) -> list[TradeOffPoint]:
     return found
 
 
-def page(results: dict[str, list[RunResult]], seeds: list[int], shown: Row, overrides: list[str]) -> str:
+def page(results: dict[str, list[RunResult]], seeds: list[int], shown: ResultRow, overrides: list[str]) -> str:
     """The page: table, pictures, and in words whether the method does what it should."""
     tasks, training = results["hinge"][0].tasks, results["hinge"][0].recipe["training"]
     metrics = [f"{task.name}: {task.metric} {'↑' if task.higher_is_better else '↓'}" for task in tasks]

@@ -17,7 +17,7 @@ from gate2static.models.vit import ViT
 GIGA, MEGA = 1e9, 1e6
 NYUD = (40, 1, 3)  # semantic classes, depth, normals
 PASCAL = (21, 7, 1, 3, 1)  # semantic classes, human parts, saliency, normals, edges
-# One output for each attribute (section A.1). "Clothes" is no attribute of CelebA (papers/README reading 9): the recipe
+# One output for each attribute (section A.1). "Clothes" is no attribute of CelebA (docs/paper.md, note 7): the recipe
 # has four for it, so it gives (1, 1, 4), at 192 MACs more in 40.8 million.
 CELEBA = (1, 1, 1)
 

@@ -1,4 +1,4 @@
-"""Every error a user can meet: one root, one subclass per broken contract.
+"""The errors that a user can meet: one root, one subclass per broken contract.
 
 A message says what is wrong, what was found, what is allowed, and what to do.
 """
@@ -31,7 +31,7 @@ class CheckpointError(Gate2StaticError):
 
 
 class TrainingError(Gate2StaticError):
-    """Training that cannot go on, such as a loss that is not finite."""
+    """Training that cannot continue, such as a loss that is not finite."""
 
 
 class PruneError(Gate2StaticError):

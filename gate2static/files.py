@@ -1,7 +1,8 @@
-"""Whole files or none: what a killed process or a full disk leaves behind is always the old file."""
+"""Files that are written whole or not at all: a killed process or a full disk leaves the old file."""
 
 import hashlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from gate2static.errors import ExportError, Gate2StaticError
@@ -14,18 +15,18 @@ def write_atomically(
     error: type[Gate2StaticError] = ExportError,
     advice: str = "Free some space or choose another path.",
 ) -> None:
-    """Write `data` beside `path`, then rename over it; missing folders are made.
+    """Writes `data` to a temporary file beside `path` and renames it to `path`; creates missing folders.
 
-    What a killed process left behind is overwritten by the next one that writes `path`.
+    A temporary file that a killed process left behind is overwritten by the next write to `path`.
 
     Args:
-        path: the file.
-        data: all of it.
-        error: raised when the file cannot be written.
-        advice: the last sentence of its message.
+        path: The file to write.
+        data: The file's whole content.
+        error: The exception class for a file that cannot be written.
+        advice: The last sentence of the error message.
 
     Raises:
-        Gate2StaticError: of type `error`; an old file at `path` is untouched.
+        Gate2StaticError: The file cannot be written (of type `error`); an old file at `path` is untouched.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -45,14 +46,20 @@ def _write(path: Path, data: bytes | memoryview) -> None:
     with path.open("wb") as file:
         file.write(data)
         file.flush()
+        # Without this a rename can reach the disk before the content does.
         os.fsync(file.fileno())
 
 
 def read_bytes(path: Path, *, what: str, error: type[Gate2StaticError] = ExportError) -> bytes:
-    """The file's bytes; `what` names the kind of file in the error message.
+    """Returns a file's content.
+
+    Args:
+        path: The file to read.
+        what: The kind of file, for the error message: "ONNX file".
+        error: The exception class for a file that cannot be read.
 
     Raises:
-        Gate2StaticError: of type `error`, when the file cannot be read.
+        Gate2StaticError: The file cannot be read (of type `error`).
     """
     try:
         return path.read_bytes()
@@ -60,6 +67,11 @@ def read_bytes(path: Path, *, what: str, error: type[Gate2StaticError] = ExportE
         raise error(f"cannot read the {what} {path}: {failure.strerror or failure}; check the path") from failure
 
 
+def is_up_to_date(path: Path, sources: Iterable[Path]) -> bool:
+    """Returns whether a file exists and is not older than the files that it is made from."""
+    return path.is_file() and all(path.stat().st_mtime >= source.stat().st_mtime for source in sources)
+
+
 def sha256_of(data: bytes) -> str:
-    """Hexadecimal SHA-256."""
+    """Returns the SHA-256 digest of `data` in hexadecimal."""
     return hashlib.sha256(data).hexdigest()

@@ -1,11 +1,11 @@
-"""The progress bar of whatever takes more than a moment: on stderr, with the time left, and only on a terminal."""
+"""The progress bar for work that takes more than a moment: on stderr, with the time left, and only on a terminal."""
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 
 def progress_bar(*, visible: bool) -> Progress:
-    """A bar that counts steps; silent where stderr is not a terminal, or `visible` is false."""
+    """Returns a bar that counts steps; it stays silent where stderr is not a terminal or `visible` is false."""
     console = Console(stderr=True)
     return Progress(
         TextColumn("{task.description}"),

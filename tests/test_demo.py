@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gate2static import demo
+from gate2static import demo, pipeline
 from gate2static.bench import LatencyReport
 from gate2static.errors import MissingDependencyError, RecipeError, VerificationError
 from gate2static.report import was_verified
@@ -24,14 +24,16 @@ def demo_copy(demo_dir, tmp_path):
 def done_again(monkeypatch):
     """Counts what is done again."""
     done = []
-    for name in ("prune", "verify", "export_onnx", "build_engine", "benchmark"):
-        original = getattr(demo, name)
+    steps = ("prune", "verify", "export_onnx", "build_engine")
+    names = dict.fromkeys(steps, pipeline) | {"benchmark": demo}
+    for name, module in names.items():
+        original = getattr(module, name)
 
         def counted(*args, original=original, name=name, **kwargs):
             done.append(name)
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(demo, name, counted)
+        monkeypatch.setattr(module, name, counted)
     return done
 
 
@@ -75,7 +77,7 @@ def test_a_missing_library_costs_a_line_and_no_more(demo_copy, tiny, monkeypatch
     def missing(*args, **kwargs):
         raise MissingDependencyError("tensorrt_rtx cannot be imported; install 'gate2static[trt-rtx]'")
 
-    monkeypatch.setattr(demo, "build_engine", missing)
+    monkeypatch.setattr(pipeline, "build_engine", missing)
     (demo_copy / "shared" / "model.trt-rtx.engine").unlink()
     demo.run_demo(demo_copy, overrides=tiny)
     assert "shared: cannot build the engine: tensorrt_rtx cannot" in " ".join(capsys.readouterr().err.split())
@@ -83,14 +85,14 @@ def test_a_missing_library_costs_a_line_and_no_more(demo_copy, tiny, monkeypatch
 
 def test_a_static_network_that_differs_stops_the_demo_and_says_so_in_its_manifest(demo_copy, tiny, monkeypatch):
     shutil.rmtree(demo_copy / "gated-60" / "static")
-    right = demo.prune
+    right = pipeline.prune
 
     def wrong(gated):
         static = right(gated)
         next(iter(static.parameters())).data.view(-1)[0] += 0.5
         return static
 
-    monkeypatch.setattr(demo, "prune", wrong)
+    monkeypatch.setattr(pipeline, "prune", wrong)
     with pytest.raises(VerificationError, match="does not compute what the gated one does"):
         demo.run_demo(demo_copy, overrides=tiny)
     assert not was_verified(read_manifest(demo_copy / "gated-60" / "static"))
@@ -139,7 +141,7 @@ def test_a_run_folder_can_be_timed_row_by_row_and_reported(run, demo_dir, tmp_pa
 
 
 def test_verify_without_an_onnx_file_does_not_ask_what_one_may_lose(run, demo_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr("gate2static.export.equality.onnx_tolerances", lambda _: pytest.fail("asked"))
+    monkeypatch.setattr("gate2static.pipeline.onnx_tolerances", lambda _: pytest.fail("asked"))
     static = shutil.copytree(demo_dir / "gated-60" / "static", tmp_path / "static")
     run("verify", demo_dir / "gated-60" / "ckpt.pt", static)
 

@@ -8,7 +8,7 @@ import gate2static
 
 PACKAGE = Path(gate2static.__file__).parent
 STILL_CIRCULAR = {
-    "gate2static.prune.analysis.channel_access",
+    "gate2static.
     "gate2static.prune.emission.emitter",
     "gate2static.prune.rules.rule",
 }

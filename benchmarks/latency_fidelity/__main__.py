@@ -36,7 +36,7 @@ from benchmarks.latency_fidelity.page import write_page
 from benchmarks.latency_fidelity.profiling import profile
 from gate2static.bench.backends import BACKENDS
 from gate2static.bench.environment import describe_environment
-from gate2static.bench.sources import Target, TorchSource, named_sources
+from gate2static.bench.sources import NetworkOrFile, TorchSource, named_sources
 from gate2static.progress import progress_bar
 from gate2static.static import load_static
 
@@ -110,7 +110,7 @@ def kept(rows: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
 def measure(case: Case, lowerings: Sequence[str], maker: Maker) -> list[dict[str, Any]]:
     """One row a lowering: MACs and latency over those of the shared and of T separate networks."""
     backend, static = maker.backend, [*BASELINES, *lowerings]
-    targets: dict[str, Target] = {name: maker.path(case, name) for name in static}
+    targets: dict[str, NetworkOrFile] = {name: maker.path(case, name) for name in static}
     if BACKENDS[backend].takes is TorchSource:
         targets["unpruned"] = (case.gated(), load_static(maker.path(case, "shared")).example_inputs(1))
     latencies, shared = times(targets, backend), maker.macs(case, "shared")
@@ -131,7 +131,7 @@ def measure(case: Case, lowerings: Sequence[str], maker: Maker) -> list[dict[str
     ]  # fmt: skip
 
 
-def times(targets: Mapping[str, Target], backend: str) -> dict[str, np.ndarray]:
+def times(targets: Mapping[str, NetworkOrFile], backend: str) -> dict[str, np.ndarray]:
     """Latency in ms of each network at each turn."""
     with ExitStack() as loaded:
         runners = [

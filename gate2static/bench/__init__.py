@@ -1,4 +1,4 @@
-"""Latency of networks on the backends that deploy them, and what this machine can run."""
+"""Benchmarks: the latency of networks on deployment backends, and the backends that this machine can run."""
 
 from gate2static.bench.backends import BACKENDS, NETWORK_BACKENDS
 from gate2static.bench.doctor import Finding, diagnose, findings_table

@@ -1,4 +1,4 @@
-"""Every backend by name: what kind of source it takes and what opens it."""
+"""The backends by name, each with the kind of source that it runs."""
 
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,12 @@ from gate2static.runtimes.onnx_file import load_onnx, precision_of
 
 @dataclass(frozen=True, kw_only=True)
 class Backend:
-    """One way to run one kind of source."""
+    """A backend that runs one kind of source.
+
+    Attributes:
+        takes: The kind of source.
+        open: Loads a source and returns a runner.
+    """
 
     takes: type[Source]
     open: OpenRunner
@@ -42,12 +47,19 @@ BACKENDS: Mapping[str, Backend] = {
 
 
 NETWORK_BACKENDS = tuple(name for name, backend in BACKENDS.items() if backend.takes is not EngineSource)
-"""What takes static networks: every backend but those that run engines."""
+"""The backends that run static networks: all except those that run engines."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One row to be measured."""
+    """One network on one backend, to be timed.
+
+    Attributes:
+        name: The network's name in the report.
+        backend: The backend's name.
+        source: The network, in the form that the backend takes.
+        precision: `fp32`, `fp16`, `int8` or another floating-point width of torch.
+    """
 
     name: str
     backend: str
@@ -55,32 +67,36 @@ class Entry:
     precision: str
 
 
-def pair_with_backends(sources: Mapping[str, Source], wanted: Sequence[str] | None) -> list[Entry]:
-    """Every source on every wanted backend that can run it; a static network is exported to ONNX where needed.
+def pair_with_backends(sources: Mapping[str, Source], selected: Sequence[str] | None) -> list[Entry]:
+    """Pairs every source with every selected backend that can run it; exports static networks to ONNX where needed.
 
     Args:
-        sources: by name, in the order they are compared.
-        wanted: None gives each source its own backend: torch for a network, ONNX Runtime on the CPU for ONNX.
+        sources: The sources by name, in the order of comparison.
+        selected: The backends' names. None selects one backend per source: torch for a network, ONNX Runtime on the CPU
+            for an ONNX file, and an engine's own library.
 
     Raises:
-        BenchError: an unknown backend, or a source that none of the wanted backends can run.
+        BenchError: A backend is unknown, or none of the selected backends can run a source.
     """
-    if unknown := sorted(set(wanted or ()) - set(BACKENDS)):
+    if unknown := sorted(set(selected or ()) - set(BACKENDS)):
         raise BenchError(f"unknown backend {', '.join(unknown)}; allowed: {', '.join(BACKENDS)}")
     entries: list[Entry] = []
     for name, source in sources.items():
-        backends = [_own(source)] if wanted is None else [backend for backend in wanted if _runs_on(source, backend)]
+        if selected is None:
+            backends = [_default_backend(source)]
+        else:
+            backends = [backend for backend in selected if _runs_on(source, backend)]
         if not backends:
             able = ", ".join(backend for backend in BACKENDS if _runs_on(source, backend))
-            raise BenchError(f"{name} cannot run on {', '.join(wanted or ())}; it runs on {able}")
+            raise BenchError(f"{name} cannot run on {', '.join(selected or ())}; it runs on {able}")
         onnx = _onnx_of(source) if any(_needs_onnx(source, backend) for backend in backends) else None
         for backend in backends:
-            converted = onnx if onnx is not None and _needs_onnx(source, backend) else source
-            entries.append(Entry(name=name, backend=backend, source=converted, precision=_precision(converted)))
+            runnable = onnx if onnx is not None and _needs_onnx(source, backend) else source
+            entries.append(Entry(name=name, backend=backend, source=runnable, precision=_precision(runnable)))
     return entries
 
 
-def _own(source: Source) -> str:
+def _default_backend(source: Source) -> str:
     if isinstance(source, EngineSource):
         return source.sidecar.backend
     return "torch" if isinstance(source, TorchSource) else "onnxruntime"

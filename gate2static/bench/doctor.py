@@ -1,4 +1,4 @@
-"""What this machine can run, what is missing, and how to get it."""
+"""The diagnosis of this machine: the backends that it can run, and how to get the missing ones."""
 
 import platform
 from dataclasses import dataclass
@@ -19,11 +19,13 @@ State = Literal["ok", "missing"]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing looked for.
+    """The result for one library or device.
 
     Attributes:
-        found: a version, a name or what happened.
-        advice: what to do, or what is still possible without it; empty when all is well.
+        item: The library or device.
+        found: A version, a name, or the problem.
+        state: Whether the item can be used.
+        advice: The way to get the item, or what works without it; empty where nothing is missing.
     """
 
     item: str
@@ -33,7 +35,7 @@ class Finding:
 
 
 def diagnose() -> tuple[Finding, ...]:
-    """Look at the CPU, the GPU and every deployment library. Nothing missing is an error: each only costs a backend."""
+    """Checks the CPU, the GPU and every deployment library; a missing one is not an error, it only costs a backend."""
     cpu = f"{cpu_model()}, {usable_cores()} cores, {torch.get_num_threads()} torch threads"
     return (
         Finding(item="Python", found=f"{platform.python_version()} on {platform.system()}", state="ok"),
@@ -51,7 +53,7 @@ def diagnose() -> tuple[Finding, ...]:
 
 
 def findings_table(findings: tuple[Finding, ...]) -> Table:
-    """The findings for the terminal."""
+    """Returns a table of the findings for the terminal."""
     table = Table("", "item", "found", "what to do")
     for finding in findings:
         mark = "[green]ok[/green]" if finding.state == "ok" else "[yellow]missing[/yellow]"
@@ -67,8 +69,8 @@ def _torch() -> Finding:
 def _gpu() -> Finding:
     if torch.cuda.is_available():
         capability = "{}.{}".format(*torch.cuda.get_device_capability())
-        found = f"{torch.cuda.get_device_name()}, compute capability {capability}"
-        return Finding(item="GPU", found=found, state="ok")
+        name = f"{torch.cuda.get_device_name()}, compute capability {capability}"
+        return Finding(item="GPU", found=name, state="ok")
     if not torch.version.cuda:
         advice = "install a CUDA build of torch if this machine has an NVIDIA GPU"
     else:

@@ -1,4 +1,4 @@
-"""The machine and the libraries that latencies hold for; nothing that names a host or a person."""
+"""The machine and the libraries that latencies were measured with, without names of hosts or persons."""
 
 import os
 import platform
@@ -12,13 +12,17 @@ _LIBRARIES = ("gate2static", "torch", "onnxruntime", "onnxruntime-gpu", "openvin
 
 
 class Environment(BaseModel):
-    """Where a measurement was made.
+    """The machine and the libraries of a measurement.
 
     Attributes:
-        cores: CPU cores this process may use.
-        threads: CPU threads a network was given.
-        gpu_compute_capability: such as "8.9".
-        versions: of the libraries that are installed.
+        system: The operating system and the architecture.
+        python: Python's version.
+        cpu: The processor's name.
+        cores: The CPU cores that the process may use.
+        threads: The CPU threads that the networks used.
+        gpu: The GPU's name; None without a GPU.
+        gpu_compute_capability: The GPU's compute capability, such as "8.9"; None without a GPU.
+        versions: The versions of the installed libraries by name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -34,7 +38,7 @@ class Environment(BaseModel):
 
 
 def describe_environment(*, threads: int) -> Environment:
-    """This machine, now."""
+    """Describes this machine, for networks that use so many CPU threads."""
     has_gpu = torch.cuda.is_available()
     return Environment(
         system=f"{platform.system()} {platform.machine()}",
@@ -49,18 +53,18 @@ def describe_environment(*, threads: int) -> Environment:
 
 
 def installed_versions() -> dict[str, str]:
-    """Version of each library that matters to latency and is installed, found without importing it."""
-    found: dict[str, str] = {}
+    """Returns the versions of the installed libraries that matter to latency, without importing them."""
+    versions: dict[str, str] = {}
     for name in _LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def cpu_model() -> str:
-    """The processor's name, or its architecture where the system does not tell."""
+    """Returns the processor's name, or its architecture where the system does not tell the name."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -70,7 +74,7 @@ def cpu_model() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Returns the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

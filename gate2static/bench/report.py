@@ -1,4 +1,4 @@
-"""Latencies as they were measured, and the statistics that follow from them."""
+"""Measured latencies, and their statistics."""
 
 from pathlib import Path
 from statistics import median
@@ -11,7 +11,8 @@ from gate2static.bench.environment import Environment
 from gate2static.errors import BenchError
 from gate2static.files import read_bytes, write_atomically
 
-UNSTABLE_CV = 0.025  # trtexec's limit for the coefficient of variation
+UNSTABLE_CV = 0.025
+"""The coefficient of variation above which a measurement counts as unstable, as in trtexec."""
 
 
 class _Frozen(BaseModel):
@@ -19,20 +20,26 @@ class _Frozen(BaseModel):
 
 
 class Transfers(_Frozen):
-    """Copies between pinned host memory and the device, which latencies leave out."""
+    """The time of copies between pinned host memory and the device, which latencies do not include.
+
+    Attributes:
+        upload_ms: The time to copy the inputs to the device, in ms.
+        download_ms: The time to copy the outputs to the host, in ms.
+    """
 
     upload_ms: float
     download_ms: float
 
 
 class TargetLatency(_Frozen):
-    """One target on one backend.
+    """The latency of one network on one backend.
 
     Attributes:
-        name: as the user named it, or the file's name.
+        name: The name that the user gave, or the file's name.
+        backend: The backend's name.
         precision: "fp32", "fp16" or "int8".
-        rounds_ms: per round, the latency of every run in ms; every target was loaded, timed and closed once a round.
-        transfers: the median over the rounds; None on the CPU.
+        rounds_ms: The latency of every run in ms, per round. Every network was loaded, timed and closed once per round.
+        transfers: The time of copies, as the median over the rounds; None on the CPU.
     """
 
     name: str
@@ -43,26 +50,26 @@ class TargetLatency(_Frozen):
 
     @property
     def runs(self) -> int:
-        """How many runs were timed."""
+        """The number of timed runs."""
         return sum(len(samples) for samples in self.rounds_ms)
 
     def percentile_ms(self, percent: float) -> float:
-        """The latency in ms that `percent` of all runs stay below."""
+        """Returns the latency in ms that `percent` per cent of all runs stay below."""
         return float(np.percentile(np.concatenate(self.rounds_ms), percent))
 
     @property
     def median_ms(self) -> float:
-        """The latency that half of all runs stay below."""
+        """The median latency of all runs, in ms."""
         return self.percentile_ms(50)
 
     @property
     def mean_ms(self) -> float:
-        """Mean over all runs."""
+        """The mean latency of all runs, in ms."""
         return float(np.concatenate(self.rounds_ms).mean())
 
     @property
     def variation(self) -> float:
-        """Coefficient of variation: standard deviation over mean, of all runs."""
+        """The coefficient of variation: the standard deviation over the mean of all runs."""
         return float(np.concatenate(self.rounds_ms).std()) / self.mean_ms
 
     @property
@@ -72,12 +79,14 @@ class TargetLatency(_Frozen):
 
 
 class TimingProtocol(_Frozen):
-    """How it was measured.
+    """The settings of a measurement.
 
     Attributes:
-        warmup_s: seconds before the timed runs of every round.
-        duration_s: seconds of timed runs of each target, over all rounds.
-        min_runs: timed runs of each target, over all rounds, at least.
+        batch_size: Samples per run.
+        rounds: The number of rounds.
+        warmup_s: Seconds of untimed runs at the start of every round.
+        duration_s: Seconds of timed runs per network, over all rounds.
+        min_runs: The least number of timed runs per network, over all rounds.
     """
 
     batch_size: int
@@ -88,7 +97,14 @@ class TimingProtocol(_Frozen):
 
 
 class LatencyReport(_Frozen):
-    """What `benchmark` measured; `targets[0]` is what the others are compared with."""
+    """The result of `benchmark`.
+
+    Attributes:
+        format: The version of the JSON format.
+        protocol: The settings of the measurement.
+        environment: The machine and the libraries.
+        targets: The networks on their backends. The first network is the one that the others are compared with.
+    """
 
     format: Literal[1] = 1
     protocol: TimingProtocol
@@ -96,44 +112,47 @@ class LatencyReport(_Frozen):
     targets: tuple[TargetLatency, ...] = Field(min_length=1)
 
     def __getitem__(self, name: str) -> TargetLatency:
-        """The first entry of a target."""
+        """Returns the first entry with this name."""
         for target in self.targets:
             if target.name == name:
                 return target
         raise KeyError(name)
 
     def reference(self, target: TargetLatency) -> TargetLatency:
-        """What a target is compared with: the first target on the same backend."""
+        """Returns the network that a target is compared with: the first one on the same backend."""
         return next(other for other in self.targets if other.backend == target.backend)
 
     def round_ratios(self, target: TargetLatency, over: TargetLatency | None = None) -> tuple[float, ...]:
-        """Per round, median latency of `target` over that of `over`: neighbours in time, so a slow spell cancels.
+        """Returns the ratio of two networks' median latencies in every round.
+
+        The two networks of a round run shortly after each other, so a slow spell of the machine cancels out.
 
         Args:
-            target: one of this report's.
-            over: another of this report's; None: `reference(target)`.
+            target: The network in the numerator.
+            over: The network in the denominator; None uses `reference(target)`.
         """
-        pairs = zip(target.rounds_ms, (over or self.reference(target)).rounds_ms, strict=True)
-        return tuple(median(found) / median(reference) for found, reference in pairs)
+        reference = over or self.reference(target)
+        rounds = zip(target.rounds_ms, reference.rounds_ms, strict=True)
+        return tuple(median(target_ms) / median(reference_ms) for target_ms, reference_ms in rounds)
 
     def ratio(self, target: TargetLatency, over: TargetLatency | None = None) -> float:
-        """Median of `round_ratios`; below 1, `target` is the faster one."""
+        """Returns the median of `round_ratios`; below 1, `target` is faster."""
         return median(self.round_ratios(target, over))
 
     def to_json(self, path: str | Path) -> None:
-        """Write the report, whole or not at all.
+        """Writes the report as JSON, whole or not at all.
 
         Raises:
-            BenchError: the file cannot be written.
+            BenchError: The file cannot be written.
         """
         write_atomically(Path(path), self.model_dump_json(indent=1).encode() + b"\n", error=BenchError)
 
     @classmethod
     def from_json(cls, path: str | Path) -> "LatencyReport":
-        """Read a report.
+        """Reads a report from JSON.
 
         Raises:
-            BenchError: missing, not a report, or from a newer format.
+            BenchError: The file is missing, not a report, or of a newer format.
         """
         try:
             return cls.model_validate_json(read_bytes(Path(path), what="latency report", error=BenchError))

@@ -1,4 +1,4 @@
-"""Latency of several networks, measured in rounds."""
+"""The benchmark: latencies of several networks, measured in interleaved rounds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,14 +9,14 @@ import torch
 from gate2static.bench.backends import BACKENDS, Entry, pair_with_backends
 from gate2static.bench.environment import describe_environment
 from gate2static.bench.report import LatencyReport, TargetLatency, TimingProtocol, Transfers
-from gate2static.bench.sources import Target, named_sources
+from gate2static.bench.sources import NetworkOrFile, named_sources
 from gate2static.bench.timing import time_runs
 from gate2static.errors import BenchError, Gate2StaticError
 from gate2static.progress import progress_bar
 
 
 def benchmark(
-    targets: Mapping[str, Target] | Sequence[Target],
+    targets: Mapping[str, NetworkOrFile] | Sequence[NetworkOrFile],
     *,
     backends: Sequence[str] | None = None,
     batch_size: int = 1,
@@ -27,30 +27,30 @@ def benchmark(
     threads: int | None = None,
     progress: bool = True,
 ) -> LatencyReport:
-    """Measure the latency of networks, with trtexec's protocol, so that they can be compared.
+    """Measures the latency of networks with trtexec's protocol, so that they can be compared.
 
-    Each round takes every target in turn: load, warm up, time, close; rounds start at different targets. So a slow
-    spell of the machine meets all of them, and the idle thread pool of one never runs against another.
+    Each round loads, warms up, times and closes every network in turn, and each round starts with another network. So a
+    slow spell of the machine affects all networks, and the idle thread pool of one network never disturbs another.
 
     Args:
-        targets: static networks, (module, inputs) pairs, static folders, `.onnx` or `.engine` files, in a list or
-            with names; the first is what the others are compared with.
-        backends: names from `BACKENDS`; None: torch for networks and folders, ONNX Runtime on the CPU for ONNX files,
-            an engine's own library.
-        batch_size: samples a run.
-        rounds: how often each target is loaded and timed.
-        warmup_s: seconds of warm-up, each round.
-        duration_s: seconds of timed runs of each target, over all rounds; 0.3 with 3 rounds is a quick look.
-        min_runs: timed runs of each target, over all rounds, at least.
-        threads: CPU threads; None: as many as torch uses.
-        progress: show a bar on stderr, where that is a terminal.
+        targets: The networks, in a list or by name: static networks, (module, inputs) pairs, static folders, `.onnx` or
+            `.engine` files. The others are compared with the first one.
+        backends: Names from `BACKENDS`. None selects torch for networks and folders, ONNX Runtime on the CPU for ONNX
+            files, and an engine's own library.
+        batch_size: Samples per run.
+        rounds: The number of times that each network is loaded and timed.
+        warmup_s: Seconds of warm-up per round.
+        duration_s: Seconds of timed runs per network, over all rounds; 0.3 with 3 rounds is a quick look.
+        min_runs: The least number of timed runs per network, over all rounds.
+        threads: CPU threads; None uses torch's number.
+        progress: Whether to show a bar on stderr, where stderr is a terminal.
 
     Raises:
-        BenchError: nothing that can be timed, an unknown backend, or a target that fails while running.
-        MissingDependencyError: a backend whose library or GPU is not there.
+        BenchError: Nothing can be timed, a backend is unknown, or a network fails while running.
+        MissingDependencyError: A backend's library or GPU is missing.
     """
-    countable = min(batch_size, rounds, min_runs, 1 if threads is None else threads) >= 1
-    if not countable or not all(0 <= seconds < float("inf") for seconds in (warmup_s, duration_s)):
+    counts = [batch_size, rounds, min_runs, 1 if threads is None else threads]
+    if min(counts) < 1 or not all(0 <= seconds < float("inf") for seconds in (warmup_s, duration_s)):
         raise BenchError(
             f"batch_size {batch_size}, rounds {rounds}, min_runs {min_runs} and threads {threads} must be at least 1, "
             f"and warmup_s {warmup_s} and duration_s {duration_s} not negative"
@@ -65,22 +65,24 @@ def benchmark(
         task = bar.add_task("timing", total=rounds * len(entries))
         for index in range(rounds):
             for turn in range(len(entries)):
-                which = (turn + index) % len(entries)
-                bar.update(task, description=f"timing {entries[which].name} on {entries[which].backend}")
-                measured[which].append(_one_round(entries[which], protocol, threads))
+                position = (turn + index) % len(entries)
+                entry = entries[position]
+                bar.update(task, description=f"timing {entry.name} on {entry.backend}")
+                measured[position].append(_one_round(entry, protocol, threads))
                 bar.advance(task)
     return LatencyReport(
         protocol=protocol,
         environment=describe_environment(threads=threads),
-        targets=tuple(_summed_up(entry, rounds_) for entry, rounds_ in zip(entries, measured, strict=True)),
+        targets=tuple(_summary(entry, entry_rounds) for entry, entry_rounds in zip(entries, measured, strict=True)),
     )
 
 
 _Round = tuple[tuple[float, ...], Transfers | None]
+"""The latencies of one round in ms, and the time of copies."""
 
 
 def _one_round(entry: Entry, protocol: TimingProtocol, threads: int) -> _Round:
-    """Latencies in ms and transfers of one round; everything it loaded is gone when it returns."""
+    """Times one round of a network, and frees everything that it loaded."""
     try:
         opened = BACKENDS[entry.backend].open(entry.source, batch_size=protocol.batch_size, threads=threads)
         with opened as runner:
@@ -101,7 +103,7 @@ def _one_round(entry: Entry, protocol: TimingProtocol, threads: int) -> _Round:
         ) from failure
 
 
-def _summed_up(entry: Entry, rounds: Sequence[_Round]) -> TargetLatency:
+def _summary(entry: Entry, rounds: Sequence[_Round]) -> TargetLatency:
     transfers = [transfer for _, transfer in rounds if transfer is not None]
     return TargetLatency(
         name=entry.name,

@@ -1,4 +1,4 @@
-"""What can be timed: a torch network, an ONNX model, an engine; and how each is found from what the user named."""
+"""The sources of networks to time: torch networks, ONNX models and engines, given as objects or paths."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +16,18 @@ from gate2static.files import read_bytes
 if TYPE_CHECKING:
     from gate2static.static import StaticModel
 
-Target = Union["StaticModel", tuple[nn.Module, tuple[Tensor, ...]], str, Path]
-"""A static network, any module with its inputs, a static folder, an `.onnx` or an `.engine` file."""
+NetworkOrFile = Union["StaticModel", tuple[nn.Module, tuple[Tensor, ...]], str, Path]
+"""A network to time: a static network, any module with its inputs, a static folder, an `.onnx` or an `.engine` file."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TorchSource:
-    """A torch network in evaluation mode, with its inputs for a batch size.
+    """A torch network with its inputs.
 
     Attributes:
-        static: the static network behind it, which ONNX can be made from; None for any other module.
+        network: The network in evaluation mode.
+        inputs: Returns the inputs for a batch size.
+        static: The static network behind it, which can be exported to ONNX; None for other modules.
     """
 
     network: nn.Module
@@ -35,7 +37,12 @@ class TorchSource:
 
 @dataclass(frozen=True, kw_only=True)
 class OnnxSource:
-    """A whole ONNX model in memory; `label` names it in errors."""
+    """A whole ONNX model in memory.
+
+    Attributes:
+        data: The content of the ONNX file.
+        label: The model's name in error messages.
+    """
 
     data: bytes
     label: str
@@ -43,7 +50,12 @@ class OnnxSource:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSource:
-    """An engine file and what its sidecar says of it."""
+    """An engine file.
+
+    Attributes:
+        path: The file's path.
+        sidecar: The description that was written beside the engine.
+    """
 
     path: Path
     sidecar: EngineSidecar
@@ -52,21 +64,24 @@ class EngineSource:
 Source = TorchSource | OnnxSource | EngineSource
 
 
-def named_sources(targets: Mapping[str, Target] | Sequence[Target]) -> dict[str, Source]:
-    """Resolve targets; those of a list are named for their file or folder.
+def named_sources(targets: Mapping[str, NetworkOrFile] | Sequence[NetworkOrFile]) -> dict[str, Source]:
+    """Loads the sources of networks to time.
+
+    Args:
+        targets: The networks by name, or a list of networks that are named after their file or folder.
 
     Raises:
-        BenchError: nothing to time, or a target that is not one of the four kinds.
-        ArtefactError: a static folder that cannot be loaded.
-        ExportError: an engine that is not its sidecar's.
+        BenchError: There is nothing to time, or a target is not a network or a file of a known kind.
+        ArtefactError: A static folder cannot be loaded.
+        ExportError: An engine does not belong to its sidecar.
     """
-    named = targets if isinstance(targets, Mapping) else dict(zip(_names(targets), targets, strict=True))
-    if not named:
+    by_name = targets if isinstance(targets, Mapping) else dict(zip(_names(targets), targets, strict=True))
+    if not by_name:
         raise BenchError("nothing to time: pass at least one static folder, .onnx or .engine file")
-    return {name: _source(target) for name, target in named.items()}
+    return {name: _source(target) for name, target in by_name.items()}
 
 
-def _source(target: Target) -> Source:
+def _source(target: NetworkOrFile) -> Source:
     if isinstance(target, (str, Path)):
         return _from_path(Path(target))
     if isinstance(target, tuple):
@@ -84,23 +99,29 @@ def _from_path(path: Path) -> Source:
         return OnnxSource(data=read_bytes(path, what="ONNX file", error=BenchError), label=path.name)
     if path.suffix in (".engine", ".plan"):
         return EngineSource(path=path, sidecar=read_sidecar(path))
-    found = "an unknown kind of file" if path.exists() else "missing"
-    raise BenchError(f"{path} cannot be timed: it is {found}; allowed: a static folder, an .onnx or an .engine file")
+    problem = "an unknown kind of file" if path.exists() else "missing"
+    raise BenchError(f"{path} cannot be timed: it is {problem}; allowed: a static folder, an .onnx or an .engine file")
 
 
 def _repeat_first(inputs: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
     return tuple(torch.cat([x[:1]] * batch_size) for x in inputs)
 
 
-def _names(targets: Sequence[Target]) -> list[str]:
-    """A static folder with the folder it is in ("shared/static"), a file alone unless two are alike, a class name."""
-    short = [_describe(target) for target in targets]
-    twice = {name for name, count in Counter(short).items() if count > 1}
-    longer = [_describe(target, with_folder=name in twice) for name, target in zip(short, targets, strict=True)]
-    return [f"{name} #{i}" if longer.count(name) > 1 else name for i, name in enumerate(longer, 1)]
+def _names(targets: Sequence[NetworkOrFile]) -> list[str]:
+    """Returns different names for all targets.
+
+    A static folder is named with its parent folder ("shared/static"), a file with its parent folder only where two
+    files have the same name, and a network by its class. A number distinguishes names that are still equal.
+    """
+    short_names = [_describe(target) for target in targets]
+    ambiguous = {name for name, count in Counter(short_names).items() if count > 1}
+    names = [
+        _describe(target, with_folder=name in ambiguous) for name, target in zip(short_names, targets, strict=True)
+    ]
+    return [f"{name} #{number}" if names.count(name) > 1 else name for number, name in enumerate(names, 1)]
 
 
-def _describe(target: Target, *, with_folder: bool = False) -> str:
+def _describe(target: NetworkOrFile, *, with_folder: bool = False) -> str:
     if not isinstance(target, (str, Path)):
         return type(target[0] if isinstance(target, tuple) else target).__name__
     path = Path(target)

@@ -1,4 +1,4 @@
-"""Latencies of static networks that are made one after another."""
+"""A stopwatch for static networks that are built one after another."""
 
 from gate2static.bench.backends import NETWORK_BACKENDS
 from gate2static.bench.report import LatencyReport
@@ -8,34 +8,40 @@ from gate2static.static import StaticModel
 
 
 class Stopwatch:
-    """Times static networks on this machine, each beside the first: a slow spell of the machine meets both.
+    """Times static networks on this machine, each side by side with the first one.
+
+    A slow spell of the machine then affects both networks, and their ratio stays right.
 
     Args:
-        backend: one of `NETWORK_BACKENDS`.
-        rounds: how often both are loaded and timed.
-        duration_s: seconds of timed runs of each.
-        threads: CPU threads; None: as many as torch uses.
+        backend: One of `NETWORK_BACKENDS`.
+        rounds: The number of times that both networks are loaded and timed.
+        duration_s: Seconds of timed runs per network.
+        threads: CPU threads; None uses torch's number.
 
     Raises:
-        BenchError: another backend.
+        BenchError: The backend does not run static networks.
     """
 
     def __init__(self, backend: str, *, rounds: int = 9, duration_s: float = 3.0, threads: int | None = None) -> None:
         if backend not in NETWORK_BACKENDS:
             raise BenchError(f"static networks are not timed on {backend!r}; allowed: {', '.join(NETWORK_BACKENDS)}")
-        self._backend, self._rounds, self._duration_s, self._threads = backend, rounds, duration_s, threads
+        self._backend = backend
+        self._rounds = rounds
+        self._duration_s = duration_s
+        self._threads = threads
         self._first: tuple[StaticModel, float] | None = None
 
     def __call__(self, static: StaticModel) -> float:
-        """Latency in ms of one sample, as if the machine were still as fast as at the first call.
+        """Returns the latency of one sample in ms, as if the machine were still as fast as at the first call.
 
         Raises:
-            BenchError: the network fails on the backend.
-            MissingDependencyError: the backend's library or GPU is not there.
+            BenchError: The network fails on the backend.
+            MissingDependencyError: The backend's library or GPU is missing.
         """
         if self._first is None:
-            self._first = static, self._time(static).targets[0].median_ms
-            return self._first[1]
+            latency_ms = self._time(static).targets[0].median_ms
+            self._first = (static, latency_ms)
+            return latency_ms
         first, first_ms = self._first
         report = self._time(first, static)
         return first_ms * report.ratio(report.targets[1])

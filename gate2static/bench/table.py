@@ -1,4 +1,4 @@
-"""A `LatencyReport` as a table for the terminal."""
+"""The table of a `LatencyReport` for the terminal."""
 
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +13,10 @@ _WORDS = ("target", "backend", "precision")
 
 
 def latency_table(report: LatencyReport) -> Table:
-    """One row a target; the last column is its latency over that of the first target on its backend."""
+    """Returns a table with one row per network on a backend.
+
+    The last column is the latency over that of the first network on the same backend.
+    """
     title = "Latency in ms" if len(_backends(report)) > 1 else f"Latency in ms, {report.targets[0].backend}"
     table = Table(title=title, caption=_caption(report), caption_justify="left")
     columns = _columns(report)
@@ -25,7 +28,7 @@ def latency_table(report: LatencyReport) -> Table:
 
 
 def _columns(report: LatencyReport) -> dict[str, Callable[[TargetLatency], str]]:
-    """Column name -> cell; precision and transfers only where there is something to tell."""
+    """Returns the columns: by name, a function that returns a cell; columns without information are left out."""
     columns: dict[str, Callable[[TargetLatency], str]] = {
         "target": lambda target: escape(target.name),
     }
@@ -61,7 +64,8 @@ def _variation(target: TargetLatency) -> str:
 
 
 def _caption(report: LatencyReport) -> str:
-    machine, protocol = report.environment, report.protocol
+    machine = report.environment
+    protocol = report.protocol
     device = f", {machine.gpu} (compute capability {machine.gpu_compute_capability})" if machine.gpu else ""
     hardware = f"{machine.cpu}, {machine.threads} of {machine.cores} cores{device}"
     timed = f"{protocol.rounds} rounds, {protocol.warmup_s:g} s warm-up each, {protocol.duration_s:g} s timed in all"
@@ -72,6 +76,6 @@ def _caption(report: LatencyReport) -> str:
     if not all(target.stable for target in report.targets):
         lines.append(
             f"! varies by more than {UNSTABLE_CV:.1%}: something else is running, or the clock is not steady. "
-            "Trust the ratios before the times, or measure longer."
+            "Trust the ratios more than the times, or measure longer."
         )
     return "\n".join(lines)

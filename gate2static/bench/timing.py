@@ -1,4 +1,4 @@
-"""trtexec's protocol: warm up, then run for a time and for a number of runs, whichever is longer."""
+"""trtexec's protocol: a warm-up, then runs for a given time or a given number of runs, whichever is longer."""
 
 import gc
 import time
@@ -8,27 +8,27 @@ from collections.abc import Callable, Sequence
 def time_runs(
     run: Callable[[], Sequence[float]], *, warmup_s: float, duration_s: float, min_runs: int
 ) -> tuple[float, ...]:
-    """Latencies in ms of runs made after the warm-up.
+    """Returns the latencies in ms of the runs after the warm-up.
 
     Args:
-        run: makes one or more runs and gives their latencies in ms.
-        warmup_s: seconds of runs that do not count; at least one is made.
-        duration_s: seconds of runs that count, at least.
-        min_runs: how many runs count, at least.
+        run: Makes one or more runs and returns their latencies in ms.
+        warmup_s: Seconds of warm-up; at least one run is made.
+        duration_s: The least number of seconds of timed runs.
+        min_runs: The least number of timed runs.
     """
     _run_for(run, duration_s=warmup_s, min_runs=1)
-    collecting = gc.isenabled()
+    was_enabled = gc.isenabled()
     gc.collect()
-    gc.disable()  # a collection in the middle of a run would be taken for the network's time
+    gc.disable()  # a collection during a run would count as the network's time
     try:
         return tuple(_run_for(run, duration_s=duration_s, min_runs=min_runs))
     finally:
-        if collecting:
+        if was_enabled:
             gc.enable()
 
 
 def host_timer(run: Callable[[], object]) -> Callable[[], Sequence[float]]:
-    """A runner's `run` for a network that has finished when its call returns: the wall clock around each call."""
+    """Returns a runner's `run` that takes the wall clock around each call; the network must be done when it returns."""
 
     def timed() -> tuple[float]:
         start = time.perf_counter_ns()

@@ -1,8 +1,8 @@
-"""The commands, in the order in which data flows. No logic: each one calls the stage that its name says."""
+"""The commands, in the order in which data flows. Each one calls the stage that its name says and prints the result."""
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -18,12 +18,10 @@ from gate2static.cli.arguments import (
     StaticDir,
     Target,
     Version,
-    load_network,
+    open_run,
+    reference_first,
     show,
 )
-
-if TYPE_CHECKING:
-    from gate2static.runtimes.tensorrt import TrtBackend
 
 # Everything heavy (torch, matplotlib, the stages) is imported inside the commands, so that --help answers at once.
 
@@ -55,11 +53,9 @@ def demo(
 @app.command()
 def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False, run_dir: RunDir = None) -> None:
     """Train single-task, shared and gated networks at the recipe's sparsity weight, or to its budget."""
-    from gate2static.recipe import load_recipe
     from gate2static.train import train as train_run
 
-    loaded = load_recipe(recipe, overrides or ())
-    folder = run_dir or Path(loaded.runs_dir) / loaded.name
+    loaded, folder = open_run(recipe, overrides, run_dir)
     train_run(loaded, folder, resume=resume)
     typer.echo(f"trained: {folder}")
 
@@ -67,11 +63,9 @@ def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = Fals
 @app.command()
 def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False, run_dir: RunDir = None) -> None:
     """Train the two baselines, and one gated network for every sparsity weight of the recipe."""
-    from gate2static.recipe import load_recipe
     from gate2static.train import sweep as sweep_run
 
-    loaded = load_recipe(recipe, overrides or ())
-    folder = run_dir or Path(loaded.runs_dir) / loaded.name
+    loaded, folder = open_run(recipe, overrides, run_dir)
     sweep_run(loaded, folder, resume=resume)
     typer.echo(f"trained: {folder}")
 
@@ -84,69 +78,64 @@ def suggest_targets(
     from gate2static.report.targets_table import targets_table
     from gate2static.train import suggest_for_run
 
-    found = suggest_for_run(run_dir)
-    show(targets_table(found), json, {task: asdict(suggestion) for task, suggestion in found.items()})
+    suggestions = suggest_for_run(run_dir)
+    content = {task: asdict(suggestion) for task, suggestion in suggestions.items()}
+    show(targets_table(suggestions), json, content)
 
 
 @app.command()
 def prune(
     checkpoint: Checkpoint,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the static network.")] = None,
-    align: Annotated[int, typer.Option("--align", help="Keep a multiple of this many channels.")] = 1,
-    target: Annotated[Target, typer.Option("--target", help="Lay the network out for where it will run.")] = "any",
-    dtype: Annotated[DType | None, typer.Option("--dtype", help="Of the static network; else as trained.")] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for the static network.")] = None,
+    align: Annotated[int, typer.Option("--align", help="Keep a multiple of this many channels per layer.")] = 1,
+    target: Annotated[Target, typer.Option("--target", help="The runtime to lay the network out for.")] = "any",
+    dtype: Annotated[
+        DType | None, typer.Option("--dtype", help="The static network's dtype; as trained by default.")
+    ] = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(
             "--budget",
             metavar="KEY=VALUE",
-            help="Make the least certain gates shared until it costs at most this, such as macs=0.5; may be repeated.",
+            help="Make the least certain gates shared until the network costs at most this, such as macs=0.5; may be "
+            "repeated.",
         ),
     ] = None,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Show which channels stay in each layer, and which operators have no rule."),
+        typer.Option("--explain", help="Show the channels that stay in each layer, and the operators without a rule."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")] = False,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="Of a budget that is timed; else as torch.")
+        int | None,
+        typer.Option("--threads", min=1, help="CPU threads for a budget that is timed; torch's number by default."),
     ] = None,
 ) -> None:
-    """Cut away what no task picked: a checkpoint becomes a static network."""
-    import torch
+    """Remove the channels that no task uses: a checkpoint becomes a static network."""
+    from gate2static.cli.option_checks import check_prune_output, prune_request
+    from gate2static.pipeline import prepare_pruning, prune_to_folder
+    from gate2static.prune import barrier_costs
+    from gate2static.report import barrier_table, plan_table, pruned_line
 
-    from gate2static.cli.prune_budget import beside, check_output, project, state_budget
-    from gate2static.prune import apply, barrier_costs, plan
-    from gate2static.prune.emission.layout import find_target
-    from gate2static.report import barrier_table, plan_table
-    from gate2static.train import trained_budget
-
-    check_output(output, dry_run=dry_run, budget=bool(budget))
-    aligned = align > 1 or find_target(target).align > 1
-    projected = project(checkpoint, budget, output, aligned=aligned, target=target, dtype=dtype, threads=threads)
-    gated = projected.gated if projected else load_network(checkpoint)
-    planned = plan(gated, align=align, target=target)
+    check_prune_output(checkpoint, output, dry_run=dry_run, budget=bool(budget))
+    request = prune_request(align=align, target=target, dtype=dtype, budget=budget, threads=threads)
+    pruning = prepare_pruning(checkpoint, request)
+    if pruning.projected:
+        typer.echo(f"budget: {pruning.projected.report}")
     if explain or dry_run:
-        show(plan_table(planned))
-        if costs := barrier_costs(planned.channels):
+        show(plan_table(pruning.plan))
+        if costs := barrier_costs(pruning.plan.channels):
             show(barrier_table(costs))
-    if output is not None and not dry_run:
-        static = apply(planned, dtype=getattr(torch, dtype) if dtype else None)
-        if projected:
-            state_budget(static, projected.report, promised=True)
-        elif report := trained_budget(checkpoint):
-            same = report.unit == "MACs" or (target == report.target and dtype is None)
-            state_budget(static, report, promised=same and not aligned)
-        static.save(output)
-        if projected:
-            projected.save(beside(output))
-            typer.echo(f"projected: {beside(output)}; verify the static network with it")
-        macs, parameters = static.manifest.macs, static.manifest.parameters
+    if output is None or dry_run:
+        return
+    pruned = prune_to_folder(pruning, output)
+    if pruned.broken_promise:
         typer.echo(
-            f"pruned: {output}: {macs.static / 1e6:.2f} M MACs and {parameters.static / 1e3:.1f} k parameters "
-            f"(separate networks {macs.separate / 1e6:.2f} M, {parameters.separate / 1e3:.1f} k; "
-            f"one shared {macs.shared / 1e6:.2f} M, {parameters.shared / 1e3:.1f} k)"
+            f"budget: {pruned.broken_promise}; --align, --target or --dtype change that cost, it is not promised here"
         )
+    if pruned.checkpoint:
+        typer.echo(f"projected: {pruned.checkpoint}; verify the static network with it")
+    typer.echo(pruned_line(pruned.static.manifest, output))
 
 
 @app.command()
@@ -157,20 +146,12 @@ def verify(
     json: Json = None,
 ) -> None:
     """Compare a static network with the gated one it came from; exit status 1 when they are not equivalent."""
-    from gate2static.export import onnx_errors
-    from gate2static.export.equality import check_equal, onnx_tolerances
-    from gate2static.report import checks_table, gated_checks, onnx_checks, record
-    from gate2static.static import load_static
-    from gate2static.verify import verify as compare
+    from gate2static.pipeline import verify_folder
+    from gate2static.report import checks_table
 
-    static = load_static(static_dir)
-    found = compare(load_network(checkpoint), static)
-    errors = onnx_errors(static, onnx) if onnx else {}
-    tolerances = onnx_tolerances(static) if onnx else {}
-    manifest = record(static_dir, (*gated_checks(found), *onnx_checks(errors, tolerances)))
-    show(checks_table(manifest), json, manifest.equivalence)
-    found.require()
-    check_equal(errors, tolerances)
+    verification = verify_folder(checkpoint, static_dir, onnx)
+    show(checks_table(verification.manifest), json, verification.manifest.equivalence)
+    verification.require()
 
 
 @app.command()
@@ -191,15 +172,13 @@ def export(
     ] = None,
 ) -> None:
     """Write a static network as ONNX, .pt2 or an engine; the ONNX file is checked against torch first."""
+    from gate2static.cli.option_checks import engine_backends
     from gate2static.export import export_static, export_table
     from gate2static.static import load_static
 
-    if fp16 and int8:
-        raise typer.BadParameter("--fp16 and --int8 exclude each other; export twice to have both")
-    if compute_capability and not trt_rtx:
-        raise typer.BadParameter("--compute-capability is for engines of TensorRT-RTX; add --trt-rtx")
-    wanted: dict[TrtBackend, bool] = {"tensorrt": trt, "tensorrt-rtx": trt_rtx}
-    engines = [backend for backend, asked in wanted.items() if asked]
+    engines = engine_backends(
+        trt=trt, trt_rtx=trt_rtx, fp16=fp16, int8=int8, compute_capability=compute_capability
+    )
     folder = output or static_dir.resolve().parent
     reports = export_static(
         load_static(static_dir),
@@ -229,9 +208,13 @@ def bench(
     """Time networks in interleaved rounds and compare them."""
     from gate2static.bench import benchmark, latency_table
 
-    ordered = [*([against] if against else []), *(target for target in targets if target != against)]
     report = benchmark(
-        ordered, backends=backend, batch_size=batch_size, rounds=rounds, duration_s=duration, threads=threads
+        reference_first(targets, against),
+        backends=backend,
+        batch_size=batch_size,
+        rounds=rounds,
+        duration_s=duration,
+        threads=threads,
     )
     show(latency_table(report), json, report.model_dump(mode="json"))
 
@@ -269,8 +252,8 @@ def predict(
     from gate2static.static import load_static
 
     static = load_static(static_dir)
-    found = predict_latency(static.deployed(), static.example_inputs(batch_size), latency_model(latency))
-    show(found.table(), json, found.as_json())
+    prediction = predict_latency(static.deployed(), static.example_inputs(batch_size), latency_model(latency))
+    show(prediction.table(), json, prediction.as_json())
 
 
 @app.command()

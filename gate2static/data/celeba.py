@@ -24,8 +24,8 @@ from torch.utils.data import Dataset
 from gate2static.data.augmented import Augmented
 from gate2static.data.checks import check_size
 from gate2static.data.contract import DataSpec, Sample, Splits, TargetSpec
+from gate2static.data.decoding import read_image
 from gate2static.data.files import FileOptions, existing_root, read_lines, require_files
-from gate2static.data.reading import read_image
 from gate2static.data.transforms import Augmentation, normalise, resize
 from gate2static.errors import DataError
 from gate2static.recipe.parsing import suggest
@@ -57,7 +57,7 @@ class CelebaOptions(FileOptions):
     image_size: Annotated[int, Field(ge=8, le=178)] = 32
     """Height and width that images are brought to (paper, section A.1)."""
     groups: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)] = GROUPS
-    """The attributes of each task. "Clothes" is no attribute of CelebA (papers/README reading 9): by default it is what
+    """The attributes of each task. "Clothes" is no attribute of CelebA (docs/paper.md, note 7): by default it is what
     somebody wears but make-up."""
 
     @field_validator("groups")

@@ -15,8 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from gate2static.data.contract import IGNORE, DataSpec, Sample, Splits, TargetSpec
-from gate2static.data.files import Files, FileSamples, HoldOutOptions, existing_root, file_splits, require_files, wanted
-from gate2static.data.reading import (
+from gate2static.data.decoding import (
     Reader,
     read_image,
     read_label_image,
@@ -25,6 +24,7 @@ from gate2static.data.reading import (
     read_npy_maps,
     whole_labels,
 )
+from gate2static.data.files import Files, FileSamples, HoldOutOptions, existing_root, file_splits, require_files, wanted
 from gate2static.data.transforms import Augmentation, one_of, resize
 from gate2static.errors import DataError
 

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from gate2static.data.augmented import Augment, Augmented
 from gate2static.data.checks import check_image, check_size, check_target
 from gate2static.data.contract import DataSpec, Sample, Splits
-from gate2static.data.reading import Reader
+from gate2static.data.decoding import Reader
 from gate2static.data.transforms import normalise
 from gate2static.errors import DataError
 from gate2static.recipe import Strict

@@ -25,17 +25,7 @@ import torch
 from torch import Tensor
 
 from gate2static.data.contract import IGNORE, DataSpec, Sample, Splits, TargetSpec
-from gate2static.data.files import (
-    Files,
-    FileSamples,
-    HoldOutOptions,
-    existing_root,
-    file_splits,
-    read_lines,
-    require_files,
-    wanted,
-)
-from gate2static.data.reading import (
+from gate2static.data.decoding import (
     Reader,
     read_image,
     read_image_normals,
@@ -47,6 +37,16 @@ from gate2static.data.reading import (
     read_npy_normals,
     valid_depth,
     whole_labels,
+)
+from gate2static.data.files import (
+    Files,
+    FileSamples,
+    HoldOutOptions,
+    existing_root,
+    file_splits,
+    read_lines,
+    require_files,
+    wanted,
 )
 from gate2static.data.transforms import Augmentation, one_of, resize
 from gate2static.errors import DataError

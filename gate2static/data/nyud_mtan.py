@@ -16,8 +16,8 @@ from pathlib import Path
 from torch import Tensor
 
 from gate2static.data.contract import IGNORE, DataSpec, Splits, TargetSpec
+from gate2static.data.decoding import read_npy, read_npy_depth, read_npy_maps, read_npy_normals, whole_labels
 from gate2static.data.files import Files, FileSamples, HoldOutOptions, existing_root, file_splits, require_files, wanted
-from gate2static.data.reading import read_npy, read_npy_depth, read_npy_maps, read_npy_normals, whole_labels
 from gate2static.data.transforms import Augmentation, one_of
 from gate2static.errors import DataError
 

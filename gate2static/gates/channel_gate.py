@@ -14,14 +14,14 @@ _HARD_BETA_STD = 0.01
 
 
 class Gate(nn.Module):
-    """Gate logits α and mixing logits β of one gated unit (eq. 2 and 3, papers/README readings 1 and 2).
+    """Gate logits α and mixing logits β of one gated unit (eq. 2 and 3, docs/paper.md, notes 1 and 2).
 
     Args:
         tasks: T.
         channels: C.
         dim: the channel dimension of the unit's output.
         group_size: neighbouring channels that share one gate logit.
-        gate_init: mean of the initial α (papers/README reading 6). Positive: tasks start on their own features, which
+        gate_init: mean of the initial α (docs/paper.md, note 6). Positive: tasks start on their own features, which
             is where the paper's initialisation from single-task networks leaves them.
         gate_init_std: standard deviation of the initial α. Without spread every gate starts on the same side, and a
             shared branch that no task picks gets no gradient.

@@ -12,7 +12,7 @@ from gate2static.gates.model import GatedModel
 def sparsity_hinge(gated: GatedModel, *, targets: Mapping[str, float]) -> Tensor:
     """Mean over tasks of how far the share of task-specific gates exceeds the task's target.
 
-    L = 1/T Σ_t max(0, 1/L Σ_ℓ mean_c σ(α_t^ℓ) - τ_t), eq. 4 with papers/README reading 3.
+    L = 1/T Σ_t max(0, 1/L Σ_ℓ mean_c σ(α_t^ℓ) - τ_t), eq. 4 with docs/paper.md, note 3.
 
     Args:
         gated: the model.

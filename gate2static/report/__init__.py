@@ -1,7 +1,7 @@
-"""A run folder to one HTML page that opens offline, with its pictures as PNG beside it."""
+"""Reports: a run folder as one HTML page that opens offline, with its pictures as PNG files."""
 
 from gate2static.report.checks import checks_table, gated_checks, onnx_checks, record, was_verified
-from gate2static.report.plan_table import barrier_table, plan_table
+from gate2static.report.plan_table import barrier_table, plan_table, pruned_line
 from gate2static.report.table import markdown_table, rich_table
 from gate2static.report.writing import WrittenReport, write_report
 
@@ -13,6 +13,7 @@ __all__ = [
     "markdown_table",
     "onnx_checks",
     "plan_table",
+    "pruned_line",
     "record",
     "rich_table",
     "was_verified",

@@ -1,4 +1,4 @@
-"""What verification found, as it stands in a static model's manifest: written after a check, read for the page."""
+"""The results of verification in a static network's manifest: written after a check, and read for the page."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ _CHECKS = TypeAdapter(tuple[Check, ...])
 
 
 def gated_checks(report: EquivalenceReport) -> tuple[Check, ...]:
-    """Returns what `verify` found, ready to be recorded."""
+    """Converts the result of `verify` to the form that `record` writes."""
     return tuple(
         Check(
             comparison=f"{_GATED}, {check.what}",
@@ -37,7 +37,12 @@ def gated_checks(report: EquivalenceReport) -> tuple[Check, ...]:
 
 
 def onnx_checks(errors: Mapping[str, float], tolerances: Mapping[str, float]) -> tuple[Check, ...]:
-    """Returns relative errors of an ONNX model by task, as `onnx_errors` finds them, ready to be recorded."""
+    """Converts an ONNX file's errors to the form that `record` writes.
+
+    Args:
+        errors: The relative error by task, as of `onnx_errors`.
+        tolerances: The largest allowed relative error by task.
+    """
     return tuple(
         Check(
             comparison=_ONNX,
@@ -52,18 +57,25 @@ def onnx_checks(errors: Mapping[str, float], tolerances: Mapping[str, float]) ->
 
 
 def record(static_dir: Path, checks: Sequence[Check]) -> Manifest:
-    """Writes comparisons into the manifest of a static model, where they take the place of earlier ones of their kind.
+    """Writes comparisons into a static network's manifest, where they replace earlier comparisons of the same kind.
+
+    Args:
+        static_dir: The static network's folder.
+        checks: The comparisons.
+
+    Returns:
+        The new manifest.
 
     Raises:
-        ArtefactError: the manifest cannot be read or written.
+        ArtefactError: The manifest cannot be read or written.
     """
     manifest = read_manifest(static_dir)
-    renewed = {check.comparison for check in checks}
-    kept = [check for check in read_checks(manifest) if check.comparison not in renewed]
-    everything = (*kept, *checks)
+    replaced = {check.comparison for check in checks}
+    others = [check for check in read_checks(manifest) if check.comparison not in replaced]
+    all_checks = (*others, *checks)
     entry = {
-        "passed": all(check.passed for check in everything),
-        "checks": _CHECKS.dump_python(everything, mode="json"),
+        "passed": all(check.passed for check in all_checks),
+        "checks": _CHECKS.dump_python(all_checks, mode="json"),
     }
     manifest = manifest.model_copy(update={"equivalence": entry})
     write_manifest(static_dir, manifest)
@@ -74,7 +86,7 @@ def read_checks(manifest: Manifest) -> tuple[Check, ...]:
     """Returns every comparison in the manifest.
 
     Raises:
-        ArtefactError: the entry is not one that `record` wrote.
+        ArtefactError: The entry was not written by `record`.
     """
     try:
         return _CHECKS.validate_python((manifest.equivalence or {}).get("checks", ()))
@@ -87,25 +99,25 @@ def read_checks(manifest: Manifest) -> tuple[Check, ...]:
 
 
 def was_verified(manifest: Manifest) -> bool:
-    """Returns whether the static network was compared with its gated one, and passed."""
+    """Returns whether the static network was compared with its gated network and passed."""
     verdicts = [check.passed for check in read_checks(manifest) if check.comparison.startswith(_GATED)]
     return bool(verdicts) and all(verdicts)
 
 
 def checks_table(manifest: Manifest) -> Table:
-    """Returns the comparisons for a terminal."""
+    """Returns a table of the comparisons for a terminal."""
     checks = read_checks(manifest)
     reasons = {f"{check.comparison}: allowed is {check.reason}" for check in checks if check.reason}
     table = Table("comparison", "task", title="Equivalence", caption=escape("\n".join(sorted(reasons))))
     for title in ("relative difference", "allowed", "verdict"):
         table.add_column(title, justify="right")
     for check in checks:
-        found = "not finite" if check.max_rel is None else f"{check.max_rel:.1e}"
+        difference = "not finite" if check.max_rel is None else f"{check.max_rel:.1e}"
         verdict = "[green]equivalent[/]" if check.passed else "[red]DIFFERENT[/]"
-        table.add_row(check.comparison, escape(check.task), found, f"{check.tolerance:.1e}", verdict)
+        table.add_row(check.comparison, escape(check.task), difference, f"{check.tolerance:.1e}", verdict)
     return table
 
 
 def _finite(value: float) -> float | None:
-    """JSON has no infinity."""
+    """Returns a finite value, and None for any other, because JSON has no infinity."""
     return value if math.isfinite(value) else None

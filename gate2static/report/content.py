@@ -1,4 +1,4 @@
-"""What a report shows, as plain values; the pictures, the table and the page are made from this and nothing else."""
+"""The content of a report as plain values, from which the pictures, the table and the page are made."""
 
 from dataclasses import dataclass, field
 
@@ -10,9 +10,9 @@ class TaskColumn:
     """One task's column of the result table.
 
     Attributes:
-        task: the task's name.
-        metric: what is measured, as a reader knows it.
-        higher_is_better: the direction in which the metric improves.
+        task: The task's name.
+        metric: The metric's name.
+        higher_is_better: Whether a higher value is better.
     """
 
     task: str
@@ -22,17 +22,17 @@ class TaskColumn:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One comparison that verification made for one task.
+    """One comparison of two networks' outputs for one task.
 
     Attributes:
-        comparison: which two networks, in which dtype.
-        task: whose output.
-        max_rel: largest difference relative to the output's scale; None if it is not finite.
-        tolerance: what `max_rel` may be at most.
-        passed: whether the comparison held.
-        max_abs: largest absolute difference; None if it is not finite or only the relative one was measured.
-        cosine: cosine similarity of the two outputs; None if it was not measured.
-        reason: why that much is allowed.
+        comparison: The two networks and the dtype.
+        task: The task whose outputs are compared.
+        max_rel: The largest difference relative to the output's scale; None if it is not finite.
+        tolerance: The largest allowed `max_rel`.
+        passed: Whether the difference is within the tolerance.
+        max_abs: The largest absolute difference; None if it is not finite or was not measured.
+        cosine: The cosine similarity of the two outputs; None if it was not measured.
+        reason: The reason for the tolerance.
     """
 
     comparison: str
@@ -50,12 +50,12 @@ class Timing:
     """The latency of one network on one backend.
 
     Attributes:
-        name: the row's name.
-        backend: what ran it.
+        name: The name of the network's row.
+        backend: The backend that ran the network.
         precision: `fp32`, `fp16` or `int8`.
-        percentiles_ms: latency in ms by per cent of the runs that stay below it.
-        variation: standard deviation over mean.
-        runs: how many runs were timed.
+        percentiles_ms: By percentage, the latency in ms that this share of the runs stays below.
+        variation: The standard deviation over the mean.
+        runs: The number of timed runs.
     """
 
     name: str
@@ -67,21 +67,21 @@ class Timing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """One network of the run; None stands for what has not been made or measured yet.
+class TableRow:
+    """One network's row of the result table; None stands for values that do not exist yet.
 
     Attributes:
-        name: folder of the row: `separate`, `shared` or `gated-<λ>`.
+        name: The network's folder in the run: `separate`, `shared` or `gated-<λ>`.
         kind: `separate`, `shared` or `gated`.
-        metrics: per task.
+        metrics: The main metric by task.
         delta_mtl_percent: Δ_MTL (eq. 6) in per cent.
-        macs: multiply-accumulates for one sample, heads included.
-        parameters: number of parameters.
-        latency_ms: median time of one forward pass.
-        latency_ratios: the same over the latency of the row named by the key, paired round by round.
-        pattern: gates per unit.
-        checks: what verification compared.
-        budget: cost over budget, the budget and where λ ended, in words; empty without a budget.
+        macs: Multiply-accumulates per sample, heads included.
+        parameters: The number of parameters.
+        latency_ms: The median time of one forward pass in ms.
+        latency_ratios: By row name, this network's latency over that row's latency, paired round by round.
+        pattern: The gates' state per unit.
+        checks: The comparisons that verification made.
+        budget: Cost over budget, the budget and the final λ, in words; empty without a budget.
     """
 
     name: str
@@ -99,20 +99,20 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Content:
-    """A run, ready to be shown.
+    """The content of a run's report.
 
     Attributes:
-        title: name of the run.
-        columns: one a task.
-        rows: separate, shared, then gated by falling cost.
-        latency_setting: device, backend, batch size and protocol of the latencies; empty if none was measured.
-        latencies: every measurement, on every backend.
-        missing: sentences on what the page cannot show, each with the command that makes it.
+        title: The run's name.
+        columns: One column per task.
+        rows: One row per network: separate, shared, then gated in the order of λ.
+        latency_setting: Device, backend, batch size and protocol of the latencies; empty without latencies.
+        latencies: Every measurement, on every backend.
+        missing: One sentence per missing part of the report, with the command that makes it.
     """
 
     title: str
     columns: tuple[TaskColumn, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     latency_setting: str = ""
     latencies: tuple[Timing, ...] = ()
     missing: tuple[str, ...] = ()

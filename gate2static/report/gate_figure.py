@@ -1,4 +1,4 @@
-"""Figure 3 of GatedMTL: where each task keeps features of its own, and whose features the shared stream is made of."""
+"""Figure 3 of GatedMTL: each task's share of task-specific channels, and its share in the shared stream."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,19 +11,19 @@ from matplotlib.figure import Figure
 from gate2static.report import style
 
 _MAX_LABELS = 56
-"""Beyond this many layers, names would touch; every n-th is written instead."""
+"""The number of layers above which only every n-th name is written, because names would touch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GatePattern:
-    """One network's gates, summarised per layer.
+    """A summary of one network's gates per unit.
 
     Attributes:
-        tasks: T task names.
-        units: L gated units, input first.
-        specific_share: (L, T), share of the unit's channels that the task takes from its own branch, in [0, 1].
-        contribution: (L, T), share of the channels in which the task has the largest mixing weight, in [0, 1]; NaN
-            where nothing reads the shared stream after this unit, so that its mixing weights mean nothing.
+        tasks: The names of the T tasks.
+        units: The names of the L gated units, input first.
+        specific_share: The share of the unit's channels that the task takes from its own branch, (L, T) in [0, 1].
+        contribution: The share of the channels in which the task has the largest mixing weight, (L, T) in [0, 1]. NaN
+            where nothing reads the shared stream after the unit, so that its mixing weights have no meaning.
     """
 
     tasks: tuple[str, ...]
@@ -47,11 +47,17 @@ def gate_figure(pattern: GatePattern, title: str) -> Figure:
         bottom.set_ylabel("share of channels (%)")
         bottom.set_xlabel("gated unit, input to output")
         step = -(-layers // _MAX_LABELS)
-        shown = range(0, layers, step)
-        bottom.set_xticks(list(shown), [pattern.units[i] for i in shown], rotation=90, fontsize=8)
+        labelled = range(0, layers, step)
+        bottom.set_xticks(list(labelled), [pattern.units[i] for i in labelled], rotation=90, fontsize=8)
         bottom.set_xlim(-0.6, layers - 0.4)
-        handles, labels = (a + b for a, b in zip(*(x.get_legend_handles_labels() for x in (top, bottom)), strict=True))
-        figure.legend(handles, labels, loc="outside upper right", ncols=int(width_inch // 1.6))
+        top_handles, top_labels = top.get_legend_handles_labels()
+        bottom_handles, bottom_labels = bottom.get_legend_handles_labels()
+        figure.legend(
+            top_handles + bottom_handles,
+            top_labels + bottom_labels,
+            loc="outside upper right",
+            ncols=int(width_inch // 1.6),
+        )
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     return figure
 

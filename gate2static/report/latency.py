@@ -1,4 +1,4 @@
-"""`latency.json` as the report shows it."""
+"""The latencies of a run: from `latency.json` to the values that the report shows."""
 
 from gate2static.bench import LatencyReport, TargetLatency
 from gate2static.report.content import Timing
@@ -7,18 +7,18 @@ PERCENTILES = (50, 90, 95, 99)
 
 
 def row_name(target: TargetLatency) -> str:
-    """Returns the row that was timed: `bench RUN/*/static` calls its targets `<row>/static`."""
+    """Returns the name of the row that was timed; `bench RUN/*/static` names its targets `<row>/static`."""
     return target.name.partition("/")[0]
 
 
 def main_targets(report: LatencyReport) -> dict[str, TargetLatency]:
-    """Returns the measurements for the result table, by row: those on the backend of the first target."""
+    """Returns, by row, the measurements for the result table: those on the backend of the first target."""
     backend = report.targets[0].backend
     return {row_name(target): target for target in reversed(report.targets) if target.backend == backend}
 
 
 def ratios(report: LatencyReport, target: TargetLatency) -> dict[str, float]:
-    """Returns the target's latency over that of every network on the same backend, paired round by round."""
+    """Returns, by row name, the target's latency over that row's latency, paired round by round."""
     references = main_targets(report)
     return {
         name: LatencyReport.model_copy(report, update={"targets": (reference, target)}).ratio(target)
@@ -27,7 +27,7 @@ def ratios(report: LatencyReport, target: TargetLatency) -> dict[str, float]:
 
 
 def timings(report: LatencyReport) -> tuple[Timing, ...]:
-    """Returns every measurement."""
+    """Returns every measurement of a latency report."""
     return tuple(
         Timing(
             name=row_name(target),
@@ -42,8 +42,9 @@ def timings(report: LatencyReport) -> tuple[Timing, ...]:
 
 
 def setting(report: LatencyReport) -> str:
-    """Returns where and how the latencies were measured, without a full stop."""
-    machine, protocol = report.environment, report.protocol
+    """Returns the machine and the protocol of the measurements in words, without a full stop."""
+    machine = report.environment
+    protocol = report.protocol
     device = f", {machine.gpu}" if machine.gpu else ""
     cores = f"{machine.threads} of {machine.cores} cores"
     backend = report.targets[0].backend

@@ -1,4 +1,4 @@
-"""One HTML file that needs nothing but itself, and the same pictures as PNG beside it."""
+"""The report's HTML page, which contains everything that it shows, and its pictures."""
 
 import base64
 from collections.abc import Iterator
@@ -20,9 +20,9 @@ class Picture:
     """A rendered figure.
 
     Attributes:
-        name: file name without its ending.
-        alt: what it shows, for a reader who cannot see it.
-        png: the picture.
+        name: The file name without its suffix.
+        alt: The alternative text for readers who cannot see the picture.
+        png: The picture as the bytes of a PNG file.
     """
 
     name: str
@@ -31,12 +31,12 @@ class Picture:
 
     @property
     def data_uri(self) -> str:
-        """The picture as an address that holds it."""
+        """The picture as a `data:` address."""
         return "data:image/png;base64," + base64.b64encode(self.png).decode("ascii")
 
 
 def trade_off_pictures(content: Content) -> Iterator[Picture]:
-    """Draws Δ_MTL against MACs and against latency, each only if two networks have both figures."""
+    """Draws Δ_MTL against MACs and against latency, each only if at least two networks have both values."""
     axes = (
         ("macs", "Accuracy against arithmetic", "multiply-accumulates (millions per sample)", 1e-6),
         ("latency_ms", "Accuracy against time", "median latency (ms)", 1.0),
@@ -66,7 +66,7 @@ def pattern_pictures(content: Content) -> Iterator[Picture]:
 
 
 def render_page(content: Content, trade_offs: list[Picture], patterns: list[Picture]) -> str:
-    """Returns the page; every value that came from a file is escaped."""
+    """Returns the page's HTML, in which every value from a file is escaped."""
     environment = Environment(
         loader=PackageLoader("gate2static.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -1,4 +1,4 @@
-"""What every picture shares: size, type, and colours that stay apart for colour-blind readers and in greyscale."""
+"""The common style of all pictures; its colours differ for colour-blind readers and in greyscale."""
 
 from io import BytesIO
 from typing import Any
@@ -7,10 +7,10 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 TASK_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
-"""The palette of Okabe and Ito, the order changed so that the first three differ in lightness too."""
+"""The palette of Okabe and Ito, reordered so that the first three colours also differ in lightness."""
 
 TASK_HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "+++")
-"""A second channel besides colour, for print."""
+"""Hatches that distinguish tasks in print without colour."""
 
 RC: dict[Any, Any] = {
     "axes.axisbelow": True,
@@ -28,17 +28,17 @@ RC: dict[Any, Any] = {
 
 
 def new_figure(width_inch: float, height_inch: float) -> Figure:
-    """Returns an empty figure that belongs to no window system and leaves matplotlib's global state alone."""
+    """Returns an empty figure that needs no window system and does not change matplotlib's global state."""
     with mpl.rc_context(RC):
         return Figure(figsize=(width_inch, height_inch), layout="constrained")
 
 
 def png_bytes(figure: Figure, dpi: int = 144) -> bytes:
-    """Returns `figure` as a PNG.
+    """Returns a figure as the bytes of a PNG file.
 
     Args:
-        figure: what to draw.
-        dpi: dots per inch; the default is twice a common screen's 72, so that the picture stays sharp when zoomed.
+        figure: The figure to draw.
+        dpi: Dots per inch; the default is twice the 72 of a common screen, so that pictures stay sharp when zoomed.
     """
     buffer = BytesIO()
     with mpl.rc_context(RC):

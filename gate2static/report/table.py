@@ -1,17 +1,17 @@
-"""The result table as text cells, for the page, for the terminal and for a README."""
+"""The result table, for the page, the terminal and a README."""
 
 from collections.abc import Callable
 
 from rich.markup import escape
 from rich.table import Table
 
-from gate2static.report.content import Content, Row
+from gate2static.report.content import Content, TableRow
 
 _ABSENT = "–"
 
 
 def header(content: Content) -> tuple[str, ...]:
-    """Returns the column titles, with units and, for a metric, the direction that is better."""
+    """Returns the column titles with units and, for metrics, an arrow in the better direction."""
     metrics = (f"{c.task}: {c.metric} {'↑' if c.higher_is_better else '↓'}" for c in content.columns)
     return (
         "network",
@@ -26,8 +26,8 @@ def header(content: Content) -> tuple[str, ...]:
     )
 
 
-def cells(content: Content, row: Row) -> tuple[str, ...]:
-    """Returns one row's cells in the order of `header`; what was not measured is a dash."""
+def cells(content: Content, row: TableRow) -> tuple[str, ...]:
+    """Returns a row's cells in the order of `header`; values that were not measured are a dash."""
     metrics = row.metrics or {}
     return (
         row.name,
@@ -43,7 +43,7 @@ def cells(content: Content, row: Row) -> tuple[str, ...]:
 
 
 def rich_table(content: Content) -> Table:
-    """Returns the table for a terminal, a column a network: few networks and many tasks is the usual case."""
+    """Returns the table for a terminal, one column per network, because most runs have few networks and many tasks."""
     titles, *lines = zip(header(content), *(cells(content, row) for row in content.rows), strict=True)
     table = Table(title=escape(content.title), caption=escape(content.latency_setting) or None)
     for index, title in enumerate(titles):
@@ -54,7 +54,7 @@ def rich_table(content: Content) -> Table:
 
 
 def markdown_table(content: Content) -> str:
-    """Returns the table as GitHub-flavoured Markdown, with a line end."""
+    """Returns the table as GitHub-flavoured Markdown that ends with a newline."""
     titles = header(content)
     lines = [titles, ("---", *("---:" for _ in titles[1:])), *(cells(content, row) for row in content.rows)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)

@@ -1,4 +1,4 @@
-"""Suggested targets as a table."""
+"""The table of `gate2static suggest-targets`."""
 
 from collections.abc import Mapping
 
@@ -8,10 +8,9 @@ from gate2static.tasks import Suggestion
 
 
 def targets_table(suggestions: Mapping[str, Suggestion]) -> Table:
-    """A row a task: what it loses by sharing, whether it shares too much, and the target to start from."""
+    """Returns a table with one row per task: its loss by sharing, whether it overshares, and its target."""
     table = Table("task", "drop by sharing (%)", "fills the shared branch and loses", "target")
-    for task, found in suggestions.items():
-        table.add_row(
-            task, f"{100 * found.drop:+.2f}", "yes: try more" if found.overshares else "no", f"{found.target:g}"
-        )
+    for task, suggestion in suggestions.items():
+        overshares = "yes: try more" if suggestion.overshares else "no"
+        table.add_row(task, f"{100 * suggestion.drop:+.2f}", overshares, f"{suggestion.target:g}")
     return table

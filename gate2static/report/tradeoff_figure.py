@@ -1,4 +1,4 @@
-"""Figure 2 of GatedMTL: what the tasks gain against what the network costs."""
+"""Figure 2 of GatedMTL: the tasks' gain against the network's cost."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,10 +33,11 @@ class TradeOffPoint:
     """One network in the trade-off.
 
     Attributes:
-        name: what to write beside the point.
-        kind: `separate`, `shared`, `gated`, or `l1`: gated, trained with the plain L1 penalty of table 6.
-        cost: in the unit of the horizontal axis.
-        delta_mtl_percent: Δ_MTL (eq. 6), in per cent; higher is better.
+        name: The text beside the point.
+        kind: `separate`, `shared`, `gated`, or `l1` for a gated network that was trained with the plain L1 penalty of
+            table 6.
+        cost: The network's cost in the unit of the horizontal axis.
+        delta_mtl_percent: Δ_MTL (eq. 6) in per cent; higher is better.
     """
 
     name: str
@@ -46,14 +47,15 @@ class TradeOffPoint:
 
 
 def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str) -> Figure:
-    """Draws Δ_MTL against cost: better is up and to the left; the gated networks are joined in the order of cost."""
+    """Draws Δ_MTL against cost, with a line through the gated networks in the order of cost; up and left is better."""
     figure = style.new_figure(6.2, 4.4)
     with mpl.rc_context({**style.RC, "axes.grid.axis": "both"}):
         axes = figure.subplots()
         for kind, look in _LOOKS.items():
-            mine = sorted((p for p in points if p.kind == kind), key=lambda p: p.cost)
-            if mine:
-                costs, gains = [p.cost for p in mine], [p.delta_mtl_percent for p in mine]
+            of_kind = sorted((p for p in points if p.kind == kind), key=lambda p: p.cost)
+            if of_kind:
+                costs = [p.cost for p in of_kind]
+                gains = [p.delta_mtl_percent for p in of_kind]
                 axes.plot(costs, gains, linestyle="-" if kind in _CURVES else "none", markersize=8, **look)
         axes.axhline(0.0, color="#666666", linewidth=0.8, linestyle="--", zorder=0)
         axes.margins(0.14)
@@ -68,7 +70,7 @@ def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str
 
 
 def _name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[TradeOffPoint]) -> None:
-    """Writes each name at the place, of a few around its point, where it covers least: points, lines, other names."""
+    """Writes each name where it covers the fewest points, lines and other names, of a few places around its point."""
     figure = axes.figure
     canvas = FigureCanvasAgg(figure.get_figure(root=True))
     canvas.draw()

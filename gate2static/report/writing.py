@@ -1,4 +1,4 @@
-"""A run folder to `report.html` and its pictures."""
+"""Writes `report.html` and its pictures into a run folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,17 +7,17 @@ from gate2static.errors import Gate2StaticError
 from gate2static.files import write_atomically
 from gate2static.report.content import Content
 from gate2static.report.page import pattern_pictures, render_page, trade_off_pictures
-from gate2static.report.reading import read_content
+from gate2static.report.run_folder import read_content
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenReport:
-    """What `write_report` made.
+    """The files of a report.
 
     Attributes:
-        html: the page.
-        pictures: the PNG files beside it.
-        content: what the page shows; `report.table` writes it for a terminal.
+        html: The path of the page.
+        pictures: The paths of the PNG files beside the page.
+        content: The content of the page; `report.table` formats it for a terminal.
     """
 
     html: Path
@@ -28,18 +28,19 @@ class WrittenReport:
 def write_report(run_dir: str | Path) -> WrittenReport:
     """Writes `report.html` and its pictures into a run folder.
 
-    A row that is not pruned, not verified or not timed yet is shown with what there is, and the page says what is
-    missing and which command makes it.
+    Networks that are not pruned, not verified or not timed yet are shown with the values that exist. The page names the
+    missing parts and the commands that make them.
 
     Args:
-        run_dir: a folder that `train`, `sweep` or `demo` wrote.
+        run_dir: A folder that `train`, `sweep` or `demo` wrote.
 
     Raises:
-        Gate2StaticError: the folder holds no run, or a file in it is not what it should be.
+        Gate2StaticError: The folder holds no run, or a file in it is not one of ours.
     """
     run_dir = Path(run_dir)
     content = read_content(run_dir)
-    trade_offs, patterns = list(trade_off_pictures(content)), list(pattern_pictures(content))
+    trade_offs = list(trade_off_pictures(content))
+    patterns = list(pattern_pictures(content))
     files = {run_dir / f"{picture.name}.png": picture.png for picture in (*trade_offs, *patterns)}
     for path, png in files.items():
         write_atomically(path, png, error=Gate2StaticError)

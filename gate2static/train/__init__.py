@@ -1,15 +1,15 @@
-"""A recipe to trained networks: the loop, the checkpoints and what came out."""
+"""Training: from a recipe to trained networks, their checkpoints and their metrics."""
 
-from gate2static.train.loop.evaluation import evaluate
+from gate2static.train.evaluation import evaluate
 from gate2static.train.networks import gated_baseline, load_gated
 from gate2static.train.projecting import Projected, project_checkpoint, trained_budget
-from gate2static.train.results import Row, RunResult, TaskInfo, load_result
+from gate2static.train.results import ResultRow, RunResult, TaskInfo, load_result
 from gate2static.train.runs import sweep, train
-from gate2static.train.targets import suggest_for_run
+from gate2static.train.suggested_targets import suggest_for_run
 
 __all__ = [
     "Projected",
-    "Row",
+    "ResultRow",
     "RunResult",
     "TaskInfo",
     "evaluate",

@@ -1,4 +1,4 @@
-"""The networks of a run, fresh from a recipe or out of a run's checkpoints."""
+"""The networks of a run: built from a recipe, or loaded from a run's checkpoints."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -13,28 +13,33 @@ from gate2static.recipe import Recipe, parse
 from gate2static.train.loop import checkpoints
 
 State = dict[str, Tensor]
+"""A state dict."""
 
 
 def build_single(recipe: Recipe, task: str) -> MultiTaskNetwork:
-    """The single-task network of one task, with its first weights; all start from the same backbone."""
+    """Builds the single-task network of one task with its first weights; all tasks start from the same backbone."""
     backbone, heads, _ = build_model(recipe)
     return MultiTaskNetwork(backbone, {task: heads[task]})
 
 
 def build_shared(recipe: Recipe) -> MultiTaskNetwork:
-    """The shared network: one backbone and every task's head, with its first weights."""
+    """Builds the shared network with its first weights: one backbone, and one head per task."""
     backbone, heads, _ = build_model(recipe)
     return MultiTaskNetwork(backbone, heads)
 
 
 def build_gated(recipe: Recipe, run_dir: Path) -> GatedModel:
-    """The gated network as its training starts (section 4.1 of the paper).
+    """Builds the gated network as its training starts (section 4.1 of the paper).
 
-    Task branches and heads come from the run's single-task networks, the shared branch from the run's shared network or
-    from the backbone's first weights, as `gating.shared_init` says.
+    Task branches and heads start as the run's single-task networks. The shared branch starts as the run's shared
+    network or with the backbone's first weights, as `gating.shared_init` says.
+
+    Args:
+        recipe: The run's recipe.
+        run_dir: The run's folder, with the trained baselines.
 
     Raises:
-        CheckpointError: A network it starts from is missing or is another recipe's.
+        CheckpointError: A baseline is missing or belongs to another recipe.
     """
     file = checkpoints.kept(recipe)
     singles = {task.name: _plain_state(run_dir / "separate" / task.name / file) for task in recipe.tasks}
@@ -45,46 +50,50 @@ def build_gated(recipe: Recipe, run_dir: Path) -> GatedModel:
 
 
 def build_untrained(recipe: Recipe) -> GatedModel:
-    """The recipe's gated network with random weights: what its gates may cost does not depend on them."""
+    """Builds the gated network with random weights, which is enough to find out what its gates can cost."""
     return _gate(recipe, None, {})
 
 
 def gated_baseline(run_dir: str | Path, which: Literal["separate", "shared"]) -> GatedModel:
-    """One of a run's two baselines as a gated network, so that it can be pruned, exported and timed like any other.
+    """Loads one of a run's two baselines as a gated network, which is pruned, exported and timed like any other.
 
     Args:
         run_dir: A folder that `train` or `sweep` wrote.
-        which: `separate`: the single-task networks, all gates task-specific. `shared`: the shared network, all gates
-            shared.
+        which: `separate` for the single-task networks, with all gates task-specific, or `shared` for the shared
+            network, with all gates shared.
 
     Raises:
-        CheckpointError: The run lacks the networks that the baseline is made of.
+        CheckpointError: A network of the baseline is missing in the folder.
     """
     run_dir = Path(run_dir)
     if which == "shared":
         last = run_dir / "shared" / checkpoints.FILE
         recipe = _recipe(checkpoints.load_checkpoint(last), last)
         return _all_shared(recipe, _plain_state(last.with_name(checkpoints.kept(recipe))))
-    found = sorted((run_dir / "separate").glob(f"*/{checkpoints.FILE}"))
-    if not found:
+    singles = sorted((run_dir / "separate").glob(f"*/{checkpoints.FILE}"))
+    if not singles:
         raise CheckpointError(f"{run_dir}: no single-task networks in {run_dir / 'separate'}; train the run first")
-    recipe = _recipe(checkpoints.load_checkpoint(found[0]), found[0])
+    recipe = _recipe(checkpoints.load_checkpoint(singles[0]), singles[0])
     file = checkpoints.kept(recipe)
-    gated = _gate(recipe, None, {t.name: _plain_state(run_dir / "separate" / t.name / file) for t in recipe.tasks})
+    states = {task.name: _plain_state(run_dir / "separate" / task.name / file) for task in recipe.tasks}
+    gated = _gate(recipe, None, states)
     set_gates(gated, True)
     return gated.eval()
 
 
 def load_gated(path: str | Path) -> tuple[GatedModel, Recipe]:
-    """Rebuilds the network of a checkpoint, in evaluation mode, from its recipe and weights alone.
+    """Rebuilds the network of a checkpoint from its recipe and weights alone.
 
     Args:
-        path: A gated network's `ckpt.pt`, or the shared network's, which becomes a gated network whose gates are all
+        path: The `ckpt.pt` of a gated network, or of the shared network, which becomes a gated network with all gates
             shared.
 
+    Returns:
+        The network in evaluation mode, and its recipe.
+
     Raises:
-        CheckpointError: It cannot be read (`load_checkpoint`), does not fit its own recipe, or holds a single-task
-            network.
+        CheckpointError: The file cannot be read (`load_checkpoint`), does not fit its own recipe, or holds a
+            single-task network.
     """
     path = Path(path)
     content = checkpoints.load_checkpoint(path)
@@ -101,7 +110,14 @@ def load_gated(path: str | Path) -> tuple[GatedModel, Recipe]:
 def _gate(
     recipe: Recipe, shared: State | None, singles: dict[str, State], *, initial_weights: bool = False
 ) -> GatedModel:
-    """Gates a recipe's backbone; `singles` holds whole single-task networks by task."""
+    """Gates a recipe's backbone.
+
+    Args:
+        recipe: The run's recipe.
+        shared: The shared branch's weights; None keeps the backbone's.
+        singles: Weights of whole single-task networks by task, for the task branches and heads.
+        initial_weights: Whether the backbone gets its first weights, such as pretrained ones.
+    """
     backbone, heads, examples = build_model(recipe, initial_weights=initial_weights)
     for task, state in singles.items():
         checkpoints.load_weights(heads[task], _part(state, f"heads.{task}"), where=f"the head of {task}")
@@ -123,6 +139,7 @@ def _gate(
 
 
 def _all_shared(recipe: Recipe, state: State) -> GatedModel:
+    """Builds the shared network with these weights as a gated network whose gates are all shared."""
     backbone, heads, examples = build_model(recipe, initial_weights=False)
     checkpoints.load_weights(MultiTaskNetwork(backbone, heads), state, where="the shared network")
     tasks = [task.name for task in recipe.tasks]
@@ -137,6 +154,7 @@ def _plain_state(path: Path) -> State:
 
 
 def _part(state: State, prefix: str) -> State:
+    """Returns the entries of a state dict below a prefix, without the prefix."""
     return {key.removeprefix(f"{prefix}."): value for key, value in state.items() if key.startswith(f"{prefix}.")}
 
 

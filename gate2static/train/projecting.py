@@ -1,4 +1,4 @@
-"""A finished gated network to a budget, without training."""
+"""Projection of a finished gated network onto a budget, without training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,27 +13,28 @@ from gate2static.train.networks import load_gated
 
 
 def trained_budget(path: Path) -> BudgetReport | None:
-    """What the projection at the end of a training found; None for a network without a budget.
+    """Returns the report of the projection at the end of a training; None for a network without a budget.
 
     Args:
         path: A checkpoint, or a folder of single-task networks, which never have a budget.
 
     Raises:
-        CheckpointError: It cannot be read.
+        CheckpointError: The checkpoint cannot be read.
     """
     if path.is_dir():
         return None
-    found = checkpoints.load_checkpoint(path)["position"].get("budget", {}).get("report")
-    return None if found is None else BudgetReport.model_validate(found)
+    report = checkpoints.load_checkpoint(path)["position"].get("budget", {}).get("report")
+    return None if report is None else BudgetReport.model_validate(report)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Projected:
-    """The network of a checkpoint, projected to a budget.
+    """The network of a checkpoint, projected onto a budget.
 
     Attributes:
-        report: what that did.
-        content: the checkpoint's, with the projected network in it.
+        gated: The projected network.
+        report: The flipped gates, and the cost before and after.
+        content: The checkpoint's content with the projected network in it.
     """
 
     gated: GatedModel
@@ -41,25 +42,25 @@ class Projected:
     content: dict[str, Any]
 
     def save(self, path: Path) -> None:
-        """Writes the checkpoint of the projected network, which is what the static one is equal to.
+        """Writes the checkpoint of the projected network, which the static network is equal to.
 
         Raises:
-            TrainingError: It cannot be written.
+            TrainingError: The file cannot be written.
         """
         checkpoints.save_checkpoint(path, self.content)
 
 
 def project_checkpoint(path: Path, budget: Budget, *, measure: Measure | None = None, target: str = "any") -> Projected:
-    """Projects the network of a checkpoint to a budget.
+    """Projects the network of a checkpoint onto a budget.
 
     Args:
-        path: A gated network's `ckpt.pt`; not changed.
-        budget: The most that its static network may cost.
-        measure: See `project_to_budget`.
-        target: See `project_to_budget`.
+        path: A gated network's `ckpt.pt`; the file is not changed.
+        budget: The most that the static network may cost.
+        measure: Measures a static network's cost, as for `project_to_budget`.
+        target: The runtime to lay the static network out for, as for `project_to_budget`.
 
     Raises:
-        CheckpointError: It cannot be read or holds no gated network.
+        CheckpointError: The checkpoint cannot be read or holds no gated network.
         BudgetError: No setting of the gates meets the budget.
         BenchError: The budget's device is unknown, lacks a layer, or fails.
     """
@@ -70,7 +71,7 @@ def project_checkpoint(path: Path, budget: Budget, *, measure: Measure | None = 
         )
     gated, _ = load_gated(path)
     report = project_to_budget(gated, budget, measure=measure, target=target)
-    spent = {**content["position"].get("budget", {}), "report": report.model_dump(mode="json")}
-    position = {**content["position"], "budget": spent}
-    changed = {**content, "model": gated.state_dict(), "position": position}
-    return Projected(gated=gated, report=report, content=changed)
+    budget_state = {**content["position"].get("budget", {}), "report": report.model_dump(mode="json")}
+    position = {**content["position"], "budget": budget_state}
+    projected_content = {**content, "model": gated.state_dict(), "position": position}
+    return Projected(gated=gated, report=report, content=projected_content)

@@ -1,4 +1,4 @@
-"""A row of `run.json`: how good and how large the static network of one gated network is."""
+"""The measurement of one network: its row in `run.json`."""
 
 from typing import TYPE_CHECKING
 
@@ -8,9 +8,9 @@ from gate2static.gates import GatedModel
 from gate2static.prune import prune
 from gate2static.recipe import Recipe
 from gate2static.tasks import Task, delta_mtl, main_scores
+from gate2static.train.evaluation import evaluate
 from gate2static.train.loop.batches import Share, evaluation_loader, loaded
-from gate2static.train.loop.evaluation import evaluate
-from gate2static.train.results import Row, RunResult
+from gate2static.train.results import ResultRow, RunResult
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -29,30 +29,35 @@ def add_row(
     sparsity_weight: float | None = None,
     budget: BudgetReport | None = None,
 ) -> RunResult:
-    """Measures a trained network on the test split and adds its row.
+    """Measures a trained network on the test split and adds its row to the result.
 
-    It is measured as the static network that pruning makes, which computes the same function in a fraction of the time.
+    The measurement runs the pruned static network, which computes the same function in a fraction of the time.
 
     Args:
-        result: The rows so far; the one called `separate` is the baseline of Δ_MTL.
-        gated: The network; the baselines come as gated networks too (`gated_baseline`).
+        result: The rows so far; the row called `separate` is the baseline of Δ_MTL.
+        gated: The network; baselines are gated networks too (`gated_baseline`).
         name: `separate`, `shared` or the gated network's folder.
-        checkpoints: Where it comes from, relative to the run's folder.
-        recipe: What it was trained by.
+        checkpoints: The network's checkpoints, relative to the run's folder.
+        recipe: The recipe that the network was trained with.
         tasks: The tasks to measure.
-        splits: Measured on `test`.
-        fabric: Where to compute; every process measures its share of the images.
+        splits: The data; `test` is measured.
+        fabric: The processes and devices; every process measures its share of the images.
         sparsity_weight: λ_s of a gated network.
-        budget: What was asked of it and what it costs.
+        budget: The budget of a gated network and the cost that it reached.
+
+    Returns:
+        The result with the new row.
     """
     static = prune(gated)
-    share, training = Share.of(fabric), recipe.training
-    size = training.gated.batch_size // (share.world_size * training.accumulate)  # what trained fits
+    training = recipe.training
+    share = Share.of(fabric)
+    # The size of a part in training, which fits in memory.
+    size = training.gated.batch_size // (share.world_size * training.accumulate)
     loader = evaluation_loader(splits.test, size, share=share, workers=training.workers)
     scores = evaluate(static.to(fabric.device), loaded(loader), tasks)
     metrics = main_scores(scores, tasks)
     baseline = next((row.metrics for row in result.rows if row.kind == "separate"), metrics)
-    row = Row(
+    row = ResultRow(
         name=name,
         kind="separate" if name == "separate" else "shared" if name == "shared" else "gated",
         sparsity_weight=sparsity_weight,

@@ -1,4 +1,4 @@
-"""`run.json`: what a run trained and how good and how large each network is."""
+"""The file `run.json`: the networks of a run, with the metrics and the cost of each."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gate2static.budget import BudgetReport
 from gate2static.errors import CheckpointError
-from gate2static.train.loop.atomic import write_atomically
+from gate2static.train.atomic import write_atomically
 
 FILE = "run.json"
 
@@ -18,20 +18,34 @@ class _Frozen(BaseModel):
 
 
 class TaskInfo(_Frozen):
-    """What the numbers of a task mean."""
+    """The meaning of a task's numbers.
+
+    Attributes:
+        name: The task's name.
+        metric: The main metric's name.
+        higher_is_better: Whether a higher value of the main metric is better.
+    """
 
     name: str
     metric: str
     higher_is_better: bool
 
 
-class Row(_Frozen):
+class ResultRow(_Frozen):
     """One network of a run, or the set of single-task networks.
 
-    `metrics` are the tasks' main metrics on the test split, `scores` all of them by task and name. `macs` (per image,
-    heads included) and `parameters` count the static network that pruning makes. `delta_mtl` is eq. 6 as a fraction.
-    `checkpoints` are relative to the run's folder. `budget` says what was asked of a network with one and what it
-    costs; its `sparsity_weight` is λ_s at the end of training.
+    Attributes:
+        name: `separate`, `shared` or the gated network's folder.
+        kind: `separate`, `shared` or `gated`.
+        sparsity_weight: λ_s of a gated network; with a budget, its value at the end of training.
+        seed: The recipe's seed.
+        checkpoints: The network's checkpoints, relative to the run's folder.
+        metrics: The main metric of each task on the test split.
+        scores: All metrics on the test split, by task and name.
+        delta_mtl: Δ_MTL (eq. 6) as a fraction: 0.01 is one per cent better than the single-task networks.
+        macs: Multiply-accumulates per image of the pruned network, heads included.
+        parameters: Parameters of the pruned network, heads included.
+        budget: The network's budget and the cost that it reached; None without a budget.
     """
 
     name: str
@@ -48,29 +62,41 @@ class Row(_Frozen):
 
 
 class RunResult(_Frozen):
-    """A run's recipe (plain values), its tasks and its rows in the order they were trained."""
+    """The content of `run.json`.
+
+    Attributes:
+        format: The file's kind.
+        version: The version of the format.
+        recipe: The run's recipe as plain values.
+        tasks: The run's tasks.
+        rows: One row per network, in the order in which they were trained.
+    """
 
     format: Literal["gate2static-run"] = "gate2static-run"
     version: Literal[1] = 1
     recipe: dict[str, Any]
     tasks: tuple[TaskInfo, ...]
-    rows: tuple[Row, ...] = ()
+    rows: tuple[ResultRow, ...] = ()
 
     def save(self, run_dir: Path) -> None:
-        """Writes `run.json` into the run's folder, atomically."""
+        """Writes `run.json` into the run's folder, atomically.
+
+        Raises:
+            TrainingError: The file cannot be written.
+        """
         write_atomically(run_dir / FILE, (self.model_dump_json(indent=2) + "\n").encode())
 
-    def with_row(self, row: Row) -> "RunResult":
-        """This result with one row more; a row of the same name gives way."""
-        rows = tuple(old for old in self.rows if old.name != row.name)
-        return self.model_copy(update={"rows": (*rows, row)})
+    def with_row(self, row: ResultRow) -> "RunResult":
+        """Returns this result with one more row, which replaces a row of the same name."""
+        others = tuple(other for other in self.rows if other.name != row.name)
+        return self.model_copy(update={"rows": (*others, row)})
 
 
 def load_result(run_dir: Path) -> RunResult:
     """Reads a run's `run.json`.
 
     Raises:
-        CheckpointError: There is none, or it is not one of ours or from a newer version.
+        CheckpointError: The file is missing, not one of ours, or from a newer version.
     """
     path = run_dir / FILE
     try:

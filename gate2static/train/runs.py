@@ -1,4 +1,4 @@
-"""A whole run: the single-task networks, the shared network, one gated network a sparsity weight, a row for each."""
+"""A whole run: the single-task networks, the shared network and one gated network per sparsity weight."""
 
 import math
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from gate2static.tasks import Task, build_tasks
 from gate2static.train.loop.batches import length
 from gate2static.train.loop.checkpoints import FILE as CHECKPOINT
 from gate2static.train.loop.checkpoints import kept, load_checkpoint
-from gate2static.train.loop.loop import train_stage
-from gate2static.train.loop.network_run import Stage
+from gate2static.train.loop.loop import train_network
+from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.networks import (
     build_gated,
@@ -40,36 +40,47 @@ if TYPE_CHECKING:
 def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
     """Trains the single-task networks, the shared network and one gated network with λ_s = `recipe.sparsity_weight`.
 
-    With a budget, λ_s starts there and is steered, and the gated network costs at most the budget in the end.
+    With a budget, λ_s starts at that weight and is steered, and the gated network finally costs at most the budget.
 
     Args:
-        recipe: What to train.
-        run_dir: Where checkpoints, logs and `run.json` go (docs/design.md, "A run folder").
-        resume: Whether to go on with what the folder holds; on the CPU the result is then, bit for bit, that of a run
-            that was never interrupted.
-        progress: Whether to show bars on stderr.
+        recipe: The networks, tasks, data and settings of the run.
+        run_dir: The folder for checkpoints, logs and `run.json` (docs/design.md, "A run folder").
+        resume: Whether to continue the run in the folder. On the CPU the result then equals, bit for bit, that of an
+            uninterrupted run.
+        progress: Whether to show progress bars on stderr.
 
     Returns:
-        What is in `run.json`: a row for the single-task networks, the shared and the gated one.
+        The content of `run.json`: one row for the single-task networks, one for the shared network and one for the
+        gated network.
 
     Raises:
-        RecipeError: A name or option that does not exist.
+        RecipeError: The recipe has a name or option that does not exist.
         BudgetError: No setting of the gates meets the budget; nothing is trained then.
         TrainingError: A loss is no longer finite, the disk is full, or the folder already holds a run.
-        CheckpointError: The run to go on with is damaged or another recipe's.
+        CheckpointError: The run to continue is damaged or belongs to another recipe.
     """
     return _run(recipe, Path(run_dir), {_gated_name(recipe): recipe}, resume=resume, show=progress)
 
 
 def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
-    """Like `train`, with a gated network for each λ_s of `recipe.sweep`; the baselines are trained once.
+    """Trains the two baselines once, and one gated network per sparsity weight λ_s in `recipe.sweep`.
 
-    With `recipe.sweep_targets` there is one for each λ_s and each combination of these τ, named after all of them.
+    With `recipe.sweep_targets` there is one gated network per λ_s and combination of these τ, named after all of them.
+    `run.json` is written after every row, so an interrupted sweep can be resumed.
 
-    `run.json` is written after every row, so an interrupted sweep goes on where it was.
+    Args:
+        recipe: The networks, tasks, data and settings of the run.
+        run_dir: The folder for checkpoints, logs and `run.json` (docs/design.md, "A run folder").
+        resume: Whether to continue the run in the folder, as for `train`.
+        progress: Whether to show progress bars on stderr.
+
+    Returns:
+        The content of `run.json`: one row per network, the single-task networks together being one row.
 
     Raises:
-        RecipeError: Also where the recipe has a budget: that steers λ_s, so there is nothing to sweep.
+        RecipeError: The recipe has a name or option that does not exist, or a budget, which steers λ_s itself.
+        TrainingError: A loss is no longer finite, the disk is full, or the folder already holds a run.
+        CheckpointError: The run to continue is damaged or belongs to another recipe.
     """
     if recipe.budget is not None:
         raise RecipeError("a budget steers λ_s, so there is nothing to sweep; use `train`, or remove the budget")
@@ -77,16 +88,16 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
 
 
 def _variants(recipe: Recipe) -> dict[str, Recipe]:
-    """The recipe of every gated network of a sweep, by row."""
-    found = {}
-    own = [tuple(task.target for task in recipe.tasks)]
-    grid = product(recipe.sweep_targets, repeat=len(recipe.tasks)) if recipe.sweep_targets else own
+    """Returns the recipe of every gated network of a sweep, by row name."""
+    variants = {}
+    recipe_targets = [tuple(task.target for task in recipe.tasks)]
+    grid = product(recipe.sweep_targets, repeat=len(recipe.tasks)) if recipe.sweep_targets else recipe_targets
     for weight, targets in product(recipe.sweep, grid):
         tasks = tuple(task.model_copy(update={"target": t}) for task, t in zip(recipe.tasks, targets, strict=True))
-        named = (weight, *targets) if recipe.sweep_targets else (weight,)
-        name = "-".join(["gated", *(f"{value:g}" for value in named)])
-        found[name] = recipe.model_copy(update={"sparsity_weight": weight, "tasks": tasks})
-    return found
+        swept = (weight, *targets) if recipe.sweep_targets else (weight,)
+        name = "-".join(["gated", *(f"{value:g}" for value in swept)])
+        variants[name] = recipe.model_copy(update={"sparsity_weight": weight, "tasks": tasks})
+    return variants
 
 
 def _run(recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], *, resume: bool, show: bool) -> RunResult:
@@ -100,28 +111,29 @@ def _run(recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], *, resume: boo
 def _run_in_process(
     fabric: "Fabric", recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], resume: bool, show: bool
 ) -> None:
-    """The part of a run that every training process does."""
+    """Does the part of a run that every training process does."""
     if fabric.device.type == "cpu":
         keep_freed_memory()
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
     result = _open_result(recipe, run_dir, tasks, resume=resume)
     splits = load_data(recipe.data, [task.name for task in tasks])
     _check_selection(recipe, splits)
-    fabric.barrier()  # nobody writes before all have looked
-    rows = {"separate": recipe, "shared": recipe, **gated}
+    fabric.barrier()  # no process writes before all have read the folder
+    recipes = {"separate": recipe, "shared": recipe, **gated}
     total_cost = _total_cost(recipe, length(splits.train), len(gated))
     with TrainingProgress(enabled=show and fabric.is_global_zero, total_cost=total_cost) as progress:
-        for name, variant in rows.items():
+        for name, variant in recipes.items():
             checkpoints = []
-            for stage in _stages(name, variant, run_dir):
-                on_first_process(fabric, partial(_make, run_dir))
-                train_stage(stage, splits, fabric=fabric, go_on=resume, progress=progress)
-                checkpoints.append(f"{stage.name}/{kept(recipe)}")
+            for run in _network_runs(name, variant, run_dir):
+                on_first_process(fabric, partial(_make_folder, run_dir))
+                train_network(run, splits, fabric=fabric, go_on=resume, progress=progress)
+                checkpoints.append(f"{run.name}/{kept(recipe)}")
             if any(row.name == name for row in result.rows):
                 continue  # measured before an interruption
-            sparsity_weight, report = variant.sparsity_weight if name in gated else None, None
+            sparsity_weight = variant.sparsity_weight if name in gated else None
+            report = None
             if recipe.budget is not None and name in gated:
-                sparsity_weight, report = _steered(run_dir, name)
+                sparsity_weight, report = _steered_weight(run_dir, name)
             result = add_row(
                 result,
                 _trained(run_dir, name, recipe),
@@ -137,8 +149,8 @@ def _run_in_process(
             on_first_process(fabric, partial(result.save, run_dir))
 
 
-def _make(run_dir: Path) -> None:
-    """Finds out before an epoch is over."""
+def _make_folder(run_dir: Path) -> None:
+    """Creates the run's folder before training, so that a permission error does not come after an epoch."""
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -148,7 +160,8 @@ def _make(run_dir: Path) -> None:
 def _check_selection(recipe: Recipe, splits: Splits) -> None:
     """Raises a RecipeError where epochs would be selected on the images that the result is measured on."""
     training = recipe.training
-    selects = training.keep == "best" or any(s.patience for s in (training.single, training.shared, training.gated))
+    stops_early = any(settings.patience for settings in (training.single, training.shared, training.gated))
+    selects = training.keep == "best" or stops_early
     if selects and splits.val is splits.test:
         raise RecipeError(
             "training.keep and patience: the data set comes without validation images, so they would select on the "
@@ -156,20 +169,20 @@ def _check_selection(recipe: Recipe, splits: Splits) -> None:
         )
 
 
-def _stages(name: str, recipe: Recipe, run_dir: Path) -> Iterator[Stage]:
-    """The networks of a row, each built when its turn comes: the gated ones start from what was trained before."""
+def _network_runs(name: str, recipe: Recipe, run_dir: Path) -> Iterator[NetworkRun]:
+    """Yields the networks of a row, built one by one, because a gated network starts from trained baselines."""
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
     if name == "separate":
         for task in tasks:
             model = build_single(recipe, task.name)
             folder = f"{name}/{task.name}"
-            yield Stage(name=folder, kind="single", model=model, tasks=(task,), recipe=recipe, run_dir=run_dir)
+            yield NetworkRun(name=folder, kind="single", model=model, tasks=(task,), recipe=recipe, run_dir=run_dir)
     elif name == "shared":
         model = build_shared(recipe)
-        yield Stage(name=name, kind="shared", model=model, tasks=tasks, recipe=recipe, run_dir=run_dir)
+        yield NetworkRun(name=name, kind="shared", model=model, tasks=tasks, recipe=recipe, run_dir=run_dir)
     else:
         gated = build_gated(recipe, run_dir)
-        yield Stage(
+        yield NetworkRun(
             name=name,
             kind="gated",
             model=gated,
@@ -184,30 +197,33 @@ def _gated_name(recipe: Recipe) -> str:
     return f"gated-{recipe.sparsity_weight:g}" if recipe.budget is None else f"gated-{recipe.budget.label}"
 
 
-def _steered(run_dir: Path, name: str) -> tuple[float, BudgetReport]:
-    """λ_s at the end of a training with a budget, and what the projection did."""
+def _steered_weight(run_dir: Path, name: str) -> tuple[float, BudgetReport]:
+    """Returns λ_s at the end of a training with a budget, and the projection's report."""
     position = load_checkpoint(run_dir / name / CHECKPOINT)["position"]
     return position["log"][-1]["lambda"], BudgetReport.model_validate(position["budget"]["report"])
 
 
 def _open_result(recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], *, resume: bool) -> RunResult:
-    """The run's result so far, without rows if there is none."""
+    """Returns the run's result so far, without rows for a new run."""
     if not resume and any(run_dir.rglob(CHECKPOINT)):
-        raise TrainingError(f"{run_dir} already holds a run; go on with --resume, or choose another folder")
-    before = load_result(run_dir) if resume and (run_dir / RESULT).exists() else None
-    rows = before.rows if before else ()
-    keep = before.recipe.get("training", {}).get("keep", "last") if before else recipe.training.keep
+        raise TrainingError(f"{run_dir} already holds a run; continue with --resume, or choose another folder")
+    saved = load_result(run_dir) if resume and (run_dir / RESULT).exists() else None
+    rows = saved.rows if saved else ()
+    keep = saved.recipe.get("training", {}).get("keep", "last") if saved else recipe.training.keep
     if rows and keep != recipe.training.keep:
         raise TrainingError(
             f"{run_dir}: its rows are of the {keep} checkpoints, training.keep is {recipe.training.keep}; resume with "
             f"training.keep={keep}, or start in another folder"
         )
-    infos = (TaskInfo(name=t.name, metric=t.kind.metric_name, higher_is_better=t.kind.higher_is_better) for t in tasks)
-    return RunResult(recipe=recipe.model_dump(mode="json"), tasks=tuple(infos), rows=rows)
+    infos = tuple(
+        TaskInfo(name=task.name, metric=task.kind.metric_name, higher_is_better=task.kind.higher_is_better)
+        for task in tasks
+    )
+    return RunResult(recipe=recipe.model_dump(mode="json"), tasks=infos, rows=rows)
 
 
 def _trained(run_dir: Path, name: str, recipe: Recipe) -> GatedModel:
-    """A row's network as its checkpoints have it."""
+    """Loads the network of a row from its checkpoints, as a gated network."""
     if name == "separate":
         return gated_baseline(run_dir, "separate")
     if name == "shared":
@@ -216,8 +232,8 @@ def _trained(run_dir: Path, name: str, recipe: Recipe) -> GatedModel:
 
 
 def _total_cost(recipe: Recipe, images: int, gated: int) -> int:
-    """Backbone passes of a whole run."""
+    """Returns the backbone passes of a whole run with so many training images and gated networks."""
     training = recipe.training
-    stages = [(1, training.single)] * len(recipe.tasks) + [(1, training.shared)]
-    stages += [(len(recipe.tasks) + 1, training.gated)] * gated
-    return sum(cost * stage.epochs * math.ceil(images / stage.batch_size) for cost, stage in stages)
+    networks = [(1, training.single)] * len(recipe.tasks) + [(1, training.shared)]
+    networks += [(len(recipe.tasks) + 1, training.gated)] * gated
+    return sum(cost * settings.epochs * math.ceil(images / settings.batch_size) for cost, settings in networks)

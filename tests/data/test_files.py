@@ -9,6 +9,7 @@ from PIL import Image
 
 from gate2static.data import DataSpec, Sample, TargetSpec
 from gate2static.data.augmented import Augmented
+from gate2static.data.decoding import read_image, read_label_image
 from gate2static.data.files import (
     FileOptions,
     FileSamples,
@@ -18,7 +19,6 @@ from gate2static.data.files import (
     read_lines,
     require_files,
 )
-from gate2static.data.reading import read_image, read_label_image
 from gate2static.data.transforms import IMAGENET_MEAN, IMAGENET_STD, resize
 from gate2static.errors import DataError, RecipeError
 from gate2static.recipe import parse

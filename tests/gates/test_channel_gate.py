@@ -66,7 +66,7 @@ def test_an_open_gate_copies_the_own_channel_bit_for_bit() -> None:
 
 
 def test_the_shared_stream_mixes_what_was_picked_not_what_was_offered() -> None:
-    """papers/README reading 1: raw features of a closed gate must not reach the shared stream."""
+    """docs/paper.md, note 1: raw features of a closed gate must not reach the shared stream."""
     gate = Gate(tasks=2, channels=1, dim=1, group_size=1, gate_init=-1.0, gate_init_std=0.0)
     mixed = gate(torch.full((1, 1, 1, 1), 7.0), torch.full((1, 1, 1, 1), 9.0), torch.full((1, 1, 1, 1), 2.0))[-1]
     assert mixed.item() == 2.0

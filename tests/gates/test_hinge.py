@@ -32,7 +32,7 @@ def _set(gated: GatedModel, shares: Mapping[str, tuple[float, float]]) -> None:
 
 
 def test_layers_count_alike_whatever_their_channels_and_only_the_excess_counts(gated: GatedModel) -> None:
-    """papers/README reading 3: a mean in each layer, then over layers, then over tasks."""
+    """docs/paper.md, note 3: a mean in each layer, then over layers, then over tasks."""
     _set(gated, {"a": (0.9, 0.3), "b": (0.2, 0.4)})
     # Task a: (0.9 + 0.3) / 2 - 0.35 = 0.25. Task b: (0.2 + 0.4) / 2 - 0.5 < 0.
     found = sparsity_hinge(gated, targets={"a": 0.35, "b": 0.5})

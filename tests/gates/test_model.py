@@ -73,7 +73,7 @@ def x() -> Tensor:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_closed_gates_give_the_shared_network_bit_for_bit(gated: GatedModel, x: Tensor, training: bool) -> None:
-    """papers/README reading 1; dropout is off, since streams draw their masks apart."""
+    """docs/paper.md, note 1; dropout is off, since streams draw their masks apart."""
     set_gates(gated, False)
     gated.train(training)
     plain = bare(gated, "shared").train(training)

@@ -17,7 +17,7 @@ from gate2static.recipe import parse
 def test_costs_are_those_of_the_papers_tables(
     depth: Literal[18, 50], size: tuple[int, int], encoder: float, head: float, nets: SimpleNamespace
 ) -> None:
-    # Recomputed by hand from tables 2 and 5 (papers/README reading 5).
+    # Recomputed by hand from tables 2 and 5 (docs/paper.md, note 5).
     with torch.device("meta"):
         backbone, images = DilatedResNet(depth), torch.zeros(1, 3, *size)
         assert nets.giga_macs(backbone, images) == pytest.approx(encoder, rel=0.005)

@@ -50,7 +50,7 @@ def _error(gated: GatedModel, x: Tensor) -> float:
 
 
 def mix_what_was_offered(patch: Patch) -> None:
-    """Eq. 3 as printed: φ instead of φ′ (papers/README reading 1)."""
+    """Eq. 3 as printed: φ instead of φ′ (docs/paper.md, note 1)."""
 
     def forward(self: channel_gate.Gate, *streams: Tensor) -> tuple[Tensor, ...]:
         shape = [1] * streams[0].dim()

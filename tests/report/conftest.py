@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gate2static.report.content import Check, Content, Row, TaskColumn
+from gate2static.report.content import Check, Content, TableRow, TaskColumn
 from gate2static.report.gate_figure import GatePattern
 
 
@@ -33,7 +33,7 @@ def content() -> Content:
         title="digits",
         columns=tuple(TaskColumn(task=t, metric="accuracy", higher_is_better=True) for t in tasks),
         rows=(
-            Row(
+            TableRow(
                 name="separate",
                 kind="separate",
                 metrics=metrics,
@@ -43,7 +43,7 @@ def content() -> Content:
                 latency_ms=3.0,
                 checks=(check,),
             ),
-            Row(
+            TableRow(
                 name="shared",
                 kind="shared",
                 metrics=metrics,
@@ -52,7 +52,7 @@ def content() -> Content:
                 parameters=270_000,
                 latency_ms=1.5,
             ),
-            Row(
+            TableRow(
                 name="gated-0.05",
                 kind="gated",
                 metrics=metrics,
@@ -63,7 +63,7 @@ def content() -> Content:
                 latency_ratios={"shared": 1.5, "separate": 0.75},
                 pattern=pattern(20, tasks),
             ),
-            Row(name="gated-0.1", kind="gated"),
+            TableRow(name="gated-0.1", kind="gated"),
         ),
         latency_setting="ONNX Runtime, CPU, batch size 1",
         missing=("gated-0.1 is not trained yet: run `gate2static sweep`",),

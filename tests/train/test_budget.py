@@ -228,7 +228,7 @@ def test_prune_times_networks_here_where_the_device_is_a_backend(
     gated = whole_run[1].rows[2]
     device = ["--budget", "latency_ms=1000", "--budget", "device=onnxruntime", "--target", "openvino", "--threads", "1"]
     project = MagicMock(wraps=project_checkpoint)
-    monkeypatch.setattr("gate2static.train.project_checkpoint", project)
+    monkeypatch.setattr("gate2static.pipeline.project_checkpoint", project)
     said = run("prune", whole_run[0] / gated.checkpoints[0], "-o", tmp_path / "static", *device)
     assert "of 1000 measured ms" in said.stdout
     assert "not promised" not in said.stdout

@@ -20,7 +20,7 @@ from gate2static.recipe import Recipe
 from gate2static.tasks import build_tasks, delta_mtl, main_scores
 from gate2static.train import RunResult, load_result, runs, sweep, train
 from gate2static.train.loop.checkpoints import load_checkpoint, save_checkpoint
-from gate2static.train.results import Row
+from gate2static.train.results import ResultRow
 
 Run = tuple[Path, RunResult]
 
@@ -80,7 +80,7 @@ def test_rows_hold_all_metrics_and_old_rows_only_the_main_ones(small: Recipe, wh
     tasks = build_tasks(small.tasks, describe_data(small.data))
     assert all(main_scores(row.scores, tasks) == row.metrics for row in whole_run[1].rows)
     old = whole_run[1].rows[0].model_dump(exclude={"scores"})
-    assert Row.model_validate(old).scores == {}
+    assert ResultRow.model_validate(old).scores == {}
 
 
 def test_costs_are_those_of_the_static_networks(whole_run: Run) -> None:
@@ -150,7 +150,7 @@ def copy_run(source: Path, target: Path) -> None:
 
 
 def test_a_folder_that_holds_a_run_is_not_overwritten(small: Recipe, whole_run: Run) -> None:
-    with pytest.raises(TrainingError, match="already holds a run; go on with --resume, or choose another folder"):
+    with pytest.raises(TrainingError, match="already holds a run; continue with --resume, or choose another folder"):
         train(small, whole_run[0], progress=False)
 
 

@@ -1,1 +1,1 @@
-"""One file per backend: what it takes to run a network there and time it."""
+"""The runners: one file per backend that loads networks and times them."""

@@ -1,4 +1,4 @@
-"""Time on the GPU's own clock: CUDA events around each run, several runs queued so that the host stays ahead."""
+"""Timing by the GPU's own clock, with CUDA events around each run."""
 
 from collections.abc import Callable, Sequence
 from statistics import median
@@ -10,12 +10,13 @@ from torch import Tensor
 from gate2static.bench.report import Transfers
 
 DEVICE = "cuda"
-_QUEUED_RUNS = 10  # enough that the host's own launch time hides behind the GPU's work, as in trtexec
+_QUEUED_RUNS = 10
+"""Runs that are queued at once, so that the host's launch time hides behind the GPU's work, as in trtexec."""
 _TRANSFERS = 20
 
 
 def event_timer(launch: Callable[[], object], stream: Any) -> Callable[[], Sequence[float]]:
-    """A runner's `run`: the GPU time in ms of each of a few launches on `stream`, read after one synchronisation."""
+    """Returns a runner's `run`: it queues a few launches on a stream and returns the GPU time of each in ms."""
     pairs = [(_event(), _event()) for _ in range(_QUEUED_RUNS)]
 
     def timed() -> list[float]:
@@ -31,11 +32,12 @@ def event_timer(launch: Callable[[], object], stream: Any) -> Callable[[], Seque
 
 
 def captured(launch: Callable[[], object], stream: Any) -> Callable[[], None]:
-    """The replay of `launch` as one CUDA graph; what it reads and writes must stay where it is.
+    """Captures `launch` as one CUDA graph and returns the graph's replay.
 
-    Two runs before the capture let libraries choose kernels and allocate, which a capture forbids.
+    The tensors that `launch` reads and writes must stay where they are.
     """
     with torch.cuda.stream(stream):
+        # Two runs let libraries choose kernels and allocate memory, which is not allowed during a capture.
         for _ in range(2):
             launch()
     stream.synchronize()
@@ -51,7 +53,7 @@ def captured(launch: Callable[[], object], stream: Any) -> Callable[[], None]:
 
 
 def transfer_timer(inputs: Sequence[Tensor], outputs: Sequence[Tensor], stream: Any) -> Callable[[], Transfers]:
-    """Time the copies between pinned host memory and tensors of the sizes of `inputs` and `outputs` on the device."""
+    """Returns a function that times the copies of inputs to the device and of outputs to pinned host memory."""
 
     def copies(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
         def copy() -> None:

@@ -1,4 +1,4 @@
-"""Random inputs that fit what an ONNX Runtime session asks for."""
+"""Random inputs for an ONNX Runtime session."""
 
 from typing import Any
 
@@ -18,10 +18,11 @@ _DTYPES = {
 
 
 def onnx_feed(session: Any, batch_size: int) -> dict[str, NDArray[Any]]:
-    """Input name -> array: standard normal where the input is floating point, zeros where it counts something.
+    """Returns the inputs of a session by name: standard normal values for floating-point inputs, zeros for integers.
 
     Raises:
-        BenchError: a varying dimension besides the first, a fixed batch of another size, or an unusual type.
+        BenchError: An input varies in another dimension than the first, has a fixed batch size that differs, or has an
+            unusual type.
     """
     generator = np.random.default_rng(0)
     feed: dict[str, NDArray[Any]] = {}

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""The runner of ONNX Runtime on the CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from gate2static.runtimes.onnxruntime import open_session
 
 @contextmanager
 def open_onnxruntime_cpu(source: OnnxSource, *, batch_size: int, threads: int) -> Iterator[Runner]:
-    """Time `session.run` on `threads` intra-op threads.
+    """Opens a session whose `run` is timed on `threads` intra-op threads.
 
-    The session goes when the runner does, and with it the thread pool that spins while it waits for work: idle pools
-    of other sessions in the process double the latency of the one being timed.
+    Closing the runner frees the session with its thread pool, which spins while it waits for work. Idle pools of other
+    sessions in the process would double the measured latency.
     """
     session = open_session(source.data, label=source.label, threads=threads, error=BenchError)
     feed = onnx_feed(session, batch_size)

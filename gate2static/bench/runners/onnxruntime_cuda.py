@@ -1,4 +1,4 @@
-"""ONNX Runtime on the GPU, inputs and outputs bound to device memory."""
+"""The runner of ONNX Runtime on the GPU, with inputs and outputs in device memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +17,9 @@ from gate2static.runtimes.optional import require_gpu
 
 @contextmanager
 def open_onnxruntime_cuda(source: OnnxSource, *, batch_size: int, threads: int) -> Iterator[Runner]:
-    """Time runs on our own stream, which ONNX Runtime is told not to wait for: the events do that."""
+    """Opens a session that runs on a stream of ours; ONNX Runtime does not wait for the stream, the CUDA events do."""
     require_gpu("timing ONNX Runtime on CUDA")
-    stream = torch.cuda.Stream()  # never the default stream, whose handle 0 means "none given" to ONNX Runtime
+    stream = torch.cuda.Stream()  # not the default stream, whose handle 0 means "no stream" to ONNX Runtime
     options = {"device_id": "0", "user_compute_stream": str(stream.cuda_stream)}
     session = open_cuda_session(source.data, label=source.label, provider_options=options, error=BenchError)
     feed = onnx_feed(session, batch_size)

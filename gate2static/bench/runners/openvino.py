@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU."""
+"""The runner of OpenVINO on the CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,13 +16,13 @@ from gate2static.runtimes.optional import require
 
 @contextmanager
 def open_openvino_cpu(source: OnnxSource, *, batch_size: int, threads: int) -> Iterator[Runner]:
-    """Time an inference request that is tuned for latency, in float32, on `threads` threads.
+    """Opens an inference request that is tuned for latency, in float32, on `threads` threads.
 
-    OpenVINO would compute in bfloat16 where the CPU can, which no other backend does unasked.
+    Without the float32 hint OpenVINO would compute in bfloat16 on some CPUs, which no other backend does by default.
 
     Raises:
         MissingDependencyError: OpenVINO is not installed.
-        BenchError: a model that OpenVINO cannot load, or inputs that cannot be made up.
+        BenchError: OpenVINO cannot load the model, or its inputs have dimensions that vary or differ.
     """
     openvino = require("openvino")
     core = openvino.Core()
@@ -56,7 +56,7 @@ def _shape(value: Any, batch_size: int) -> list[int]:
 
 
 def _filled(value: Any) -> NDArray[Any]:
-    """Standard normal where the input is floating point, zeros where it counts something."""
+    """Returns standard normal values for a floating-point input, and zeros for integers."""
     dtype = np.dtype(value.get_element_type().to_dtype())
     shape = tuple(value.get_shape())
     return (np.random.default_rng(0).standard_normal(shape) if dtype.kind == "f" else np.zeros(shape)).astype(dtype)

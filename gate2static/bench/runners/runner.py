@@ -1,4 +1,4 @@
-"""What a backend gives to be timed."""
+"""The interface of runners."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -10,11 +10,11 @@ from gate2static.bench.report import Transfers
 
 @dataclass(frozen=True, kw_only=True)
 class Runner:
-    """A network that is loaded and holds its inputs.
+    """A loaded network with its inputs.
 
     Attributes:
-        run: make one run, or a few queued back to back; their latencies in ms, without transfers.
-        transfer: time the copies of inputs to and outputs from the device; None where there is no device.
+        run: Makes one run, or a few runs queued back to back, and returns their latencies in ms without transfers.
+        transfer: Times the copies of inputs to the device and of outputs to the host; None on the CPU.
     """
 
     run: Callable[[], Sequence[float]]
@@ -22,8 +22,17 @@ class Runner:
 
 
 class OpenRunner(Protocol):
-    """Loads a source, and frees it when the block ends: an idle thread pool would disturb the next one timed."""
+    """A function that loads a source and frees it when the block ends.
+
+    An idle thread pool that is not freed would disturb the next network.
+    """
 
     def __call__(self, source: Any, *, batch_size: int, threads: int) -> AbstractContextManager[Runner]:
-        """Open a source of the kind that the backend takes; `threads` is for CPU backends."""
+        """Opens a source.
+
+        Args:
+            source: A source of the kind that the backend takes.
+            batch_size: Samples per run.
+            threads: CPU threads; backends on GPUs ignore the number.
+        """
         ...

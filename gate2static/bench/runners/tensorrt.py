@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX engines: one runner, two modules."""
+"""The runner of TensorRT and TensorRT-RTX engines."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +30,11 @@ _DTYPES = {
 
 @contextmanager
 def open_tensorrt(source: EngineSource, *, batch_size: int, threads: int) -> Iterator[Runner]:
-    """Time an engine with its tensors in device memory, launched as one CUDA graph.
+    """Opens an engine with its tensors in device memory, launched as one CUDA graph.
 
     Raises:
-        MissingDependencyError: no GPU, or the library is not installed.
-        BenchError: an engine for another GPU, library version or batch size.
+        MissingDependencyError: There is no GPU, or the library is not installed.
+        BenchError: The engine is for another GPU, library version or batch size.
     """
     _check_fits(source, batch_size)
     library = trt_library(source.sidecar.backend)
@@ -77,7 +77,10 @@ def _check_fits(source: EngineSource, batch_size: int) -> None:
 
 
 def _captures_itself(library: TrtLibrary) -> bool:
-    """TensorRT-RTX compiles kernels for a shape while it runs, so only it knows when a graph can be captured."""
+    """Returns whether the library captures CUDA graphs itself.
+
+    TensorRT-RTX compiles kernels for a shape while it runs, so only the library knows when a graph can be captured.
+    """
     return hasattr(library.module, "CudaGraphStrategy")
 
 
@@ -85,9 +88,10 @@ def _context(library: TrtLibrary, engine: Any) -> Any:
     if not _captures_itself(library):
         context = engine.create_execution_context()
     else:
-        module, config = library.module, engine.create_runtime_config()
+        module = library.module
+        config = engine.create_runtime_config()
         config.cuda_graph_strategy = module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
-        # Lazily, runs would be timed on fall-back kernels until the specialised ones are compiled.
+        # With lazy specialisation, runs would use fall-back kernels until the specialised ones are compiled.
         strategies = module.DynamicShapesKernelSpecializationStrategy
         config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         context = engine.create_execution_context(config)
@@ -100,7 +104,8 @@ def _bind(source: EngineSource, context: Any, batch_size: int) -> tuple[list[Ten
     generator = torch.Generator().manual_seed(0)
 
     def fill(tensor: EngineTensor) -> Tensor:
-        sizes, dtype = _sizes(tensor, batch_size), _DTYPES[tensor.dtype]
+        sizes = _sizes(tensor, batch_size)
+        dtype = _DTYPES[tensor.dtype]
         values = torch.randn(sizes, generator=generator) if dtype.is_floating_point else torch.zeros(sizes)
         return values.to(dtype).to(DEVICE)
 
@@ -112,8 +117,8 @@ def _bind(source: EngineSource, context: Any, batch_size: int) -> tuple[list[Ten
         torch.empty(tuple(context.get_tensor_shape(tensor.name)), dtype=_DTYPES[tensor.dtype], device=DEVICE)
         for tensor in source.sidecar.outputs
     ]
-    described_all = (*source.sidecar.inputs, *source.sidecar.outputs)
-    for described, tensor in zip(described_all, (*inputs, *outputs), strict=True):
+    descriptions = (*source.sidecar.inputs, *source.sidecar.outputs)
+    for described, tensor in zip(descriptions, (*inputs, *outputs), strict=True):
         if not context.set_tensor_address(described.name, tensor.data_ptr()):
             raise BenchError(f"{source.path.name} has no input or output {described.name}; its sidecar is not its own")
     return inputs, outputs

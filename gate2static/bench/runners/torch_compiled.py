@@ -1,4 +1,4 @@
-"""Torch on the CPU, compiled by `torch.compile`."""
+"""The runner of torch on the CPU with `torch.compile`."""
 
 import shutil
 import sysconfig
@@ -15,31 +15,31 @@ from gate2static.errors import BenchError, MissingDependencyError
 
 
 def compiler() -> str:
-    """The C++ compiler that torch writes kernels for.
+    """Returns the path of the C++ compiler that torch uses.
 
     Raises:
-        MissingDependencyError: none is installed.
+        MissingDependencyError: No C++ compiler is installed.
     """
     from torch._inductor import config  # slow to import, and only this backend needs it
 
-    wanted = config.cpp.cxx
-    names = [name for name in (wanted if isinstance(wanted, (tuple, list)) else (wanted,)) if name]
-    found = next((path for name in [*names, "g++", "clang++"] if (path := shutil.which(name))), None)
-    if found is None:
+    configured = config.cpp.cxx
+    names = [name for name in (configured if isinstance(configured, (tuple, list)) else (configured,)) if name]
+    path = next((path for name in [*names, "g++", "clang++"] if (path := shutil.which(name))), None)
+    if path is None:
         raise MissingDependencyError(
             f"torch.compile needs a C++ compiler, and none of {', '.join([*names, 'g++', 'clang++'])} is installed; "
             "install one (Debian and Ubuntu: apt install g++; macOS: xcode-select --install) or set CXX"
         )
-    return found
+    return path
 
 
 @contextmanager
 def open_torch_compiled(source: TorchSource, *, batch_size: int, threads: int) -> Iterator[Runner]:
-    """Time calls of the compiled module in inference mode on `threads` intra-op threads; compiling does not count.
+    """Compiles a network and opens it in inference mode on `threads` intra-op threads; compiling is not timed.
 
     Raises:
-        MissingDependencyError: no C++ compiler, or Python was installed without its headers.
-        BenchError: a network that cannot be compiled.
+        MissingDependencyError: There is no C++ compiler, or Python was installed without its headers.
+        BenchError: The network cannot be compiled.
     """
     compiler()
     if not Path(sysconfig.get_paths()["include"], "Python.h").is_file():

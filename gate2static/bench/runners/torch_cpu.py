@@ -1,4 +1,4 @@
-"""Torch eager on the CPU."""
+"""The runner of eager torch on the CPU."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from gate2static.bench.timing import host_timer
 
 @contextmanager
 def open_torch_cpu(source: TorchSource, *, batch_size: int, threads: int) -> Iterator[Runner]:
-    """Time calls of the module in inference mode on `threads` intra-op threads."""
+    """Opens a network in inference mode on `threads` intra-op threads."""
     inputs = source.inputs(batch_size)
     network = source.network.eval()
     before = torch.get_num_threads()

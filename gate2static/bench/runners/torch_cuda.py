@@ -1,4 +1,4 @@
-"""Torch on the GPU: eager, and the same kernels replayed as one CUDA graph."""
+"""The runners of torch on the GPU: eager, and the same kernels replayed as one CUDA graph."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,17 +16,17 @@ from gate2static.runtimes.optional import require_gpu
 
 @contextmanager
 def open_torch_cuda(source: TorchSource, *, batch_size: int, threads: int) -> Iterator[Runner]:
-    """Eager: the time includes gaps where the GPU waits for the host to launch the next kernel, as it does in use."""
+    """Opens a network in eager mode; as in use, the time includes gaps where the GPU waits for the host."""
     with _opened(source, batch_size=batch_size, graph=False) as runner:
         yield runner
 
 
 @contextmanager
 def open_torch_cuda_graph(source: TorchSource, *, batch_size: int, threads: int) -> Iterator[Runner]:
-    """CUDA graph: kernels back to back.
+    """Opens a network as one CUDA graph, whose kernels run back to back.
 
     Raises:
-        BenchError: an operator that cannot be captured, such as one that copies to the host.
+        BenchError: An operator cannot be captured, such as one that copies to the host.
     """
     with _opened(source, batch_size=batch_size, graph=True) as runner:
         yield runner
@@ -39,7 +39,7 @@ def _opened(source: TorchSource, *, batch_size: int, graph: bool) -> Iterator[Ru
     inputs = tuple(x.to(DEVICE) for x in source.inputs(batch_size))
     stream = torch.cuda.Stream()
     torch.cuda.synchronize()
-    # no_grad, not inference_mode: the tensors live on in a graph that is replayed outside the mode.
+    # no_grad and not inference_mode, because the graph is replayed outside the mode and keeps the tensors.
     with torch.no_grad(), _fastest_convolutions():
         with torch.cuda.stream(stream):
             outputs = [x for x in pytree.tree_leaves(network(*inputs)) if isinstance(x, torch.Tensor)]
@@ -57,7 +57,7 @@ def _opened(source: TorchSource, *, batch_size: int, graph: bool) -> Iterator[Ru
 
 @contextmanager
 def _fastest_convolutions() -> Iterator[None]:
-    """CuDNN tries its algorithms for each shape first, as ONNX Runtime and TensorRT do."""
+    """Makes cuDNN try its algorithms for each shape first, as ONNX Runtime and TensorRT do."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:

@@ -1,1 +1,1 @@
-"""The training of one network, from wherever its checkpoint left it."""
+"""The training of one network, from its last checkpoint on."""

@@ -1,4 +1,4 @@
-"""Which images each step sees: a function of the seed and the epoch, so a resumed run sees what it would have seen."""
+"""The images of each step: a function of seed and epoch, so that a resumed run sees the same batches."""
 
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
@@ -16,28 +16,41 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Batch = tuple[Tensor, dict[str, Tensor]]
+"""Images (N, C, H, W) and targets by task."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Which part of the data a process has."""
+    """The part of the data that one process loads.
+
+    Attributes:
+        rank: The process's number, from 0.
+        world_size: The number of processes.
+    """
 
     rank: int = 0
     world_size: int = 1
 
     @classmethod
     def of(cls, fabric: "Fabric") -> "Share":
-        """The part of this process."""
+        """Returns this process's share."""
         return cls(fabric.global_rank, fabric.world_size)
 
 
 ALL = Share()
+"""The share of a process that is alone."""
 
 
 def epoch_order(count: int, batch_size: int, *, seed: int, epoch: int) -> list[list[int]]:
-    """The batches of one epoch as lists of indices, shuffled by seed and epoch alone.
+    """Returns the batches of one epoch as lists of indices, shuffled by seed and epoch alone.
 
-    A last batch of a single image is left out, because batch norm cannot take one image's variance on a 1×1 map.
+    A last batch of a single image is left out, because batch norm cannot take the variance of one image of 1×1.
+
+    Args:
+        count: The number of training images.
+        batch_size: Images per batch.
+        seed: The recipe's seed.
+        epoch: Epochs that are complete.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     order = torch.randperm(count, generator=generator).tolist()
@@ -46,7 +59,7 @@ def epoch_order(count: int, batch_size: int, *, seed: int, epoch: int) -> list[l
 
 
 def check_last_batch(order: list[list[int]], world_size: int, *, where: str) -> None:
-    """Raises a RecipeError if the last batch has no image for some process."""
+    """Raises a RecipeError if the last batch leaves some process without an image."""
     if len(order[-1]) < world_size:
         raise RecipeError(
             f"{where}.batch_size: {len(order[0])} leaves {len(order[-1])} images for the last step of an epoch, fewer "
@@ -57,11 +70,17 @@ def check_last_batch(order: list[list[int]], world_size: int, *, where: str) -> 
 def train_loader(
     data: Dataset[Sample], order: list[list[int]], *, epoch: int, share: Share = ALL, workers: int = 0
 ) -> DataLoader[Sample]:
-    """Loads a process's share of every batch, so that all shares together are the batch for any number of processes.
+    """Returns a loader of a process's share of every batch; all shares together are the batch.
 
-    Data sets that draw anew in every epoch (`Augmented`) are told which one it is. The loader has a generator of its
-    own: it draws one number when it starts, and from the global generator that would be one more for every
-    interruption.
+    The loader has its own generator: it draws one number when it starts, and from the global generator that would be
+    one number more for every interruption.
+
+    Args:
+        data: The training images. Data sets that draw anew in every epoch (`Augmented`) are told the epoch.
+        order: The indices of each batch, as of `epoch_order`.
+        epoch: Epochs that are complete.
+        share: The part of each batch to load.
+        workers: Processes that load data; 0 loads in this process.
     """
     if callable(set_epoch := getattr(data, "set_epoch", None)):
         set_epoch(epoch)
@@ -77,17 +96,20 @@ def train_loader(
 def evaluation_loader(
     data: Dataset[Sample], batch_size: int, *, share: Share = ALL, workers: int = 0
 ) -> DataLoader[Sample]:
-    """Loads a process's share of everything once, in order; the last batch may be short, a share may be empty."""
+    """Returns a loader of a process's share of all images, each once and in order.
+
+    The last batch may be short, and the share may be empty.
+    """
     indices = range(share.rank, length(data), share.world_size)
     part = data if share == ALL else Subset(data, indices)
     return DataLoader(part, batch_size=batch_size, num_workers=workers, generator=torch.Generator())
 
 
 def loaded(loader: DataLoader[Sample]) -> Iterator[Batch]:
-    """A loader's batches.
+    """Yields a loader's batches, and turns errors of its workers into ours.
 
     Raises:
-        Gate2StaticError: What a worker raised, as one line.
+        Gate2StaticError: A worker raised it; the message is one line.
         TrainingError: A worker was killed.
     """
     batches: Iterator[Any] = iter(loader)
@@ -97,17 +119,17 @@ def loaded(loader: DataLoader[Sample]) -> Iterator[Batch]:
         except StopIteration:
             return
         except Exception as error:
-            if found := original_error(error):
-                raise found from None
+            if ours := original_error(error):
+                raise ours from None
             if "DataLoader worker" in str(error) and "exited unexpectedly" in str(error):
                 raise TrainingError(
                     "a process that loads data was killed, often because memory ran out; lower training.workers or "
-                    "the batch size, then go on with --resume"
+                    "the batch size, then continue with --resume"
                 ) from error
             raise
         yield batch
 
 
 def length(data: Dataset[Sample]) -> int:
-    """How many samples a data set holds."""
+    """Returns the number of samples in a data set."""
     return len(cast(Sized, data))

@@ -1,4 +1,4 @@
-"""`ckpt.pt`: tensors and plain values in torch's zip format, never anything that has to be executed to be read."""
+"""The checkpoint file `ckpt.pt`: tensors and plain values in torch's zip format, which loads without running code."""
 
 import io
 import pickle
@@ -11,23 +11,27 @@ from torch import Tensor, nn
 
 from gate2static.errors import CheckpointError
 from gate2static.recipe import Recipe
-from gate2static.train.loop.atomic import write_atomically
+from gate2static.train.atomic import write_atomically
 
 FORMAT = "gate2static-checkpoint"
 VERSION = 1
 FILE = "ckpt.pt"
 BEST_FILE = "ckpt-best.pt"
 PARTS = ("kind", "identity", "recipe", "model", "optimisers", "random", "position")
-"""What every checkpoint holds, besides the format's name and version."""
+"""The keys of every checkpoint, besides the format's name and version."""
 
 
 def kept(recipe: Recipe) -> str:
-    """The file of each network that goes on: into its row, and into the gated network that starts from it."""
+    """Returns the name of the checkpoint that a run uses further: for its result, and to start the gated network."""
     return BEST_FILE if recipe.training.keep == "best" else FILE
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Writes a checkpoint atomically, with the format's name and version inside.
+
+    Args:
+        path: The file to write.
+        content: At least the `PARTS`.
 
     Raises:
         TrainingError: The file cannot be written; an older checkpoint at `path` is untouched.
@@ -38,11 +42,11 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint onto the CPU without executing anything that it holds.
+    """Reads a checkpoint onto the CPU without running code from it.
 
     Raises:
-        CheckpointError: Missing, truncated, not ours, from a newer format, or holding more than tensors and plain
-            values.
+        CheckpointError: The file is missing, truncated, not ours, from a newer format, or holds more than tensors and
+            plain values.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; training writes it as {FILE}")
@@ -56,40 +60,33 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"{path}: holds more than tensors and plain values, so nothing of it was loaded "
-            f"({_first_sentence(error)}); only use checkpoints that gate2static wrote"
+            f"({_first_line(error)}); only use checkpoints that gate2static wrote"
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: damaged: {_first_sentence(error)}; use another copy") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: not a gate2static checkpoint, though torch can read it")
-    found = content.get("version")
-    if not isinstance(found, int) or found != VERSION:
-        newer = isinstance(found, int) and found > VERSION
-        raise CheckpointError(
-            f"{path}: has checkpoint format {found!r}, this version of gate2static reads {VERSION}; "
-            + ("update gate2static" if newer else "train again")
-        )
-    if missing := [part for part in PARTS if part not in content]:
-        raise CheckpointError(f"{path}: damaged: lacks {', '.join(missing)}; use another copy")
-    state = content["model"]
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path}: damaged: its weights are no tensors by name; use another copy")
-    return content
+        raise CheckpointError(f"{path}: damaged: {_first_line(error)}; use another copy") from None
+    _check_content(content, path)
+    checked: dict[str, Any] = content
+    return checked
 
 
 def load_weights(model: nn.Module, state: dict[str, Tensor], *, where: str) -> None:
-    """Loads a state dict whose keys and shapes must be the model's.
+    """Loads a state dict into a model that has exactly its keys and shapes.
+
+    Args:
+        model: The model to change.
+        state: Tensors by name.
+        where: The origin of the state dict, for the error message.
 
     Raises:
-        CheckpointError: It is another model's; names the first differences.
+        CheckpointError: The state dict belongs to another model; the message names the first differences.
     """
-    own = model.state_dict()
-    differences = [f"{key} is missing" for key in own if key not in state]
-    differences += [f"{key} is not in the model" for key in state if key not in own]
+    expected = model.state_dict()
+    differences = [f"{key} is missing" for key in expected if key not in state]
+    differences += [f"{key} is not in the model" for key in state if key not in expected]
     differences += [
-        f"{key} is {tuple(state[key].shape)}, the model's is {tuple(own[key].shape)}"
+        f"{key} is {tuple(state[key].shape)}, the model's is {tuple(expected[key].shape)}"
         for key in state
-        if key in own and state[key].shape != own[key].shape
+        if key in expected and state[key].shape != expected[key].shape
     ]
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
@@ -99,5 +96,24 @@ def load_weights(model: nn.Module, state: dict[str, Tensor], *, where: str) -> N
     model.load_state_dict(state)
 
 
-def _first_sentence(error: BaseException) -> str:
+def _check_content(content: Any, path: Path) -> None:
+    """Raises a CheckpointError unless the content is a whole checkpoint of a version that can be read."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: not a gate2static checkpoint, though torch can read it")
+    version = content.get("version")
+    if not isinstance(version, int) or version != VERSION:
+        is_newer = isinstance(version, int) and version > VERSION
+        raise CheckpointError(
+            f"{path}: has checkpoint format {version!r}, this version of gate2static reads {VERSION}; "
+            + ("update gate2static" if is_newer else "train again")
+        )
+    if missing := [part for part in PARTS if part not in content]:
+        raise CheckpointError(f"{path}: damaged: lacks {', '.join(missing)}; use another copy")
+    state = content["model"]
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path}: damaged: its weights are no tensors by name; use another copy")
+
+
+def _first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, at most 160 characters."""
     return str(error).strip().split("\n", 1)[0][:160]

@@ -1,23 +1,32 @@
-"""`log.csv`: one row an epoch."""
+"""The file `log.csv`: one row per epoch."""
 
 import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from gate2static.train.loop.atomic import write_atomically
+from gate2static.train.atomic import write_atomically
 
 FILE = "log.csv"
 LogRow = dict[str, float]
+"""The numbers of one epoch, by column."""
 
 
 def write_log(path: Path, rows: Sequence[LogRow]) -> None:
-    """Writes all rows anew, so that a resumed run leaves the file that the uninterrupted one does.
+    """Writes all rows anew, so that a resumed run leaves the same file as an uninterrupted one.
 
-    Numbers are written in full: two logs are equal exactly when the runs were.
+    Numbers are written in full precision: two logs are equal exactly where the runs were.
+
+    Args:
+        path: The file to write.
+        rows: One row per epoch, at least one; all have the same columns.
+
+    Raises:
+        TrainingError: The file cannot be written.
     """
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: repr(value) for key, value in row.items()} for row in rows)
+    for row in rows:
+        writer.writerow({key: repr(value) for key, value in row.items()})
     write_atomically(path, text.getvalue().encode())

@@ -1,4 +1,4 @@
-"""What a step minimises: the losses of eq. 1 and 5, of a batch that several processes and parts have between them."""
+"""The loss of a step (eq. 1 and 5), for a batch that is divided among processes and parts."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -10,64 +10,99 @@ from gate2static.budget import BudgetController
 from gate2static.gates import GatedModel, sparsity_hinge
 from gate2static.tasks import Task
 from gate2static.train.loop.batches import Batch
-from gate2static.train.loop.network_run import Stage
+from gate2static.train.loop.network_run import NetworkRun
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 Weights = dict[str, float]
+"""By task, the share of the whole batch's valid values that lies in one part."""
 Means = dict[str, float]
+"""By task, the mean of the whole batch's valid targets."""
 
 
 def cut(batch: Batch, parts: int) -> list[Batch]:
-    """A batch in parts of equal size, as far as that goes."""
+    """Divides a batch into parts of equal size, or sizes that differ by one image."""
     images, targets = batch
-    pieces = {name: target.tensor_split(parts) for name, target in targets.items()}
-    return [(x, {name: piece[i] for name, piece in pieces.items()}) for i, x in enumerate(images.tensor_split(parts))]
+    target_parts = {name: target.tensor_split(parts) for name, target in targets.items()}
+    batches = []
+    for index, image_part in enumerate(images.tensor_split(parts)):
+        batches.append((image_part, {name: pieces[index] for name, pieces in target_parts.items()}))
+    return batches
 
 
 def shares(fabric: "Fabric", tasks: Sequence[Task], parts: Sequence[Batch]) -> tuple[list[Weights], Means]:
-    """What share of the whole batch's valid values lies in each part here, by task; 1 over all parts and processes.
+    """Returns the weight of each part's loss, and the means that some losses need.
 
-    A task's loss is the mean over its valid values, so with these weights the parts' losses add up to that of the whole
-    batch. Also the means of the whole batch's valid targets, which some losses need.
+    A task's loss is the mean over its valid values. With these weights the losses of all parts in all processes add up
+    to the loss of the whole batch.
+
+    Args:
+        fabric: The processes and devices.
+        tasks: The tasks to weigh.
+        parts: This process's parts of the batch.
+
+    Returns:
+        Weights by task, one dict per part, and the means of the whole batch's valid targets by task. The means are
+        empty where there is one part in one process.
     """
     names = [task.name for task in tasks]
     if len(parts) * fabric.world_size == 1:
         return [dict.fromkeys(names, 1.0)], {}
-    table = torch.stack([torch.stack([_valid(task, targets[task.name]) for task in tasks]) for _, targets in parts])
+    table = torch.stack([_valid_table(tasks, targets) for _, targets in parts])  # (parts, tasks, [count, sum])
     whole = fabric.all_reduce(table.sum(0).to(fabric.device), reduce_op="sum")
     assert isinstance(whole, Tensor)
     counts, sums = whole.cpu().unbind(1)
     counts = counts.clamp(min=1)
-    weights = [dict(zip(names, row, strict=True)) for row in (table[:, :, 0] / counts).tolist()]
-    return weights, dict(zip(names, (sums / counts).tolist(), strict=True))
+    part_shares = (table[:, :, 0] / counts).tolist()
+    means = (sums / counts).tolist()
+    return [dict(zip(names, row, strict=True)) for row in part_shares], dict(zip(names, means, strict=True))
 
 
-def _valid(task: Task, target: Tensor) -> Tensor:
-    """How many values of a target count in the task's loss, and their sum."""
+def _valid_table(tasks: Sequence[Task], targets: dict[str, Tensor]) -> Tensor:
+    """Returns the number of valid target values and their sum, one row per task: (tasks, 2)."""
+    return torch.stack([_valid_count_and_sum(task, targets[task.name]) for task in tasks])
+
+
+def _valid_count_and_sum(task: Task, target: Tensor) -> Tensor:
     valid = task.kind.valid(target)
     # As float64, which counts exactly far beyond any batch, since not every backend adds up integers.
     return torch.stack([valid.sum().double(), target.where(valid, 0).sum().double()])
 
 
-def losses(stage: Stage, outputs: dict[str, Tensor], targets: dict[str, Tensor], means: Means) -> dict[str, Tensor]:
-    """Every task's loss L_t and, of a gated model, the sparsity loss (eq. 4)."""
-    found = {t.name: t.loss(outputs[t.name], targets[t.name], means.get(t.name)) for t in stage.tasks}
-    if isinstance(stage.model, GatedModel):
-        found["sparsity"] = sparsity_hinge(stage.model, targets=stage.hinge_targets)
-    return found
+def losses(run: NetworkRun, outputs: dict[str, Tensor], targets: dict[str, Tensor], means: Means) -> dict[str, Tensor]:
+    """Returns every task's loss L_t and, for a gated model, the sparsity loss (eq. 4), by name.
+
+    Args:
+        run: The training whose tasks and hinge targets apply.
+        outputs: The heads' raw outputs by task.
+        targets: The data set's targets by task.
+        means: The means of the whole batch's valid targets; a task without one uses the mean of its own targets.
+    """
+    loss = {t.name: t.loss(outputs[t.name], targets[t.name], means.get(t.name)) for t in run.tasks}
+    if isinstance(run.model, GatedModel):
+        loss["sparsity"] = sparsity_hinge(run.model, targets=run.hinge_targets)
+    return loss
 
 
-def total_loss(stage: Stage, controller: BudgetController | None, found: dict[str, Tensor], weights: Weights) -> Tensor:
-    """Σ ω_t L_t (eq. 1) + λ_s hinge (eq. 5), each by its weight here; a task that trains alone has no ω_t."""
-    alone = stage.kind == "single"
-    terms = [(1.0 if alone else task.weight) * weights[task.name] * found[task.name] for task in stage.tasks]
+def total_loss(
+    run: NetworkRun, controller: BudgetController | None, loss: dict[str, Tensor], weights: Weights
+) -> Tensor:
+    """Returns Σ ω_t L_t (eq. 1) + λ_s hinge (eq. 5), a scalar; single-task training leaves out ω_t.
+
+    Args:
+        run: The training whose tasks and λ_s apply.
+        controller: Steers λ_s instead, where there is a budget.
+        loss: Losses by name, as of `losses`.
+        weights: The share that this part has in each loss.
+    """
+    is_alone = run.kind == "single"
+    terms = [(1.0 if is_alone else task.weight) * weights[task.name] * loss[task.name] for task in run.tasks]
     total = torch.stack(terms).sum()
-    if isinstance(stage.model, GatedModel):
+    if isinstance(run.model, GatedModel):
         if controller is None:
-            penalty = stage.sparsity_weight * found["sparsity"]
+            penalty = run.sparsity_weight * loss["sparsity"]
         else:
-            penalty = controller.penalty(stage.model, targets=stage.hinge_targets)
+            penalty = controller.penalty(run.model, targets=run.hinge_targets)
         total = total + weights["sparsity"] * penalty
     return total

@@ -1,17 +1,23 @@
-"""The two optimisers and their learning rates, which are functions of the position and so need no saved state."""
+"""The two optimisers and their learning rates, which follow from the position and so need no saved state."""
 
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
 from gate2static.gates import GatedModel, gate_parameters, weight_parameters
-from gate2static.recipe import GatedStageRecipe, ScheduleRecipe, StageRecipe, WeightOptimiserRecipe
+from gate2static.recipe import GatedNetworkRecipe, NetworkRecipe, ScheduleRecipe, WeightOptimiserRecipe
 
 
-def build_optimisers(model: nn.Module, settings: StageRecipe, *, fused: bool = True) -> dict[str, Optimizer]:
-    """Adam for the weights and, for a gated model, SGD for α and β (section 4.1 of the paper).
+def build_optimisers(model: nn.Module, settings: NetworkRecipe, *, fused: bool = True) -> dict[str, Optimizer]:
+    """Builds Adam for the weights and, for a gated model, SGD for α and β (section 4.1 of the paper).
 
-    Heads that have a learning rate of their own are the weights' second group. Without `fused`, gradients can be
-    unscaled and clipped before the step.
+    Args:
+        model: The model to train.
+        settings: The optimisers' settings. With `weights.heads_lr`, the heads are the weights' second parameter group.
+        fused: Whether Adam runs as one kernel. Mixed precision needs False, to unscale and clip gradients before a
+            step.
+
+    Returns:
+        `weights` and, for a gated model, `gates`.
     """
     weights = weight_parameters(model) if isinstance(model, GatedModel) else list(model.parameters())
     adam = settings.weights
@@ -24,7 +30,7 @@ def build_optimisers(model: nn.Module, settings: StageRecipe, *, fused: bool = T
             [{"params": group} for group in groups], lr=adam.lr, weight_decay=adam.weight_decay, fused=fused
         )
     }
-    if isinstance(model, GatedModel) and isinstance(settings, GatedStageRecipe):
+    if isinstance(model, GatedModel) and isinstance(settings, GatedNetworkRecipe):
         sgd = settings.gates
         optimisers["gates"] = SGD(
             gate_parameters(model), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay
@@ -32,24 +38,32 @@ def build_optimisers(model: nn.Module, settings: StageRecipe, *, fused: bool = T
     return optimisers
 
 
-def set_learning_rates(optimisers: dict[str, Optimizer], settings: StageRecipe, *, epoch: int, progress: float) -> None:
-    """Sets every optimiser's learning rate for the coming step.
+def set_learning_rates(
+    optimisers: dict[str, Optimizer], settings: NetworkRecipe, *, epoch: int, progress: float
+) -> None:
+    """Sets every optimiser's learning rate for the next step.
 
     Args:
-        optimisers: As `build_optimisers` made them.
-        settings: The stage they were made from.
+        optimisers: The optimisers, as of `build_optimisers`.
+        settings: The settings that they were built with.
         epoch: Epochs that are complete.
-        progress: Share of the stage's steps that are done, 0 to just under 1.
+        progress: The share of all steps that are done, in [0, 1).
     """
     for name, optimiser in optimisers.items():
-        recipe = settings.gates if name == "gates" and isinstance(settings, GatedStageRecipe) else settings.weights
+        recipe = settings.gates if name == "gates" and isinstance(settings, GatedNetworkRecipe) else settings.weights
         for index, group in enumerate(optimiser.param_groups):
-            of_heads = recipe.heads_lr if index == 1 and isinstance(recipe, WeightOptimiserRecipe) else None
-            group["lr"] = (of_heads or recipe.lr) * factor(recipe.schedule, epoch=epoch, progress=progress)
+            heads_lr = recipe.heads_lr if index == 1 and isinstance(recipe, WeightOptimiserRecipe) else None
+            group["lr"] = (heads_lr or recipe.lr) * factor(recipe.schedule, epoch=epoch, progress=progress)
 
 
 def factor(schedule: ScheduleRecipe, *, epoch: int, progress: float) -> float:
-    """What a schedule multiplies the first learning rate by; sections A.1 (`step`) and A.2 (`poly`) of the paper."""
+    """Returns what a schedule multiplies the first learning rate by (paper, sections A.1 `step` and A.2 `poly`).
+
+    Args:
+        schedule: The schedule of one optimiser.
+        epoch: Epochs that are complete.
+        progress: The share of all steps that are done, in [0, 1).
+    """
     if schedule.kind == "step":
         return schedule.factor ** (epoch // schedule.step_epochs)
     if schedule.kind == "poly":

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar for the run with the time left, a bar for the network in training."""
+"""Progress on stderr: one bar for the run with the time left, and one bar for the network in training."""
 
 from types import TracebackType
 
@@ -7,10 +7,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 
 class TrainingProgress:
-    """Bars that count backbone passes, so that the time left stays true when a gated step costs T+1 of them."""
+    """Progress bars of a run.
+
+    The run's bar counts backbone passes, so that the time left stays true although a gated step costs T+1 passes.
+
+    Args:
+        enabled: Whether to show the bars.
+        total_cost: Backbone passes of the whole run.
+    """
 
     def __init__(self, *, enabled: bool, total_cost: float) -> None:
-        """Prepares bars for a run that will `advance` by `total_cost` in all."""
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -21,8 +27,8 @@ class TrainingProgress:
             disable=not enabled,
         )
         self._run = self._bars.add_task("training", total=round(total_cost), note="")
-        self._stage: TaskID | None = None
-        self._left = 0
+        self._network: TaskID | None = None
+        self._steps_left = 0
 
     def __enter__(self) -> "TrainingProgress":
         self._bars.start()
@@ -31,24 +37,31 @@ class TrainingProgress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._bars.stop()
 
-    def start_stage(self, name: str, *, steps: int, done: int, cost: float) -> None:
-        """Begins the bar of one network; `done` steps of it came from a checkpoint."""
-        self._stage = self._bars.add_task(name, total=steps, completed=done, note="")
+    def start_network(self, name: str, *, steps: int, done: int, cost: float) -> None:
+        """Begins the bar of one network.
+
+        Args:
+            name: The network's name in the run.
+            steps: All steps of its training.
+            done: The steps that a checkpoint spared.
+            cost: Backbone passes per step.
+        """
+        self._network = self._bars.add_task(name, total=steps, completed=done, note="")
         self._bars.advance(self._run, done * cost)
-        self._left = steps - done
+        self._steps_left = steps - done
 
     def advance(self, *, cost: float) -> None:
-        """Counts one step."""
-        self._left -= 1
+        """Counts one step of `cost` backbone passes."""
+        self._steps_left -= 1
         self._bars.advance(self._run, cost)
-        if self._stage is not None:
-            self._bars.advance(self._stage)
+        if self._network is not None:
+            self._bars.advance(self._network)
 
-    def end_stage(self, *, cost: float) -> None:
-        """Counts the steps that were spared by stopping early."""
-        self._bars.advance(self._run, self._left * cost)
+    def end_network(self, *, cost: float) -> None:
+        """Counts the steps that early stopping spared, each of `cost` backbone passes."""
+        self._bars.advance(self._run, self._steps_left * cost)
 
     def note(self, text: str) -> None:
-        """Shows a line beside the network's bar, such as its metrics."""
-        if self._stage is not None:
-            self._bars.update(self._stage, note=text)
+        """Shows a text beside the network's bar, such as its metrics."""
+        if self._network is not None:
+            self._bars.update(self._network, note=text)

@@ -16,7 +16,7 @@ def seed_everything(seed: int) -> None:
 
 
 def capture() -> dict[str, Any]:
-    """The generators' states now, fit for a checkpoint that loads with `weights_only=True`."""
+    """Returns the generators' current states, in a form that loads with `weights_only=True`."""
     _, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
     version, internal, gauss_next = random.getstate()
     return {
@@ -33,7 +33,11 @@ def capture() -> dict[str, Any]:
 
 
 def gather() -> dict[str, Any]:
-    """Every process's states: `random` of the first process, `random_of_others` of the others if there are any."""
+    """Returns the states of all processes.
+
+    Returns:
+        `random` is the first process's state; `random_of_others` lists the other processes' states, if there are any.
+    """
     mine = capture()
     if not (dist.is_available() and dist.is_initialized()):
         return {"random": mine}
@@ -43,7 +47,7 @@ def gather() -> dict[str, Any]:
 
 
 def scatter(content: dict[str, Any]) -> None:
-    """Puts a process's generators back to what `gather` said; a process that did not exist then keeps its own."""
+    """Restores this process's generators from the result of `gather`; a process that is new keeps its own state."""
     states = [content["random"], *content.get("random_of_others", [])]
     rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
     if rank < len(states):
@@ -51,11 +55,12 @@ def scatter(content: dict[str, Any]) -> None:
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Puts the generators back to a captured state; a device that is gone is left out."""
+    """Restores the generators from a captured state; the states of devices that are gone are ignored."""
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
-    numpy, python = state["numpy"], state["python"]
+    numpy = state["numpy"]
     keys = numpy["keys"].numpy().astype(np.uint32)
     np.random.set_state(("MT19937", keys, numpy["position"], numpy["has_gauss"], numpy["gauss"]))  # noqa: NPY002
+    python = state["python"]
     random.setstate((python["version"], tuple(python["internal"]), python["gauss_next"]))

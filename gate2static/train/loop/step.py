@@ -1,4 +1,4 @@
-"""One optimiser step: a batch that several processes and parts have between them, as if it were one."""
+"""One optimiser step over a batch that is divided among processes and parts, equal to a step on the whole batch."""
 
 import math
 from contextlib import AbstractContextManager, nullcontext
@@ -15,8 +15,9 @@ from gate2static.gates import GatedModel
 from gate2static.gates.settled.settling import GateSettling
 from gate2static.train.loop.batches import Batch
 from gate2static.train.loop.losses import Means, Weights, cut, losses, shares, total_loss
-from gate2static.train.loop.network_run import Position, Stage, advice
+from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.optimisers import build_optimisers
+from gate2static.train.loop.position import Position, advice
 from gate2static.train.processes.devices import freeze_unused
 from gate2static.train.processes.synchronised_norms import SynchronisedBatchNorm
 
@@ -26,15 +27,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """A stage with all that its steps need.
+    """A network's training on its devices, with all that a step needs.
 
     Attributes:
-        model: the stage's, as Fabric runs it.
-        controller: what steers λ_s, if there is a budget.
-        settling: what settles gates, if that is wanted.
+        run: The network and its settings.
+        fabric: The processes and devices, launched.
+        model: The network's model as Fabric runs it.
+        optimisers: The optimisers, as of `build_optimisers`.
+        controller: Steers λ_s to the budget; None without a budget.
+        settling: Freezes gates that no longer change; None where the recipe does not ask for it.
     """
 
-    stage: Stage
+    run: NetworkRun
     fabric: "Fabric"
     model: Any
     optimisers: dict[str, Optimizer]
@@ -43,50 +47,66 @@ class Training:
 
     @property
     def parts(self) -> dict[str, Any]:
-        """What a checkpoint holds besides the model."""
-        always = {"optimisers": self.optimisers, "precision": self.fabric.strategy.precision}
-        return always if self.settling is None else {**always, "settling": self.settling}
+        """The objects whose state a checkpoint holds besides the model, by name."""
+        parts: dict[str, Any] = {"optimisers": self.optimisers, "precision": self.fabric.strategy.precision}
+        if self.settling is not None:
+            parts["settling"] = self.settling
+        return parts
 
     def step(self, batch: Batch, position: Position, *, images: int) -> None:
-        """Trains on this process's share of a batch of so many images.
+        """Trains on this process's share of a batch.
+
+        Args:
+            batch: The share.
+            position: The training's position; its sums of losses and its budget state are updated.
+            images: The number of images in the whole batch.
 
         Raises:
-            TrainingError: A loss is not finite; in every process the same.
+            TrainingError: A loss is not finite; all processes raise the same error.
         """
-        if self.controller is not None and isinstance(self.stage.model, GatedModel):
-            self.controller.step(self.stage.model)
+        if self.controller is not None and isinstance(self.run.model, GatedModel):
+            self.controller.step(self.run.model)
             position.budget = {"controller": self.controller.state_dict()}
         for optimiser in self.optimisers.values():
             optimiser.zero_grad()
-        stage, world_size = self.stage, self.fabric.world_size
-        wanted = stage.recipe.training.accumulate
-        # Each part of a short last batch keeps two images, which is what batch norm needs.
-        count = wanted if images == stage.settings.batch_size else max(1, min(wanted, images // (2 * world_size)))
-        parts = cut(batch, count)
-        weighted, means = shares(self.fabric, stage.tasks, parts)
-        for number, (part, weights) in enumerate(zip(parts, weighted, strict=True)):
-            with self._without_reduction(enabled=number + 1 < count):
-                total, noted = self._losses(part, {**weights, "sparsity": 1 / (count * world_size)}, means)
-                self._note(noted, position, images)
+        parts = cut(batch, self._part_count(images))
+        part_weights, means = shares(self.fabric, self.run.tasks, parts)
+        sparsity_share = 1 / (len(parts) * self.fabric.world_size)
+        for number, (part, weights) in enumerate(zip(parts, part_weights, strict=True)):
+            is_last = number + 1 == len(parts)
+            with self._without_reduction(enabled=not is_last):
+                total, values = self._losses(part, {**weights, "sparsity": sparsity_share}, means)
+                # Raising before `backward` keeps a loss that is not finite out of the weights of all processes.
+                self._add_to_epoch(values, position, images)
                 # DDP averages gradients over the processes, whose losses are to be added up.
-                self.fabric.backward(total * world_size)
+                self.fabric.backward(total * self.fabric.world_size)
         self._update()
         if self.settling is not None:
             self.settling.step()
 
+    def _part_count(self, images: int) -> int:
+        """Returns the number of parts that this process divides its share into."""
+        accumulate = self.run.recipe.training.accumulate
+        if images == self.run.settings.batch_size:
+            return accumulate
+        # Each part of a short last batch keeps two images, which is what batch norm needs.
+        return max(1, min(accumulate, images // (2 * self.fabric.world_size)))
+
     def _losses(self, part: Batch, weights: Weights, means: Means) -> tuple[Tensor, dict[str, float]]:
-        """A part's share of the total loss, and every loss added up over the processes."""
-        memory = torch.channels_last if self.stage.recipe.training.channels_last else torch.preserve_format
+        """Returns a part's share of the total loss, and every loss by name, added up over the processes."""
+        uses_channels_last = self.run.recipe.training.channels_last
+        memory_format = torch.channels_last if uses_channels_last else torch.preserve_format
         device = self.fabric.device
-        images, targets = part[0].to(device, memory_format=memory), {name: y.to(device) for name, y in part[1].items()}
+        images = part[0].to(device, memory_format=memory_format)
+        targets = {name: target.to(device) for name, target in part[1].items()}
         with SynchronisedBatchNorm() if self.fabric.world_size > 1 else nullcontext():
             outputs = self._outputs(images)
-        found = losses(self.stage, outputs, targets, means)
-        total = total_loss(self.stage, self.controller, found, weights)
-        values = [value.detach() * weights[name] for name, value in found.items()]
+        loss = losses(self.run, outputs, targets, means)
+        total = total_loss(self.run, self.controller, loss, weights)
+        values = [value.detach() * weights[name] for name, value in loss.items()]
         summed = self.fabric.all_reduce(torch.stack([*values, total.detach()]), reduce_op="sum")
         assert isinstance(summed, Tensor)
-        return total, dict(zip([*found, "total"], summed.tolist(), strict=True))
+        return total, dict(zip([*loss, "total"], summed.tolist(), strict=True))
 
     def _outputs(self, images: Tensor) -> dict[str, Tensor]:
         try:
@@ -95,28 +115,28 @@ class Training:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise TrainingError(
-                f"{self.stage.name}: a batch norm of 1×1 maps cannot train on {len(images)} image; raise "
-                f"training.{self.stage.kind}.batch_size, or lower training.accumulate"
+                f"{self.run.name}: a batch norm of 1×1 maps cannot train on {len(images)} image; raise "
+                f"training.{self.run.kind}.batch_size, or lower training.accumulate"
             ) from error
         return outputs
 
-    def _note(self, values: dict[str, float], position: Position, images: int) -> None:
-        """Adds losses to the epoch's before they can do harm: nothing that is not finite goes backwards, anywhere."""
+    def _add_to_epoch(self, values: dict[str, float], position: Position, images: int) -> None:
+        """Adds a step's losses to those of the epoch; raises a TrainingError where one is not finite."""
         for name, value in values.items():
             if not math.isfinite(value):
                 raise TrainingError(
-                    f"{self.stage.name}: the loss of {name} is {value} in epoch {position.epoch + 1}, "
-                    f"step {position.step + 1}; {advice(self.stage)}"
+                    f"{self.run.name}: the loss of {name} is {value} in epoch {position.epoch + 1}, "
+                    f"step {position.step + 1}; {advice(self.run)}"
                 )
             position.sums[name] = position.sums.get(name, 0.0) + value * images
 
     def _without_reduction(self, *, enabled: bool) -> AbstractContextManager[Any]:
-        """Leaves gradients to be summed over the processes with those of the last part."""
+        """Postpones the sum of gradients over the processes to the last part."""
         return self.fabric.no_backward_sync(self.model) if enabled and self.fabric.world_size > 1 else nullcontext()
 
     def _update(self) -> None:
         """Clips and applies the gradients."""
-        if (limit := self.stage.recipe.training.clip_norm) is not None:
+        if (limit := self.run.recipe.training.clip_norm) is not None:
             weights = self.optimisers["weights"]
             self.fabric.clip_gradients(self.model, weights, max_norm=limit, error_if_nonfinite=False)
         # Fabric's own step would change the scale of the gradients between the two optimisers.
@@ -130,35 +150,42 @@ class Training:
             scaler.update()
 
 
-def begin(stage: Stage, fabric: "Fabric", *, image: Tensor, epoch_steps: int) -> Training:
-    """Puts a stage's model and optimisers where they train, as they are before the first step.
+def begin(run: NetworkRun, fabric: "Fabric", *, image: Tensor, epoch_steps: int) -> Training:
+    """Moves a network to its devices and builds its optimisers, as they are before the first step.
 
     Args:
-        stage: What to train.
+        run: The network and its settings.
         fabric: The processes and devices, launched.
-        image: (C, H, W), any image of the data set.
-        epoch_steps: Optimiser steps an epoch.
+        image: Any image of the data set, (C, H, W).
+        epoch_steps: Optimiser steps per epoch.
 
     Raises:
         BudgetError: No setting of the gates meets the recipe's budget.
     """
-    recipe, controller, settling = stage.recipe.training, None, None
-    stage.model.to(fabric.device)
+    recipe = run.recipe.training
+    run.model.to(fabric.device)
     if recipe.channels_last:
-        stage.model.to(memory_format=torch.channels_last)
+        run.model.to(memory_format=torch.channels_last)
     if fabric.world_size > 1:
-        freeze_unused(stage.model, image[None].to(fabric.device))
-    if stage.budget is not None and isinstance(stage.model, GatedModel):
-        first, epochs = stage.sparsity_weight, stage.settings.epochs
-        controller = BudgetController(stage.model, stage.budget, weight=first, epochs=epochs, epoch_steps=epoch_steps)
-    model = fabric.setup_module(_compiled(stage.model) if recipe.compile else stage.model)
-    if isinstance(stage.model, GatedModel) and recipe.gated.settle_steps is not None:
-        settling = GateSettling(stage.model, after_steps=recipe.gated.settle_steps)
+        freeze_unused(run.model, image[None].to(fabric.device))
+    controller = None
+    if run.budget is not None and isinstance(run.model, GatedModel):
+        controller = BudgetController(
+            run.model,
+            run.budget,
+            weight=run.sparsity_weight,
+            epochs=run.settings.epochs,
+            epoch_steps=epoch_steps,
+        )
+    model = fabric.setup_module(_compiled(run.model) if recipe.compile else run.model)
+    settling = None
+    if isinstance(run.model, GatedModel) and recipe.gated.settle_steps is not None:
+        settling = GateSettling(run.model, after_steps=recipe.gated.settle_steps)
     return Training(
-        stage=stage,
+        run=run,
         fabric=fabric,
         model=model,
-        optimisers=build_optimisers(stage.model, stage.settings, fused=recipe.precision != "16-mixed"),
+        optimisers=build_optimisers(run.model, run.settings, fused=recipe.precision != "16-mixed"),
         controller=controller,
         settling=settling,
     )

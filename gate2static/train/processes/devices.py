@@ -1,4 +1,4 @@
-"""Where a run trains: Lightning Fabric for the recipe's devices, and one error for all processes."""
+"""The devices and processes of a run: Lightning Fabric, and one error for all processes."""
 
 import os
 import re
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def pick_device(choice: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device that `training.device` means on this machine.
+    """Returns the device that `training.device` means on this machine.
 
     Raises:
-        MissingDependencyError: CUDA was asked for and torch finds none.
+        MissingDependencyError: The recipe asks for CUDA and torch finds no CUDA device.
     """
     if choice == "cuda" and not torch.cuda.is_available():
         raise MissingDependencyError("training.device is cuda, but torch finds no CUDA device; set it to auto or cpu")
@@ -28,13 +28,14 @@ def pick_device(choice: Literal["auto", "cpu", "cuda"]) -> torch.device:
 
 
 def start_fabric(recipe: Recipe) -> "Fabric":
-    """Fabric for the processes that a recipe asks for, or that torchrun has started.
+    """Returns Fabric for the processes that a recipe asks for, or that torchrun has started.
 
     Raises:
-        MissingDependencyError: This machine has fewer devices.
-        RecipeError: Batches cannot be divided evenly, or the device cannot compute in the way that is asked for.
+        MissingDependencyError: The machine has fewer devices than the recipe asks for.
+        RecipeError: Batches cannot be divided evenly, or the device cannot compute in the requested way.
     """
-    training, kind = recipe.training, pick_device(recipe.training.device).type
+    training = recipe.training
+    kind = pick_device(training.device).type
     processes, nodes = _processes(recipe, kind)
     check_batch_sizes(recipe, processes * nodes)
     if training.compile and processes * nodes > 1:
@@ -46,7 +47,7 @@ def start_fabric(recipe: Recipe) -> "Fabric":
     from lightning_fabric import Fabric  # it takes seconds, and only training needs it
     from lightning_fabric.strategies.ddp import DDPStrategy
 
-    # Batch norm's buffers are equal in all processes (`SynchronisedBatchNorm`), so nobody has to send them.
+    # Batch norm's buffers are equal in all processes (`SynchronisedBatchNorm`), so they need not be sent.
     ddp = DDPStrategy(start_method="popen" if _under_torchrun() else "spawn", forward_sync_buffers=False)
     return Fabric(
         accelerator=kind,
@@ -62,11 +63,12 @@ def check_batch_sizes(recipe: Recipe, world_size: int) -> None:
     training = recipe.training
     unit = world_size * training.accumulate
     for name in ("single", "shared", "gated"):
-        found = getattr(training, name).batch_size
-        if found % unit:
-            sizes = [n for n in (found - found % unit, found + unit - found % unit) if n]
+        size = getattr(training, name).batch_size
+        if size % unit:
+            below = size - size % unit
+            sizes = [multiple for multiple in (below, below + unit) if multiple]
             raise RecipeError(
-                f"training.{name}.batch_size: found {found} for {world_size} processes that accumulate "
+                f"training.{name}.batch_size: found {size} for {world_size} processes that accumulate "
                 f"{training.accumulate} parts; allowed are multiples of {unit}, such as {' or '.join(map(str, sizes))}"
             )
 
@@ -74,8 +76,13 @@ def check_batch_sizes(recipe: Recipe, world_size: int) -> None:
 def launch(fabric: "Fabric", function: Callable[..., None], *args: Any) -> None:
     """Runs `function(fabric, *args)` in every process; in this one if it is the only one or torchrun's.
 
+    Args:
+        fabric: The processes and devices.
+        function: Called with `fabric` and `args`.
+        args: Further arguments, which are pickled for other processes.
+
     Raises:
-        Gate2StaticError: What a process raised.
+        Gate2StaticError: A process raised it.
         TrainingError: A process was killed.
     """
     from torch.multiprocessing import active_children
@@ -87,7 +94,7 @@ def launch(fabric: "Fabric", function: Callable[..., None], *args: Any) -> None:
     except ProcessExitedException as error:
         raise TrainingError(
             f"a training process ended unexpectedly ({error}); it may have run out of memory: lower the batch size, "
-            "then go on with --resume"
+            "then continue with --resume"
         ) from error
     except ProcessRaisedException as error:
         raise original_error(error) or error from None
@@ -99,35 +106,39 @@ def launch(fabric: "Fabric", function: Callable[..., None], *args: Any) -> None:
 
 
 def original_error(error: BaseException) -> Gate2StaticError | None:
-    """Our own error that another process raised, out of the traceback that came back as text."""
+    """Returns the error of ours that another process raised, read from its traceback; None for other errors."""
     lines = re.findall(r"^gate2static\.errors\.(\w+): (.*)$", str(error), flags=re.MULTILINE)
     if not lines:
         return None
     name, message = lines[-1]
-    found: Gate2StaticError = getattr(errors, name)(message)
-    return found
+    ours: Gate2StaticError = getattr(errors, name)(message)
+    return ours
 
 
 def on_first_process(fabric: "Fabric", write: Callable[[], None]) -> None:
-    """Writes on the first process while the others wait, so that nobody reads half of it; an error is everybody's."""
+    """Writes on the first process while the others wait, so that no process reads half a file.
+
+    Raises:
+        Gate2StaticError: `write` raised it; all processes raise the same error.
+    """
     error = None
     if fabric.is_global_zero:
         try:
             write()
-        except Gate2StaticError as found:
-            error = found
+        except Gate2StaticError as failure:
+            error = failure
     if (error := fabric.broadcast(error)) is not None:
         raise error
 
 
 def freeze_unused(model: nn.Module, images: Tensor) -> None:
-    """Takes parameters that no output depends on out of training, where DDP would wait for their gradients.
+    """Freezes parameters that no output depends on, because DDP would wait for their gradients forever.
 
-    They would never get one, so they stay what they are either way.
+    Such parameters would never change in any case.
 
     Args:
-        model: Maps images to a dict of outputs; left in the mode it came in.
-        images: (N, C, H, W).
+        model: Maps images to a dict of outputs. Its training mode is restored.
+        images: A batch, (N, C, H, W).
     """
     was_training = model.training
     outputs = model.eval()(images)
@@ -140,17 +151,17 @@ def freeze_unused(model: nn.Module, images: Tensor) -> None:
 
 
 def _processes(recipe: Recipe, kind: str) -> tuple[int, int]:
-    """Processes on a machine, and machines."""
+    """Returns the number of processes per machine, and the number of machines."""
     if _under_torchrun():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
     available = torch.cuda.device_count() if kind == "cuda" else 1
-    wanted = available if recipe.training.devices == "auto" else recipe.training.devices
-    if kind == "cuda" and wanted > available:
+    devices = available if recipe.training.devices == "auto" else recipe.training.devices
+    if kind == "cuda" and devices > available:
         raise MissingDependencyError(
-            f"training.devices is {wanted}, but torch finds {available} CUDA devices; allowed are 1 to {available}"
+            f"training.devices is {devices}, but torch finds {available} CUDA devices; allowed are 1 to {available}"
         )
-    return wanted, 1
+    return devices, 1
 
 
 def _under_torchrun() -> bool:

@@ -1,4 +1,4 @@
-"""What the C library does with memory that training gives back."""
+"""The C library's treatment of memory that training frees."""
 
 import ctypes
 import platform
@@ -7,10 +7,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep freed memory for its next allocations; for training on the CPU.
+    """Makes this process keep freed memory for its next allocations; for training on the CPU.
 
-    glibc hands large blocks back to the system, which clears them page by page when the next step asks for them: up to
-    a tenth of a step with T+1 streams. Does nothing with other C libraries.
+    glibc returns large blocks to the system, which clears them page by page when the next step allocates them. That
+    takes up to a tenth of a step with T+1 streams. With other C libraries this function does nothing.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

@@ -1,4 +1,4 @@
-"""Batch norm over the images of all processes. torch's SyncBatchNorm knows GPUs only."""
+"""Batch norm over the images of all processes, on CPUs too; torch's SyncBatchNorm works on GPUs only."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,10 +12,10 @@ from torch.overrides import TorchFunctionMode
 
 
 class SynchronisedBatchNorm(TorchFunctionMode):
-    """While it is entered, batch norm in training takes its statistics over the images of all processes.
+    """A context in which batch norm in training takes its statistics over the images of all processes.
 
-    It changes the function and not the modules, so that every kind of module has it: torch's, those of libraries, and
-    those that compute some of their channels. Keys of checkpoints stay what they are.
+    The context replaces the function and not the modules. So it covers every kind of module: torch's, those of
+    libraries, and layers that compute some of their channels. The keys of checkpoints stay the same.
     """
 
     def __torch_function__(
@@ -25,7 +25,7 @@ class SynchronisedBatchNorm(TorchFunctionMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Calls `func`, or what stands for it here."""
+        """Calls `func`, or `batch_norm` of this module in its place."""
         return (batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
 
 
@@ -39,15 +39,29 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm` over the batches (N, C, ...) of all processes; N may differ between them."""
+    """Computes `torch.nn.functional.batch_norm` over the batches of all processes.
+
+    Args:
+        x: This process's batch, (N, C, ...); N may differ between processes.
+        running_mean: The running mean (C,), updated in place in training.
+        running_var: The running variance (C,), updated in place in training.
+        weight: The scale (C,).
+        bias: The shift (C,).
+        training: Whether to normalise by the batches' statistics instead of the running ones.
+        momentum: The weight of the batches' statistics in the running ones.
+        eps: Added to the variance.
+    """
     if not training:
         return F.batch_norm(x, running_mean, running_var, weight, bias, training, momentum, eps)
     if x.is_cuda:
         group = dist.group.WORLD
-        settings = eps, momentum, group, dist.get_world_size(group)
-        on_gpus: Tensor = _OnGpus.apply(x, weight, bias, running_mean, running_var, *settings)
+        world_size = dist.get_world_size(group)
+        on_gpus: Tensor = _OnGpus.apply(
+            x, weight, bias, running_mean, running_var, eps, momentum, group, world_size
+        )
         return on_gpus
-    dims, shape = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2)
+    dims = [0, *range(2, x.dim())]  # all but the channels
+    shape = [1, -1] + [1] * (x.dim() - 2)  # (C,) as a factor of x
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     count = _sum(wide.new_tensor(x.numel() / x.shape[1]))
     mean = _sum(wide.sum(dims)) / count
@@ -63,7 +77,7 @@ def batch_norm(
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes; the loss is the sum of theirs, so gradients are summed alike."""
+    """The sum over all processes. The loss is the sum of the processes' losses, so gradients are summed too."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from gate2static.recipe import Recipe, parse
 from gate2static.tasks import KINDS, Task
 from gate2static.train.loop.checkpoints import load_checkpoint
 from gate2static.train.loop.log_columns import metric_columns
-from gate2static.train.loop.loop import train_stage
-from gate2static.train.loop.network_run import Stage
+from gate2static.train.loop.loop import train_network
+from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.loop.random_state import seed_everything
 from gate2static.train.processes.devices import start_fabric
@@ -115,8 +115,8 @@ def recipe(**training: Any) -> Recipe:
     return parse(Recipe, raw, where="test")
 
 
-def stage(folder: Path, kind: Any = "shared", model: nn.Module | None = None, **training: Any) -> Stage:
-    return Stage(
+def stage(folder: Path, kind: Any = "shared", model: nn.Module | None = None, **training: Any) -> NetworkRun:
+    return NetworkRun(
         name=kind,
         kind=kind,
         model=model or MODELS[kind](),
@@ -143,9 +143,9 @@ class StopAfter(TrainingProgress):
 SPLITS = Splits(train=Blobs(28), val=Blobs(10), test=Blobs(10))
 
 
-def fit(one: Stage, *, go_on: bool = False, stop_after: int = -1, fabric: Any = None) -> dict[str, Any]:
+def fit(one: NetworkRun, *, go_on: bool = False, stop_after: int = -1, fabric: Any = None) -> dict[str, Any]:
     fabric = fabric or start_fabric(one.recipe)
-    train_stage(one, SPLITS, fabric=fabric, go_on=go_on, progress=StopAfter(stop_after))
+    train_network(one, SPLITS, fabric=fabric, go_on=go_on, progress=StopAfter(stop_after))
     return load_checkpoint(one.checkpoint)
 
 
@@ -167,7 +167,7 @@ def test_going_on_after_an_interruption_equals_never_stopping(
 
 @pytest.mark.parametrize("steps", [4, 8])
 def test_training_that_settles_gates_goes_on_exactly(tmp_path: Path, steps: int, assert_same: Same) -> None:
-    def one(folder: str) -> Stage:
+    def one(folder: str) -> NetworkRun:
         gated = {"epochs": 3, "batch_size": 8, "settle_steps": 3, "gates": {"lr": 0.1, "momentum": 0.5}}
         return stage(tmp_path / folder, "gated", checkpoint_steps=3, gated=gated)
 
@@ -182,7 +182,7 @@ def test_training_that_settles_gates_goes_on_exactly(tmp_path: Path, steps: int,
 
 @pytest.mark.parametrize("steps", [4, 6])
 def test_tied_gates_with_hard_mixing_go_on_exactly(tmp_path: Path, steps: int, assert_same: Same) -> None:
-    def one(folder: str) -> Stage:
+    def one(folder: str) -> NetworkRun:
         return stage(tmp_path / folder, "gated", structured_model(), checkpoint_steps=3)
 
     whole = fit(one("whole"))

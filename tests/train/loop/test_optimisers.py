@@ -4,7 +4,7 @@ from torch import nn
 from torch.optim import SGD, Adam
 
 from gate2static.gates import gate, gate_parameters, weight_parameters
-from gate2static.recipe import GatedStageRecipe, ScheduleRecipe, StageRecipe, WeightOptimiserRecipe
+from gate2static.recipe import GatedNetworkRecipe, NetworkRecipe, ScheduleRecipe, WeightOptimiserRecipe
 from gate2static.train.loop.optimisers import build_optimisers, factor, set_learning_rates
 
 
@@ -15,7 +15,7 @@ def test_a_gated_network_trains_every_parameter_once_on_two_optimisers() -> None
         example_inputs=(torch.zeros(2, 1, 4, 4),),
         heads={"a": nn.Linear(4, 2), "b": nn.Linear(4, 1)},
     )
-    optimisers = build_optimisers(gated, GatedStageRecipe())
+    optimisers = build_optimisers(gated, GatedNetworkRecipe())
     assert isinstance(optimisers["weights"], Adam)
     assert isinstance(optimisers["gates"], SGD)
     held = {name: [id(p) for g in o.param_groups for p in g["params"]] for name, o in optimisers.items()}
@@ -25,7 +25,7 @@ def test_a_gated_network_trains_every_parameter_once_on_two_optimisers() -> None
 
 
 def test_an_ordinary_network_has_one_optimiser() -> None:
-    assert list(build_optimisers(nn.Linear(2, 2), StageRecipe())) == ["weights"]
+    assert list(build_optimisers(nn.Linear(2, 2), NetworkRecipe())) == ["weights"]
 
 
 def test_step_falls_by_a_third_every_twenty_epochs() -> None:
@@ -41,7 +41,8 @@ def test_poly_falls_with_the_power_of_what_is_left() -> None:
 
 
 def test_each_optimiser_follows_its_own_schedule() -> None:
-    settings = GatedStageRecipe(weights=WeightOptimiserRecipe(lr=0.2, schedule=ScheduleRecipe(kind="poly", power=1.0)))
+    schedule = ScheduleRecipe(kind="poly", power=1.0)
+    settings = GatedNetworkRecipe(weights=WeightOptimiserRecipe(lr=0.2, schedule=schedule))
     optimisers = {"weights": Adam([torch.zeros(1)]), "gates": SGD([torch.zeros(1)])}
     set_learning_rates(optimisers, settings, epoch=0, progress=0.75)
     assert optimisers["weights"].param_groups[0]["lr"] == pytest.approx(0.05)

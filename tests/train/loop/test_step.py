@@ -16,8 +16,8 @@ from gate2static.recipe import Recipe, parse
 from gate2static.tasks import KINDS, Task
 from gate2static.train.loop.checkpoints import load_checkpoint
 from gate2static.train.loop.log_columns import is_better
-from gate2static.train.loop.loop import train_stage
-from gate2static.train.loop.network_run import Stage
+from gate2static.train.loop.loop import train_network
+from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.processes.devices import start_fabric
 
@@ -76,7 +76,7 @@ def recipe(stage: dict[str, Any], **training: Any) -> Recipe:
 
 def fit(folder: Path, *, gated: bool = False, norm: bool = False, stage: Any = None, **training: Any) -> dict[str, Any]:
     model = network(gated=gated, norm=norm)
-    one = Stage(
+    one = NetworkRun(
         name="network",
         kind="gated" if gated else "shared",
         model=model,
@@ -86,7 +86,7 @@ def fit(folder: Path, *, gated: bool = False, norm: bool = False, stage: Any = N
         sparsity_weight=0.5 if isinstance(model, GatedModel) else 0.0,
     )
     progress = TrainingProgress(enabled=False, total_cost=0)
-    train_stage(one, SPLITS, fabric=start_fabric(one.recipe), go_on=False, progress=progress)
+    train_network(one, SPLITS, fabric=start_fabric(one.recipe), go_on=False, progress=progress)
     return load_checkpoint(one.checkpoint)
 
 

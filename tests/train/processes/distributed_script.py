@@ -15,8 +15,8 @@ from gate2static.gates import GatedModel, gate
 from gate2static.models import MultiTaskNetwork
 from gate2static.recipe import Recipe, load_recipe, parse
 from gate2static.tasks import KINDS, Task
-from gate2static.train.loop.loop import train_stage
-from gate2static.train.loop.network_run import Stage
+from gate2static.train.loop.loop import train_network
+from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.processes.devices import launch, start_fabric
 from gate2static.train.runs import _run_in_process
@@ -109,7 +109,7 @@ SPLITS = Splits(train=Scenes(27), val=Scenes(11), test=Scenes(1))
 def fit(fabric: Any, folder: Path, model: nn.Module, *, stop: int = -1, go_on: bool = False, **training: Any) -> None:
     gated = isinstance(model, GatedModel)
     kind: Any = "gated" if gated else "shared"
-    one = Stage(
+    one = NetworkRun(
         name="network",
         kind=kind,
         model=model,
@@ -118,7 +118,7 @@ def fit(fabric: Any, folder: Path, model: nn.Module, *, stop: int = -1, go_on: b
         run_dir=folder,
         sparsity_weight=0.5 if gated else 0.0,
     )
-    train_stage(one, SPLITS, fabric=fabric, go_on=go_on, progress=Steps(stop))
+    train_network(one, SPLITS, fabric=fabric, go_on=go_on, progress=Steps(stop))
 
 
 def everything(fabric: Any, folder: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gate2static.errors import TrainingError
-from gate2static.train.loop.atomic import write_atomically
+from gate2static.train.atomic import write_atomically
 
 
 def test_folders_are_made_and_nothing_else_is_left(tmp_path: Path) -> None:

@@ -40,5 +40,5 @@ def test_what_fills_the_shared_branch_is_read_from_the_first_gated_network(whole
 def test_a_run_that_is_not_far_enough_says_how_to_go_on(whole_run: Run, tmp_path: Path) -> None:
     result = whole_run[1]
     result.model_copy(update={"rows": result.rows[:1]}).save(tmp_path)
-    with pytest.raises(TrainingError, match="has no row for shared yet; go on with `train --resume`"):
+    with pytest.raises(TrainingError, match="has no row for shared yet; continue with `train --resume`"):
         suggest_for_run(tmp_path)

@@ -1,29 +1,29 @@
-"""A run folder to what the report shows; whatever is not there yet becomes a sentence, not an error."""
+"""Reads a run folder for the report; parts that are missing become sentences and not errors."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from gate2static.bench import LatencyReport
 from gate2static.report.checks import read_checks, was_verified
-from gate2static.report.content import Content, Row, TaskColumn
+from gate2static.report.content import Content, TableRow, TaskColumn
 from gate2static.report.gate_figure import GatePattern
 from gate2static.report.latency import main_targets, ratios, setting, timings
 from gate2static.static import Manifest
 from gate2static.static.folder import read_manifest
-from gate2static.train.results import Row as TrainedRow
-from gate2static.train.results import RunResult, load_result
+from gate2static.train.results import ResultRow, RunResult, load_result
 
 _ORDER = {"separate": 0, "shared": 1, "gated": 2}
 
 
 def read_content(run_dir: Path) -> Content:
-    """Reads what `train` or `sweep`, `prune`, `verify` and `bench` left in a run folder.
+    """Reads the files that `train` or `sweep`, `prune`, `verify` and `bench` wrote into a run folder.
 
     Raises:
-        CheckpointError: there is no `run.json`, or it is not one of ours.
-        ArtefactError: a `manifest.json` that is not one of ours.
-        BenchError: a `latency.json` that is not one of ours.
+        CheckpointError: `run.json` is missing or not one of ours.
+        ArtefactError: A `manifest.json` is not one of ours.
+        BenchError: `latency.json` is not one of ours.
     """
     result = load_result(run_dir)
     latency_file = run_dir / "latency.json"
@@ -47,9 +47,9 @@ def _manifest(static_dir: Path) -> Manifest | None:
     return read_manifest(static_dir) if (static_dir / "manifest.json").is_file() else None
 
 
-def _row(row: TrainedRow, manifest: Manifest | None, latency: LatencyReport | None) -> Row:
+def _row(row: ResultRow, manifest: Manifest | None, latency: LatencyReport | None) -> TableRow:
     target = main_targets(latency).get(row.name) if latency else None
-    return Row(
+    return TableRow(
         name=row.name,
         kind=row.kind,
         metrics=row.metrics,
@@ -64,36 +64,40 @@ def _row(row: TrainedRow, manifest: Manifest | None, latency: LatencyReport | No
     )
 
 
-def _budget(row: TrainedRow) -> str:
-    if row.budget is None:
+def _budget(row: ResultRow) -> str:
+    """Returns the row's cost over budget and its final λ in words, such as `0.998 of 3.9 M MACs, λ 0.02`."""
+    report = row.budget
+    if report is None:
         return ""
-    spent = row.budget
-    scale, unit = (1e6, "M MACs") if spent.unit == "MACs" else (1.0, spent.unit)
-    parts = (
-        f"{'' if name == 'network' else f'{name} '}{spent.after[name] / limit:.3f} of {limit / scale:.4g} {unit}"
-        for name, limit in spent.limits.items()
-    )
+    scale, unit = (1e6, "M MACs") if report.unit == "MACs" else (1.0, report.unit)
+    parts = []
+    for name, limit in report.limits.items():
+        task = "" if name == "network" else f"{name} "
+        parts.append(f"{task}{report.after[name] / limit:.3f} of {limit / scale:.4g} {unit}")
     return ", ".join([*parts, f"λ {row.sparsity_weight:.3g}"])
 
 
 def _pattern(manifest: Manifest) -> GatePattern:
-    """Summarises the gates: per unit and task, the share of channels.
-
-    Units are in the order of data flow. After the last one that takes anything shared, nothing reads the shared stream.
-    """
+    """Summarises the gates per unit and task; units are in the order of data flow."""
     units = tuple(manifest.gates)
-    share = np.array([[flags.count("1") / len(flags) for flags in manifest.gates[unit]] for unit in units])
-    contribution = np.array([manifest.contributions[unit] for unit in units])
+    share = np.array([_specific_shares(manifest.gates[unit]) for unit in units])  # (units, tasks)
+    contribution = np.array([manifest.contributions[unit] for unit in units])  # (units, tasks)
     takes_shared = (share < 1).any(axis=1)
+    # After the last unit that takes a shared channel, nothing reads the shared stream.
     last_reader = int(np.flatnonzero(takes_shared)[-1]) if takes_shared.any() else 0
     contribution[last_reader:] = np.nan
     return GatePattern(tasks=tuple(manifest.tasks), units=units, specific_share=share, contribution=contribution)
 
 
+def _specific_shares(gates: Sequence[str]) -> list[float]:
+    """Returns each task's share of specific channels in a unit; its gates are a string of 0 and 1."""
+    return [flags.count("1") / len(flags) for flags in gates]
+
+
 def _missing(
     run_dir: Path, result: RunResult, manifests: dict[str, Manifest | None], latency: LatencyReport | None
 ) -> tuple[str, ...]:
-    """Says what the page cannot show, and which command makes it."""
+    """Returns one sentence per missing part of the report, with the command that makes it."""
     sentences = [
         f"{name} is not pruned yet, so its gates and checks are not shown: run gate2static prune "
         f"{run_dir / name}{'' if name == 'separate' else '/ckpt.pt'} -o {run_dir / name / 'static'}"

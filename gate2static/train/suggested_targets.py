@@ -1,4 +1,4 @@
-"""Targets τ_t for the next run, from what a finished one found."""
+"""Hinge targets τ_t for the next run, suggested from the results of a finished run."""
 
 from pathlib import Path
 
@@ -13,7 +13,10 @@ from gate2static.train.results import load_result
 
 
 def suggest_for_run(run_dir: Path) -> dict[str, Suggestion]:
-    """Suggests τ_t by task from a run's single-task and shared networks, and from its first gated one if it has any.
+    """Suggests τ_t by task, from a run's single-task and shared networks and, if there is one, its first gated network.
+
+    Args:
+        run_dir: A folder that `train` or `sweep` wrote.
 
     Raises:
         CheckpointError: The folder holds no run, or its gated network cannot be read.
@@ -22,7 +25,7 @@ def suggest_for_run(run_dir: Path) -> dict[str, Suggestion]:
     result = load_result(run_dir)
     rows = {row.name: row for row in result.rows}
     if missing := [name for name in ("separate", "shared") if name not in rows]:
-        raise TrainingError(f"{run_dir}: has no row for {' and '.join(missing)} yet; go on with `train --resume`")
+        raise TrainingError(f"{run_dir}: has no row for {' and '.join(missing)} yet; continue with `train --resume`")
     recipe = parse(Recipe, result.recipe, where=f"{run_dir}: the recipe inside")
     gated = next((row for row in result.rows if row.kind == "gated"), None)
     return suggest_targets(
@@ -34,7 +37,7 @@ def suggest_for_run(run_dir: Path) -> dict[str, Suggestion]:
 
 
 def _contributions(checkpoint: Path) -> dict[str, float]:
-    """By task, the part of the shared branch where it weighs most (figure 3), averaged over the units."""
+    """Returns, by task, the share of the shared branch where the task weighs most (figure 3), averaged over units."""
     gated, _ = load_gated(checkpoint)
     means = np.mean([gate.contributions() for gate in gated.gates.values()], axis=0)
     return dict(zip(gated.tasks, means.tolist(), strict=True))

@@ -7,8 +7,7 @@ import scipy.io
 import torch
 from PIL import Image
 
-from gate2static.data.pascal_parts import read_human_parts
-from gate2static.data.reading import (
+from gate2static.data.decoding import (
     read_image,
     read_label_image,
     read_mat,
@@ -19,6 +18,7 @@ from gate2static.data.reading import (
     valid_depth,
     whole_labels,
 )
+from gate2static.data.pascal_parts import read_human_parts
 from gate2static.errors import DataError
 
 PATH = Path("some/file.npy")

@@ -1,4 +1,4 @@
-"""How good a network is at every task."""
+"""Evaluation of a network on a data set: every metric of every task."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,19 +13,21 @@ def evaluate(
 ) -> dict[str, dict[str, float]]:
     """Computes every task's metrics over all batches, in evaluation mode and without gradients.
 
-    In a distributed run every process calls it with its own share of the images and gets the metrics of all of them.
-    A share may be empty or shorter than another's, but no image may lie in two: a sampler that fills up shares with
-    repeated images (torch's `DistributedSampler`) counts those twice. `data[rank::world_size]` is such a share.
+    In a distributed run every process passes its own share of the images and receives the metrics of all of them.
+    A share may be empty or shorter than another's, but no image may be in two shares: samplers that repeat images to
+    make shares equally long (torch's `DistributedSampler`) count those images twice. `data[rank::world_size]` is a
+    valid share.
 
     Args:
-        model: Maps images (N, C, H, W) to a dict task -> output; left in the mode it came in. In a distributed run
-            not the wrapped one: a wrapper that synchronises in `forward` waits for batches that others do not have.
+        model: Maps images (N, C, H, W) to a dict of outputs by task. Its training mode is restored. In a distributed
+            run it must not be the wrapped model: a wrapper that synchronises in `forward` waits for batches that
+            other processes do not have.
         loader: Yields `(images, {task: targets})`; any batch may be short.
         tasks: The tasks to measure; the model's other outputs are ignored.
 
     Returns:
-        Metrics by task and name, main metric first (`tasks.main_scores` takes those out). Accuracies, IoU and shares
-        lie between 0 and 1, angles are degrees.
+        Metrics by task and name, the main metric first (`tasks.main_scores` selects the main metrics). Accuracies, IoU
+        and shares lie in [0, 1]; angles are in degrees.
 
     Raises:
         DataError: The loader holds no valid value of a task.

@@ -12,8 +12,8 @@ from gate2static.gates import gate, set_gates
 from gate2static.prune import prune
 from gate2static.recipe import Budget
 from gate2static.report import write_report
-from gate2static.report.reading import read_content
-from gate2static.train import Row, RunResult, TaskInfo, load_result
+from gate2static.report.run_folder import read_content
+from gate2static.train import ResultRow, RunResult, TaskInfo, load_result
 
 ROWS = ("gated-0.1", "separate", "gated-0.02", "shared")
 
@@ -21,7 +21,7 @@ ROWS = ("gated-0.1", "separate", "gated-0.02", "shared")
 @pytest.fixture
 def run_dir(tmp_path):
     rows = tuple(
-        Row(
+        ResultRow(
             name=name,
             kind=name.partition("-")[0],
             sparsity_weight=float(name.partition("-")[2]) if "-" in name else None,

@@ -1,0 +1,81 @@
+"""Checks of options that exclude each other or that a command needs, made before its work begins."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from gate2static.pipeline import PruneRequest
+    from gate2static.runtimes.tensorrt import TrtBackend
+
+
+def check_prune_output(checkpoint: Path, output: Path | None, *, dry_run: bool, budget: bool) -> None:
+    """Refuses an output that `prune` could not write, or that would replace another file."""
+    from gate2static.pipeline import projected_checkpoint
+    from gate2static.static import check_replaceable, read_manifest
+
+    if dry_run:
+        return
+    if output is None:
+        raise typer.BadParameter("give -o DIR, or --dry-run to see the plan only")
+    check_replaceable(output)
+    has_projected = any(output.glob("*")) and read_manifest(output).budget is not None
+    projected = projected_checkpoint(output)
+    if budget and (projected == checkpoint.resolve() or (projected.exists() and not has_projected)):
+        raise typer.BadParameter(f"the projected network would replace {projected}; give another -o DIR")
+
+
+def prune_request(
+    *, align: int, target: str, dtype: str | None, budget: list[str] | None, threads: int | None
+) -> "PruneRequest":
+    """Reads the options of `prune`, and refuses a budget together with options that change the cost it limits."""
+    import torch
+
+    from gate2static.bench import NETWORK_BACKENDS
+    from gate2static.pipeline import PruneRequest
+    from gate2static.recipe import parse_budget
+
+    request = PruneRequest(
+        align=align,
+        target=target,
+        dtype=getattr(torch, dtype) if dtype else None,
+        budget=parse_budget(budget) if budget else None,
+        threads=threads,
+    )
+    if request.budget is None:
+        return request
+    device = request.budget.device
+    backends = ", ".join(NETWORK_BACKENDS)
+    if request.is_aligned:
+        raise typer.BadParameter(
+            "--budget counts the channels that are needed; --align and --target trt add others: leave out one"
+        )
+    if device is not None and dtype is not None:
+        raise typer.BadParameter("a latency is that of the network as trained; leave out --dtype")
+    if device not in NETWORK_BACKENDS and threads is not None:
+        raise typer.BadParameter(
+            f"--threads is for a latency that is timed: --budget device=NAME, one of {backends}"
+        )
+    if device is not None and device not in NETWORK_BACKENDS and target != "any":
+        raise typer.BadParameter(
+            "a latency is predicted for --target any; leave out --target, or have it timed on this machine with "
+            f"--budget device=NAME, one of {backends}"
+        )
+    return request
+
+
+def engine_backends(
+    *, trt: bool, trt_rtx: bool, fp16: bool, int8: bool, compute_capability: list[str] | None
+) -> list["TrtBackend"]:
+    """Returns the libraries to build engines with, and refuses options of `export` that exclude each other."""
+    if fp16 and int8:
+        raise typer.BadParameter("--fp16 and --int8 exclude each other; export twice to have both")
+    if compute_capability and not trt_rtx:
+        raise typer.BadParameter("--compute-capability is for engines of TensorRT-RTX; add --trt-rtx")
+    backends: list[TrtBackend] = []
+    if trt:
+        backends.append("tensorrt")
+    if trt_rtx:
+        backends.append("tensorrt-rtx")
+    return backends

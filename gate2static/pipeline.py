@@ -1,0 +1,270 @@
+"""The road from a checkpoint to a pruned, verified and exported network.
+
+The command line and the demo call these functions. They return values and print nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from gate2static.bench import NETWORK_BACKENDS, Stopwatch
+from gate2static.budget import BudgetReport
+from gate2static.export import build_engine, export_onnx, onnx_errors
+from gate2static.export.equality import check_equal, onnx_tolerances
+from gate2static.files import is_up_to_date
+from gate2static.gates import GatedModel
+from gate2static.prune import Plan, apply, plan, prune
+from gate2static.prune.emission.layout import find_target
+from gate2static.recipe import Budget
+from gate2static.report import gated_checks, onnx_checks, record, was_verified
+from gate2static.static import Manifest, StaticModel, load_static
+from gate2static.train import Projected, ResultRow, gated_baseline, load_gated, project_checkpoint, trained_budget
+from gate2static.verify import EquivalenceReport, verify
+
+ONNX_FILE = "model.onnx"
+ENGINE_FILE = "model.trt-rtx.engine"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneRequest:
+    """What a checkpoint's network is to become.
+
+    Attributes:
+        align: Every layer keeps a multiple of this many channels.
+        target: The runtime that the network is laid out for, as `prune` takes it.
+        dtype: The static network's dtype; None keeps the dtype that the network was trained in.
+        budget: The most that the static network may cost; None prunes the gates as they were trained.
+        threads: CPU threads for a budget that is timed on this machine; None leaves the number to torch.
+    """
+
+    align: int = 1
+    target: str = "any"
+    dtype: torch.dtype | None = None
+    budget: Budget | None = None
+    threads: int | None = None
+
+    @property
+    def is_aligned(self) -> bool:
+        """Returns whether layers keep channels that only fill them up."""
+        return self.align > 1 or find_target(self.target).align > 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """A pruning that is planned and not done yet.
+
+    Attributes:
+        checkpoint: The file or folder that the network was loaded from.
+        request: What the network is to become.
+        plan: The channels that stay, and their layout; `prune_to_folder` applies exactly this plan.
+        projected: The network's projection onto the requested budget; None where no budget was requested.
+    """
+
+    checkpoint: Path
+    request: PruneRequest
+    plan: Plan
+    projected: Projected | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunedNetwork:
+    """A static network that was written.
+
+    Attributes:
+        static: The network, as it lies in its folder.
+        broken_promise: The budget that the gates meet and that the static network may miss, because its layout or
+            dtype changes the cost; None where the manifest states the budget or there is none.
+        checkpoint: The checkpoint of the projected network, which `verify_folder` compares with; None without a
+            projection.
+    """
+
+    static: StaticModel
+    broken_promise: BudgetReport | None = None
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verification:
+    """The comparison of a static network with its gated network and, if asked for, with its ONNX file.
+
+    Attributes:
+        manifest: The static network's manifest, with the comparison recorded.
+        report: The comparison with the gated network.
+        errors: The ONNX file's relative error by task; empty without an ONNX file.
+        tolerances: The largest allowed relative error by task; empty without an ONNX file.
+    """
+
+    manifest: Manifest
+    report: EquivalenceReport
+    errors: dict[str, float]
+    tolerances: dict[str, float]
+
+    def require(self) -> None:
+        """Raises a VerificationError unless all networks compute the same function."""
+        self.report.require()
+        check_equal(self.errors, self.tolerances)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of a delivery.
+
+    Attributes:
+        verb: The action in words, for a progress bar: "prune".
+        run: Does the step, or nothing where its file is newer than the files it is made from.
+    """
+
+    verb: str
+    run: Callable[[], None]
+
+
+def load_network(checkpoint: Path) -> GatedModel:
+    """Loads the network of a checkpoint, or of a run's `separate/` folder as one gated network.
+
+    Raises:
+        CheckpointError: The file or folder does not hold such a network.
+    """
+    if checkpoint.name == "separate" and checkpoint.is_dir():
+        return gated_baseline(checkpoint.parent, "separate")
+    return load_gated(checkpoint)[0]
+
+
+def prepare_pruning(checkpoint: Path, request: PruneRequest) -> Pruning:
+    """Loads a checkpoint's network, projects it onto the request's budget if there is one, and plans its pruning.
+
+    Args:
+        checkpoint: The checkpoint, or a run's `separate/` folder.
+        request: What the network is to become.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read, or has no gates to change for a budget.
+        BudgetError: No setting of the gates meets the budget.
+        BenchError: The budget's device is unknown, lacks a layer, or fails.
+        PruneError: The network cannot be pruned as requested.
+    """
+    projected = _project(checkpoint, request)
+    gated = projected.gated if projected else load_network(checkpoint)
+    pruning_plan = plan(gated, align=request.align, target=request.target)
+    return Pruning(checkpoint=checkpoint, request=request, plan=pruning_plan, projected=projected)
+
+
+def _project(checkpoint: Path, request: PruneRequest) -> Projected | None:
+    if request.budget is None:
+        return None
+    stopwatch = _stopwatch(request.budget, request.threads)
+    # A latency model predicts networks as trained; only a stopwatch sees the layout.
+    target = "any" if stopwatch is None else request.target
+    return project_checkpoint(checkpoint, request.budget, measure=stopwatch, target=target)
+
+
+def prune_to_folder(pruning: Pruning, output: Path) -> PrunedNetwork:
+    """Prunes a network as planned, and writes the static network and, beside it, the checkpoint of a projected network.
+
+    Args:
+        pruning: The plan, as of `prepare_pruning`.
+        output: The static network's folder.
+
+    Raises:
+        PruneError: The network cannot be captured.
+        ArtefactError: The folder cannot be written, or holds something else.
+    """
+    static = apply(pruning.plan, dtype=pruning.request.dtype)
+    projected = pruning.projected
+    report = projected.report if projected else trained_budget(pruning.checkpoint)
+    keeps_budget = report is not None and (projected is not None or _keeps_cost(report, pruning.request))
+    if report is not None and keeps_budget:
+        static.manifest = static.manifest.model_copy(update={"budget": report.model_dump(mode="json")})
+    static.save(output)
+    broken_promise = None if keeps_budget else report
+    if projected is None:
+        return PrunedNetwork(static=static, broken_promise=broken_promise)
+    checkpoint = projected_checkpoint(output)
+    projected.save(checkpoint)
+    return PrunedNetwork(static=static, broken_promise=broken_promise, checkpoint=checkpoint)
+
+
+def projected_checkpoint(output: Path) -> Path:
+    """Returns the path of a static network's projected checkpoint: `static` has `static.ckpt.pt` beside it."""
+    folder = output.resolve()
+    return folder.parent / f"{folder.name}.ckpt.pt"
+
+
+def verify_folder(checkpoint: Path, static_dir: Path, onnx: Path | None = None) -> Verification:
+    """Compares a static network with the network that it was pruned from, and records the result in its manifest.
+
+    Args:
+        checkpoint: The gated network's checkpoint, or a run's `separate/` folder.
+        static_dir: The static network's folder.
+        onnx: An fp32 ONNX file of the static network, which is compared too.
+
+    Raises:
+        ArtefactError: The folder holds no static network.
+        CheckpointError: The checkpoint cannot be read.
+        ExportError: The ONNX file cannot be read.
+    """
+    static = load_static(static_dir)
+    report = verify(load_network(checkpoint), static)
+    errors = onnx_errors(static, onnx) if onnx else {}
+    tolerances = onnx_tolerances(static) if onnx else {}
+    manifest = record(static_dir, (*gated_checks(report), *onnx_checks(errors, tolerances)))
+    return Verification(manifest=manifest, report=report, errors=errors, tolerances=tolerances)
+
+
+def delivery(run_dir: Path, row: ResultRow) -> tuple[Step, ...]:
+    """Returns the steps that take one network of a run from its checkpoints to an engine, in order.
+
+    Args:
+        run_dir: A folder that `train` or `sweep` wrote.
+        row: One of the run's networks.
+    """
+    folder = run_dir / row.name
+    checkpoints = [run_dir / checkpoint for checkpoint in row.checkpoints]
+    # The single-task networks are several files and one gated network.
+    source = run_dir / "separate" if row.kind == "separate" else checkpoints[0]
+    return (
+        Step(verb="prune", run=partial(_prune_if_older, source, checkpoints, folder / "static")),
+        Step(verb="verify", run=partial(_verify_once, source, folder / "static")),
+        Step(verb="export", run=partial(_export_if_older, folder / "static", folder / ONNX_FILE)),
+        Step(verb="build the engine", run=partial(_build_if_older, folder / ONNX_FILE, folder / ENGINE_FILE)),
+    )
+
+
+def _stopwatch(budget: Budget, threads: int | None) -> Stopwatch | None:
+    """Returns what times networks on the budget's device, where the device is a backend of this machine."""
+    if budget.device is None or budget.device not in NETWORK_BACKENDS:
+        return None
+    return Stopwatch(budget.device, threads=threads)
+
+
+def _keeps_cost(report: BudgetReport, request: PruneRequest) -> bool:
+    """Returns whether the static network costs what the projection at the end of the training measured."""
+    laid_out_as_measured = request.target == report.target and request.dtype is None
+    return not request.is_aligned and (report.unit == "MACs" or laid_out_as_measured)
+
+
+def _prune_if_older(source: Path, checkpoints: Sequence[Path], static_dir: Path) -> None:
+    if not is_up_to_date(static_dir / "graph.json", checkpoints):
+        prune(load_network(source)).save(static_dir)
+
+
+def _verify_once(source: Path, static_dir: Path) -> None:
+    static = load_static(static_dir)
+    if was_verified(static.manifest):
+        return
+    report = verify(load_network(source), static)
+    record(static_dir, gated_checks(report))
+    report.require()
+
+
+def _export_if_older(static_dir: Path, onnx: Path) -> None:
+    if not is_up_to_date(onnx, [static_dir / "graph.json"]):
+        exported = export_onnx(load_static(static_dir), onnx)
+        record(static_dir, onnx_checks(exported.errors, exported.tolerances))
+
+
+def _build_if_older(onnx: Path, engine: Path) -> None:
+    if not is_up_to_date(engine, [onnx]):
+        build_engine(onnx, engine)
