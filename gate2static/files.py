@@ -1,11 +1,26 @@
-"""Files that are written whole or not at all: a killed process or a full disk leaves the old file."""
+"""Files that are written whole or not at all: a killed process or a full disk leaves the old file.
+
+Folders may be a stranger's. So temporary files have names that nobody can predict, are created exclusively and are
+never opened through a link; a link in the place of the file itself is replaced, not followed.
+"""
 
 import hashlib
 import os
-from collections.abc import Iterable
+import re
+import secrets
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gate2static.errors import ExportError, Gate2StaticError
+
+try:
+    import fcntl
+except ImportError:  # Windows: temporary files of killed processes stay
+    fcntl = None  # type: ignore[assignment]
+
+_CREATE_ONLY = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+_READ_ONLY = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)
 
 
 def write_atomically(
@@ -17,7 +32,7 @@ def write_atomically(
 ) -> None:
     """Writes `data` to a temporary file beside `path` and renames it to `path`; creates missing folders.
 
-    A temporary file that a killed process left behind is overwritten by the next write to `path`.
+    Temporary files that killed processes left behind for the same `path` are removed.
 
     Args:
         path: The file to write.
@@ -28,26 +43,85 @@ def write_atomically(
     Raises:
         Gate2StaticError: The file cannot be written (of type `error`); an old file at `path` is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write(temporary, data)
+        _remove_orphans(path)
+        with _temporary_file(path) as (temporary, descriptor):
+            _write(descriptor, data)
             temporary.replace(path)
+        _sync_folder(path.parent)
+    except (OSError, ValueError) as failure:  # ValueError: a path with a null character
+        reason = getattr(failure, "strerror", None) or failure
+        raise error(f"cannot write {path}: {reason}; nothing was changed there. {advice}") from failure
+
+
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[tuple[Path, int]]:
+    """Creates and locks a file beside `path`, yields its path and descriptor, and removes what is left of it."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+        descriptor = os.open(temporary, _CREATE_ONLY, 0o666)
+        _lock(descriptor)
+        if os.fstat(descriptor).st_nlink:
+            break
+        # Another writer took it for an orphan between its creation and its lock.
+        os.close(descriptor)
+    try:
+        yield temporary, descriptor
+    finally:
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+
+
+def _write(descriptor: int, data: bytes | memoryview) -> None:
+    rest = memoryview(data).cast("B")
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+    # Without this a rename can reach the disk before the content does.
+    os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable, where folders can be opened."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError:
+        return  # some file systems do not sync folders; the file itself is on the disk
+    finally:
+        os.close(descriptor)
+
+
+def _remove_orphans(path: Path) -> None:
+    """Removes temporary files for `path` whose writers are gone: a living writer holds a lock on its file."""
+    if fcntl is None:
+        return
+    pattern = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{16}\.tmp")
+    orphans = [entry.path for entry in os.scandir(path.parent) if pattern.fullmatch(entry.name)]
+    for orphan in orphans:
+        try:
+            descriptor = os.open(orphan, _READ_ONLY)
+        except OSError:
+            continue  # a link, somebody else's, or gone by now
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            Path(orphan).unlink(missing_ok=True)
+        except OSError:
+            continue  # its writer is at work
         finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as failure:
-        raise error(
-            f"cannot write {path}: {failure.strerror or failure}; nothing was changed there. {advice}"
-        ) from failure
+            os.close(descriptor)
 
 
-def _write(path: Path, data: bytes | memoryview) -> None:
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        # Without this a rename can reach the disk before the content does.
-        os.fsync(file.fileno())
+def _lock(descriptor: int) -> None:
+    """Marks a temporary file as one that is being written, where the file system has locks."""
+    if fcntl is None:
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return
 
 
 def read_bytes(path: Path, *, what: str, error: type[Gate2StaticError] = ExportError) -> bytes:

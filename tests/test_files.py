@@ -1,0 +1,82 @@
+"""Writing a file: whole or not at all, never through a link, and nothing of a killed writer left."""
+
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gate2static.errors import ExportError
+from gate2static.files import write_atomically
+
+
+def test_a_link_in_the_place_of_the_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("theirs")
+    (tmp_path / "report.html").symlink_to(victim)
+    write_atomically(tmp_path / "report.html", b"ours")
+    assert victim.read_text() == "theirs"
+    assert not (tmp_path / "report.html").is_symlink()
+    assert (tmp_path / "report.html").read_bytes() == b"ours"
+
+
+def test_links_with_the_names_of_temporary_files_are_neither_followed_nor_removed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("theirs")
+    planted = [tmp_path / f".file{suffix}" for suffix in (".tmp", f".{'0' * 16}.tmp")]
+    for link in planted:
+        link.symlink_to(victim)
+    write_atomically(tmp_path / "file", b"ours")
+    assert victim.read_text() == "theirs"
+    assert all(link.is_symlink() for link in planted)
+
+
+def test_a_file_has_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    write_atomically(tmp_path / "file", b"ours")
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("plain", "file")]
+    assert modes[0] == modes[1]
+
+
+def test_a_null_character_in_the_path_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="cannot write .*null"):
+        write_atomically(tmp_path / "a\0b", b"ours")
+
+
+_KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+from gate2static import files
+files._write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+files.write_atomically(Path(sys.argv[1]), b"half")
+"""
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_and_nothing_else_is(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    theirs = tmp_path / ".file.backup.tmp"
+    theirs.write_text("theirs")
+    subprocess.run([sys.executable, "-c", _KILLED_WHILE_WRITING, str(path)], check=False)
+    assert len(list(tmp_path.glob(".file.*.tmp"))) == 2
+    assert path.read_bytes() == b"old"
+    write_atomically(path, b"new")
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".file.backup.tmp", "file"]
+
+
+def test_a_file_that_is_being_written_is_no_orphan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gate2static import files
+
+    path = tmp_path / "file"
+    write = files._write
+
+    def write_while_another_writes(descriptor: int, data: bytes) -> None:
+        monkeypatch.setattr(files, "_write", write)
+        write_atomically(path, b"second")
+        write(descriptor, data)
+
+    monkeypatch.setattr(files, "_write", write_while_another_writes)
+    write_atomically(path, b"first")
+    assert path.read_bytes() == b"first"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
