@@ -1,6 +1,7 @@
 """Libraries that only some machines have: imported when first used, so that importing gate2static stays quick."""
 
 import importlib
+import os
 from typing import Any
 
 from gate2static.errors import MissingDependencyError
@@ -15,6 +16,10 @@ _FIXES = {
     "tensorrt_rtx": "pip install 'gate2static[trt-rtx]'",
 }
 
+_ENVIRONMENT = {"onnxruntime": {"ORT_DISABLE_TELEMETRY": "1"}}
+"""Variables that a library reads when it is imported; without this one ONNX Runtime keeps an identifier of the device
+and a data base of events in the user's cache, and looks up a server to send them to."""
+
 
 def require(module: str) -> Any:
     """The module, imported now.
@@ -22,10 +27,12 @@ def require(module: str) -> Any:
     Raises:
         MissingDependencyError: it is not installed, or a shared library that it needs is missing.
     """
+    distribution = module.partition(".")[0]
+    for variable, value in _ENVIRONMENT.get(distribution, {}).items():
+        os.environ.setdefault(variable, value)
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
-        distribution = module.partition(".")[0]
         fix = _FIXES.get(distribution, f"pip install {distribution}")
         raise MissingDependencyError(
             f"{module} cannot be imported ({_first_line(error)}); install it with: {fix}"

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,30 @@ def test_without_a_gpu_one_line_says_so() -> None:
         require_gpu("timing")
     with pytest.raises(MissingDependencyError, match="ONNX Runtime on CUDA needs an NVIDIA GPU"):
         open_cuda_session(b"", label="m", provider_options={}, error=MissingDependencyError)
+
+
+_RUNS_A_MODEL = """
+import sys
+import numpy as np
+from onnx import TensorProto, helper
+x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in "xy")
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
+if sys.argv[1] == "plain":
+    import onnxruntime
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+else:
+    from gate2static.runtimes.onnxruntime import open_session
+    session = open_session(model)
+session.run(None, {"x": np.zeros((1, 2), np.float32)})
+"""
+
+
+@pytest.mark.parametrize(("who", "writes"), [("plain", True), ("gate2static", False)])
+def test_onnx_runtime_keeps_no_events_in_the_users_home(who: str, writes: bool, tmp_path: Path) -> None:
+    outside = {key: value for key, value in os.environ.items() if not key.startswith(("XDG_", "ORT_"))}
+    subprocess.run([sys.executable, "-c", _RUNS_A_MODEL, who], check=True, env={**outside, "HOME": str(tmp_path)})
+    files = list(tmp_path.rglob("*"))
+    if writes and not files:
+        pytest.skip("this ONNX Runtime has no telemetry")
+    assert bool(files) == writes
