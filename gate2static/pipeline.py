@@ -30,7 +30,7 @@ ENGINE_FILE = "model.trt-rtx.engine"
 
 @dataclass(frozen=True, kw_only=True)
 class PruneRequest:
-    """What a checkpoint's network is to become.
+    """The options of a pruning.
 
     Attributes:
         align: Every layer keeps a multiple of this many channels.
@@ -58,7 +58,7 @@ class Pruning:
 
     Attributes:
         checkpoint: The file or folder that the network was loaded from.
-        request: What the network is to become.
+        request: The options of the pruning.
         plan: The channels that stay, and their layout; `prune_to_folder` applies exactly this plan.
         projected: The network's projection onto the requested budget; None where no budget was requested.
     """
@@ -137,7 +137,7 @@ def prepare_pruning(checkpoint: Path, request: PruneRequest) -> Pruning:
 
     Args:
         checkpoint: The checkpoint, or a run's `separate/` folder.
-        request: What the network is to become.
+        request: The options of the pruning.
 
     Raises:
         CheckpointError: The checkpoint cannot be read, or has no gates to change for a budget.

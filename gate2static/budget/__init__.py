@@ -1,4 +1,4 @@
-"""Budgets that hold: λ_s is steered towards them in training, and the last gates are flipped to meet them."""
+"""Budgets: training steers λ_s towards a budget, and the projection flips the last gates to meet it."""
 
 from gate2static.budget.controller import BudgetController
 from gate2static.budget.meter import Measure, check_budget

@@ -1,4 +1,4 @@
-"""λ_s, steered so that training ends at the budget."""
+"""The controller that steers λ_s so that training ends at the budget."""
 
 import math
 from collections.abc import Mapping
@@ -13,43 +13,45 @@ from gate2static.gates import GatedModel, sparsity_hinge
 from gate2static.recipe import Budget
 
 REACHED_AT = 0.4
-"""Share of the training after which the cost should be at the budget; before, the aim falls in a straight line."""
-PROPORTIONAL, INTEGRAL = 15.0, 300.0
-"""Gains on log λ: for a cost that is above its aim by the whole budget, and for that much during the whole training."""
+"""The share of the training after which the aim is the budget; before, the aim falls in a straight line."""
+PROPORTIONAL = 15.0
+"""The gain on log λ of a gap as large as the budget."""
+INTEGRAL = 300.0
+"""The gain on log λ of such a gap during the whole training."""
 RANGE = math.log(1000)
-"""How far log λ may go from where it started, up and down."""
+"""The largest change of log λ from its first value, up or down."""
 LOOKS = 10
-"""How often the cost is looked at in an epoch."""
+"""Looks at the cost per epoch, at least."""
 
 
 class BudgetController:
-    """A PI controller on log λ_s: one for the network, or one a task where the budget is by task.
+    """A PI controller on log λ_s: one for the network, or one per task where the budget is by task.
 
-    Ten times an epoch it compares the cost that the gates decide with its aim, a straight line from the first cost down
-    to the budget, and sets
+    Ten times per epoch or more often, the controller compares the cost that follows from the gates' decisions with its
+    aim, a straight line from the first cost down to the budget, and sets
 
         log λ = log λ_0 + PROPORTIONAL · gap + INTEGRAL · ∫ gap dt,    gap = (cost - aim) / budget
 
-    where t runs from 0 to 1 over the training. λ stays within a factor of 1000 of λ_0, and where it meets that bound,
-    the integral does not grow further (anti-windup). A latency is predicted once an epoch; in between it follows the
-    MACs. The controller brings the cost near the budget; `project_to_budget` does the rest when training is over.
+    where t runs from 0 to 1 over the training. λ stays within a factor of 1000 of λ_0; at that bound the integral stops
+    growing (anti-windup). A latency is predicted once per epoch and follows the MACs in between. The controller brings
+    the cost near the budget; `project_to_budget` does the rest after training.
 
     Args:
-        gated: the model that will be trained; not changed.
-        budget: the most that its static network may cost.
+        gated: The model that will be trained; it is not changed.
+        budget: The most that the static network may cost.
         weight: λ_0.
-        epochs: how many there are in all.
-        epoch_steps: optimiser steps an epoch.
+        epochs: The number of epochs of the whole training.
+        epoch_steps: Optimiser steps per epoch.
 
     Attributes:
-        weights: task -> λ now.
-        costs: `network`, or task -> the cost when it was last looked at, in `unit`.
-        limits: the same -> the most that it may cost.
-        unit: of both: `MACs`, `ms` or `estimated ms`.
+        weights: The current λ by task.
+        costs: The cost at the last look, by limit, in `unit`. A limit is called `network`, or has its task's name.
+        limits: The most that the network may cost, by limit, in `unit`.
+        unit: `MACs`, `ms` or `estimated ms`.
 
     Raises:
-        BudgetError: no setting of the gates meets the budget; names the range that can be met. Or a weight, a number of
-            epochs or of steps that is not positive.
+        BudgetError: No setting of the gates meets the budget (the message names the range that can be met), or a
+            weight, a number of epochs or of steps is not positive.
     """
 
     def __init__(
@@ -60,20 +62,27 @@ class BudgetController:
                 f"weight is {weight:g}, epochs {epochs} and epoch_steps {epoch_steps}; all must be positive."
             )
         self._meter = Meter(gated, budget)
-        self._weight, self._epoch_steps, self._steps = weight, epoch_steps, epochs * epoch_steps
-        self.limits, self.unit = self._meter.limits, self._meter.unit
+        self._weight = weight
+        self._epoch_steps = epoch_steps
+        self._steps = epochs * epoch_steps
+        self.limits = self._meter.limits
+        self.unit = self._meter.unit
         self.weights = dict.fromkeys(gated.tasks, weight)
         self.costs: dict[str, float] = {}
-        self._step, self._looked = 0, 0
+        self._step = 0
+        self._looked = 0  # the step of the last look
         self._first: dict[str, float] = {}
         self._integral = dict.fromkeys(self.limits, 0.0)
         self._per_mac = 1.0
 
     def step(self, gated: GatedModel) -> float:
-        """To be called before each optimiser step; looks at the cost if it is time.
+        """Advances by one step and looks at the cost if it is time; call it before each optimiser step.
+
+        Args:
+            gated: The model in training.
 
         Returns:
-            λ_s for this step; the mean over the tasks where they have one each.
+            λ_s for this step; the mean over the tasks where each task has its own.
         """
         every = max(1, self._epoch_steps // LOOKS)
         if self._step % self._epoch_steps % every == 0:
@@ -82,15 +91,15 @@ class BudgetController:
         return sum(self.weights.values()) / len(self.weights)
 
     def penalty(self, gated: GatedModel, *, targets: Mapping[str, float]) -> Tensor:
-        """λ_s times the sparsity hinge (eq. 5): what to add to the loss. With a λ a task, the sum over the tasks.
+        """Returns the term to add to the loss: λ_s times the sparsity hinge (eq. 5), or a sum over tasks with own λ_s.
 
         Args:
-            gated: the model.
+            gated: The model in training.
             targets: τ of every task, as for `sparsity_hinge`.
         """
         if len(set(self.weights.values())) == 1:
             return self.weights[gated.tasks[0]] * sparsity_hinge(gated, targets=targets)
-        # A hinge target of 1 silences the other tasks, so that each one's part of the mean is left.
+        # A hinge target of 1 silences the other tasks, so that only one task's part of the mean remains.
         parts = [
             weight * sparsity_hinge(gated, targets={**dict.fromkeys(targets, 1.0), task: targets[task]})
             for task, weight in self.weights.items()
@@ -98,12 +107,12 @@ class BudgetController:
         return torch.stack(parts).sum()
 
     def look(self, gated: GatedModel) -> dict[str, float]:
-        """Measures the cost now, for a log; a latency follows the MACs since it was last predicted."""
+        """Measures the current cost by limit; a latency follows the MACs since its last prediction."""
         self.costs = {name: macs * self._per_mac for name, macs in self._meter.macs(gated).items()}
         return self.costs
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that going on bit for bit needs, as plain values."""
+        """Returns the state that an exact resume needs, as plain values."""
         return {
             "step": self._step,
             "looked": self._looked,
@@ -115,24 +124,30 @@ class BudgetController:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from `state_dict`."""
-        self._step, self._looked, self._per_mac = state["step"], state["looked"], state["per_mac"]
-        self._first, self._integral = dict(state["first"]), dict(state["integral"])
-        self.weights, self.costs = dict(state["weights"]), dict(state["costs"])
+        """Restores the state of `state_dict`."""
+        self._step = state["step"]
+        self._looked = state["looked"]
+        self._per_mac = state["per_mac"]
+        self._first = dict(state["first"])
+        self._integral = dict(state["integral"])
+        self.weights = dict(state["weights"])
+        self.costs = dict(state["costs"])
 
     def _look(self, gated: GatedModel, *, predict: bool) -> None:
         if predict and self._meter.slow:
-            (measured,), (macs,) = self._meter.measure(gated).values(), self._meter.macs(gated).values()
-            self._per_mac = measured / macs
+            (latency_ms,) = self._meter.measure(gated).values()
+            (macs,) = self._meter.macs(gated).values()
+            self._per_mac = latency_ms / macs
         costs = self.look(gated)
         self._first = self._first or dict(costs)
-        passed, self._looked = (self._step - self._looked) / self._steps, self._step
+        passed = (self._step - self._looked) / self._steps
+        self._looked = self._step
         for name, limit in self.limits.items():
             gap = (costs[name] - self._aim(name)) / limit
             integral = self._integral[name] + INTEGRAL * gap * passed
-            wanted = PROPORTIONAL * gap + integral
-            change = max(-RANGE, min(RANGE, wanted))
-            if change == wanted or (wanted > 0) != (gap > 0):
+            unbounded = PROPORTIONAL * gap + integral
+            change = max(-RANGE, min(RANGE, unbounded))
+            if change == unbounded or (unbounded > 0) != (gap > 0):
                 self._integral[name] = integral
             for task in [name] if name in self.weights else self.weights:
                 self.weights[task] = self._weight * math.exp(change)

@@ -1,4 +1,4 @@
-"""What the static network costs where the gates stand, in the unit of a budget."""
+"""The cost of the static network that the gates decide now, in the unit of a budget."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,34 +15,36 @@ from gate2static.recipe import Budget
 from gate2static.static import StaticModel
 
 NETWORK = "network"
-"""Name of the limit of a budget for the whole network; other limits are named for their tasks."""
+"""The name of the limit for the whole network; other limits have their tasks' names."""
 
 Measure = Callable[[StaticModel], float]
-"""Latency in ms of a static network, measured on the device: `gate2static.bench.Stopwatch`."""
+"""A function that measures a static network's latency in ms on the device, such as `gate2static.bench.Stopwatch`."""
 
 
 class Meter:
     """Measures a gated network against a budget.
 
     Args:
-        gated: its program and tasks matter, not where its gates stand; not changed.
-        budget: the most that it may cost.
-        measure: times static networks where a latency is not to be predicted for `budget.device`.
-        target: what the networks that are timed are pruned for; see `prune`.
-        seen: is told every latency, as each takes seconds.
+        gated: The network to measure. Only its program and tasks matter here, and it is not changed.
+        budget: The most that the static network may cost.
+        measure: Times static networks; None predicts latencies for `budget.device`.
+        target: The runtime that timed networks are laid out for, as for `prune`.
+        seen: Is called with every latency in ms, because each takes seconds.
 
     Attributes:
-        budget: as given.
-        unit: `MACs`, `ms` as predicted from a table, `estimated ms` from a data sheet or `measured ms`; per sample.
-        near: share of the budget from which on a cost is near enough: of MACs, of a prediction, which takes seconds,
-            and of a measurement, which is not the same twice.
-        lowest: limit -> cost with all gates shared; of a task's limit with its own shared, if that is more.
-        highest: limit -> cost with all gates task-specific.
-        limits: limit -> the most that it may cost; `network`, or the tasks that the budget names.
+        budget: The budget.
+        unit: The unit of costs, per sample: `MACs`, `ms` for predictions from a table, `estimated ms` from a data
+            sheet, or `measured ms`.
+        near: The share of the budget from which a cost is near enough. It is smaller for predictions, which take
+            seconds, and smallest for measurements, which vary.
+        lowest: The cost by limit with all gates shared; for a task's limit, with the task's own gates shared if that
+            costs more.
+        highest: The cost by limit with all gates task-specific.
+        limits: The most that the network may cost, by limit. A limit is called `network`, or has its task's name.
 
     Raises:
-        BudgetError: the budget names an unknown task or lies below `lowest`, or a target without `measure`.
-        BenchError: the device's latency table lacks an operator that mixed gates need.
+        BudgetError: The budget names an unknown task or is below `lowest`, or there is a target without `measure`.
+        BenchError: The device's latency table lacks an operator that mixed gates need.
     """
 
     def __init__(
@@ -55,7 +57,8 @@ class Meter:
         seen: Callable[[float], None] = lambda ms: None,
     ) -> None:
         self.budget = budget
-        self._seen, self._target = seen, target
+        self._seen = seen
+        self._target = target
         self._tasks = tuple(budget.macs) if isinstance(budget.macs, Mapping) else ()
         if unknown := sorted(set(self._tasks) - set(gated.tasks)):
             raise BudgetError(
@@ -67,12 +70,16 @@ class Meter:
         if measure is None and target != "any":
             raise BudgetError(f"target={target!r} is for networks that are timed; give measure= or leave it out.")
         if budget.device is None:
-            self.unit, self.near = "MACs", 0.999
+            self.unit = "MACs"
+            self.near = 0.999
         elif measure is not None:
-            self.unit, self.near, self._latency_ms = "measured ms", 0.97, measure
+            self.unit = "measured ms"
+            self.near = 0.97
+            self._latency_ms = measure
         else:
             model = latency_model(budget.device)
-            self.unit, self.near = "estimated ms" if model.estimated else "ms", 0.995
+            self.unit = "estimated ms" if model.estimated else "ms"
+            self.near = 0.995
             self._latency_ms = lambda static: model.predict_ms(static.deployed(), static.example_inputs())
         gates = gated.gates
         with kept_gates(gated):
@@ -81,20 +88,21 @@ class Meter:
             set_gates(gated, True)
             self.highest = self.measure(gated)
             if self.slow and measure is None:
-                # Mixed gates need operators that neither end has: a device that lacks them is found out now.
+                # Mixed gates need operators that neither end has; a latency table that lacks them fails here.
                 set_gates(gated, mixed_gates(gated, 0.5))
                 self.measure(gated)
-            # The projection closes a task's own gates; what it then spends depends on those of the others.
+            # The projection closes a task's own gates; the task's cost then depends on the gates of other tasks.
             for task in self._tasks:
-                set_gates(gated, {name: _all_but(gated.tasks.index(task), gate.alpha) for name, gate in gates.items()})
+                row = gated.tasks.index(task)
+                set_gates(gated, {name: _all_but(row, gate.alpha) for name, gate in gates.items()})
                 self.lowest[task] = max(self.lowest[task], self.measure(gated)[task])
         self.limits = {name: self._limit(name) for name in self.lowest}
         self._refuse_unreachable()
 
     def measure(self, gated: GatedModel) -> dict[str, float]:
-        """Limit -> the cost of the static network that the gates decide now.
+        """Returns the cost by limit of the static network that the gates decide now.
 
-        MACs are exact. A latency is that of the deployed form, predicted or timed, which takes pruning the network.
+        MACs are exact. A latency is predicted or timed for the deployed form, so the network is pruned for it.
         """
         if self._latency_ms is None:
             return self.macs(gated)
@@ -103,26 +111,27 @@ class Meter:
         return {NETWORK: latency_ms}
 
     def macs(self, gated: GatedModel) -> dict[str, float]:
-        """Limit -> exact MACs, whatever the unit of the budget: what a latency follows from gate to gate."""
+        """Returns the exact MACs by limit, whatever the budget's unit; a latency follows them between measurements."""
         if self._tasks:
             return task_macs(gated, self._tasks)
-        mode, gated.training = gated.training, False
+        was_training = gated.training
+        gated.training = False
         try:
             return {NETWORK: float(expected_macs(gated))}
         finally:
-            gated.training = mode
+            gated.training = was_training
 
     @property
     def slow(self) -> bool:
-        """Whether measuring takes a pruned network, which is slow beside counting MACs."""
+        """Whether a measurement needs a pruned network, which takes much longer than counting MACs."""
         return self._latency_ms is not None
 
     def fits(self, costs: Mapping[str, float]) -> bool:
-        """Whether no cost is above its limit."""
+        """Returns whether no cost is above its limit."""
         return all(costs[name] <= limit for name, limit in self.limits.items())
 
     def describe(self, name: str, cost: float) -> str:
-        """A cost as the budget states costs: as a share, in MACs or in (estimated) ms."""
+        """Returns a cost in the form of the budget: a share, MACs or milliseconds."""
         if self._relative(name):
             return f"{cost / self.highest[name]:.4g}"
         return f"{cost:.4g} {self.unit}" if self.slow else f"{cost / 1e6:.4g} M MACs"
@@ -132,8 +141,8 @@ class Meter:
         return value * self.highest[name] if self._relative(name) else value
 
     def _value(self, name: str) -> float:
-        given = (self.budget.macs, self.budget.latency_ms, self.budget.latency)
-        value = next(v for v in given if v is not None)
+        values = (self.budget.macs, self.budget.latency_ms, self.budget.latency)
+        value = next(value for value in values if value is not None)
         return value[name] if isinstance(value, Mapping) else value
 
     def _relative(self, name: str) -> bool:
@@ -157,46 +166,51 @@ class Meter:
 
 
 def check_budget(gated: GatedModel, budget: Budget) -> None:
-    """Finds out before anything is trained whether a budget can be met.
+    """Checks before training that a budget can be met.
+
+    Args:
+        gated: The network that will be trained.
+        budget: The most that the static network may cost.
 
     Raises:
-        BudgetError: it cannot; names the range that can.
-        Gate2StaticError: its device is unknown or its table unreadable.
+        BudgetError: No setting of the gates meets the budget; the message names the range that can be met.
+        Gate2StaticError: The budget's device is unknown, or its table cannot be read.
     """
     Meter(gated, budget)
 
 
 def _all_but(task: int, alpha: Tensor) -> Tensor:
-    """Decisions in which every task but one has its own channels."""
+    """Returns decisions in which every task except one has its own channels."""
     decisions = torch.ones_like(alpha, dtype=torch.bool)
     decisions[task] = False
     return decisions
 
 
 def task_macs(gated: GatedModel, tasks: tuple[str, ...]) -> dict[str, float]:
-    """Task -> MACs per sample that the static network spends on this task alone: its own channels and its head.
+    """Returns, by task, the MACs per sample that the static network spends on this task alone.
 
-    With all gates task-specific that is the task's separate network, with all shared its head.
+    These are the MACs of the task's own channels and its head: those of its separate network if all gates are
+    task-specific, and those of its head if all gates are shared.
     """
     analysis = analyse(gated)
     decisions = gate_decisions(gated)
     needs = analysis.need({name: d.double() for name, d in decisions.items()})
     numberings = analysis.number(decisions)
-    spent = dict.fromkeys(tasks, 0.0)
+    macs_by_task = dict.fromkeys(tasks, 0.0)
     for node, rule in analysis.rules.items():
         if not rule.info.macs:
             continue
         whole = float(rule.macs(needs[node], numberings[node]))
         for row, stream in enumerate(rule.info.streams):
-            if stream < len(gated.tasks) and (task := gated.tasks[stream]) in spent:
+            if stream < len(gated.tasks) and (task := gated.tasks[stream]) in macs_by_task:
                 others = needs[node].clone()
                 others[row] = 0
-                spent[task] += whole - float(rule.macs(others, numberings[node]))
-    return spent
+                macs_by_task[task] += whole - float(rule.macs(others, numberings[node]))
+    return macs_by_task
 
 
 def gate_logits(gated: GatedModel) -> dict[str, Tensor]:
-    """The first unit of each -> its α (T, gates); units that are tied share one."""
+    """Returns the distinct gate logits α (tasks, gates) by the first unit that has them; tied units share one α."""
     distinct: dict[int, tuple[str, Tensor]] = {}
     for name, gate in gated.gates.items():
         distinct.setdefault(id(gate.alpha), (name, gate.alpha.detach()))
@@ -204,14 +218,14 @@ def gate_logits(gated: GatedModel) -> dict[str, Tensor]:
 
 
 def mixed_gates(gated: GatedModel, share: float) -> dict[str, Tensor]:
-    """Decisions that are task-specific with probability `share`: random, and always the same."""
+    """Returns random decisions that are task-specific with probability `share`, the same at every call."""
     generator = torch.Generator().manual_seed(0)
     return {name: torch.rand(alpha.shape, generator=generator) < share for name, alpha in gate_logits(gated).items()}
 
 
 @contextmanager
 def kept_gates(gated: GatedModel) -> Iterator[None]:
-    """Puts the gate logits back in the end."""
+    """Restores the gate logits at the end of a block."""
     before = {name: alpha.clone() for name, alpha in gate_logits(gated).items()}
     try:
         yield

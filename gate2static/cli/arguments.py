@@ -27,9 +27,13 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE
 DType = Literal["float16", "bfloat16", "float32", "float64"]
 Target = Literal["any", "ort-cpu", "openvino", "trt"]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's number by default.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - for stdout.")]
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT = 2
+"""The exit status after an error that the user can correct."""
+INTERRUPTED = 130
+"""The exit status after Ctrl-C."""
 
 
 class Commands(TyperGroup):

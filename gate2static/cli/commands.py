@@ -17,6 +17,7 @@ from gate2static.cli.arguments import (
     RunDir,
     StaticDir,
     Target,
+    Threads,
     Version,
     open_run,
     reference_first,
@@ -33,15 +34,15 @@ def _global(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
     version: Version = False,
 ) -> None:
-    """Train multi-task networks whose tasks pick channels, then cut them down to one verified static network."""
+    """Train multi-task networks whose tasks share channels, and prune each to one verified static network."""
 
 
 @app.command()
 def demo(
-    run_dir: Annotated[Path, typer.Option("--run-dir", help="Where to write.")] = Path("demo-run"),
+    run_dir: Annotated[Path, typer.Option("--run-dir", help="Output folder.")] = Path("demo-run"),
     overrides: Overrides = None,
 ) -> None:
-    """Do the whole road on bundled real digits: train, prune, verify, export, time, report."""
+    """Run every step on bundled real digits: train, prune, verify, export, time, report."""
     from gate2static.demo import run_demo
     from gate2static.report import rich_table
 
@@ -62,7 +63,7 @@ def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = Fals
 
 @app.command()
 def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False, run_dir: RunDir = None) -> None:
-    """Train the two baselines, and one gated network for every sparsity weight of the recipe."""
+    """Train the two baselines, and one gated network per sparsity weight of the recipe."""
     from gate2static.train import sweep as sweep_run
 
     loaded, folder = open_run(recipe, overrides, run_dir)
@@ -106,10 +107,7 @@ def prune(
         typer.Option("--explain", help="Show the channels that stay in each layer, and the operators without a rule."),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")] = False,
-    threads: Annotated[
-        int | None,
-        typer.Option("--threads", min=1, help="CPU threads for a budget that is timed; torch's number by default."),
-    ] = None,
+    threads: Threads = None,
 ) -> None:
     """Remove the channels that no task uses: a checkpoint becomes a static network."""
     from gate2static.cli.option_checks import check_prune_output, prune_request
@@ -145,7 +143,7 @@ def verify(
     onnx: Annotated[Path | None, typer.Option("--onnx", help="Also compare this fp32 ONNX file.")] = None,
     json: Json = None,
 ) -> None:
-    """Compare a static network with the gated one it came from; exit status 1 when they are not equivalent."""
+    """Compare a static network with its gated network; exit status 1 if they are not equivalent."""
     from gate2static.pipeline import verify_folder
     from gate2static.report import checks_table
 
@@ -157,13 +155,13 @@ def verify(
 @app.command()
 def export(
     static_dir: StaticDir,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder; else STATIC_DIR's own.")] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (also the default).")] = False,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Output folder; that of STATIC_DIR by default.")] = None,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the default).")] = False,
     pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export archive.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine for this machine's GPU.")] = False,
-    trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="Build a TensorRT-RTX engine; needs no GPU.")] = False,
+    trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="Build a TensorRT-RTX engine, without a GPU.")] = False,
     compute_capability: Annotated[
-        list[str] | None, typer.Option("--compute-capability", help="GPUs to build for (RTX); may be repeated.")
+        list[str] | None, typer.Option("--compute-capability", help="GPUs for TensorRT-RTX to build for; may be repeated.")
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise to int8; needs --calibration.")] = False,
@@ -171,7 +169,7 @@ def export(
         Path | None, typer.Option("--calibration", help="Preprocessed inputs, a float32 .npy file (N, C, H, W).")
     ] = None,
 ) -> None:
-    """Write a static network as ONNX, .pt2 or an engine; the ONNX file is checked against torch first."""
+    """Write a static network as ONNX, .pt2 or an engine; the ONNX file is compared with torch first."""
     from gate2static.cli.option_checks import engine_backends
     from gate2static.export import export_static, export_table
     from gate2static.static import load_static
@@ -197,12 +195,12 @@ def export(
 @app.command()
 def bench(
     targets: Annotated[list[str], typer.Argument(help="Static folders, .onnx or .engine files.")],
-    backend: Annotated[list[str] | None, typer.Option("--backend", help="May be repeated.")] = None,
-    against: Annotated[str | None, typer.Option("--against", help="What the others are compared with.")] = None,
+    backend: Annotated[list[str] | None, typer.Option("--backend", help="A backend; may be repeated.")] = None,
+    against: Annotated[str | None, typer.Option("--against", help="The reference; the first target by default.")] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Samples in one forward pass.")] = 1,
-    rounds: Annotated[int, typer.Option("--rounds", help="Interleaved rounds.")] = 5,
-    duration: Annotated[float, typer.Option("--duration", help="Timed seconds of each target, in all.")] = 3.0,
-    threads: Annotated[int | None, typer.Option("--threads", help="CPU threads; else as torch.")] = None,
+    rounds: Annotated[int, typer.Option("--rounds", help="The number of interleaved rounds.")] = 5,
+    duration: Annotated[float, typer.Option("--duration", help="Timed seconds per network, over all rounds.")] = 3.0,
+    threads: Threads = None,
     json: Json = None,
 ) -> None:
     """Time networks in interleaved rounds and compare them."""
@@ -221,15 +219,17 @@ def bench(
 
 @app.command()
 def profile(
-    network: Annotated[Path | None, typer.Argument(help="STATIC_DIR or CKPT; else common backbones' layers.")] = None,
-    output: Annotated[Path, typer.Option("-o", "--output", dir_okay=False, help="The latency table.")] = Path(
+    network: Annotated[
+        Path | None, typer.Argument(help="STATIC_DIR or CKPT; layers of common backbones by default.")
+    ] = None,
+    output: Annotated[Path, typer.Option("-o", "--output", dir_okay=False, help="The latency table to write.")] = Path(
         "profile.json"
     ),
-    backend: Annotated[str, typer.Option("--backend", help="What runs the layers.")] = "onnxruntime",
-    threads: Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; else as torch.")] = None,
+    backend: Annotated[str, typer.Option("--backend", help="The backend that runs the layers.")] = "onnxruntime",
+    threads: Threads = None,
     json: Json = None,
 ) -> None:
-    """Measure what layers cost on this machine; `predict` then tells a network's latency without running it."""
+    """Measure the latency of layers on this machine, for predictions with `predict` and for budgets."""
     from gate2static.profiling import profile_for, profile_table
 
     table = profile_for(network, backend=backend, threads=threads)
@@ -242,7 +242,7 @@ def profile(
 @app.command()
 def predict(
     static_dir: StaticDir,
-    latency: Annotated[str, typer.Option("--latency", help="A file of `profile`, or a device such as a100.")],
+    latency: Annotated[str, typer.Option("--latency", help="A file that `profile` wrote, or a device such as a100.")],
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples in one forward pass.")] = 1,
     json: Json = None,
 ) -> None:
@@ -270,7 +270,7 @@ def report(
 
 @app.command()
 def doctor(json: Json = None) -> None:
-    """Say what this machine can run, and what is missing for the rest."""
+    """Show the backends that this machine can run, and how to get the others."""
     from gate2static.bench import diagnose, findings_table
 
     findings = diagnose()

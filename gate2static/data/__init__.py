@@ -1,4 +1,4 @@
-"""Data sets that yield `(image, {task: target})`, one a file, found by name."""
+"""Data sets, by the names that a recipe uses; their samples are `(image, {task: target})`."""
 
 from gate2static.data.contract import DataSpec, Sample, Splits, TargetSpec
 from gate2static.data.registry import DATA_SETS, describe_data, load_data

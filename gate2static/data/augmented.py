@@ -1,4 +1,4 @@
-"""Training data that is drawn anew in every epoch, the same for any number of workers and after a resume."""
+"""Training data that is augmented anew in every epoch, equally for any number of workers and after a resume."""
 
 from collections.abc import Callable, Sized
 from typing import cast
@@ -13,18 +13,24 @@ Augment = Callable[[Sample, torch.Generator], Sample]
 
 
 class Augmented(Dataset[Sample]):
-    """`augment` on every sample of `base`, its randomness a function of seed, epoch and index alone.
+    """A data set with random augmentation, which depends on seed, epoch and index only.
 
-    Whoever iterates calls `set_epoch` before workers are started, as for torch's `DistributedSampler`.
+    The training loop calls `set_epoch` before workers are started, as for torch's `DistributedSampler`.
+
+    Args:
+        base: The data set to augment; it must support indices and `len`.
+        augment: Maps a sample and a random generator to an augmented sample.
+        seed: The seed of the augmentation.
     """
 
     def __init__(self, base: Dataset[Sample], augment: Augment, seed: int = 0) -> None:
-        """`base` must be indexable and know its length."""
-        self.base, self.augment, self.seed = base, augment, seed
+        self.base = base
+        self.augment = augment
+        self.seed = seed
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """From here on samples are drawn for this epoch."""
+        """Sets the epoch that samples are augmented for."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -32,6 +38,6 @@ class Augmented(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         index = range(len(self))[index]
-        # torch's CPU generator takes 32 bits of a seed, so neighbouring seeds and epochs have to be hashed into them.
+        # torch's CPU generator takes 32 bits of a seed, so seed, epoch and index are hashed.
         words = np.random.SeedSequence((self.seed, self._epoch, index)).generate_state(1)
         return self.augment(self.base[index], torch.Generator().manual_seed(int(words[0])))

@@ -1,13 +1,13 @@
-"""CelebA (Liu et al., 2015): 202,599 aligned faces with 40 attributes, of which each task has some.
+"""CelebA (Liu et al., 2015): 202,599 aligned faces with 40 attributes; each task has some of the attributes.
 
-What is read, wherever the usual copies have it: in ROOT itself, in ROOT/celeba as torchvision has it, or in the folder
-in brackets as the authors have it.
+Each file is found in any of the places where the usual copies have it: in ROOT itself, in ROOT/celeba as for
+torchvision, or in the folder in brackets as in the authors' archive.
 
 ```
 img_align_celeba/000001.jpg …       178×218 (Img/); Kaggle's copy has img_align_celeba/img_align_celeba/
 list_attr_celeba.txt or .csv        (Anno/) an optional line with the number of images, a line with the names of the
-                                    attributes, then one line an image: its file and 40 times 1 or -1
-list_eval_partition.txt or .csv     (Eval/) one line an image: its file and 0 (train), 1 (val) or 2 (test)
+                                    attributes, then one line per image: its file and 40 times 1 or -1
+list_eval_partition.txt or .csv     (Eval/) one line per image: its file and 0 (train), 1 (val) or 2 (test)
 ```
 """
 
@@ -32,7 +32,7 @@ from gate2static.recipe.parsing import suggest
 
 LAYOUT = "CelebA"
 SIZE = (218, 178)
-"""Height and width of an aligned image."""
+"""The height and width of aligned images."""
 ATTRIBUTES = (
     *("5_o_Clock_Shadow", "Arched_Eyebrows", "Attractive", "Bags_Under_Eyes", "Bald", "Bangs", "Big_Lips", "Big_Nose"),
     *("Black_Hair", "Blond_Hair", "Blurry", "Brown_Hair", "Bushy_Eyebrows", "Chubby", "Double_Chin", "Eyeglasses"),
@@ -50,15 +50,15 @@ PARTITION = {"0": "train", "1": "val", "2": "test"}
 
 
 class CelebaOptions(FileOptions):
-    """Which attributes make which task, and how large the images are."""
+    """The options of CelebA: the attributes of each task, and the size of images."""
 
     augment: bool = False
-    """Mirror half of the training images; the paper names no augmentation for CelebA."""
+    """Whether to mirror half of the training images; the paper names no augmentation for CelebA."""
     image_size: Annotated[int, Field(ge=8, le=178)] = 32
-    """Height and width that images are brought to (paper, section A.1)."""
+    """The height and width that images are resized to (paper, section A.1)."""
     groups: Annotated[dict[str, Annotated[tuple[str, ...], Field(min_length=1)]], Field(min_length=1)] = GROUPS
-    """The attributes of each task. "Clothes" is no attribute of CelebA (docs/paper.md, note 7): by default it is what
-    somebody wears but make-up."""
+    """The attributes of each task. "Clothes" is not an attribute of CelebA (docs/paper.md, note 7); by default it means
+    everything worn except make-up."""
 
     @field_validator("groups")
     @classmethod
@@ -73,11 +73,20 @@ class CelebaOptions(FileOptions):
 
 
 class Faces(Dataset[Sample]):
-    """Aligned images read when they are asked for; the attributes of all are held in memory."""
+    """Aligned images, which are read on access, with their attributes, which are held in memory.
+
+    Args:
+        folder: The folder of the images.
+        names: The names of the N files.
+        targets: By task, float attributes (N, attributes) of 0 and 1.
+        size: The height and width that images are resized to.
+    """
 
     def __init__(self, folder: Path, names: Sequence[str], targets: Mapping[str, Tensor], size: int) -> None:
-        """Holds the files' `names`, and float `targets` (N, A) of 0 and 1 by task."""
-        self.folder, self.names, self.targets, self.size = folder, names, targets, size
+        self.folder = folder
+        self.names = names
+        self.targets = targets
+        self.size = size
 
     def __len__(self) -> int:
         return len(self.names)
@@ -91,7 +100,7 @@ class Faces(Dataset[Sample]):
 
 
 def describe(options: CelebaOptions) -> DataSpec:
-    """One group of yes-or-no questions a task."""
+    """Describes square images with one group of binary attributes per task."""
     return DataSpec(
         image_shape=(3, options.image_size, options.image_size),
         targets={
@@ -102,10 +111,10 @@ def describe(options: CelebaOptions) -> DataSpec:
 
 
 def load(options: CelebaOptions, spec: DataSpec) -> Splits:
-    """Reads both tables and finds every image of them.
+    """Reads both tables and checks that every image of theirs exists.
 
     Raises:
-        DataError: A table or an image is missing, or a table holds what it should not.
+        DataError: A table or an image is missing, or a table holds a value that is not allowed.
     """
     root = existing_root(options)
     partition_file = _find(root, "list_eval_partition.txt", "list_eval_partition.csv", within="Eval")
@@ -114,20 +123,21 @@ def load(options: CelebaOptions, spec: DataSpec) -> Splits:
     partition = _read_partition(partition_file)
     require_files(LAYOUT, (folder / name for name in partition))
     groups = {task: target.classes for task, target in spec.targets.items()}
-    attributes = _read_attributes(attributes_file, [name for names in groups.values() for name in names])
+    selected = [name for names in groups.values() for name in names]
+    attributes = _read_attributes(attributes_file, selected)
     unknown = next((name for name in partition if name not in attributes), None)
     if unknown is not None:
         raise DataError(f"{attributes_file}: no line for {unknown}, which {partition_file.name} names; unpack it again")
 
-    def split(which: str) -> Faces:
-        names = [name for name, part in partition.items() if part == which]
+    def split(part: str) -> Faces:
+        names = [name for name, image_part in partition.items() if image_part == part]
         if not names:
-            raise DataError(f"{partition_file}: no image is marked as {which} data; unpack it again")
+            raise DataError(f"{partition_file}: no image is marked as {part} data; unpack it again")
         table = torch.tensor([attributes[name] for name in names], dtype=torch.float32)
         columns = table.split([len(group) for group in groups.values()], dim=1)
         return Faces(folder, names, dict(zip(groups, columns, strict=True)), options.image_size)
 
-    train, val, test = (split(which) for which in PARTITION.values())
+    train, val, test = (split(part) for part in PARTITION.values())
     if not options.augment:
         return Splits(train=train, val=val, test=test)
     augment = Augmentation(kinds=dict.fromkeys(groups, "attributes"))
@@ -135,7 +145,7 @@ def load(options: CelebaOptions, spec: DataSpec) -> Splits:
 
 
 def _find(root: Path, *names: str, within: str) -> Path:
-    """The first of these names that exists in a place where copies have it."""
+    """Returns the first of these names that exists in one of the places where copies have it."""
     places = [base / sub for base in (root, root / "celeba") for sub in ("", within)]
     for path in (place / name for place in places for name in names):
         if path.exists():
@@ -146,36 +156,37 @@ def _find(root: Path, *names: str, within: str) -> Path:
 
 
 def _cells(line: str) -> list[str]:
+    """Returns the cells of a line, whose separators are blanks, commas or semicolons."""
     return re.split(r"[\s,;]+", line)
 
 
 def _read_partition(path: Path) -> dict[str, str]:
-    """The split of each image by its file name."""
-    found: dict[str, str] = {}
+    """Returns the split of each image, by file name."""
+    partition: dict[str, str] = {}
     for number, line in enumerate(read_lines(LAYOUT, path), start=1):
         cells = _cells(line)
         if number == 1 and cells[0] == "image_id":
             continue
         if len(cells) != 2 or cells[1] not in PARTITION:
             raise DataError(f"{path}, line {number}: found {line[:60]!r}; allowed: a file name and 0, 1 or 2")
-        found[cells[0]] = PARTITION[cells[1]]
-    return found
+        partition[cells[0]] = PARTITION[cells[1]]
+    return partition
 
 
-def _read_attributes(path: Path, wanted: Sequence[str]) -> dict[str, list[int]]:
-    """The wanted attributes, 0 or 1, of each image by its file name."""
+def _read_attributes(path: Path, selected: Sequence[str]) -> dict[str, list[int]]:
+    """Returns the selected attributes of each image as 0 and 1, by file name."""
     lines = read_lines(LAYOUT, path)
     start = 1 if lines[0].isdigit() else 0
     names = _cells(lines[start]) if start < len(lines) else []
     names = names[1:] if names[:1] == ["image_id"] else names
-    missing = next((name for name in wanted if name not in names), None)
+    missing = next((name for name in selected if name not in names), None)
     if missing is not None:
         raise DataError(f"{path}, line {start + 1}: expected the names of the attributes, with {missing} among them")
     rows = lines[start + 1 :]
     if start and len(rows) != int(lines[0]):
         raise DataError(f"{path}: announces {int(lines[0])} images and has {len(rows)}; unpack it again")
-    columns = [names.index(name) + 1 for name in wanted]
-    found: dict[str, list[int]] = {}
+    columns = [names.index(name) + 1 for name in selected]
+    attributes: dict[str, list[int]] = {}
     for number, row in enumerate(rows, start=start + 2):
         cells = _cells(row)
         values = [cells[column] for column in columns] if len(cells) == len(names) + 1 else [""]
@@ -183,5 +194,5 @@ def _read_attributes(path: Path, wanted: Sequence[str]) -> dict[str, list[int]]:
             raise DataError(
                 f"{path}, line {number}: found {row[:60]!r}; allowed: a file name and {len(names)} times 1 or -1"
             )
-        found[cells[0]] = [int(value == "1") for value in values]
-    return found
+        attributes[cells[0]] = [int(value == "1") for value in values]
+    return attributes

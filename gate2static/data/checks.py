@@ -1,4 +1,4 @@
-"""What every decoded sample is checked for, so that a broken file is named where it is met."""
+"""Checks of every decoded sample; their errors name the broken file."""
 
 from pathlib import Path
 
@@ -10,23 +10,23 @@ from gate2static.errors import DataError
 
 
 def check_image(image: Tensor, path: Path) -> None:
-    """An image must be (3, H, W), with finite values in [0, 1].
+    """Checks that an image is (3, H, W) with finite values in [0, 1].
 
     Raises:
-        DataError: It is not; the file is named.
+        DataError: The image has another shape or other values.
     """
     if image.dim() != 3 or len(image) != 3 or not image.numel():
         raise DataError(f"{path}: found an image of shape {tuple(image.shape)}; allowed: (3, H, W)")
     low, high = (float(value) for value in image.aminmax())
-    if not (low >= 0 and high <= 1):  # NaN is neither
+    if not (low >= 0 and high <= 1):  # also true for NaN
         raise DataError(f"{path}: found image values from {low:g} to {high:g}; allowed: 0 to 1")
 
 
 def check_size(image: Tensor, path: Path, size: tuple[int, int]) -> None:
-    """An image (C, H, W) must be of this height and width.
+    """Checks the height and width of an image (C, H, W).
 
     Raises:
-        DataError: It is not; the file is named.
+        DataError: The image has another size.
     """
     if image.shape[-2:] != size:
         height, width = image.shape[-2:]
@@ -34,17 +34,17 @@ def check_size(image: Tensor, path: Path, size: tuple[int, int]) -> None:
 
 
 def check_target(name: str, target: Tensor, spec: TargetSpec, path: Path, size: tuple[int, int]) -> None:
-    """A target must be what `data.contract` says of its kind.
+    """Checks a target against the shape and the values that `data.contract` gives for its kind.
 
     Args:
         name: The target's name.
         target: One sample's target.
-        spec: Its kind and classes.
-        path: The file it comes from.
-        size: The image's (H, W).
+        spec: The target's kind and classes.
+        path: The target's file.
+        size: The image's height and width.
 
     Raises:
-        DataError: It has another size than the image, or holds values that its kind does not allow.
+        DataError: The target has another size than the image, or values that its kind does not allow.
     """
     shapes = {"classification": (), "attributes": (spec.channels,), "semantic": size, "normals": (3, *size)}
     shape = shapes.get(spec.kind, (1, *size))
@@ -64,9 +64,9 @@ def _check_classes(name: str, target: Tensor, spec: TargetSpec, path: Path) -> N
     if ignorable:
         wrong &= target != IGNORE
     if bool(wrong.any()):
-        found = ", ".join(str(value) for value in target[wrong].unique()[:5].tolist())
+        labels = ", ".join(str(value) for value in target[wrong].unique()[:5].tolist())
         ignore = f", and {IGNORE} to ignore" if ignorable else ""
-        raise DataError(f"{path}: {name} holds label {found}; allowed: 0 to {spec.channels - 1}{ignore}")
+        raise DataError(f"{path}: {name} holds label {labels}; allowed: 0 to {spec.channels - 1}{ignore}")
 
 
 def _check_binary(name: str, target: Tensor, path: Path, *, ignorable: bool) -> None:
@@ -74,5 +74,6 @@ def _check_binary(name: str, target: Tensor, path: Path, *, ignorable: bool) -> 
     if ignorable:
         right |= target == IGNORE
     if not bool(right.all()):
-        found = ", ".join(f"{value:g}" for value in torch.unique(target[~right])[:5].tolist())
-        raise DataError(f"{path}: {name} holds {found}; allowed: 0 and 1" + (f", and {IGNORE} to ignore" * ignorable))
+        values = ", ".join(f"{value:g}" for value in torch.unique(target[~right])[:5].tolist())
+        ignore = f", and {IGNORE} to ignore" if ignorable else ""
+        raise DataError(f"{path}: {name} holds {values}; allowed: 0 and 1{ignore}")

@@ -1,8 +1,9 @@
-"""CityScapes with semantic labels and inverse depth: as MTAN's arrays (Liu et al. 2019) or as the official tree.
+"""CityScapes with semantic labels and inverse depth, as MTAN's arrays (Liu et al. 2019) or as the official tree.
 
-The target `depth` is inverse depth, as in that benchmark; 0 is unknown. MTAN's arrays hold it normalised. From the
-official tree it is the disparity in pixels of the resized picture, (p - 1) / 256 for a stored p > 0 at full size.
-Its 500 validation pictures are the test split, since labels of the official test pictures are not public.
+The target `depth` is inverse depth, as in MTAN's benchmark; 0 is unknown. MTAN's arrays hold normalised values. From
+the official tree, inverse depth is the disparity in pixels of the resized picture, (p - 1) / 256 for a stored p > 0 at
+full size. The 500 validation pictures are the test split, because the labels of the official test pictures are not
+public.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,38 +38,39 @@ TRAIN_CLASSES = (
     ("person", 24, "human"), ("rider", 25, "human"), ("car", 26, "vehicle"), ("truck", 27, "vehicle"),
     ("bus", 28, "vehicle"), ("train", 31, "vehicle"), ("motorcycle", 32, "vehicle"), ("bicycle", 33, "vehicle"),
 )  # fmt: skip
-"""The 19 classes that are evaluated: name, id in the official files, category."""
+"""The 19 evaluated classes: name, id in the official files, and category."""
 
 LARGEST_ID = 33
-"""Ids that are not in `TRAIN_CLASSES` are ignored; 255 is what an 8-bit file makes of -1, a licence plate."""
+"""The largest id; ids outside `TRAIN_CLASSES` are ignored. In an 8-bit file, -1 (licence plate) is stored as 255."""
 
 CLASSES = {
     7: tuple(dict.fromkeys(category for _, _, category in TRAIN_CLASSES)),
     19: tuple(name for name, _, _ in TRAIN_CLASSES),
 }
 
-MTAN, OFFICIAL = "MTAN CityScapes", "official CityScapes"
+MTAN = "MTAN CityScapes"
+OFFICIAL = "official CityScapes"
 NYUD_SIZE = (288, 384)
-"""Of MTAN's NYUD-v2, whose folders have the names of LibMTL's CityScapes."""
+"""The size of MTAN's NYUD-v2, whose folders have the same names as LibMTL's CityScapes."""
 PARTS = {
     "image": ("leftImg8bit", "_leftImg8bit.png"),
     "semantic": ("gtFine", "_gtFine_labelIds.png"),
     "depth": ("disparity", "_disparity.png"),
 }
-"""Folder and file ending of the official tree."""
+"""The folder and the file suffix of each part in the official tree."""
 
 
 class CityscapesOptions(HoldOutOptions):
-    """Size and classes; both layouts have both label sets."""
+    """The options of CityScapes: the size of images and the set of classes, for both layouts."""
 
     size: tuple[Side, Side] = (128, 256)
-    """Height and width. MTAN's arrays come as 128×256 and as 256×512; official pictures are resized."""
+    """The height and width. MTAN's arrays come as 128×256 and as 256×512; official pictures are resized."""
     classes: Literal[7, 19] = 7
-    """The 19 evaluated classes, or their 7 categories."""
+    """The number of classes: the 19 evaluated classes, or their 7 categories."""
 
 
 def describe(options: CityscapesOptions) -> DataSpec:
-    """Images of the size asked for, semantic labels and inverse depth."""
+    """Describes images with semantic labels and inverse depth."""
     names = CLASSES[options.classes]
     return DataSpec(
         image_shape=(3, *options.size),
@@ -80,10 +82,10 @@ def describe(options: CityscapesOptions) -> DataSpec:
 
 
 def load(options: CityscapesOptions, spec: DataSpec) -> Splits:
-    """Recognises the layout and lists the files; 2,975 pictures to train on and 500 to test on in the whole data set.
+    """Recognises the layout and lists the files: 2,975 pictures for training and 500 for testing in the whole data set.
 
     Raises:
-        DataError: The folder is something else or half unpacked, or its arrays have another size.
+        DataError: The folder is not this data set or half unpacked, or its arrays have another size.
     """
     root = existing_root(options)
     if any((root / folder).is_dir() for folder, _ in PARTS.values()):
@@ -108,7 +110,7 @@ def load(options: CityscapesOptions, spec: DataSpec) -> Splits:
 
 
 def _augment(sample: Sample, generator: torch.Generator, *, augmentation: Callable[..., Sample]) -> Sample:
-    """Augments depth where the target is its inverse: a zoom divides the one and multiplies the other."""
+    """Augments a sample with inverse depth: a zoom divides depth, and so multiplies its inverse."""
     image, targets = augmentation(_inverted(sample), generator)
     return _inverted((image, targets))
 
@@ -129,7 +131,9 @@ def _mtan_files(root: Path, split: str, options: CityscapesOptions, spec: DataSp
     folders = wanted({"image": "image", "semantic": labels, "depth": "depth"}, spec)
     names = {path.name for folder in folders.values() for path in (root / split / folder).glob("*.npy")}
     ordered = sorted(names, key=lambda name: (len(name), name)) or ["0.npy"]
-    files = [{target: root / split / folder / name for target, folder in folders.items()} for name in ordered]
+    files: list[Files] = []
+    for name in ordered:
+        files.append({target: root / split / folder / name for target, folder in folders.items()})
     require_files(MTAN, (path for sample in files for path in sample.values()))
     return files
 
@@ -145,23 +149,22 @@ def _official_files(root: Path, split: str, spec: DataSpec) -> Sequence[Files]:
             f"{root / PARTS['image'][0] / split} holds no CITY/*{PARTS['image'][1]}; the folder has the {OFFICIAL} "
             "layout, half unpacked: unpack it again"
         )
-    files = [
-        {target: root / folder / split / f"{name}{ending}" for target, (folder, ending) in parts.items()}
-        for name in sorted(names)
-    ]
+    files: list[Files] = []
+    for name in sorted(names):
+        files.append({target: root / folder / split / f"{name}{ending}" for target, (folder, ending) in parts.items()})
     require_files(OFFICIAL, (path for sample in files for path in sample.values()))
     return files
 
 
 def _check_size(path: Path, options: CityscapesOptions) -> None:
-    found = tuple(read_npy(path).shape[:2])
-    if found == options.size:
+    size = tuple(read_npy(path).shape[:2])
+    if size == options.size:
         return
-    if found == NYUD_SIZE:
-        raise DataError(f"{path}: found {found[0]} × {found[1]}, the size of MTAN's NYUD-v2; its data set is nyud_mtan")
+    if size == NYUD_SIZE:
+        raise DataError(f"{path}: found {size[0]} × {size[1]}, the size of MTAN's NYUD-v2; its data set is nyud_mtan")
     raise DataError(
-        f"data.options.size: found {list(options.size)}, but {path} is {' × '.join(map(str, found))}; "
-        f"write size: {list(found)}"
+        f"data.options.size: found {list(options.size)}, but {path} is {' × '.join(map(str, size))}; "
+        f"write size: {list(size)}"
     )
 
 
@@ -200,6 +203,6 @@ def _read_ids(path: Path, *, numbers: Sequence[int]) -> Tensor:
 
 
 def _read_disparity(path: Path, *, width: int) -> Tensor:
-    """Disparity (1, H, W) in pixels of a picture that will be `width` wide."""
+    """Returns the disparity (1, H, W) in pixels of a picture that will be `width` pixels wide."""
     stored = read_label_image(path).float()
     return torch.where(stored > 0, (stored - 1) / 256 * width / stored.shape[1], 0)[None]

@@ -1,4 +1,4 @@
-"""What a data set file offers: a description that needs no files, and three splits.
+"""The interface of data sets: a description that needs no files, and three splits.
 
 Targets by kind, for one sample whose image is (C, H, W):
 
@@ -12,8 +12,8 @@ Targets by kind, for one sample whose image is (C, H, W):
 | `edges`, `saliency`, `mask` | float32 (1, H, W) of 0 and 1, or `IGNORE` |
 | `keypoints` | float32 (1, H, W), a heat map; below 0 is invalid |
 
-A normal's x axis points along the image's columns and its y axis along the rows, so that turning or mirroring the image
-turns or mirrors them alike; where z points, each data set says.
+The x axis of normals points along the image's columns and the y axis along its rows, so that turning or mirroring the
+image turns or mirrors them in the same way. The direction of z depends on the data set.
 """
 
 from collections.abc import Callable
@@ -29,12 +29,18 @@ Sample = tuple[Tensor, dict[str, Tensor]]
 """An image (C, H, W) and the target of every task."""
 
 IGNORE = 255
-"""Marks pixels that count neither in losses nor in metrics, in targets that hold classes or 0 and 1."""
+"""The value of pixels that count neither in losses nor in metrics, in targets of classes or of 0 and 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TargetSpec:
-    """One target of a data set: which kind of task it is, how many outputs a head for it needs, and their names."""
+    """One target of a data set.
+
+    Attributes:
+        kind: The kind of task.
+        channels: The number of outputs that a head for it needs.
+        classes: The names of the outputs, where they have names.
+    """
 
     kind: str
     channels: int
@@ -43,23 +49,31 @@ class TargetSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """What a network for this data set must fit: `image_shape` (C, H, W) and the targets by name."""
+    """The description of a data set, which networks for it must fit.
+
+    Attributes:
+        image_shape: The images' (C, H, W).
+        targets: The targets by name.
+    """
 
     image_shape: tuple[int, int, int]
     targets: dict[str, TargetSpec]
 
     @property
     def kinds(self) -> dict[str, str]:
-        """The kind of every target by its name."""
+        """The kind of every target, by name."""
         return {name: target.kind for name, target in self.targets.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Splits:
-    """Data to train on, to watch training with, and to report.
+    """The three splits of a data set.
 
-    Training data is in no other split. A data set that comes without a validation split may give its test split as
-    `val` too; nothing is selected on it then.
+    Attributes:
+        train: The training data, which is in no other split.
+        val: The data that is measured during training. For a data set without a validation split it may be the test
+            split; then nothing is selected on it.
+        test: The data that results are reported for.
     """
 
     train: Dataset[Sample]
@@ -69,9 +83,13 @@ class Splits:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSource:
-    """A registry entry: the options a data set takes, its description, and its loader.
+    """A registry entry of a data set.
 
-    The loader is given the description with the targets that are wanted, and needs no files of others.
+    Attributes:
+        options: The schema of the options.
+        describe: Maps options to the data set's description.
+        load: Maps options and a description, which may have fewer targets, to the splits. Files of left-out targets are
+            not needed.
     """
 
     options: type[Strict]

@@ -1,4 +1,4 @@
-"""Files from strangers to arrays: nothing in them is run, and what cannot be read is named."""
+"""Decoding of data files. No code from a file is run, and errors name the file."""
 
 import warnings
 from collections.abc import Callable
@@ -18,58 +18,62 @@ T = TypeVar("T")
 SHORTEST_NORMAL = 0.1
 NORMAL_LENGTHS = (0.8, 1.25)
 MOST_ODD_NORMALS = 0.2
-"""Maps that were resized hold shorter vectors along edges."""
+"""The largest share of normals far from unit length; maps that were resized hold shorter vectors along edges."""
 
 
 def read_image(path: Path) -> Tensor:
-    """A picture file as RGB, float32 (3, H, W) in [0, 1].
+    """Reads a picture file as RGB: float32 (3, H, W) in [0, 1].
 
     Raises:
-        DataError: It is missing, cut off or no picture.
+        DataError: The file is missing, cut off or not a picture.
     """
     array = np.array(_picture(path).convert("RGB"))
     return torch.from_numpy(array).permute(2, 0, 1).float().div(255)
 
 
 def read_label_image(path: Path) -> Tensor:
-    """A picture of labels, grey or with a palette, as its stored numbers: int64 (H, W).
+    """Reads the stored numbers of a label picture, grey or with a palette: int64 (H, W).
 
     Raises:
-        DataError: It is missing, cut off, no picture, one in colours, or one of fractions.
+        DataError: The file is missing, cut off, not a picture, in colours, or has labels that are not whole numbers.
     """
     picture = _picture(path)
     if len(picture.getbands()) != 1:
         raise DataError(
-            f"{path}: found a picture of mode {picture.mode}; allowed: one number a pixel (grey or palette); "
+            f"{path}: found a picture of mode {picture.mode}; allowed: one number per pixel (grey or palette); "
             "a label map that was saved in colours has lost its labels, so unpack the data set again"
         )
     return whole_labels(path, torch.from_numpy(np.array(picture)))
 
 
 def read_npy(path: Path) -> Tensor:
-    """A `.npy` file of numbers as a tensor of its shape; float16 and double become float32.
+    """Reads a `.npy` file of numbers as a tensor of its shape; float16 and double become float32.
 
     Raises:
-        DataError: It is missing, cut off, or holds objects rather than numbers.
+        DataError: The file is missing, cut off, or holds objects instead of numbers.
     """
     return _numbers(path, _read(path, lambda: np.load(path, allow_pickle=False), "an array of numbers (.npy)"))
 
 
 def read_mat(path: Path, key: str) -> Tensor:
-    """One variable of a MATLAB file up to version 7 as a tensor of its shape; double becomes float32.
+    """Reads one variable of a MATLAB file up to version 7 as a tensor of its shape; double becomes float32.
 
     Raises:
-        DataError: The file is missing or cut off, has no such variable, or it does not hold numbers.
+        DataError: The file is missing or cut off, or the variable is missing or does not hold numbers.
     """
     variables = read_mat_file(path)
     if key not in variables:
-        found = ", ".join(name for name in variables if not name.startswith("__")) or "none"
-        raise DataError(f"{path}: found the variables {found}; {key} is needed")
+        names = ", ".join(name for name in variables if not name.startswith("__")) or "none"
+        raise DataError(f"{path}: found the variables {names}; {key} is needed")
     return _numbers(path, variables[key])
 
 
 def read_mat_file(path: Path, **options: Any) -> dict[str, Any]:
-    """All variables of a MATLAB file up to version 7, as `scipy.io.loadmat` gives them with these options.
+    """Reads all variables of a MATLAB file up to version 7.
+
+    Args:
+        path: The file.
+        options: Further arguments of `scipy.io.loadmat`.
 
     Raises:
         DataError: The file is missing or cut off.
@@ -78,88 +82,97 @@ def read_mat_file(path: Path, **options: Any) -> dict[str, Any]:
 
     def load() -> dict[str, Any]:
         with path.open("rb") as file:
-            found: dict[str, Any] = loadmat(file, **options)
-        return found
+            variables: dict[str, Any] = loadmat(file, **options)
+        return variables
 
     return _read(path, load, "a MATLAB file up to version 7")
 
 
 def read_npy_maps(path: Path) -> Tensor:
-    """A `.npy` file of (H, W, C) or (H, W) numbers as float32 (C, H, W).
+    """Reads a `.npy` file of (H, W, C) or (H, W) numbers as float32 (C, H, W).
 
     Raises:
-        DataError: As for `read_npy`, or it has another number of dimensions.
+        DataError: The file cannot be read as for `read_npy`, or has another number of dimensions.
     """
     return _maps(path, read_npy(path))
 
 
 def read_mat_maps(path: Path, key: str) -> Tensor:
-    """One variable of a MATLAB file, of (H, W, C) or (H, W) numbers, as float32 (C, H, W).
+    """Reads one variable of a MATLAB file, of (H, W, C) or (H, W) numbers, as float32 (C, H, W).
 
     Raises:
-        DataError: As for `read_mat`, or it has another number of dimensions.
+        DataError: The variable cannot be read as for `read_mat`, or has another number of dimensions.
     """
     return _maps(path, read_mat(path, key))
 
 
 def read_npy_depth(path: Path) -> Tensor:
-    """Depth (1, H, W) from a `.npy` file, 0 where it is not finite.
+    """Reads depth (1, H, W) from a `.npy` file; values that are not finite become 0.
 
     Raises:
-        DataError: As for `read_npy_maps`.
+        DataError: The file cannot be read as for `read_npy_maps`.
     """
     return valid_depth(read_npy_maps(path))
 
 
 def read_npy_normals(path: Path) -> Tensor:
-    """Unit normals (3, H, W) from a `.npy` file.
+    """Reads unit normals (3, H, W) from a `.npy` file.
 
     Raises:
-        DataError: As for `read_npy_maps` and `unit_normals`.
+        DataError: The file cannot be read as for `read_npy_maps`, or `unit_normals` refuses its vectors.
     """
     return unit_normals(path, read_npy_maps(path))
 
 
 def read_image_normals(path: Path) -> Tensor:
-    """Unit normals (3, H, W) from a picture of (n + 1) / 2.
+    """Reads unit normals (3, H, W) from a picture of (n + 1) / 2.
 
     Raises:
-        DataError: As for `read_image` and `unit_normals`.
+        DataError: The file cannot be read as for `read_image`, or `unit_normals` refuses its vectors.
     """
     return unit_normals(path, read_image(path) * 2 - 1)
 
 
 def whole_labels(path: Path, values: Tensor) -> Tensor:
-    """Labels that the file at `path` may hold as floating-point numbers, as int64 of the same shape.
+    """Converts labels, which may be stored as floating-point numbers, to int64.
+
+    Args:
+        path: The labels' file, for the error message.
+        values: The stored labels.
 
     Raises:
-        DataError: One is no whole number.
+        DataError: A label is not a whole number.
     """
     if not values.is_floating_point():
         return values.long()
     wrong = values[(values != values.round()) | (values.abs() >= 2**63)]
     if len(wrong):
-        found = ", ".join(dict.fromkeys(f"{value:g}" for value in wrong.tolist()[:5]))
-        raise DataError(f"{path}: found the labels {found}; allowed: whole numbers; unpack the data set again")
+        labels = ", ".join(dict.fromkeys(f"{value:g}" for value in wrong.tolist()[:5]))
+        raise DataError(f"{path}: found the labels {labels}; allowed: whole numbers; unpack the data set again")
     return values.long()
 
 
 def valid_depth(depth: Tensor) -> Tensor:
-    """Depth in which what is not finite became 0, which is invalid."""
+    """Replaces depths that are not finite by 0, which marks unknown depth."""
     return depth.nan_to_num(nan=0, posinf=0, neginf=0)
 
 
 def unit_normals(path: Path, vectors: Tensor) -> Tensor:
-    """Normals (3, H, W) of length 1, and zero where the file at `path` has none.
+    """Scales normals (3, H, W) to length 1, and sets unknown ones to zero.
 
-    Files hold rounded, compressed or interpolated vectors. One that is shorter than 0.1 is what is left of a zero, and
-    a few of other lengths are left of edges; many of them say that these are no normals, or encoded in another way.
+    Files hold rounded, compressed or interpolated vectors. A vector shorter than 0.1 comes from a zero vector, and a
+    few vectors of other lengths come from edges. Many such vectors mean that the file holds no normals, or another
+    encoding.
+
+    Args:
+        path: The normals' file, for the error message.
+        vectors: The stored vectors.
 
     Raises:
-        DataError: They are not of three numbers each, or too many are far from unit length.
+        DataError: The vectors do not have three numbers each, or too many are far from unit length.
     """
     if len(vectors) != 3:
-        raise DataError(f"{path}: found normals of {len(vectors)} numbers a pixel; allowed: 3")
+        raise DataError(f"{path}: found normals of {len(vectors)} numbers per pixel; allowed: 3")
     vectors = vectors.nan_to_num(nan=0, posinf=0, neginf=0)
     lengths = vectors.norm(dim=0)
     known = lengths >= SHORTEST_NORMAL
@@ -201,7 +214,7 @@ def _read(path: Path, load: Callable[[], T], what: str) -> T:
         raise DataError(f"{path}: not {what}; unpack the data set again") from None
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 -- decoders raise whatever a broken file leads them to
+    except Exception as error:  # noqa: BLE001 -- decoders raise any exception on a broken file
         raise DataError(f"{path}: cannot be read as {what}: {' '.join(str(error).split())}") from None
 
 

@@ -1,11 +1,11 @@
 """Two real handwritten digits in one image, as in Multi-MNIST, from scikit-learn's bundled 1,797 scans.
 
-A composition holds a left and a right digit that overlap; where both have ink the darker one wins. Targets: `left` and
-`right`, which digits they are, and `mask`, which pixels belong to the left digit. The first two want features that
-forget where the ink is, the third wants every edge; and telling the left digit's ink from the right one's in the
-overlap is what makes the tasks compete for a narrow network's channels.
+An image holds a left and a right digit that overlap; where both have ink, the darker one wins. The targets `left` and
+`right` are the two digits, and `mask` has the pixels of the left digit. The first two tasks need features that do not
+depend on the position of the ink; the third needs every edge. In the overlap, the tasks compete for a narrow network's
+channels, because the mask must tell the left digit's ink from the right digit's.
 
-The scans are split before they are pasted, so no scan is in two splits.
+The scans are split before they are combined, so no scan is in two splits.
 """
 
 from typing import Annotated
@@ -22,29 +22,36 @@ from gate2static.recipe import Strict
 SIDE = 32
 INK_MAX = 16.0
 SHARES = {"train": 0.6, "val": 0.15, "test": 0.25}
-"""How the scans are divided."""
+"""The share of the scans in each split."""
 
 Images = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class DigitsOptions(Strict):
-    """How many compositions to make, how large a digit is, and from which seed."""
+    """The options of `digits`: the number of images, the size of a digit, and the seed."""
 
     train_images: Images = 4096
     val_images: Images = 512
     test_images: Images = 2048
     digit_size: Annotated[int, Field(ge=8, le=SIDE)] = 22
-    """Side of one digit in pixels; two of them overlap when it is more than half of 32."""
+    """The height and width of one digit in pixels; two digits overlap if it is more than half of 32."""
     seed: int = 0
-    """Of the split and the compositions; apart from the recipe's seed, so that all seeds see the same data."""
+    """The seed of the split and the images; it is not the recipe's seed, so that all runs see the same data."""
 
 
 class DigitPairs(Dataset[Sample]):
-    """Compositions held in memory."""
+    """Images of two digits, held in memory.
+
+    Args:
+        images: The images, (N, 1, 32, 32).
+        targets: N targets of each task, by name.
+        sources: The scans of the left and the right digit, (N, 2).
+    """
 
     def __init__(self, images: Tensor, targets: dict[str, Tensor], sources: Tensor) -> None:
-        """Holds `images` (N, 1, 32, 32), `targets` of N each, and `sources` (N, 2): the scans that were pasted."""
-        self.images, self.targets, self.sources = images, targets, sources
+        self.images = images
+        self.targets = targets
+        self.sources = sources
 
     def __len__(self) -> int:
         return len(self.images)
@@ -54,7 +61,7 @@ class DigitPairs(Dataset[Sample]):
 
 
 def describe(options: DigitsOptions) -> DataSpec:
-    """One channel of 32×32; two digits to name and one mask to draw."""
+    """Describes images of one channel and 32×32 pixels, with two digits to classify and one mask."""
     digit = TargetSpec(kind="classification", channels=10)
     return DataSpec(
         image_shape=(1, SIDE, SIDE),
@@ -63,30 +70,39 @@ def describe(options: DigitsOptions) -> DataSpec:
 
 
 def load(options: DigitsOptions, spec: DataSpec) -> Splits:
-    """Splits the scans and composes the images of every split; the same options give the same bytes."""
-    from sklearn.datasets import load_digits  # scikit-learn takes a second to import, and only training needs it
+    """Splits the scans and builds the images of every split; equal options give equal bytes."""
+    from sklearn.datasets import load_digits  # takes a second to import, and only training needs it
 
     bunch = load_digits()
     scans = torch.from_numpy(bunch.images).float().div(INK_MAX)
     labels = torch.from_numpy(bunch.target).long()
     generator = torch.Generator().manual_seed(options.seed)
     order = torch.randperm(len(scans), generator=generator)
-    first, second = round(SHARES["train"] * len(order)), round((SHARES["train"] + SHARES["val"]) * len(order))
-    parts = dict(zip(SHARES, (order[:first], order[first:second], order[second:]), strict=True))
+    train_end = round(SHARES["train"] * len(order))
+    val_end = round((SHARES["train"] + SHARES["val"]) * len(order))
+    parts = {"train": order[:train_end], "val": order[train_end:val_end], "test": order[val_end:]}
     size = options.digit_size
     ink = F.interpolate(scans[:, None], size=(size, size), mode="bilinear", align_corners=False).clamp(0, 1)[:, 0]
     counts = {"train": options.train_images, "val": options.val_images, "test": options.test_images}
-    made = {name: _compose(ink, labels, parts[name], counts[name], generator) for name in SHARES}
-    for pairs in made.values():
+    splits = {name: _compose(ink, labels, parts[name], counts[name], generator) for name in SHARES}
+    for pairs in splits.values():
         pairs.targets = {name: pairs.targets[name] for name in spec.targets}
-    return Splits(**made)
+    return Splits(**splits)
 
 
-def _compose(ink: Tensor, labels: Tensor, pool: Tensor, count: int, generator: torch.Generator) -> DigitPairs:
-    """Pastes `count` random pairs from `pool` at random heights, the left one near the left edge."""
+def _compose(ink: Tensor, labels: Tensor, scans: Tensor, count: int, generator: torch.Generator) -> DigitPairs:
+    """Builds images of random pairs of scans at random heights, with the left digit near the left edge.
+
+    Args:
+        ink: All scans at their final size, (scans, size, size) in [0, 1].
+        labels: The digit of every scan.
+        scans: The indices of the split's scans.
+        count: The number of images.
+        generator: The source of randomness.
+    """
     size = ink.shape[-1]
     slack = SIDE - size
-    sources = pool[torch.randint(len(pool), (count, 2), generator=generator)]
+    sources = scans[torch.randint(len(scans), (count, 2), generator=generator)]
     rows = torch.randint(slack + 1, (count, 2), generator=generator).tolist()
     # Each digit keeps to its own third of the free columns, so that "left" is never ambiguous.
     jitter = torch.randint(slack // 3 + 1, (count, 2), generator=generator)

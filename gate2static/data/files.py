@@ -1,4 +1,4 @@
-"""What data sets of files share: finding the first missing file, reading a sample's files, and holding out images."""
+"""Shared code of data sets of files: search for missing files, reading of samples, and held-out images."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -19,30 +19,39 @@ from gate2static.recipe import Strict
 
 Part = TypeVar("Part")
 Files = Mapping[str, Path]
-"""The files of one sample: `image`, and one for each target."""
+"""The files of one sample: `image`, and one per target."""
 
 
 class FileOptions(Strict):
-    """Where the files lie, and how they are used."""
+    """The options of all data sets of files."""
 
     root: str
     """The data set's folder."""
     augment: bool = True
-    """Change training images at random, in the way of the paper or benchmark."""
+    """Whether to augment training images, as in the paper or the benchmark."""
     seed: Annotated[int, Field(ge=0)] = 0
-    """Of the augmentation."""
+    """The seed of the augmentation."""
 
 
 class HoldOutOptions(FileOptions):
-    """For data sets that come without a validation split."""
+    """The options of data sets of files without a validation split."""
 
     val_images: Annotated[int, Field(ge=0)] = 0
-    """So many training images, the first of the list, are validation data instead. With 0 the test images are, and
-    nothing is selected on them."""
+    """The number of training images, from the start of the list, that are validation data instead. With 0 the test
+    images are the validation data, and nothing is selected on them."""
 
 
 class FileSamples(Dataset[Sample]):
-    """Samples read from files when they are asked for."""
+    """Samples that are read from files on access.
+
+    Args:
+        files: For each sample, the files of `image` and of every target in `spec`.
+        readers: By part, the function that reads it: `image` in [0, 1], targets as described in `data.contract`.
+            Readers are functions of a module or partials of them, so that worker processes can be started in any way.
+        spec: The description that samples must fit.
+        prepare: Resizes a sample to the size in `spec`, with `transforms.resize`; None leaves it as it is.
+        native: Whether samples keep the size of their files, because augmentation resizes them later.
+    """
 
     def __init__(
         self,
@@ -53,17 +62,11 @@ class FileSamples(Dataset[Sample]):
         prepare: Callable[[Sample], Sample] | None = None,
         native: bool = False,
     ) -> None:
-        """Holds the files of each sample.
-
-        Args:
-            files: For each sample the file of `image` and of every target in `spec`.
-            readers: How to read them: `image` in [0, 1], targets as `data.contract` has them. Functions of a module or
-                partials of them, so that workers can be started in any way.
-            spec: What the samples must be.
-            prepare: Brings a sample to the size that `spec` says, with `transforms.resize`.
-            native: Samples keep the size of their files, which augmentation then brings to that of the spec.
-        """
-        self.files, self.readers, self.spec, self.prepare, self.native = files, readers, spec, prepare, native
+        self.files = files
+        self.readers = readers
+        self.spec = spec
+        self.prepare = prepare
+        self.native = native
 
     def __len__(self) -> int:
         return len(self.files)
@@ -86,32 +89,36 @@ class FileSamples(Dataset[Sample]):
 
 
 def wanted(parts: Mapping[str, Part], spec: DataSpec) -> dict[str, Part]:
-    """Of what there is for `image` and for every target, what a data set with these targets needs."""
+    """Selects the parts that a data set with the targets of `spec` needs: `image`, and those targets."""
     return {name: part for name, part in parts.items() if name == "image" or name in spec.targets}
 
 
 def home_path(text: str) -> Path:
-    """A path of a recipe, in which `~` is a home folder; one of a user who does not exist stays as it is."""
-    return Path(os.path.expanduser(text))  # noqa: PTH111 -- pathlib's fails where there is no such user
+    """Returns a path of a recipe with `~` expanded; the home folder of an unknown user is left as it is."""
+    return Path(os.path.expanduser(text))  # noqa: PTH111 -- pathlib's function fails for unknown users
 
 
 def existing_root(options: FileOptions) -> Path:
-    """The data set's folder.
+    """Returns the data set's folder.
 
     Raises:
-        DataError: There is no such folder.
+        DataError: The folder does not exist.
     """
     root = home_path(options.root)
     if not root.is_dir():
-        raise DataError(f"data.options.root: found {root}, which is no folder; give the data set's folder")
+        raise DataError(f"data.options.root: found {root}, which is not a folder; give the data set's folder")
     return root
 
 
 def require_files(layout: str, paths: Iterable[Path]) -> None:
-    """Checks that files are there; each folder is listed once, however many of its files are asked for.
+    """Checks that files exist; each folder is listed once, however many of its files are checked.
+
+    Args:
+        layout: The recognised layout, for the error message.
+        paths: The files.
 
     Raises:
-        DataError: One is missing; the layout that was recognised and the first missing file are named.
+        DataError: A file is missing; the message names the layout and the first missing file.
     """
     names: dict[Path, set[str]] = {}
     for path in paths:
@@ -123,10 +130,14 @@ def require_files(layout: str, paths: Iterable[Path]) -> None:
 
 
 def read_lines(layout: str, path: Path) -> list[str]:
-    """The lines of a text file that are not empty, without surrounding blanks.
+    """Returns the lines of a text file that are not empty, without surrounding blanks.
+
+    Args:
+        layout: The recognised layout, for the error message.
+        path: The file.
 
     Raises:
-        DataError: The file is missing, no text, or empty.
+        DataError: The file is missing, not text, or empty.
     """
     require_files(layout, [path])
     try:
@@ -147,25 +158,29 @@ def file_splits(
     *,
     make_native: Callable[[Sequence[Files]], Dataset[Sample]] | None = None,
 ) -> Splits:
-    """Three splits of two lists of files: training data augmented, validation data held out if the options say so.
+    """Builds three splits from two lists of files, with held-out validation images if the options ask for them.
 
     Args:
         train: The training images' files.
         test: The test images' files.
-        make: Makes a data set of files, such as a partial of `FileSamples`.
-        augment: What augmentation does.
+        make: Builds a data set from files, such as a partial of `FileSamples`.
+        augment: The augmentation of training samples.
         options: Whether to augment, and how many images to hold out.
-        make_native: Makes the data set that is augmented, where augmentation comes before the change of size.
+        make_native: Builds the data set to augment, where augmentation comes before resizing; None uses `make`.
 
     Raises:
-        DataError: No training image would be left.
+        DataError: No training image would remain.
     """
-    held = options.val_images
-    if held >= len(train):
-        raise DataError(f"data.options.val_images: found {held}; allowed: fewer than the {len(train)} training images")
-    tested, kept = make(test), train[held:]
-    return Splits(
-        train=Augmented((make_native or make)(kept), augment, options.seed) if options.augment else make(kept),
-        val=make(train[:held]) if held else tested,
-        test=tested,
-    )
+    held_out = options.val_images
+    if held_out >= len(train):
+        raise DataError(
+            f"data.options.val_images: found {held_out}; allowed: fewer than the {len(train)} training images"
+        )
+    train_files = train[held_out:]
+    if options.augment:
+        train_data: Dataset[Sample] = Augmented((make_native or make)(train_files), augment, options.seed)
+    else:
+        train_data = make(train_files)
+    test_data = make(test)
+    val_data = make(train[:held_out]) if held_out else test_data
+    return Splits(train=train_data, val=val_data, test=test_data)

@@ -1,10 +1,10 @@
-"""NYUD-v2 as NYUD_MT (Maninis et al., 2019): 40 classes, depth, normals and edges; 795 images to train, 654 to test.
+"""NYUD-v2 as NYUD_MT (Maninis et al., 2019): 40 classes, depth, normals and edges; 795 training and 654 test images.
 
 ```
-ROOT/gt_sets/train.txt  val.txt          names, one a line; `val` is the test set
-     images/  segmentation/  depth/  normals/  edge/      one file a name in each
+ROOT/gt_sets/train.txt  val.txt          names, one per line; `val` is the test set
+     images/  segmentation/  depth/  normals/  edge/      one file per name in each
 ```
-Three variants are in circulation. They have the same folders and other file types:
+Three variants with the same folders and different file types are in circulation:
 
 | variant | images | segmentation | depth | normals | edge |
 |---|---|---|---|---|---|
@@ -12,9 +12,9 @@ Three variants are in circulation. They have the same folders and other file typ
 | MTI-Net (Vandenhende et al.) | .jpg | .png | .npy | .npy | .npy |
 | InvPT (Ye and Xu) | .png | .png | .npy | .png | .png |
 
-In all of them label 0 is unlabelled and 1 to 40 are the classes; depth is in metres, 0 where it is unknown; pictures of
-normals hold (n + 1) / 2. Copies are 480×640, or cut to the 425×560 where depth was measured; the latter are brought to
-480×640, as the benchmark's own code does.
+In all of them label 0 means unlabelled and 1 to 40 are the classes; depth is in metres, 0 where it is unknown; pictures
+of normals hold (n + 1) / 2. Copies are 480×640, or cut to the 425×560 where depth was measured. The latter are resized
+to 480×640, as in the benchmark's own code.
 """
 
 from collections.abc import Mapping
@@ -70,23 +70,23 @@ SPEC = DataSpec(
     },
 )
 Variant = Mapping[str, tuple[str, Reader]]
-"""The file type and the reader of each part."""
+"""The file suffix and the reader of each part."""
 
 FOLDERS = {"image": "images", "semantic": "segmentation", "depth": "depth", "normals": "normals", "edges": "edge"}
 
 
 def describe(options: HoldOutOptions) -> DataSpec:
-    """Four maps for an image of 480×640."""
+    """Describes images of 480×640 with four maps."""
     return SPEC
 
 
 def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
-    """Recognises the variant and finds the files of both lists.
+    """Recognises the variant and checks that the files of both lists exist.
 
     Training images are zoomed by 1, 1.2 or 1.5 about the centre and mirrored (Vandenhende et al., 2020).
 
     Raises:
-        DataError: The folder is in none of the three layouts, or a file is missing.
+        DataError: The folder has none of the three variants, or a file is missing.
     """
     root = existing_root(options)
     if not any((root / folder).is_dir() for folder in ("gt_sets", "segmentation", "edge")):
@@ -107,26 +107,27 @@ def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
 
 
 def _files(root: Path, variant: Variant, stem: str) -> Files:
-    """The files of the image of this name."""
+    """Returns the files of the image with this name."""
     return {part: root / FOLDERS[part] / f"{stem}{suffix}" for part, (suffix, _) in variant.items()}
 
 
 def _recognise(root: Path, stems: list[str], variants: Mapping[str, Variant]) -> list[str]:
-    """The variants that most files of an image belong to: of the first listed image that has any file.
+    """Returns the variants with the most files of the first listed image that has any file.
 
-    There are several where the files that tell them apart are missing.
+    There are several variants where the files that distinguish them are missing.
     """
     for stem in stems:
-        found = {
-            name: sum(path.is_file() for path in _files(root, variant, stem).values())
-            for name, variant in variants.items()
-        }
-        if any(found.values()):
-            return [name for name, count in found.items() if count == max(found.values())]
+        counts = {name: _count_files(_files(root, variant, stem)) for name, variant in variants.items()}
+        if any(counts.values()):
+            return [name for name, count in counts.items() if count == max(counts.values())]
     raise DataError(
         f"{root}: gt_sets lists {len(stems)} images, and none has a file of a type that {', '.join(VARIANTS)} have in "
         f"{', '.join(FOLDERS.values())}; unpack the data set again"
     )
+
+
+def _count_files(files: Files) -> int:
+    return sum(path.is_file() for path in files.values())
 
 
 def _full_size(sample: Sample, *, kinds: Mapping[str, str]) -> Sample:
@@ -142,7 +143,7 @@ def _labels_mat(path: Path) -> Tensor:
 
 
 def _without_background(labels: Tensor) -> Tensor:
-    """Stored 1 to 40 become classes 0 to 39, 0 is ignored."""
+    """Converts the stored labels 1 to 40 to classes 0 to 39, and 0 to `IGNORE`."""
     return (labels - 1).where(labels != 0, IGNORE)
 
 
@@ -159,9 +160,10 @@ def _edges_npy(path: Path) -> Tensor:
 
 
 def _edges(strength: Tensor) -> Tensor:
-    """An edge is where a map has more than half of its largest value, be that 1 or 255.
+    """Returns 1 where a map has more than half of its largest value, which may be 1 or 255, and 0 elsewhere.
 
-    What is no number stays so, and is refused: a single one would leave a map without any edge.
+    Values that are not finite become NaN, so that the checks refuse the file: with a single one, the map would have no
+    edge.
     """
     return (strength * 2 > strength.max()).float().where(strength.isfinite(), torch.nan)
 

@@ -1,4 +1,4 @@
-"""NYUD-v2 as prepared for MTAN (Liu et al., 2019): 288×384, 13 classes, depth, normals; 795 images train and 654 test.
+"""NYUD-v2 as prepared for MTAN (Liu et al., 2019): 288×384, 13 classes, depth, normals; 795 training, 654 test images.
 
 ```
 ROOT/train/image/0.npy …   float (288, 384, 3) in [0, 1]
@@ -38,17 +38,17 @@ FOLDERS = {"image": "image", "semantic": "label", "depth": "depth", "normals": "
 
 
 def describe(options: HoldOutOptions) -> DataSpec:
-    """Three maps for an image of 288×384."""
+    """Describes images of 288×384 with three maps."""
     return SPEC
 
 
 def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
-    """Finds the files of both folders.
+    """Lists the files of both folders.
 
     Training images are zoomed by 1, 1.2 or 1.5 at a random place and mirrored, as in MTAN's own code.
 
     Raises:
-        DataError: The folder is not in this layout, or a file is missing.
+        DataError: The folder has another layout, or a file is missing.
     """
     root = existing_root(options)
     augment = Augmentation(kinds=SPEC.kinds, zoom=one_of(1.0, 1.2, 1.5), off_centre=True)
@@ -58,18 +58,20 @@ def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
 
 
 def _files(folder: Path, folders: Mapping[str, str]) -> list[Files]:
-    """Files are numbered from 0; the highest number in any folder says how many there are."""
-    numbers = [
-        int(path.stem) for sub in folders.values() for path in (folder / sub).glob("*.npy") if path.stem.isdecimal()
-    ]
+    """Returns the files of a split, which are numbered from 0 to the highest number in any folder."""
+    numbers = []
+    for subfolder in folders.values():
+        stems = [path.stem for path in (folder / subfolder).glob("*.npy")]
+        numbers += [int(stem) for stem in stems if stem.isdecimal()]
     if not numbers:
+        examples = ", ".join(f"{subfolder}/0.npy" for subfolder in folders.values())
         raise DataError(
-            f"{folder}: no {LAYOUT} data; expected {', '.join(f'{sub}/0.npy' for sub in folders.values())} and so "
-            "on; give the folder that holds train and val as data.options.root"
+            f"{folder}: no {LAYOUT} data; expected {examples} and so on; "
+            "give the folder that holds train and val as data.options.root"
         )
-    files: list[Files] = [
-        {part: folder / sub / f"{number}.npy" for part, sub in folders.items()} for number in range(max(numbers) + 1)
-    ]
+    files: list[Files] = []
+    for number in range(max(numbers) + 1):
+        files.append({part: folder / subfolder / f"{number}.npy" for part, subfolder in folders.items()})
     require_files(LAYOUT, (path for sample in files for path in sample.values()))
     return files
 

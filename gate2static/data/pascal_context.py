@@ -1,8 +1,8 @@
-"""PASCAL-Context with five dense tasks, as the PASCAL_MT archive holds it (Maninis et al. 2019).
+"""PASCAL-Context with five dense tasks, as in the PASCAL_MT archive (Maninis et al. 2019).
 
-Pictures differ in size (at most 500 pixels a side) and are brought to 512×512, which changes their aspect, as in the
-paper's code base (Vandenhende et al. 2020). Saliency and normals are distilled from other networks. Normals: x to the
-right, y down, z as the archive has it.
+Pictures differ in size (at most 500 pixels wide and high) and are resized to 512×512, which changes their aspect ratio,
+as in the paper's code base (Vandenhende et al. 2020). Saliency and normals are distilled from other networks. Normals
+have x to the right and y down; z is as in the archive.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -46,15 +46,15 @@ SPEC = DataSpec(
 
 
 def describe(_options: HoldOutOptions) -> DataSpec:
-    """512×512 images with 21 classes, 6 human parts, saliency, normals and edges."""
+    """Describes images of 512×512 with 21 classes, 6 human parts, saliency, normals and edges."""
     return SPEC
 
 
 def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
-    """Lists the files of both splits; 4,998 images to train on and 5,105 to test on in the whole archive.
+    """Lists the files of both splits: 4,998 images for training and 5,105 for testing in the whole archive.
 
     Raises:
-        DataError: The folder is something else or half unpacked.
+        DataError: The folder is not this data set or half unpacked.
     """
     root = existing_root(options)
     lists = root / "ImageSets" / "Context"
@@ -66,7 +66,7 @@ def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
     train, test = (_files(root, read_lines(LAYOUT, lists / f"{split}.txt"), spec) for split in ("train", "val"))
     to_size = partial(resize, kinds=spec.kinds, size=SIZE)
     make = partial(FileSamples, readers=READERS, spec=spec)
-    # Turned as the camera had it: turning a stretched picture would shear what its normals are of.
+    # Turned before it is stretched, because turning a stretched picture would shear its surfaces.
     turn = Augmentation(kinds=spec.kinds, zoom=between(0.75, 1.25), degrees=between(-20, 20))
     return file_splits(
         train,
@@ -109,16 +109,16 @@ def _read_label_map(path: Path) -> Tensor:
         labels.dim() == 2 and labels.numel() > 0 and bool(((labels >= 0) & (labels <= classes.CONTEXT_LABELS)).all())
     )
     if not sound:
-        found = ", ".join(map(str, labels.unique()[:5].tolist()))
+        stored = ", ".join(map(str, labels.unique()[:5].tolist()))
         raise DataError(
-            f"{path}: found a LabelMap of shape {tuple(labels.shape)} with labels {found or 'none'}; allowed: (H, W) "
+            f"{path}: found a LabelMap of shape {tuple(labels.shape)} with labels {stored or 'none'}; allowed: (H, W) "
             f"with labels from 0 to {classes.CONTEXT_LABELS}"
         )
     return labels
 
 
 def _read_edges(path: Path) -> Tensor:
-    """Where the label differs from the one to the right or below; lines of one pixel, as thinned ones are."""
+    """Reads edges: 1 where the label differs from the label to the right or below, in lines of one pixel."""
     labels = _read_label_map(path)
     edges = torch.zeros(labels.shape)
     edges[:, :-1] = (labels[:, :-1] != labels[:, 1:]).float()
@@ -131,7 +131,7 @@ def _read_saliency(path: Path) -> Tensor:
 
 
 def _read_normals(path: Path) -> Tensor:
-    """Distilled normals on the classes that the network they come from has seen, zero elsewhere."""
+    """Reads distilled normals for the classes that the network of their origin knew, and zero elsewhere."""
     normals = read_image_normals(path)
     labels = _read_label_map(path.parents[1] / LABEL_MAPS / f"{path.stem}.mat")
     if normals.shape[1:] != labels.shape:

@@ -1,4 +1,4 @@
-"""The classes of PASCAL-Context that its tasks name."""
+"""The classes of PASCAL-Context's tasks."""
 
 SEMANTIC = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "dining table",

@@ -1,4 +1,4 @@
-"""Annotations of PASCAL-Part, in which each object of a picture has a mask, and each of its parts another."""
+"""Annotations of PASCAL-Part, which have one mask per object and one per part of an object."""
 
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,21 @@ from gate2static.errors import DataError
 
 
 def read_human_parts(path: Path) -> Tensor:
-    """The parts of all people in a picture, int64 (H, W).
+    """Reads the parts of all people in a picture: int64 (H, W).
 
-    A picture in which no part of a person is marked says nothing about parts: all of it is `IGNORE`.
+    A picture without any marked part of a person says nothing about parts, so all of it is `IGNORE`.
 
     Raises:
-        DataError: The file is missing, cut off or no such annotation.
+        DataError: The file is missing, cut off or not such an annotation.
     """
     try:
         objects = _listed(read_mat_file(path, simplify_cells=True)["anno"]["objects"])
         shapes = {item["mask"].shape for item in objects}
         people = [item for item in objects if item["class_ind"] == PERSON]
-        named = [(str(part["part_name"]), part["mask"]) for person in people for part in _listed(person["parts"])]
-        parts = [(name, np.asarray(mask, dtype=np.float32)) for name, mask in named]
+        parts = []
+        for person in people:
+            for part in _listed(person["parts"]):
+                parts.append((str(part["part_name"]), np.asarray(part["mask"], dtype=np.float32)))
         shapes |= {mask.shape for _, mask in parts}
     except (AttributeError, KeyError, TypeError, IndexError, ValueError) as error:
         raise DataError(
@@ -34,14 +36,14 @@ def read_human_parts(path: Path) -> Tensor:
         ) from None
     if len(shapes) != 1:
         raise DataError(f"{path}: found masks of the shapes {sorted(shapes)}; allowed: one shape, that of the picture")
-    found = torch.zeros(shapes.pop(), dtype=torch.int64)
+    labels = torch.zeros(shapes.pop(), dtype=torch.int64)
     for name, mask in parts:
         if name not in HUMAN_PART_OF:
             raise DataError(f"{path}: found the human part {name}; allowed: {', '.join(HUMAN_PART_OF)}")
-        found[torch.from_numpy(mask != 0)] = HUMAN_PART_OF[name]
-    return found if bool(found.any()) else torch.full_like(found, IGNORE)
+        labels[torch.from_numpy(mask != 0)] = HUMAN_PART_OF[name]
+    return labels if bool(labels.any()) else torch.full_like(labels, IGNORE)
 
 
 def _listed(structs: Any) -> list[dict[str, Any]]:
-    """MATLAB's structs as a list, be they none, one or many."""
+    """Returns MATLAB's structs as a list, also where there is none or only one."""
     return list(np.atleast_1d(structs))

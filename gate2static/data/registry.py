@@ -1,4 +1,4 @@
-"""Data sets by the name a recipe gives."""
+"""The data sets by the names that a recipe uses."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -23,10 +23,10 @@ DATA_SETS: dict[str, DataSource] = {
 
 
 def describe_data(recipe: DataRecipe) -> DataSpec:
-    """Says what images and targets a data set yields, without reading it.
+    """Describes the images and the targets of a data set without reading it.
 
     Raises:
-        RecipeError: Unknown data set, or an option that it does not take.
+        RecipeError: The data set or one of its options is unknown.
     """
     source, options = _resolve(recipe)
     return source.describe(options)
@@ -36,17 +36,17 @@ def load_data(recipe: DataRecipe, targets: Collection[str] | None = None) -> Spl
     """Reads a data set.
 
     Args:
-        recipe: Which one, and its options.
-        targets: Those that are wanted, of which alone the files have to be there; all by default.
+        recipe: The data set's name and options.
+        targets: The names of the targets to load; files of other targets are not needed. None loads all targets.
 
     Raises:
-        RecipeError: Unknown data set, or an option that it does not take.
+        RecipeError: The data set or one of its options is unknown.
         DataError: The data set's files are missing or hold values that its tasks do not allow.
     """
     source, options = _resolve(recipe)
     spec = source.describe(options)
-    wanted = {name: target for name, target in spec.targets.items() if targets is None or name in targets}
-    return source.load(options, replace(spec, targets=wanted))
+    selected = {name: target for name, target in spec.targets.items() if targets is None or name in targets}
+    return source.load(options, replace(spec, targets=selected))
 
 
 def _resolve(recipe: DataRecipe) -> tuple[DataSource, Strict]:

@@ -1,7 +1,7 @@
 """Taskonomy with five dense tasks, split by building (Zamir et al. 2018; tasks as in AdaShare, Sun et al. 2020).
 
-Normals: x to the right, y down, z away from the camera, as the files have it. Keypoints and texture edges are heat
-maps, so both are of the kind `keypoints`: the strength of a response, 1 where it is as strong as AdaShare clips it.
+Normals have x to the right, y down and z away from the camera, as in the files. Keypoints and texture edges are heat
+maps, so both are of the kind `keypoints`: the strength of a response, and 1 where AdaShare clips it.
 """
 
 import os
@@ -39,7 +39,7 @@ DOMAINS = {
     "keypoints": "keypoints2d",
     "edges": "edge_texture",
 }
-"""The folder of each file of a sample."""
+"""The folder of each part of a sample."""
 
 LAYOUTS = (
     "{domain}/{building}",
@@ -48,25 +48,32 @@ LAYOUTS = (
     "{building}_{domain}/{domain}",
     "{building}_{domain}",
 )
-"""Where a building's pictures of one domain lie, by how they were downloaded and unpacked."""
+"""The folders of a building's pictures of one domain, one per way of downloading and unpacking."""
 
 NAME = "point_{}_view_{}_domain_{}.png"
 VIEW = re.compile(r"point_(\d+)_view_(\d+)_domain_(\w+)\.png")
-"""The domain is spelled `segment_semantic` or `segmentsemantic` in file names."""
+"""The pattern of file names; the domain may be spelled `segment_semantic` or `segmentsemantic`."""
 
 SMALLEST_FILE_BYTES = 67
-"""A PNG file of one pixel; what is smaller holds no picture."""
+"""The size of a PNG file of one pixel; a smaller file holds no picture."""
 MOST_INCOMPLETE = 0.05
-"""A few views of a building lack a label or have an empty file, and are left out. More means half unpacked."""
+"""The largest share of a building's views that may lack a file and are left out; more means half unpacked."""
 
 UNITS_PER_METRE = 512
 NO_SURFACE = 65535
-KEYPOINT_SCALE, EDGE_SCALE = 0.005 * 2**16, 0.08 * 2**16
+KEYPOINT_SCALE = 0.005 * 2**16
+EDGE_SCALE = 0.08 * 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Building:
-    """Where a building's files lie; its views as numbers (N, 2): point, view."""
+    """The files of one building.
+
+    Attributes:
+        folders: The folder of each part.
+        spellings: The spelling of each part's domain in file names.
+        views: The N views as pairs of point and view, (N, 2).
+    """
 
     folders: dict[str, Path]
     spellings: dict[str, str]
@@ -74,7 +81,7 @@ class _Building:
 
 
 class _Views(Sequence[Files]):
-    """The files of all views. Their paths are made when asked for: millions of them would fill each worker's memory."""
+    """The files of all views. Paths are built on access, because millions of paths would fill each worker's memory."""
 
     def __init__(self, buildings: Sequence[_Building]) -> None:
         self._buildings = buildings
@@ -85,9 +92,9 @@ class _Views(Sequence[Files]):
 
     def __getitem__(self, index: int) -> Files:  # type: ignore[override] # slices are not needed
         index = range(len(self))[index]
-        at = int(np.searchsorted(self._ends, index, side="right"))
-        building = self._buildings[at]
-        point, view = building.views[index - int(self._ends[at])]
+        position = int(np.searchsorted(self._ends, index, side="right"))
+        building = self._buildings[position]
+        point, view = building.views[index - int(self._ends[position])]
         return {
             target: folder / NAME.format(point, view, building.spellings[target])
             for target, folder in building.folders.items()
@@ -95,17 +102,17 @@ class _Views(Sequence[Files]):
 
 
 class TaskonomyOptions(FileOptions):
-    """Size of the pictures, and which buildings are in which split."""
+    """The options of Taskonomy: the size of pictures, and the buildings of each split."""
 
     size: Annotated[int, Field(ge=32, le=1024)] = 256
-    """Side; pictures are square, stored with 512 pixels."""
+    """The height and width of pictures, which are stored with 512×512 pixels."""
     buildings: str | None = None
-    """A file of splits such as `train_val_test_medium.csv`, with the columns id, train, val and test; by default the
-    official tiny partition, 25, 5 and 5 buildings."""
+    """A file of splits such as `train_val_test_medium.csv`, with the columns id, train, val and test. The default is
+    the official tiny partition with 25, 5 and 5 buildings."""
 
 
 def describe(options: TaskonomyOptions) -> DataSpec:
-    """Square images with 17 classes, depth, normals, keypoints and texture edges."""
+    """Describes square images with 17 classes, depth, normals, keypoints and texture edges."""
     heat = TargetSpec(kind="keypoints", channels=1)
     return DataSpec(
         image_shape=(3, options.size, options.size),
@@ -123,89 +130,99 @@ def load(options: TaskonomyOptions, spec: DataSpec) -> Splits:
     """Recognises the layout and lists the views of every building.
 
     Raises:
-        DataError: The folder is something else, half unpacked, or lacks a building of the splits.
+        DataError: The folder is not this data set, is half unpacked, or lacks a building of the splits.
     """
     root = existing_root(options)
     buildings = _read_buildings(home_path(options.buildings)) if options.buildings else TINY
     layout = _layout(root, [building for split in buildings.values() for building in split])
-    made = {
-        split: FileSamples(
-            _Views([_views(root, layout, building, wanted(DOMAINS, spec)) for building in buildings[split]]),
-            READERS,
-            spec,
-            prepare=partial(resize, kinds=spec.kinds, size=(options.size, options.size)),
-        )
-        for split in ("train", "val", "test")
-    }
+    domains = wanted(DOMAINS, spec)
+    to_size = partial(resize, kinds=spec.kinds, size=(options.size, options.size))
+
+    def samples(split: str) -> FileSamples:
+        views = _Views([_views(root, layout, building, domains) for building in buildings[split]])
+        return FileSamples(views, READERS, spec, prepare=to_size)
+
+    train = samples("train")
+    val = samples("val")
+    test = samples("test")
+    if not options.augment:
+        return Splits(train=train, val=val, test=test)
     augment = Augmentation(kinds=describe(options).kinds, zoom=between(0.5, 1.5), off_centre=True)
-    train = Augmented(made["train"], augment, options.seed) if options.augment else made["train"]
-    return Splits(train=train, val=made["val"], test=made["test"])
+    return Splits(train=Augmented(train, augment, options.seed), val=val, test=test)
 
 
 def _read_buildings(path: Path) -> dict[str, tuple[str, ...]]:
+    """Returns the buildings of each split of a file of splits."""
     if not path.is_file():
         raise DataError(
-            f"data.options.buildings: found {path}, which is no file; give a file of splits or leave it out"
+            f"data.options.buildings: found {path}, which is not a file; give a file of splits or leave it out"
         )
-    header, *rows = ([cell.strip() for cell in line.split(",")] for line in read_lines("Taskonomy splits", path))
-    once = len({row[0] for row in rows}) == len(rows) and all(sorted(row[1:]) == ["0", "0", "1"] for row in rows)
-    if header != ["id", "train", "val", "test"] or not once:
+    header, *rows = (_cells(line) for line in read_lines("Taskonomy splits", path))
+    is_unique = len({row[0] for row in rows}) == len(rows)
+    has_one_split = all(sorted(row[1:]) == ["0", "0", "1"] for row in rows)
+    if header != ["id", "train", "val", "test"] or not is_unique or not has_one_split:
         raise DataError(
             f"{path}: not a file of splits; allowed: the columns id,train,val,test, and each building once, with one 1"
         )
-    found = {
-        split: tuple(row[0] for row in rows if row[column] == "1") for column, split in enumerate(header) if column
-    }
-    empty = [split for split, names in found.items() if not names]
-    if empty:
-        raise DataError(f"{path}: no building is in {empty[0]}; each of train, val and test needs one")
-    return found
+    buildings = {}
+    for column, split in enumerate(header[1:], start=1):
+        buildings[split] = tuple(row[0] for row in rows if row[column] == "1")
+        if not buildings[split]:
+            raise DataError(f"{path}: no building is in {split}; each of train, val and test needs one")
+    return buildings
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split(",")]
 
 
 def _layout(root: Path, buildings: Sequence[str]) -> str:
-    """The layout in which most buildings have pictures."""
+    """Returns the layout in which most buildings have pictures."""
 
     def present(layout: str) -> int:
         folders = (root / layout.format(domain=DOMAINS["image"], building=building) for building in buildings)
-        return sum(
-            folder.is_dir() and any(VIEW.fullmatch(path.name) for path in folder.iterdir()) for folder in folders
-        )
+        return sum(_has_pictures(folder) for folder in folders)
 
     best = max(LAYOUTS, key=present)
     if not present(best):
-        shown = ", ".join(layout.format(domain="rgb", building=buildings[0]) for layout in LAYOUTS)
-        raise DataError(f"{root}: no data set was recognised; allowed: one of the folders {shown}, and so on")
+        examples = ", ".join(layout.format(domain="rgb", building=buildings[0]) for layout in LAYOUTS)
+        raise DataError(f"{root}: no data set was recognised; allowed: one of the folders {examples}, and so on")
     return best
 
 
+def _has_pictures(folder: Path) -> bool:
+    return folder.is_dir() and any(VIEW.fullmatch(path.name) for path in folder.iterdir())
+
+
 def _views(root: Path, layout: str, building: str, domains: Mapping[str, str]) -> _Building:
-    """A building's views that have all of their files, in order."""
+    """Returns a building's views that have all of their files, in order."""
     folders = {target: root / layout.format(domain=domain, building=building) for target, domain in domains.items()}
-    found = {target: _pictures(folder, layout) for target, folder in folders.items()}
-    every = set().union(*(views for _, views in found.values()))
-    whole = every.intersection(*(views for _, views in found.values()))
-    if len(every) - len(whole) > MOST_INCOMPLETE * len(every):
-        point, view = min(every - whole)
-        target = next(target for target, (_, views) in found.items() if (point, view) not in views)
+    pictures = {target: _pictures(folder, layout) for target, folder in folders.items()}
+    all_views = set().union(*(views for _, views in pictures.values()))
+    whole_views = all_views.intersection(*(views for _, views in pictures.values()))
+    incomplete = len(all_views) - len(whole_views)
+    if incomplete > MOST_INCOMPLETE * len(all_views):
+        point, view = min(all_views - whole_views)
+        target = next(target for target, (_, views) in pictures.items() if (point, view) not in views)
         raise DataError(
-            f"{folders[target] / NAME.format(point, view, found[target][0])} is missing or empty, and in all "
-            f"{len(every) - len(whole)} of {len(every)} views of {building} are incomplete; the folder has the "
+            f"{folders[target] / NAME.format(point, view, pictures[target][0])} is missing or empty, and in all "
+            f"{incomplete} of {len(all_views)} views of {building} are incomplete; the folder has the "
             f"Taskonomy layout {layout}, half unpacked: unpack it again"
         )
     return _Building(
         folders=folders,
-        spellings={target: spelling for target, (spelling, _) in found.items()},
-        views=np.array(sorted(whole), dtype=np.int32),
+        spellings={target: spelling for target, (spelling, _) in pictures.items()},
+        views=np.array(sorted(whole_views), dtype=np.int32),
     )
 
 
 def _pictures(folder: Path, layout: str) -> tuple[str, set[tuple[int, int]]]:
-    """How a folder's files spell their domain, and which views (point, view) it has."""
+    """Returns the spelling of the domain in a folder's file names, and its views (point, view)."""
     views: set[tuple[int, int]] = set()
     spelling = ""
     for entry in os.scandir(folder) if folder.is_dir() else ():
         match = VIEW.fullmatch(entry.name)
-        # Only labels come as empty files, and asking for the size of each of a million files takes minutes.
+        # Only label files may be empty, and a look at the size of each of a million files takes minutes.
         if match and ("segment" not in match[3] or entry.stat().st_size >= SMALLEST_FILE_BYTES):
             views.add((int(match[1]), int(match[2])))
             spelling = match[3]
@@ -218,7 +235,7 @@ def _pictures(folder: Path, layout: str) -> tuple[str, set[tuple[int, int]]]:
 
 
 def _read_semantic(path: Path) -> Tensor:
-    """Files have 0 for uncertain, 1 for the background, and the objects from 2 on."""
+    """Reads labels; files have 0 for uncertain pixels, 1 for the background, and objects from 2 on."""
     labels = read_label_image(path)
     if int(labels.max()) > len(CLASSES):
         raise DataError(f"{path}: found the label {int(labels.max())}; allowed: 0 to {len(CLASSES)}, 0 for uncertain")

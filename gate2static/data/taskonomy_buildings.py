@@ -1,4 +1,4 @@
-"""Which building of Taskonomy is in which split: the official tiny partition."""
+"""The official tiny partition of Taskonomy's buildings."""
 
 TINY = {
     "train": (

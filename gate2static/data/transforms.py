@@ -1,9 +1,9 @@
-"""Changes of geometry that keep a sample's image and all its targets true to each other.
+"""Geometric changes of a sample that keep its image and all its targets consistent.
 
-Zooming an image by s is read as the same camera seeing the scene nearer: depth is divided by s. That leaves a point's
-X = x·Z/f as it was and divides its Z, so the normals of the new depth are (n_x, n_y, s·n_z) over their length. Where
-there is no depth to agree with, normals stay as they are, as in the paper's PASCAL recipe. A crop off the centre moves
-the principal point with it. Resizing a whole picture changes no value: the same camera with other pixels.
+A zoom of an image by s stands for the same camera nearer to the scene: depth is divided by s. A point's X = x·Z/f stays
+the same and its Z is divided by s, so the normals of the new depth are (n_x, n_y, s·n_z) over their length. Where there
+is no depth to agree with, normals stay as they are, as in the paper's PASCAL recipe. A crop off the centre moves the
+principal point with it. Resizing a whole picture changes no value: it is the same camera with other pixels.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,11 +27,11 @@ FILL: dict[str, float] = {
     "normals": 0,
     "keypoints": -1,
 }
-"""What each kind of map holds outside the picture; other kinds have no place in it."""
+"""By kind, the value of a map outside the picture; other kinds are not maps."""
 
 Draw = Callable[[torch.Generator], float]
 Kinds = Mapping[str, str]
-"""The kind of each target by its name."""
+"""The kind of each target, by name."""
 
 
 def _one_of(values: tuple[float, ...], generator: torch.Generator) -> float:
@@ -43,43 +43,48 @@ def _between(low: float, high: float, generator: torch.Generator) -> float:
 
 
 def one_of(*values: float) -> Draw:
-    """Draws one of these values."""
+    """Returns a function that draws one of these values."""
     return partial(_one_of, values)
 
 
 def between(low: float, high: float) -> Draw:
-    """Draws a value between two, all alike."""
+    """Returns a function that draws a value uniformly between two values."""
     return partial(_between, low, high)
 
 
-_ONE, _ZERO = one_of(1.0), one_of(0.0)
+_ONE = one_of(1.0)
+_ZERO = one_of(0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """A random change of a sample with an ImageNet-normalised image; the paper's, after Vandenhende et al. (2020).
+    """A random change of a sample with an ImageNet-normalised image, as in the paper and Vandenhende et al. (2020).
 
-    It can be pickled, so that workers can be started in any way.
+    Augmentations can be pickled, so that worker processes can be started in any way.
     """
 
     kinds: Kinds
-    """Of all targets that the data set has, whether or not a sample holds them: with depth among them, a zoom is a way
-    of coming nearer, and normals follow."""
+    """The kinds of all targets of the data set, also of those that samples do not hold: if depth is among them, a zoom
+    brings the camera nearer, and normals change with it."""
     flip: bool = True
-    """Mirror half of the samples."""
+    """Whether to mirror half of the samples."""
     zoom: Draw = _ONE
-    """About the centre, or about a random place with `off_centre`; below 1 leaves a margin."""
+    """Draws the zoom; a zoom below 1 leaves a margin."""
     off_centre: bool = False
+    """Whether to zoom about a random place instead of the centre."""
     degrees: Draw = _ZERO
-    """Turn the image, positive is clockwise."""
+    """Draws the angle to turn the image by; positive is clockwise."""
 
     def __call__(self, sample: Sample, generator: torch.Generator) -> Sample:
-        """Draws and applies one change; the input is left alone."""
-        zoom, degrees = self.zoom(generator), self.degrees(generator)
+        """Draws one change and applies it; the input is not changed."""
+        zoom = self.zoom(generator)
+        degrees = self.degrees(generator)
         height, width = sample[0].shape[-2:]
-        # What a zoomed picture has more, or less, than the frame is what it can be moved by.
+        # A zoomed picture can be moved by the difference between its size and the frame's.
         slack = abs(zoom - 1) / 2 if self.off_centre else 0.0
-        move = (_between(-slack, slack, generator) * width, _between(-slack, slack, generator) * height)
+        move_right = _between(-slack, slack, generator) * width
+        move_down = _between(-slack, slack, generator) * height
+        move = (move_right, move_down)
         if zoom != 1 or degrees:
             sample = warp(sample, self.kinds, zoom=zoom, degrees=degrees, move=move)
         if self.flip and _between(0, 1, generator) < 0.5:
@@ -88,15 +93,15 @@ class Augmentation:
 
 
 def normalise(image: Tensor) -> Tensor:
-    """ImageNet's normalisation of an RGB image (3, H, W) in [0, 1]."""
-    from torchvision.transforms.v2 import functional as tv  # takes a second to import, and pruning needs none of it
+    """Applies ImageNet's normalisation to an RGB image (3, H, W) in [0, 1]."""
+    from torchvision.transforms.v2 import functional as tv  # takes a second to import, and pruning does not need it
 
     normalised: Tensor = tv.normalize(image, list(IMAGENET_MEAN), list(IMAGENET_STD))
     return normalised
 
 
 def mirror(sample: Sample, kinds: Kinds) -> Sample:
-    """Left becomes right; normals point the other way along x."""
+    """Mirrors a sample left to right, which negates the x of normals."""
     image, targets = sample
     flipped = {name: value.flip(-1) if kinds[name] in FILL else value for name, value in targets.items()}
     for name in _named(kinds, "normals", targets):
@@ -107,9 +112,16 @@ def mirror(sample: Sample, kinds: Kinds) -> Sample:
 def warp(
     sample: Sample, kinds: Kinds, *, zoom: float = 1, degrees: float = 0, move: tuple[float, float] = (0, 0)
 ) -> Sample:
-    """Zooms and turns about the centre, then moves by pixels (right, down); the frame keeps its size.
+    """Zooms and turns a sample about its centre, then moves it; the frame keeps its size.
 
     The image is interpolated, targets take their nearest pixel.
+
+    Args:
+        sample: The sample; it is not changed.
+        kinds: The kinds of all targets of the data set.
+        zoom: The factor of the picture's size.
+        degrees: The angle; positive is clockwise.
+        move: Pixels to the right and down.
     """
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as tv
@@ -129,7 +141,7 @@ def warp(
 
 
 def resize(sample: Sample, kinds: Kinds, size: tuple[int, int]) -> Sample:
-    """The whole picture at another size (H, W): the image smoothly, targets by their nearest pixel."""
+    """Resizes a whole sample to (H, W): the image is interpolated, targets take their nearest pixel."""
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as tv
 
@@ -146,22 +158,30 @@ def _named(kinds: Kinds, kind: str, targets: Mapping[str, Tensor]) -> list[str]:
 def _on_maps(
     targets: dict[str, Tensor], kinds: Kinds, change: Callable[[Tensor, list[float]], Tensor]
 ) -> dict[str, Tensor]:
-    """Applies one change to all maps at once, as channels of one float tensor, with what to fill each channel with."""
+    """Applies one change to all maps at once, as channels of one float tensor.
+
+    Args:
+        targets: The targets by name; they are not changed.
+        kinds: The kind of each target.
+        change: Maps the channels (C, H, W) and the value outside the picture of each channel to changed channels.
+    """
     names = [name for name in targets if kinds[name] in FILL]
     if not names:
         return dict(targets)
-    maps = [targets[name].float().reshape(-1, *targets[name].shape[-2:]) for name in names]
-    fill = [FILL[kinds[name]] for name, map_ in zip(names, maps, strict=True) for _ in map_]
-    changed = change(torch.cat(maps), fill).split([len(map_) for map_ in maps])
-    found = {
-        name: (value[0] if targets[name].dim() == 2 else value).to(targets[name].dtype)
-        for name, value in zip(names, changed, strict=True)
-    }
-    return {**targets, **found}
+    maps = [targets[name].float().reshape(-1, *targets[name].shape[-2:]) for name in names]  # (C, H, W) each
+    channels = [len(target_map) for target_map in maps]
+    fill: list[float] = []
+    for name, count in zip(names, channels, strict=True):
+        fill += [FILL[kinds[name]]] * count
+    changed = dict(targets)
+    for name, value in zip(names, change(torch.cat(maps), fill).split(channels), strict=True):
+        target = targets[name]
+        changed[name] = (value[0] if target.dim() == 2 else value).to(target.dtype)
+    return changed
 
 
 def _turned_normals(normals: Tensor, zoom: float, degrees: float) -> Tensor:
-    """Normals (3, H, W) of what `warp` makes of the depth; invalid ones stay zero."""
+    """Returns the normals (3, H, W) of the depth that `warp` returns; unknown ones stay zero."""
     angle = torch.deg2rad(torch.tensor(degrees, dtype=torch.float32))
     x = angle.cos() * normals[0] - angle.sin() * normals[1]
     y = angle.sin() * normals[0] + angle.cos() * normals[1]

@@ -14,7 +14,8 @@ from gate2static.static import Manifest
 from gate2static.static.folder import read_manifest, write_manifest
 from gate2static.verify import EquivalenceReport
 
-_GATED, _ONNX = "gated / static", "static / ONNX Runtime"
+_GATED = "gated / static"
+_ONNX = "static / ONNX Runtime"
 _ONNX_REASON = "two libraries sum in another order; the margin is for small differences of large values"
 _CHECKS = TypeAdapter(tuple[Check, ...])
 

@@ -85,5 +85,6 @@ def _stacked_bars(axes: Axes, pattern: GatePattern) -> None:
 
 
 def _look(task: int) -> dict[str, Any]:
-    colours, hatches = style.TASK_COLOURS, style.TASK_HATCHES
-    return {"color": colours[task % len(colours)], "hatch": hatches[task % len(hatches)]}
+    colour = style.TASK_COLOURS[task % len(style.TASK_COLOURS)]
+    hatch = style.TASK_HATCHES[task % len(style.TASK_HATCHES)]
+    return {"color": colour, "hatch": hatch}

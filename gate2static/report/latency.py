@@ -28,16 +28,17 @@ def ratios(report: LatencyReport, target: TargetLatency) -> dict[str, float]:
 
 def timings(report: LatencyReport) -> tuple[Timing, ...]:
     """Returns every measurement of a latency report."""
-    return tuple(
-        Timing(
-            name=row_name(target),
-            backend=target.backend,
-            precision=target.precision,
-            percentiles_ms={percent: target.percentile_ms(percent) for percent in PERCENTILES},
-            variation=target.variation,
-            runs=target.runs,
-        )
-        for target in report.targets
+    return tuple(_timing(target) for target in report.targets)
+
+
+def _timing(target: TargetLatency) -> Timing:
+    return Timing(
+        name=row_name(target),
+        backend=target.backend,
+        precision=target.precision,
+        percentiles_ms={percent: target.percentile_ms(percent) for percent in PERCENTILES},
+        variation=target.variation,
+        runs=target.runs,
     )
 
 

@@ -75,13 +75,13 @@ def _name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[Tr
     canvas = FigureCanvasAgg(figure.get_figure(root=True))
     canvas.draw()
     marks = [axes.transData.transform((p.cost, p.delta_mtl_percent)) for p in points]
-    taken = [Bbox.from_extents(x - 9, y - 9, x + 9, y + 9) for x, y in marks]
+    occupied = [Bbox.from_extents(x - 9, y - 9, x + 9, y + 9) for x, y in marks]
     named = sorted(named, key=lambda p: p.cost)
     for kind in _CURVES:
         corners = (axes.transData.transform((p.cost, p.delta_mtl_percent)) for p in named if p.kind == kind)
         for start, end in pairwise(corners):
             line = (start + (end - start) * step / _LINE_STEPS for step in range(_LINE_STEPS))
-            taken += [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in line]
+            occupied += [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in line]
     for point in named:
         label = axes.annotate(
             point.name,
@@ -91,14 +91,14 @@ def _name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[Tr
             fontsize=8,
             arrowprops={"arrowstyle": "-", "color": "#666666", "linewidth": 0.7, "shrinkA": 0},
         )
-        taken.append(_place(label, taken, axes.bbox, canvas))
+        occupied.append(_place(label, occupied, axes.bbox, canvas))
 
 
-def _place(label: Annotation, taken: Sequence[Bbox], inside: Bbox, canvas: FigureCanvasAgg) -> Bbox:
+def _place(label: Annotation, occupied: Sequence[Bbox], inside: Bbox, canvas: FigureCanvasAgg) -> Bbox:
     best: tuple[int, Bbox, tuple[int, int]] | None = None
     for offset in _OFFSETS_POINTS:
         box = _moved(label, offset, canvas)
-        overlaps = sum(box.overlaps(other) for other in taken) + (not _within(box, inside))
+        overlaps = sum(box.overlaps(other) for other in occupied) + (not _within(box, inside))
         if best is None or overlaps < best[0]:
             best = (overlaps, box, offset)
     assert best is not None

@@ -1,4 +1,4 @@
-"""What an ONNX file says about itself: its precision, its interface, where it came from."""
+"""Reading of ONNX files: the model, its precision and the static network that it was exported from."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -8,10 +8,14 @@ from gate2static.runtimes.optional import require
 
 
 def load_onnx(data: bytes, path: Path) -> Any:
-    """The `onnx.ModelProto` in `data`; `path` is named in the error.
+    """Returns the `onnx.ModelProto` in a file's content.
+
+    Args:
+        data: The file's content.
+        path: The file's path, for the error message.
 
     Raises:
-        ExportError: not a complete ONNX model.
+        ExportError: The content is not a complete ONNX model.
     """
     onnx = require("onnx")
     try:
@@ -25,7 +29,7 @@ def load_onnx(data: bytes, path: Path) -> Any:
 
 
 def precision_of(proto: Any) -> Literal["fp32", "fp16", "int8"]:
-    """The lowest precision that the graph computes in, read from its nodes and weights."""
+    """Returns the lowest precision of a model, read from its nodes and weights."""
     if any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
         return "int8"
     half = require("onnx").TensorProto.FLOAT16
@@ -33,7 +37,7 @@ def precision_of(proto: Any) -> Literal["fp32", "fp16", "int8"]:
 
 
 def digest_of(proto: Any) -> str | None:
-    """The digest of the static model that the file was exported from; None for an ONNX file from elsewhere."""
+    """Returns the digest of the static model that a file was exported from; None for other ONNX files."""
     return next((entry.value for entry in proto.metadata_props if entry.key == "gate2static.digest"), None)
 
 

@@ -1,4 +1,4 @@
-"""ONNX Runtime sessions, quiet, on exactly the provider that was asked for."""
+"""ONNX Runtime sessions without warnings, on exactly the requested provider."""
 
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ CPU = ("CPUExecutionProvider",)
 
 
 def onnxruntime() -> Any:
-    """The onnxruntime module with its warnings off: they go to stderr from C++, where no one can catch them."""
+    """Returns the onnxruntime module with its warnings off."""
     module = require("onnxruntime")
+    # C++ writes the warnings to stderr, where Python cannot catch them.
     module.set_default_logger_severity(_ERRORS_ONLY)
     return module
 
@@ -25,17 +26,17 @@ def open_session(
     threads: int | None = None,
     error: type[Gate2StaticError] = ExportError,
 ) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU.
+    """Opens an `onnxruntime.InferenceSession` on the CPU.
 
     Args:
-        model: a file, or the bytes of one.
-        label: names the bytes in errors.
-        threads: intra-op threads; None leaves the choice to ONNX Runtime.
-        error: what an unreadable model raises.
+        model: The path of a file, or its content.
+        label: The name of the content in error messages.
+        threads: Intra-op threads; None leaves the number to ONNX Runtime.
+        error: The exception class for a model that cannot be opened.
 
     Raises:
         MissingDependencyError: ONNX Runtime is not installed.
-        Gate2StaticError: of type `error`, when the model is unreadable or has an operator that ONNX Runtime lacks.
+        Gate2StaticError: The model cannot be read, or has an operator that ONNX Runtime lacks (of type `error`).
     """
     label = str(model) if isinstance(model, Path) else label
     data = read_bytes(model, what="ONNX file", error=error) if isinstance(model, Path) else model
@@ -45,11 +46,17 @@ def open_session(
 def open_cuda_session(
     data: bytes, *, label: str, provider_options: dict[str, str], error: type[Gate2StaticError]
 ) -> Any:
-    """An `onnxruntime.InferenceSession` on the GPU, or an error: never a silent fall-back to the CPU.
+    """Opens an `onnxruntime.InferenceSession` on the GPU, and never falls back to the CPU silently.
+
+    Args:
+        data: The content of an ONNX file.
+        label: The name of the content in error messages.
+        provider_options: Options of the CUDA provider.
+        error: The exception class for a model that cannot be opened.
 
     Raises:
-        MissingDependencyError: no GPU, or an ONNX Runtime without CUDA, or CUDA libraries that do not load.
-        Gate2StaticError: of type `error`, when the model is unreadable.
+        MissingDependencyError: There is no GPU, ONNX Runtime was built without CUDA, or CUDA libraries do not load.
+        Gate2StaticError: The model cannot be read (of type `error`).
     """
     require_gpu("ONNX Runtime on CUDA")
     module = onnxruntime()
@@ -69,10 +76,13 @@ def open_cuda_session(
 
 
 def session_options(*, threads: int | None = None) -> Any:
-    """Quiet `SessionOptions`.
+    """Returns `SessionOptions` without warnings.
 
-    Spinning stays on, ONNX Runtime's default and what a deployed network gets: bench keeps one session open at a time,
-    so no idle pool spins against the one being timed.
+    Spinning stays on, as it is ONNX Runtime's default and so what a deployed network gets. Benchmarks keep one session
+    open at a time, so that no idle thread pool disturbs the timed one.
+
+    Args:
+        threads: Intra-op threads; None leaves the number to ONNX Runtime.
     """
     options = onnxruntime().SessionOptions()
     options.log_severity_level = _ERRORS_ONLY

@@ -1,4 +1,4 @@
-"""Libraries that only some machines have: imported when first used, so that importing gate2static stays quick."""
+"""Optional libraries, which are imported when first used, so that importing gate2static stays quick."""
 
 import importlib
 import os
@@ -22,10 +22,13 @@ and a data base of events in the user's cache, and looks up a server to send the
 
 
 def require(module: str) -> Any:
-    """The module, imported now.
+    """Imports and returns a module.
+
+    Args:
+        module: The module's name.
 
     Raises:
-        MissingDependencyError: it is not installed, or a shared library that it needs is missing.
+        MissingDependencyError: The module is not installed, or a shared library that it needs is missing.
     """
     distribution = module.partition(".")[0]
     for variable, value in _ENVIRONMENT.get(distribution, {}).items():
@@ -40,7 +43,14 @@ def require(module: str) -> Any:
 
 
 def require_gpu(purpose: str) -> None:
-    """Raises MissingDependencyError unless torch sees an NVIDIA GPU; `purpose` starts the message."""
+    """Checks that torch can use an NVIDIA GPU.
+
+    Args:
+        purpose: The start of the error message.
+
+    Raises:
+        MissingDependencyError: Torch can use no GPU.
+    """
     import torch
 
     if not torch.cuda.is_available():

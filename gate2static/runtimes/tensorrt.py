@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX behind one door: the same Python interface in two modules."""
+"""TensorRT and TensorRT-RTX: two modules with the same Python interface."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,11 +13,13 @@ TrtBackend = Literal["tensorrt-rtx", "tensorrt"]
 
 @dataclass(frozen=True)
 class TrtLibrary:
-    """One of the two modules with its logger, of which the native library keeps one for the life of the process.
+    """One of the two modules with its logger, which the native library keeps for the life of the process.
 
     Attributes:
-        module: `tensorrt` or `tensorrt_rtx`.
-        messages: warnings and errors since `messages.clear()`, instead of on stderr.
+        backend: The library's name, `tensorrt` or `tensorrt-rtx`.
+        module: The module, `tensorrt` or `tensorrt_rtx`.
+        logger: The logger to pass to the library's objects.
+        messages: Warnings and errors since `messages.clear()`, which would otherwise go to stderr.
     """
 
     backend: TrtBackend
@@ -26,16 +28,19 @@ class TrtLibrary:
     messages: list[str] = field(default_factory=list)
 
     def reason(self) -> str:
-        """The native library's own words, one line a message, for an error message."""
+        """Returns the native library's messages, one per line, for an error message."""
         return "\n".join(dict.fromkeys(self.messages)) or "no reason was given"
 
 
 def trt_library(backend: str) -> TrtLibrary:
-    """Import the library of a backend.
+    """Imports the library of a backend.
+
+    Args:
+        backend: `tensorrt` or `tensorrt-rtx`.
 
     Raises:
-        ExportError: an unknown backend.
-        MissingDependencyError: it is not installed here.
+        ExportError: The backend is unknown.
+        MissingDependencyError: The library is not installed.
     """
     for known in get_args(TrtBackend):
         if backend == known:

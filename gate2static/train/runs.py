@@ -111,7 +111,7 @@ def _run(recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], *, resume: boo
 def _run_in_process(
     fabric: "Fabric", recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], resume: bool, show: bool
 ) -> None:
-    """Does the part of a run that every training process does."""
+    """Runs the part of a run that every training process has."""
     if fabric.device.type == "cpu":
         keep_freed_memory()
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))

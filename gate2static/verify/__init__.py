@@ -1,4 +1,4 @@
-"""Verification: does the static network compute what the gated one computes?"""
+"""Verification that the static network computes the same function as the gated network."""
 
 from gate2static.verify.difference import Difference, difference
 from gate2static.verify.equivalence import Check, EquivalenceReport, verify

@@ -1,4 +1,4 @@
-"""How far two outputs are apart."""
+"""The difference between two outputs."""
 
 import torch
 from pydantic import BaseModel, ConfigDict
@@ -7,12 +7,12 @@ from torch.nn import functional as F
 
 
 class Difference(BaseModel):
-    """Distances between an expected and a found output; infinite where shapes differ or a value is not finite.
+    """The difference between an expected and an actual output; infinite where shapes differ or a value is not finite.
 
     Attributes:
-        max_abs: largest absolute difference.
-        max_rel: `max_abs` over the largest magnitude of the expected output, its scale.
-        cosine: cosine similarity of the flattened outputs; 1 where both are all zero.
+        max_abs: The largest absolute difference.
+        max_rel: `max_abs` over the expected output's scale, its largest magnitude.
+        cosine: The cosine similarity of the flattened outputs; 1 where both are all zero.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -22,14 +22,16 @@ class Difference(BaseModel):
     cosine: float
 
 
-def difference(expected: Tensor, found: Tensor) -> Difference:
-    """Compare in float64."""
-    a, b = expected.detach().cpu().double().flatten(), found.detach().cpu().double().flatten()
-    if expected.shape != found.shape or not (a.isfinite().all() and b.isfinite().all()):
+def difference(expected: Tensor, actual: Tensor) -> Difference:
+    """Compares two outputs in float64."""
+    a = expected.detach().cpu().double().flatten()
+    b = actual.detach().cpu().double().flatten()
+    if expected.shape != actual.shape or not (a.isfinite().all() and b.isfinite().all()):
         return Difference(max_abs=float("inf"), max_rel=float("inf"), cosine=0.0)
     if not len(a):
         return Difference(max_abs=0.0, max_rel=0.0, cosine=1.0)
-    max_abs, scale = float((a - b).abs().max()), float(a.abs().max())
+    max_abs = float((a - b).abs().max())
+    scale = float(a.abs().max())
     equal_zero = scale == 0 and max_abs == 0
     return Difference(
         max_abs=max_abs,

@@ -1,4 +1,4 @@
-"""`verify`: gated against static, in float64 and in the dtype that will be deployed."""
+"""The comparison of a gated and a static network, in float64 and in the dtype that will be deployed."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ _FLOOR_ULPS = 64
 
 
 class Check(BaseModel):
-    """One task's outcome of one comparison.
+    """The result of one comparison for one task.
 
     Attributes:
         what: `float64` or the deployment dtype.
-        task: name.
-        difference: the worst over all inputs.
-        tolerance: what `max_rel` had to stay below.
-        reason: why that tolerance.
+        task: The task's name.
+        difference: The largest difference over all inputs.
+        tolerance: The largest allowed `max_rel`.
+        reason: The reason for the tolerance.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -44,11 +44,11 @@ class Check(BaseModel):
 
 
 class EquivalenceReport(BaseModel):
-    """What `verify` found.
+    """The result of `verify`.
 
     Attributes:
-        checks: every comparison.
-        inputs: shapes of the inputs that were compared on.
+        checks: The comparisons.
+        inputs: The shapes of the inputs that were compared on.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -63,18 +63,18 @@ class EquivalenceReport(BaseModel):
 
     @property
     def per_task(self) -> dict[str, Difference]:
-        """Task -> its difference in float64."""
+        """The difference in float64, by task."""
         return {c.task: c.difference for c in self.checks if c.what == "float64"}
 
     def require(self) -> None:
-        """Raise `VerificationError` where a check failed, naming each."""
+        """Raises a VerificationError that names every failed check, if there is one."""
         failed = [c for c in self.checks if not c.passed]
         if failed:
-            found = ", ".join(
+            differences = ", ".join(
                 f"{c.task} in {c.what}: {c.difference.max_rel:.1e} (allowed {c.tolerance:.1e})" for c in failed
             )
             raise VerificationError(
-                f"the static network does not compute what the gated one does: relative error of {found}. "
+                f"the static network does not compute what the gated one does: relative error of {differences}. "
                 "They were made from different weights or gates, or a weight was changed: prune again."
             )
 
@@ -82,23 +82,23 @@ class EquivalenceReport(BaseModel):
 def verify(
     gated: GatedModel, static: StaticModel, *, inputs: Sequence[tuple[Tensor, ...]] | None = None
 ) -> EquivalenceReport:
-    """Compare a static model with the gated one it came from, task by task.
+    """Compares a static model with the gated model that it was pruned from, task by task.
 
-    In float64 both must agree up to rounding (design invariant 1); where the static model was made in a narrower dtype,
-    the gated model's weights are rounded to it first. In the dtype of the static model, its folded form, which is what
-    is deployed, may be no further from the float64 truth than a small multiple of what the gated model itself is:
-    rounding differs, since folding and slicing reorder sums, but not its size.
+    In float64 both must agree up to rounding (design invariant 1). Where the static model has a narrower dtype, the
+    gated model's weights are first rounded to that dtype. In the static model's own dtype, its deployed form may differ
+    from the float64 result by a small multiple of the gated model's own rounding error: folding and slicing reorder
+    sums, which changes roundings but not their size.
 
     Args:
-        gated: not changed; evaluated as in eval mode.
-        static: the static model; not changed.
-        inputs: input tuples to compare on; a batch of two random samples at different scales when absent.
+        gated: The gated model; it is evaluated in eval mode and not changed.
+        static: The static model; it is not changed.
+        inputs: Tuples of inputs to compare on; None takes a batch of two random samples of different scales.
 
     Returns:
-        The report; nothing is raised when a check fails.
+        The report. No error is raised for a failed check.
 
     Raises:
-        VerificationError: the two models do not have the same tasks, or there are no inputs.
+        VerificationError: The two models do not have the same tasks, or there are no inputs.
     """
     if gated.tasks != static.tasks:
         raise VerificationError(f"the gated model has tasks {gated.tasks}, the static one {static.tasks}.")
@@ -111,16 +111,18 @@ def verify(
     folded = static.deployed()
     exact: dict[str, Difference] = {}
     native: dict[str, Difference] = {}
-    own: dict[str, float] = dict.fromkeys(gated.tasks, 0.0)
+    rounding: dict[str, float] = dict.fromkeys(gated.tasks, 0.0)  # the gated model's own rounding error
     for batch in inputs:
         truth = run_gated(gated, batch, torch.float64)
         same_weights = run_gated(gated, batch, torch.float64, rounded_to=deployed) if narrower else truth
         _worst(exact, same_weights, run_static(static, batch, torch.float64))
         _worst(native, truth, run_static(folded, batch, deployed))
         rounded = run_gated(gated, batch, deployed)
-        # Where the gated model itself overflows there is nothing to measure by, and only the floor is left.
-        errors = {t: difference(truth[t], rounded[t]).max_rel for t in gated.tasks}
-        own = {t: max(own[t], error) if math.isfinite(error) else own[t] for t, error in errors.items()}
+        for task in gated.tasks:
+            error = difference(truth[task], rounded[task]).max_rel
+            # Where the gated model itself overflows, its error gives no tolerance and only the floor remains.
+            if math.isfinite(error):
+                rounding[task] = max(rounding[task], error)
     floor = _FLOOR_ULPS * torch.finfo(deployed).eps
     name = str(deployed).removeprefix("torch.")
     checks = [
@@ -132,22 +134,25 @@ def verify(
     ]  # fmt: skip
     checks += [
         Check(
-            what=name, task=t, difference=d, tolerance=max(_ROUNDING_FACTOR * own[t], floor),
+            what=name, task=t, difference=d, tolerance=max(_ROUNDING_FACTOR * rounding[t], floor),
             reason=f"{_ROUNDING_FACTOR} times the gated model's own rounding error in {name}, or {_FLOOR_ULPS} units",
         )
         for t, d in native.items()
         if deployed is not torch.float64
     ]  # fmt: skip
-    return EquivalenceReport(checks=tuple(checks), inputs=tuple(tuple(x.shape) for batch in inputs for x in batch))
+    shapes = tuple(tuple(x.shape) for batch in inputs for x in batch)
+    return EquivalenceReport(checks=tuple(checks), inputs=shapes)
 
 
 def _two_scales(x: Tensor) -> Tensor:
-    """A sample, and one at another operating point: positive and ten times larger, as unnormalised images are."""
+    """Returns a sample and its absolute value times ten, which resembles an unnormalised image."""
     return torch.cat([x, x.abs() * 10 if x.is_floating_point() else x])
 
 
-def _worst(found: dict[str, Difference], expected: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+def _worst(largest: dict[str, Difference], expected: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+    """Updates the largest difference of every task."""
     for task, value in expected.items():
         new = difference(value, outputs[task])
-        if task not in found or not new.max_rel <= found[task].max_rel:
-            found[task] = new
+        # Not `>`, because a difference that is not a number must not be overlooked.
+        if task not in largest or not new.max_rel <= largest[task].max_rel:
+            largest[task] = new

@@ -1,4 +1,4 @@
-"""Runs a model in another floating-point type without copying it: one layer at a time is converted."""
+"""Runs a model in another floating-point type without a copy of the model: layers are converted one at a time."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,8 @@ class _InDtype(fx.Interpreter):
 
     def __init__(self, module: fx.GraphModule, dtype: torch.dtype, rounded_to: torch.dtype) -> None:
         super().__init__(module)
-        self.dtype, self.rounded_to = dtype, rounded_to
+        self.dtype = dtype
+        self.rounded_to = rounded_to
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = converted(self.fetch_attr(str(target)), self.dtype, self.rounded_to)
@@ -40,7 +41,7 @@ class _InDtype(fx.Interpreter):
 
 
 class _OneFloat(TorchFunctionMode):
-    """Code that asks for a floating-point type gets the one it runs in, inside modules too."""
+    """A context in which code that asks for any floating-point type gets one given type, inside modules too."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
@@ -56,13 +57,13 @@ _CONVERSIONS = (Tensor.float, Tensor.double, Tensor.half, Tensor.bfloat16)
 
 
 def _in_dtype(arguments: Any, dtype: torch.dtype) -> Any:
-    """A floating-point type that code names is the one it was made in; here it means the one it runs in."""
+    """Replaces floating-point types in arguments: a type that the code names stands for the type that it runs in."""
     return pytree.tree_map_only(torch.dtype, lambda d: dtype if d.is_floating_point else d, arguments)
 
 
 @contextmanager
 def _default(dtype: torch.dtype) -> Iterator[None]:
-    """Numbers that code makes without naming a type are of this one."""
+    """Makes a type the default of new tensors within a block."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -72,7 +73,7 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
 
 
 def converted(module: nn.Module, dtype: torch.dtype, rounded_to: torch.dtype) -> nn.Module:
-    """A copy of a module in eval mode on the CPU, its weights rounded to one dtype and held in another."""
+    """Returns a copy of a module on the CPU in eval mode, with weights rounded to one dtype and stored in another."""
     try:
         return copy.deepcopy(module).to("cpu", rounded_to).to(dtype).eval()
     except RuntimeError as error:
@@ -80,7 +81,7 @@ def converted(module: nn.Module, dtype: torch.dtype, rounded_to: torch.dtype) ->
 
 
 def to_dtype(value: Any, dtype: torch.dtype) -> Any:
-    """Floating-point tensors converted, on the CPU; anything else as it is."""
+    """Returns a floating-point tensor on the CPU in another dtype; other values are returned unchanged."""
     return value.to("cpu", dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
@@ -88,7 +89,17 @@ def to_dtype(value: Any, dtype: torch.dtype) -> Any:
 def run_gated(
     gated: GatedModel, inputs: tuple[Tensor, ...], dtype: torch.dtype, *, rounded_to: torch.dtype | None = None
 ) -> Mapping[str, Tensor]:
-    """The gated model's outputs in eval mode, computed in `dtype` on the CPU, its weights rounded first if asked."""
+    """Computes a gated model's outputs on the CPU in eval mode.
+
+    Args:
+        gated: The gated model; it is not changed.
+        inputs: The model's inputs.
+        dtype: The dtype to compute in.
+        rounded_to: The dtype that weights are first rounded to; None leaves them as they are.
+
+    Returns:
+        The outputs by task.
+    """
     stored = dtype if rounded_to is None else rounded_to
     heads = {task: converted(gated.heads[task], dtype, stored) for task in gated.tasks}
     with _default(dtype):
@@ -99,7 +110,7 @@ def run_gated(
 
 @torch.no_grad()
 def run_static(static: StaticModel, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> Mapping[str, Tensor]:
-    """The static model's outputs, computed in `dtype` on the CPU."""
+    """Computes a static model's outputs by task, on the CPU in a given dtype."""
     with _default(dtype):
         outputs = _InDtype(static.network, dtype, dtype).run(*(to_dtype(x, dtype) for x in inputs))
     return dict(zip(static.tasks, pytree.tree_leaves(outputs), strict=True))

@@ -155,7 +155,7 @@ def test_an_interrupted_projection_changes_nothing(make: Make, monkeypatch: pyte
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(projection, "_give_back", interrupted)
+    monkeypatch.setattr(projection, "_reopen", interrupted)
     with pytest.raises(KeyboardInterrupt):
         g2s.project_to_budget(gated, g2s.Budget(macs=0.5))
     assert torch.equal(alphas(gated), before)

@@ -47,7 +47,7 @@ def test_label_pictures_keep_their_numbers(tmp_path: Path, mode: str, top: int) 
 
 def test_labels_saved_in_colours_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (5, 4)).save(tmp_path / "label.png")
-    with pytest.raises(DataError, match=r"label\.png: found a picture of mode RGB; allowed: one number a pixel"):
+    with pytest.raises(DataError, match=r"label\.png: found a picture of mode RGB; allowed: one number per pixel"):
         read_label_image(tmp_path / "label.png")
 
 
@@ -163,7 +163,7 @@ def test_normals_in_another_encoding_are_refused(encode: Callable[[torch.Tensor]
 
 
 def test_normals_of_other_than_three_numbers_are_refused() -> None:
-    with pytest.raises(DataError, match=r"file\.npy: found normals of 1 numbers a pixel; allowed: 3"):
+    with pytest.raises(DataError, match=r"file\.npy: found normals of 1 numbers per pixel; allowed: 3"):
         unit_normals(PATH, torch.zeros(1, 4, 4))
 
 

@@ -126,9 +126,9 @@ def test_lists_are_read_without_empty_lines(tmp_path: Path) -> None:
 def test_a_root_that_is_missing_or_no_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"data\.options: missing key root"):
         parse(FileOptions, {}, where="data.options")
-    with pytest.raises(DataError, match=r"data\.options\.root: found .*nowhere, which is no folder"):
+    with pytest.raises(DataError, match=r"data\.options\.root: found .*nowhere, which is not a folder"):
         existing_root(FileOptions(root=str(tmp_path / "nowhere")))
-    with pytest.raises(DataError, match=r"found ~nobody-of-this-name/data, which is no folder"):
+    with pytest.raises(DataError, match=r"found ~nobody-of-this-name/data, which is not a folder"):
         existing_root(FileOptions(root="~nobody-of-this-name/data"))
     assert existing_root(FileOptions(root=str(tmp_path))) == tmp_path
 

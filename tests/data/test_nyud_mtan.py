@@ -109,7 +109,7 @@ def test_a_half_unpacked_folder_names_the_first_missing_file(root: Path) -> None
 def test_another_folder_is_refused_with_what_was_expected(root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"train/train: no MTAN NYUD-v2 data; expected image/0\.npy, label/0\.npy"):
         load(root / "train")
-    with pytest.raises(DataError, match=r"data\.options\.root: found .*nowhere, which is no folder"):
+    with pytest.raises(DataError, match=r"data\.options\.root: found .*nowhere, which is not a folder"):
         load(tmp_path / "nowhere")
 
 

@@ -235,7 +235,7 @@ def test_wrong_files_of_splits_are_rejected(root: Path, text: str, match: str) -
 
 def test_a_missing_file_of_splits_is_named(root: Path) -> None:
     for name in (str(root / "none.csv"), "~nobody-of-this-name/none.csv"):
-        with pytest.raises(DataError, match=r"data\.options\.buildings: found .*none\.csv, which is no file"):
+        with pytest.raises(DataError, match=r"data\.options\.buildings: found .*none\.csv, which is not a file"):
             splits(root, buildings=name)
 
 

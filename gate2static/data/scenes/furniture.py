@@ -1,7 +1,7 @@
-"""What stands in a room and hangs on its walls, built of boxes, cylinders and balls.
+"""The furniture of a room and the pieces on its walls, built from boxes, cylinders and balls.
 
-A piece has its own axes: x sideways, y from its back to its front, z up; the floor, or for wall pieces the middle of
-their back, is at 0. Sizes are in metres and drawn anew for every piece.
+A piece has its own axes: x sideways, y from its back to its front, and z up. The origin is on the floor, or for wall
+pieces in the middle of their back. Sizes are in metres and drawn anew for every piece.
 """
 
 from collections.abc import Callable, Sequence
@@ -28,13 +28,13 @@ CLASSES = (
 )
 FLOOR, CEILING, WALL = 0, 1, 2
 FURNITURE = CLASSES.index("cabinet")
-"""The first class of what stands in a room; the ones before are built in."""
+"""The first class of furniture; earlier classes are parts of the building."""
 
 Triple = tuple[float, float, float]
 
 
 class Part(NamedTuple):
-    """One solid of a piece; parts of one `texture` (0 or 1) look alike."""
+    """One solid of a piece; parts with the same `texture` (0 or 1) look alike."""
 
     shape: int
     centre: Triple
@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A piece, half its width (x) and depth (y), and its height."""
+    """A piece: its parts, half of its width (x) and depth (y), and its height."""
 
     parts: Sequence[Part]
     half: tuple[float, float]
@@ -69,12 +69,14 @@ def _legs(x: float, y: float, height: float, thick: float) -> list[Part]:
 
 
 def cabinet(random: np.random.Generator) -> Piece:
-    """A body with up to four drawers or doors that stand out a little."""
+    """Draws a cabinet: a body with up to four drawers or doors that stand out a little."""
     x, y, height = random.uniform((0.3, 0.18, 0.7), (0.75, 0.3, 2.0)).tolist()
-    fronts, upright = int(random.integers(1, 5)), random.random() < 0.4
+    fronts = int(random.integers(1, 5))
+    upright = random.random() < 0.4
     parts = [_box((-x, -y, 0), (x, y - 0.03, height))]
     for k in range(fronts):
-        low, high = (k + 0.06) / fronts, (k + 0.94) / fronts
+        low = (k + 0.06) / fronts
+        high = (k + 0.94) / fronts
         if upright:
             parts.append(_box((x * (2 * low - 1), y - 0.03, 0.08), (x * (2 * high - 1), y, height - 0.06), 1))
         else:
@@ -83,7 +85,7 @@ def cabinet(random: np.random.Generator) -> Piece:
 
 
 def table(random: np.random.Generator) -> Piece:
-    """A board on four legs, or a round one on a column."""
+    """Draws a table: a board on four legs, or a round board on a column."""
     x, y, height = random.uniform((0.45, 0.35, 0.45), (0.9, 0.5, 0.8)).tolist()
     if random.random() < 0.3:
         parts = [_cylinder(y + 0.1, height - 0.05, height), _cylinder(0.05, 0, height - 0.05, 1)]
@@ -92,14 +94,14 @@ def table(random: np.random.Generator) -> Piece:
 
 
 def chair(random: np.random.Generator) -> Piece:
-    """A seat on four legs with a back."""
+    """Draws a chair: a seat on four legs with a back."""
     x, y, seat, back = random.uniform((0.2, 0.2, 0.4, 0.35), (0.27, 0.27, 0.5, 0.6)).tolist()
     parts = [_box((-x, -y, seat - 0.06), (x, y, seat)), _box((-x, -y, seat), (x, 0.06 - y, seat + back))]
     return Piece([*parts, *_legs(x, y, seat - 0.06, 0.055)], (x, y), seat + back)
 
 
 def sofa(random: np.random.Generator) -> Piece:
-    """A seat, a back and two arms; narrow ones are armchairs."""
+    """Draws a sofa: a seat, a back and two arms; narrow sofas are armchairs."""
     x, y, seat, back = random.uniform((0.45, 0.38, 0.35, 0.7), (1.1, 0.48, 0.45, 0.95)).tolist()
     arm = seat + 0.2
     parts = [_box((0.15 - x, -y, 0.05), (x - 0.15, y, seat), 1), _box((0.15 - x, -y, seat), (x - 0.15, 0.2 - y, back))]
@@ -108,7 +110,7 @@ def sofa(random: np.random.Generator) -> Piece:
 
 
 def bed(random: np.random.Generator) -> Piece:
-    """A mattress with a headboard and one or two pillows."""
+    """Draws a bed: a mattress with a headboard and one or two pillows."""
     x, y, top, head = random.uniform((0.45, 0.95, 0.4, 0.75), (0.9, 1.05, 0.6, 1.15)).tolist()
     pillows = 2 if x > 0.65 else 1
     parts = [_box((-x, 0.06 - y, 0.08), (x, y, top), 1), _box((-x, -y, 0), (x, 0.06 - y, head))]
@@ -119,7 +121,7 @@ def bed(random: np.random.Generator) -> Piece:
 
 
 def lamp(random: np.random.Generator) -> Piece:
-    """A foot, a pole and a shade or globe."""
+    """Draws a lamp: a foot, a pole and a shade or globe."""
     radius, height, shade = random.uniform((0.14, 1.2, 0.22), (0.24, 1.7, 0.36)).tolist()
     parts = [_cylinder(0.14, 0, 0.04, 1), _cylinder(0.03, 0.04, height - shade, 1)]
     head = (
@@ -129,13 +131,13 @@ def lamp(random: np.random.Generator) -> Piece:
 
 
 def ball(random: np.random.Generator) -> Piece:
-    """A ball."""
+    """Draws a ball."""
     radius = random.uniform(0.1, 0.28)
     return Piece([_ball(radius, (0, 0, radius))], (radius, radius), 2 * radius)
 
 
 def door(random: np.random.Generator) -> Piece:
-    """A leaf between posts, with a knob; its middle is half its height above the floor."""
+    """Draws a door: a leaf between posts, with a knob; its middle is half its height above the floor."""
     x, z, side = random.uniform((0.38, 0.97, -1), (0.5, 1.06, 1)).tolist()
     parts = [_box((-x, 0, -z), (x, 0.03, z)), _ball(0.045, (0.8 * x if side > 0 else -0.8 * x, 0.06, 0.0), 1)]
     parts += [_box((-x - 0.08, 0, -z), (-x, 0.07, z + 0.08), 1), _box((x, 0, -z), (x + 0.08, 0.07, z + 0.08), 1)]
@@ -143,7 +145,7 @@ def door(random: np.random.Generator) -> Piece:
 
 
 def window(random: np.random.Generator) -> Piece:
-    """A pane in a frame with one or two bars across."""
+    """Draws a window: a pane in a frame with one or two bars."""
     x, z = random.uniform((0.4, 0.4), (0.9, 0.65)).tolist()
     parts = [_box((-x, 0, -z), (x, 0.02, z)), _box((-0.03, 0.02, -z), (0.03, 0.05, z), 1)]
     if random.random() < 0.5:
@@ -154,7 +156,7 @@ def window(random: np.random.Generator) -> Piece:
 
 
 def picture(random: np.random.Generator) -> Piece:
-    """A canvas in a frame."""
+    """Draws a picture: a canvas in a frame."""
     x, z = random.uniform((0.2, 0.2), (0.55, 0.45)).tolist()
     rim = 0.05
     parts = [_box((-x, 0, -z), (x, 0.04, z), 1), _box((rim - x, 0.04, rim - z), (x - rim, 0.05, z - rim))]

@@ -1,6 +1,6 @@
-"""A random room: where its furniture stands, what lights it, and who looks at it.
+"""A random room with its furniture, lights and camera.
 
-World axes: x and y along the walls, z up; the room is the box from (0, 0, 0) to its size.
+The world's axes are x and y along the walls and z up; the room is the box from (0, 0, 0) to its size.
 """
 
 from dataclasses import dataclass, field
@@ -13,18 +13,24 @@ from gate2static.data.scenes.solids import Array, Indices, Solid, Solids
 from gate2static.data.scenes.textures import Textures, draw_textures
 
 ROOM_TEXTURES = 4
-"""Floor, ceiling, two opposite walls, the other two."""
+"""The textures of a room: floor, ceiling, two opposite walls, and the other two walls."""
 
 _AT_A_WALL = ("cabinet", "sofa", "bed")
 _ANYWHERE = ("table", "chair", "lamp", "ball")
 _HANGING = ("door", "window", "picture")
 _PERSONAL_SPACE = 0.45
-"""Metres around the camera where nothing stands."""
+"""The distance in metres around the camera without furniture."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Light:
-    """A point light; `power` (3,) is what falls on a surface that faces it from next to it."""
+    """A point light.
+
+    Attributes:
+        position: The light's position in metres, (3,).
+        power: The light on a surface that faces it at a distance of almost 0, linear RGB (3,).
+        shadows: Whether the light throws shadows.
+    """
 
     position: Array
     power: Array
@@ -33,17 +39,17 @@ class Light:
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """All that a picture of a room follows from."""
+    """A room, from which a picture and its targets follow."""
 
     room: Array
-    """(3,), its size in metres."""
+    """The room's size in metres, (3,)."""
     solids: Solids
     classes: Indices
-    """The class of each object; the first entry, the room, has none."""
+    """The class of each object; the first entry is for the room, which has no class."""
     textures: Textures
     lights: tuple[Light, Light]
     ambient: Array
-    """(3,), light from everywhere."""
+    """The light from all directions, linear RGB (3,)."""
     camera: Camera
 
 
@@ -85,38 +91,40 @@ def draw_scene(random: np.random.Generator) -> Scene:
 
 @dataclass
 class _Plan:
-    """What has been placed so far."""
+    """The pieces that have been placed so far."""
 
     room: Array
     viewer: Array
     solids: list[Solid] = field(default_factory=list)
     classes: list[int] = field(default_factory=list)
-    taken: list[tuple[float, float, float, float]] = field(default_factory=list)
-    """Rectangles on the floor: x from, x to, y from, y to."""
+    occupied: list[tuple[float, float, float, float]] = field(default_factory=list)
+    """Occupied rectangles of the floor: from x, to x, from y, to y."""
 
     def is_free(self, x: float, y: float, across: float, along: float) -> bool:
-        """Whether a rectangle of these half sides is inside the room, clear of the camera and of what stands there."""
-        low_x, high_x, low_y, high_y = x - across, x + across, y - along, y + along
+        """Returns whether a rectangle with these half sides is in the room, and clear of camera and furniture."""
+        low_x, high_x = x - across, x + across
+        low_y, high_y = y - along, y + along
         if low_x < 0 or low_y < 0 or high_x > self.room[0] or high_y > self.room[1]:
             return False
         gap_x = max(low_x - self.viewer[0], self.viewer[0] - high_x, 0.0)
         gap_y = max(low_y - self.viewer[1], self.viewer[1] - high_y, 0.0)
         if np.hypot(gap_x, gap_y) < _PERSONAL_SPACE:
             return False
-        return all(low_x > b or high_x < a or low_y > d or high_y < c for a, b, c, d in self.taken)
+        return all(low_x > b or high_x < a or low_y > d or high_y < c for a, b, c, d in self.occupied)
 
     def stand(self, name: str, piece: Piece, x: float, y: float, yaw: float) -> bool:
-        """Puts a piece on the floor if there is room for it."""
+        """Puts a piece on the floor if its place is free, and returns whether it was."""
         cos, sin = abs(np.cos(yaw)), abs(np.sin(yaw))
-        across, along = cos * piece.half[0] + sin * piece.half[1], sin * piece.half[0] + cos * piece.half[1]
-        free = self.is_free(x, y, across - 1e-9, along - 1e-9)
-        if free:
-            self.taken.append((x - across, x + across, y - along, y + along))
-            self.add(name, piece, (x, y, 0.0), yaw)
-        return free
+        across = cos * piece.half[0] + sin * piece.half[1]
+        along = sin * piece.half[0] + cos * piece.half[1]
+        if not self.is_free(x, y, across - 1e-9, along - 1e-9):
+            return False
+        self.occupied.append((x - across, x + across, y - along, y + along))
+        self.add(name, piece, (x, y, 0.0), yaw)
+        return True
 
     def add(self, name: str, piece: Piece, at: tuple[float, float, float], yaw: float) -> None:
-        """Adds a piece as one more object."""
+        """Adds a piece as a new object at a position, turned by `yaw` radians."""
         self.classes.append(CLASSES.index(name))
         number = len(self.classes)
         cos, sin = float(np.cos(yaw)), float(np.sin(yaw))
@@ -127,16 +135,27 @@ class _Plan:
             self.solids.append(Solid(part.shape, centre, part.half, yaw, number, texture))
 
     def at_wall(self, wall: int, along: float, out: float) -> tuple[float, float, float]:
-        """The place `along` a wall (0 to 1) and `out` metres from it, and the yaw that has a piece's back to it."""
-        width, depth = float(self.room[0]), float(self.room[1])
-        x, y = ((along * width, out), (width - out, along * depth), (along * width, depth - out), (out, along * depth))[
-            wall
-        ]
+        """Returns a place at a wall, and the yaw of a piece with its back to the wall.
+
+        Args:
+            wall: The wall's number, 0 to 3.
+            along: The position along the wall, 0 to 1.
+            out: The distance from the wall in metres.
+        """
+        width = float(self.room[0])
+        depth = float(self.room[1])
+        places = (
+            (along * width, out),
+            (width - out, along * depth),
+            (along * width, depth - out),
+            (out, along * depth),
+        )
+        x, y = places[wall]
         return x, y, wall * np.pi / 2
 
 
 def _hang(plan: _Plan, random: np.random.Generator) -> None:
-    """Up to two things on each wall, one on each half of it, and a third of the places empty."""
+    """Hangs up to two pieces on each wall, one on each half; a third of the places stays empty."""
     height = float(plan.room[2])
     for place in range(8):
         if random.random() < 0.35:
@@ -157,8 +176,8 @@ def _hang(plan: _Plan, random: np.random.Generator) -> None:
 
 
 def _furnish(plan: _Plan, random: np.random.Generator) -> None:
-    """Furniture at the walls, then tables with chairs, lamps and balls, until everything wanted was tried."""
-    while not plan.taken:
+    """Puts furniture at the walls, then tables with chairs, lamps and balls, until at least one piece stands."""
+    while not plan.occupied:
         for _ in range(random.integers(2, 6)):
             _try(plan, _AT_A_WALL[random.integers(len(_AT_A_WALL))], random)
         for _ in range(random.integers(2, 7)):
@@ -166,12 +185,14 @@ def _furnish(plan: _Plan, random: np.random.Generator) -> None:
 
 
 def _try(plan: _Plan, name: str, random: np.random.Generator) -> None:
+    """Tries six places for a piece, and puts it on the first free one."""
     piece = BUILDERS[name](random)
     for _ in range(6):
         if name in _AT_A_WALL:
             x, y, yaw = plan.at_wall(int(random.integers(4)), random.random(), piece.half[1])
         else:
-            (x, y), yaw = (plan.room[:2] * random.random(2)).tolist(), random.uniform(0, 2 * np.pi)
+            x, y = (plan.room[:2] * random.random(2)).tolist()
+            yaw = random.uniform(0, 2 * np.pi)
         if plan.stand(name, piece, x, y, yaw):
             if name == "table":
                 _seat(plan, piece, (x, y, yaw), random)
@@ -179,7 +200,7 @@ def _try(plan: _Plan, name: str, random: np.random.Generator) -> None:
 
 
 def _seat(plan: _Plan, table: Piece, at: tuple[float, float, float], random: np.random.Generator) -> None:
-    """Puts something on a table and chairs around it that face it."""
+    """Puts a ball on a table, and chairs around the table that face it."""
     x, y, yaw = at
     if random.random() < 0.4:
         plan.add("ball", BUILDERS["ball"](random), (x, y, table.height), 0.0)
@@ -188,5 +209,5 @@ def _seat(plan: _Plan, table: Piece, at: tuple[float, float, float], random: np.
             piece = BUILDERS["chair"](random)
             turn = yaw + side * np.pi / 2
             out = table.half[1 - side % 2] + piece.half[1] + 0.25
-            # The chair's front, its y, looks at the table.
+            # The chair's front, which is its y, faces the table.
             plan.stand("chair", piece, x + np.sin(turn) * out, y - np.cos(turn) * out, turn)

@@ -1,4 +1,4 @@
-"""Targets that follow from what each pixel shows: edges and the object that stands out most."""
+"""The targets `edges` and `saliency`, computed from the surfaces behind the pixels."""
 
 from typing import TypeVar
 
@@ -16,15 +16,17 @@ _STEP_M = 0.05
 
 
 def edges(surfaces: Surfaces, size: int) -> Mask:
-    """Where one surface ends (size, size).
+    """Returns True where a surface ends, (size, size).
 
-    Two neighbouring pixels, beside or above one another, have an edge between them if they show different objects, or
-    different sides of one that meet at more than 15° or of which one lies over 5 cm before or behind the plane of the
-    other. The nearer of the two pixels is marked.
+    Two neighbouring pixels, side by side or one above the other, have an edge between them if they show different
+    objects. They also have an edge if they show different sides of one object, and the sides meet at more than 15° or
+    one side is more than 5 cm before or behind the plane of the other. The nearer of the two pixels is marked.
     """
     depth = surfaces.depth.reshape(size, size)
-    objects, faces = (ids.reshape(size, size) for ids in (surfaces.objects, surfaces.faces))
-    points, normals = (a.reshape(3, size, size) for a in (surfaces.points, surfaces.normals))
+    objects = surfaces.objects.reshape(size, size)
+    faces = surfaces.faces.reshape(size, size)
+    points = surfaces.points.reshape(3, size, size)
+    normals = surfaces.normals.reshape(3, size, size)
     marked = np.zeros((size, size), dtype=bool)
     for axis in (0, 1):
         before, after = _pair(depth, axis)
@@ -38,10 +40,10 @@ def edges(surfaces: Surfaces, size: int) -> Mask:
 
 
 def salient(surfaces: Surfaces, size: int) -> Mask:
-    """Where the piece of furniture that stands out most is seen (size, size); lamps and balls count as furniture.
+    """Returns True where the most prominent piece of furniture is seen, (size, size); lamps and balls are furniture.
 
-    It is the one with the largest sum of exp(-r²/2) over its pixels, r being a pixel's distance from the centre of the
-    picture in quarters of the picture's side. Where none is in the picture, nothing is marked.
+    The most prominent piece has the largest sum of exp(-r²/2) over its pixels, where r is a pixel's distance from the
+    centre of the picture in quarters of the picture's side. In a picture without furniture nothing is marked.
     """
     steps = ((np.arange(size) + 0.5) / size - 0.5) * 4
     weight = np.exp(-(steps[:, None] ** 2 + steps**2) / 2).ravel()
@@ -52,7 +54,7 @@ def salient(surfaces: Surfaces, size: int) -> Mask:
 
 
 def _pair(values: NDArray[_Value], axis: int) -> tuple[NDArray[_Value], NDArray[_Value]]:
-    """Views of all but the last and all but the first along `axis`, which are each other's neighbours."""
+    """Returns views of all but the last and all but the first entry along an axis: each entry and its neighbour."""
     moved = np.moveaxis(values, axis, 0)
     return np.moveaxis(moved[:-1], 0, axis), np.moveaxis(moved[1:], 0, axis)
 
@@ -63,7 +65,8 @@ def _differ(pair: tuple[Indices, Indices]) -> Mask:
 
 
 def _creased(points: tuple[Array, Array], normals: tuple[Array, Array]) -> Mask:
+    """Returns True where two neighbours' surfaces meet at a sharp angle, or one is off the plane of the other."""
     step = points[1] - points[0]
-    out = np.maximum(*(np.abs((normal * step).sum(axis=0)) for normal in normals))
-    creased: Mask = ((normals[0] * normals[1]).sum(axis=0) < _SHARPEST) | (out > _STEP_M)
+    off_plane = np.maximum(*(np.abs((normal * step).sum(axis=0)) for normal in normals))
+    creased: Mask = ((normals[0] * normals[1]).sum(axis=0) < _SHARPEST) | (off_plane > _STEP_M)
     return creased

@@ -1,4 +1,4 @@
-"""What a camera sees of a scene: the surface behind each pixel, and its light."""
+"""The rendering of a scene: the surface behind each pixel, and its light."""
 
 from dataclasses import dataclass
 
@@ -10,37 +10,38 @@ from gate2static.data.scenes.layout import Scene
 from gate2static.data.scenes.solids import Array, Indices
 
 _ROOM_CLASSES = np.array([WALL, WALL, WALL, WALL, FLOOR, CEILING])
-"""By face: x low, x high, y low, y high, z low, z high."""
+"""The classes of the room's faces: x low, x high, y low, y high, z low, z high."""
 _ROOM_TEXTURES = np.array([2, 2, 3, 3, 0, 1])
 _FACES = 6
 _BRIGHTNESS_AT_M = 2.0
-"""Light falls to a half at this distance, and with the square far beyond."""
+"""The distance at which light has fallen to a half; far beyond, it falls with the square of the distance."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Surfaces:
-    """What lies behind each of N pixels, in the camera's axes unless said otherwise."""
+    """The surfaces behind N pixels."""
 
     depth: Array
-    """(N,) metres along the optical axis."""
+    """The depth along the optical axis in metres, (N,)."""
     points: Array
-    """(3, N) in metres, world axes."""
+    """The points in metres, in world axes, (3, N)."""
     normals: Array
-    """(3, N), world axes, towards the side that is seen."""
+    """The normals towards the visible side, in world axes, (3, N)."""
     classes: Indices
     objects: Indices
-    """0 is the room."""
+    """The numbers of the objects, (N,); 0 is the room."""
     faces: Indices
-    """Equal where two pixels lie on the same smooth surface: one side of one solid."""
+    """The numbers of the faces, (N,), equal for pixels on the same smooth side of one solid."""
     textures: Indices
     local: Array
-    """(3, N), places in the axes of what is seen, which carry its texture."""
+    """The points in the axes of the visible object, which carry its texture, (3, N)."""
 
 
 def see(scene: Scene, size: int) -> Surfaces:
-    """Casts a ray through every pixel of a picture of size×size."""
+    """Casts a ray through every pixel of a picture of size×size pixels."""
     camera = scene.camera
-    origin, directions = camera.position, camera.to_world(camera.rays(size))
+    origin = camera.position
+    directions = camera.to_world(camera.rays(size))
     depth, faces = _room_hits(scene.room, origin, directions)
     points = origin[:, None] + depth * directions
     normals = np.zeros_like(points)
@@ -56,17 +57,18 @@ def see(scene: Scene, size: int) -> Surfaces:
         textures=_ROOM_TEXTURES[faces],
         local=points.copy(),
     )
-    # Solids stand inside the room, so where one is met at all it is in front.
+    # Solids are inside the room, so a solid that a ray meets is always in front of the room's faces.
     _cover(surfaces, scene, origin, directions)
     return surfaces
 
 
 def _cover(surfaces: Surfaces, scene: Scene, origin: Array, directions: Array) -> None:
-    """Writes what is seen of the solids over what was there."""
+    """Writes the visible parts of the solids over the room's surfaces."""
     solids = scene.solids
     distance, first = solids.first_hits(origin, directions)
     seen = np.flatnonzero((first >= 0) & (distance < surfaces.depth))
-    index, distance = first[seen], distance[seen]
+    index = first[seen]
+    distance = distance[seen]
     points = origin[:, None] + distance * directions[:, seen]
     local = solids.turned(index, points - solids.centre[index].T)
     normals, face = solids.normals(index, local)
@@ -81,10 +83,10 @@ def _cover(surfaces: Surfaces, scene: Scene, origin: Array, directions: Array) -
 
 
 def paint(scene: Scene, surfaces: Surfaces, size: int, random: np.random.Generator) -> NDArray[np.uint8]:
-    """The picture (3, size, size), RGB from 0 to 255, with the noise of a camera."""
+    """Returns the picture with the noise of a camera: RGB from 0 to 255, (3, size, size)."""
     footprint = surfaces.depth * scene.camera.slope * 2 / size
     albedo = scene.textures.albedo(surfaces.textures, surfaces.local, footprint)
-    # From above comes a little more of what comes from everywhere.
+    # The light from all directions is a little stronger from above.
     light = scene.ambient[:, None] * (0.85 + 0.15 * surfaces.normals[2])
     for lamp in scene.lights:
         ray = surfaces.points - lamp.position[:, None]
@@ -96,7 +98,7 @@ def paint(scene: Scene, surfaces: Surfaces, size: int, random: np.random.Generat
             facing[lit[first < 1 - 1e-4]] = 0
         light = light + lamp.power[:, None] * facing / (1 + square / _BRIGHTNESS_AT_M**2)
     radiance = albedo * light
-    # Exposed as a camera would, a little over or under.
+    # The exposure is a camera's, a little too long or too short.
     exposed = radiance * random.uniform(0.22, 0.42) / radiance.mean()
     noise = random.standard_normal(radiance.shape) * random.uniform(0.005, 0.03)
     picture = np.clip(np.round(255 * (np.clip(exposed, 0, 1) ** (1 / 2.2) + noise)), 0, 255)
@@ -105,7 +107,7 @@ def paint(scene: Scene, surfaces: Surfaces, size: int, random: np.random.Generat
 
 
 def _room_hits(room: Array, origin: Array, directions: Array) -> tuple[Array, Indices]:
-    """Where rays (3, N) from inside leave the room: distances and faces (N,)."""
+    """Returns where rays (3, N) from inside leave the room: their distances and faces, (N,)."""
     walls = np.where(directions > 0, room[:, None], 0.0)
     distances = (walls - origin[:, None]) / np.where(directions == 0, 1e-300, directions)
     axis = distances.argmin(axis=0)

@@ -1,4 +1,4 @@
-"""Pictures of random rooms with their targets, made when they are asked for and held in memory."""
+"""The data set of rooms: pictures of random rooms with their targets, held in memory."""
 
 import time
 from collections.abc import Callable, Collection, Iterator
@@ -18,7 +18,7 @@ from gate2static.data.transforms import normalise
 from gate2static.progress import progress_bar
 
 _UNIT = 32767
-"""Normals are held as whole numbers of 1/32767, at half the memory."""
+"""The scale of stored normals, which are whole numbers and so take half the memory."""
 _PATIENCE_S = 2.0
 
 _TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -28,14 +28,17 @@ _TARGETS: dict[str, Callable[[Tensor], Tensor]] = {
     "edges": Tensor.float,
     "saliency": Tensor.float,
 }
-"""How targets come from what is held of them."""
+"""By target, the conversion from its stored form."""
 
 
 class Rooms(Dataset[Sample]):
-    """Pictures and targets in a compact form."""
+    """Pictures and targets, stored in a compact form.
+
+    Args:
+        maps: N entries of `image` and of each target, in the form of `make_room`.
+    """
 
     def __init__(self, maps: dict[str, Tensor]) -> None:
-        """Holds N each of `image` and of some of the targets, as `make_room` makes them."""
         self.maps = maps
 
     def __len__(self) -> int:
@@ -48,7 +51,7 @@ class Rooms(Dataset[Sample]):
 
 
 def make_room(seed: int, split: int, index: int, size: int) -> dict[str, Tensor]:
-    """One picture and its targets, a function of the arguments alone, as `Rooms` holds them."""
+    """Renders one picture and its targets in their stored form; the result depends on the arguments only."""
     random = np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, split, index))))
     scene = draw_scene(random)
     surfaces = see(scene, size)
@@ -65,9 +68,17 @@ def make_room(seed: int, split: int, index: int, size: int) -> dict[str, Tensor]
 
 
 def make_rooms(seed: int, split: int, count: int, size: int, targets: Collection[str]) -> Rooms:
-    """`count` pictures and some of their targets, with a progress bar if that takes long."""
+    """Renders pictures and some of their targets, with a progress bar if that takes long.
+
+    Args:
+        seed: The data set's seed.
+        split: The split's number.
+        count: The number of pictures.
+        size: The height and width of pictures.
+        targets: The names of the targets.
+    """
     maps: dict[str, Tensor] = {}
-    for index in _shown(range(count)):
+    for index in _with_bar(range(count)):
         room = make_room(seed, split, index, size)
         for name in ("image", *targets):
             if name not in maps:
@@ -76,8 +87,8 @@ def make_rooms(seed: int, split: int, count: int, size: int, targets: Collection
     return Rooms(maps)
 
 
-def _shown(indices: range) -> Iterator[int]:
-    """The indices, and from when they have taken two seconds, how many are done (on stderr)."""
+def _with_bar(indices: range) -> Iterator[int]:
+    """Yields the indices, and shows a progress bar on stderr after two seconds."""
     start = time.monotonic()
     with ExitStack() as stack:
         bar: Progress | None = None

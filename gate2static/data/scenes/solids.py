@@ -1,7 +1,7 @@
-"""The solids that rooms are furnished with, and where rays first meet them.
+"""The solids of furniture, and the points where rays meet them first.
 
-All three shapes are convex, so a ray is inside one between two distances; the solid is met at the first of them. Rays
-of one call start at one place (the camera, or a light for shadows).
+All three shapes are convex, so a ray is inside a solid between two distances and meets it at the first of them. All
+rays of one call start at one point: the camera, or a light for shadows.
 """
 
 from collections.abc import Sequence
@@ -17,26 +17,26 @@ Indices = NDArray[np.intp]
 Mask = NDArray[np.bool_]
 
 BOX, CYLINDER, BALL = 0, 1, 2
-"""Shapes; cylinders stand upright. Round ones have the radius `half[0]`."""
+"""The shapes; cylinders are upright, and round shapes have the radius `half[0]`."""
 
 _MARGIN = 1e-6
 
 
 class Solid(NamedTuple):
-    """One solid: its centre and half its extent in metres, and its turn about the vertical in radians."""
+    """One solid: its centre and half of its extent in metres, and its turn about the vertical axis in radians."""
 
     shape: int
     centre: tuple[float, float, float]
     half: tuple[float, float, float]
     yaw: float
     object: int
-    """Which object it is a part of, from 1 on; 0 is the room."""
+    """The number of the object that it is a part of, from 1 on; 0 is the room."""
     texture: int
 
 
 @dataclass(frozen=True)
 class Solids:
-    """P solids, ordered by shape."""
+    """P solids as arrays, ordered by shape."""
 
     shape: Indices
     centre: Array
@@ -50,7 +50,7 @@ class Solids:
 
     @classmethod
     def of(cls, solids: Sequence[Solid]) -> "Solids":
-        """Puts single solids side by side."""
+        """Collects single solids."""
         shape, centre, half, yaw, object_, texture = zip(*sorted(solids, key=lambda s: s.shape), strict=True)
         turn = np.array(yaw)
         return cls(
@@ -64,19 +64,24 @@ class Solids:
         )
 
     def turned(self, index: Indices, vectors: Array) -> Array:
-        """World vectors (3, K) in the axes of the solids `index` (K,)."""
+        """Converts world vectors (3, K) to the axes of the solids `index` (K,)."""
         cos, sin, (x, y, z) = self.cos[index], self.sin[index], vectors
         return np.stack([cos * x + sin * y, cos * y - sin * x, z])
 
     def normals(self, index: Indices, local: Array) -> tuple[Array, Indices]:
-        """Outward normals (3, K) in world axes at surface points (3, K) of the solids' own axes, and which face it is.
+        """Returns the outward normals (3, K) in world axes at surface points, and the faces (K,) of these points.
 
-        Faces of boxes are numbered 0 to 5; a cylinder has top, bottom and side, a ball one.
+        The faces of boxes are numbered 0 to 5; a cylinder has a top, a bottom and a side, and a ball has one face.
+
+        Args:
+            index: The solids, (K,).
+            local: The points in the solids' own axes, (3, K).
         """
-        shape, half = self.shape[index], self.half[index].T
+        shape = self.shape[index]
+        half = self.half[index].T
         relative = local / half
         axis = np.abs(relative).argmax(axis=0)
-        # A cylinder's point is on an end or on the side, whichever it is nearer to; both are 1 on the surface.
+        # A cylinder's point is on an end or on the side, whichever is nearer; both are at 1 on the surface.
         radial = shape == CYLINDER
         side = radial & (np.hypot(relative[0], relative[1]) > np.abs(relative[2]))
         axis[radial] = 2
@@ -92,18 +97,19 @@ class Solids:
         return np.stack([cos * x - sin * y, sin * x + cos * y, z]), face
 
     def first_hits(self, origin: Array, directions: Array) -> tuple[Array, Indices]:
-        """Which solid each ray meets first.
+        """Returns the first solid that each ray meets.
 
         Args:
-            origin: (3,), outside all solids.
-            directions: (3, N), of any length.
+            origin: The start of all rays, outside all solids, (3,).
+            directions: The directions of the rays, of any length, (3, N).
 
         Returns:
-            The distances (N,) in lengths of the directions, infinite where nothing is met, and the solids (N,).
+            The distances (N,) in lengths of the directions, infinite for rays that meet nothing, and the solids (N,).
         """
         index, ray = self._candidates(origin, directions)
         from_centre = self.turned(np.arange(len(self.shape)), (origin - self.centre).T)
-        near, far = np.empty(len(index)), np.empty(len(index))
+        near = np.empty(len(index))
+        far = np.empty(len(index))
         # Pairs are ordered by solid, and solids by shape.
         bounds = np.searchsorted(index, np.searchsorted(self.shape, [BOX, CYLINDER, BALL, BALL + 1]))
         for shape, (start, stop) in enumerate(pairwise(bounds)):
@@ -112,7 +118,9 @@ class Solids:
             local = self.turned(part, directions[:, ray[start:stop]])
             near[start:stop], far[start:stop] = inside(from_centre[:, part], local, self.half[part].T)
         met = np.flatnonzero((near < far) & (near > _MARGIN))
-        near, ray, index = near[met], ray[met], index[met]
+        near = near[met]
+        ray = ray[met]
+        index = index[met]
         distance = np.full(directions.shape[1], np.inf)
         np.minimum.at(distance, ray, near)
         first = np.full(directions.shape[1], -1)
@@ -121,7 +129,7 @@ class Solids:
         return distance, first
 
     def _candidates(self, origin: Array, directions: Array) -> tuple[Indices, Indices]:
-        """Pairs of solid and ray where the ray points into the cone around the solid's bounding ball."""
+        """Returns the pairs of solid and ray where the ray points into the cone around the solid's bounding ball."""
         offset = self.centre - origin
         reach = (offset**2).sum(axis=1) - (self.half**2).sum(axis=1) * (1 + _MARGIN)
         lowest = np.where(reach > 0, np.sqrt(np.maximum(reach, 0)), -np.inf)
@@ -132,12 +140,13 @@ class Solids:
 
 def _inside_box(origin: Array, direction: Array, half: Array) -> tuple[Array, Array]:
     inverse = 1 / np.where(direction == 0, 1e-300, direction)
-    middle, reach = -origin * inverse, np.abs(half * inverse)
+    middle = -origin * inverse
+    reach = np.abs(half * inverse)
     return (middle - reach).max(axis=0), (middle + reach).min(axis=0)
 
 
 def _inside_round(origin: Array, direction: Array, radius: Array) -> tuple[Array, Array]:
-    """Between which distances rays are within `radius` of the origin of their (2 or 3) coordinates."""
+    """Returns the distances between which rays are within a radius of the origin of their 2 or 3 coordinates."""
     square = (direction**2).sum(axis=0) + 1e-300
     middle = -(origin * direction).sum(axis=0) / square
     rest = middle**2 - ((origin**2).sum(axis=0) - radius**2) / square

@@ -1,7 +1,7 @@
-"""Colours and patterns, drawn alike for whatever they cover, so that they do not tell what it is.
+"""Colours and patterns, drawn in the same way for all objects, so that they do not reveal an object's class.
 
-A pattern is a function of the place in the object: u = sin(k₁·p + a·sin(k₂·p)) and v = sin(k₃·p) make stripes, waves,
-checks or blobs, depending on how sharply their product or u alone is cut.
+A pattern is a function of the point p in the object: u = sin(k₁·p + a·sin(k₂·p)) and v = sin(k₃·p) give stripes, waves,
+checks or blobs, depending on how sharply u or its product with v is cut.
 """
 
 from dataclasses import dataclass
@@ -15,28 +15,28 @@ _AXES = np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1
 
 @dataclass(frozen=True)
 class Textures:
-    """M textures."""
+    """M textures as arrays."""
 
     colours: Array
-    """(M, 2, 3), what the pattern goes between, linear RGB."""
+    """The two colours of each pattern, linear RGB, (M, 2, 3)."""
     waves: Array
-    """(M, 3, 3), k₁, k₂ and k₃ in radians a metre."""
+    """k₁, k₂ and k₃ in radians per metre, (M, 3, 3)."""
     phases: Array
-    """(M, 3)."""
+    """The phases of the three sines, (M, 3)."""
     warp: Array
-    """(M,), a."""
+    """The factor a, (M,)."""
     crossed: Mask
-    """(M,), whether v takes part."""
+    """Whether u is multiplied by v, (M,)."""
     sharpness: Array
-    """(M,)."""
+    """The factor of the pattern before it is cut at -1 and 1, (M,)."""
 
     def albedo(self, index: Indices, points: Array, footprint: Array) -> Array:
-        """Colours (3, N).
+        """Returns the colours of points, linear RGB (3, N).
 
         Args:
-            index: Which texture each point has.
-            points: (3, N), in metres.
-            footprint: (N,), the width of a pixel in metres; finer patterns fade into their mean.
+            index: The texture of each point, (N,).
+            points: The points in metres, (3, N).
+            footprint: The width of a pixel in metres, (N,); finer patterns fade into their mean.
         """
         first, second, third = (
             (self.waves[:, k].T[:, index] * points).sum(axis=0) + self.phases[:, k][index] for k in range(3)

@@ -104,5 +104,7 @@ def split_targets(tasks: list[dict[str, Any]]) -> tuple[dict[str, float], list[d
         The targets by task, and the tasks without them.
     """
     targets = {task["name"]: task["target"] for task in tasks if "target" in task}
-    rest = [{key: value for key, value in task.items() if key != "target"} for task in tasks]
-    return targets, rest
+    others = []
+    for task in tasks:
+        others.append({key: value for key, value in task.items() if key != "target"})
+    return targets, others

@@ -10,7 +10,7 @@ from gate2static.train.loop.network_run import NetworkRun
 
 @dataclass(kw_only=True)
 class Position:
-    """How far the training of one network has come.
+    """The position of one network's training.
 
     Attributes:
         epoch: Complete epochs.
@@ -43,5 +43,5 @@ def check_weights(run: NetworkRun, position: Position) -> None:
 
 def advice(run: NetworkRun) -> str:
     """Returns the end of an error message: the checkpoint that is kept, and what the user can change."""
-    kept = f"the last checkpoint is kept at {run.checkpoint}" if run.checkpoint.exists() else "no epoch was complete"
-    return f"{kept}; lower training.{run.kind}.weights.lr, or check the data and the targets"
+    saved = f"the last checkpoint is kept at {run.checkpoint}" if run.checkpoint.exists() else "no epoch was complete"
+    return f"{saved}; lower training.{run.kind}.weights.lr, or check the data and the targets"
