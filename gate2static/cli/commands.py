@@ -155,13 +155,16 @@ def verify(
 @app.command()
 def export(
     static_dir: StaticDir,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Output folder; that of STATIC_DIR by default.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Output folder; the folder of STATIC_DIR by default.")
+    ] = None,
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the default).")] = False,
     pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export archive.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine for this machine's GPU.")] = False,
     trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="Build a TensorRT-RTX engine, without a GPU.")] = False,
     compute_capability: Annotated[
-        list[str] | None, typer.Option("--compute-capability", help="GPUs for TensorRT-RTX to build for; may be repeated.")
+        list[str] | None,
+        typer.Option("--compute-capability", help="A GPU for TensorRT-RTX to build for, such as 8.9; may be repeated."),
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise to int8; needs --calibration.")] = False,
@@ -196,7 +199,9 @@ def export(
 def bench(
     targets: Annotated[list[str], typer.Argument(help="Static folders, .onnx or .engine files.")],
     backend: Annotated[list[str] | None, typer.Option("--backend", help="A backend; may be repeated.")] = None,
-    against: Annotated[str | None, typer.Option("--against", help="The reference; the first target by default.")] = None,
+    against: Annotated[
+        str | None, typer.Option("--against", help="The target that others are compared with; the first by default.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", help="Samples in one forward pass.")] = 1,
     rounds: Annotated[int, typer.Option("--rounds", help="The number of interleaved rounds.")] = 5,
     duration: Annotated[float, typer.Option("--duration", help="Timed seconds per network, over all rounds.")] = 3.0,
