@@ -1,38 +1,20 @@
 """What the benchmarks write follows from what they measured, and interruptions leave nothing half done."""
 
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.evidence import dense_tasks
+from benchmarks.latency_fidelity import cases, page
+from benchmarks.latency_fidelity.__main__ import rows_of
+from benchmarks.speed import settled_step
 from gate2static.gates import gate_decisions
 from gate2static.report.tradeoff_figure import TradeOffPoint
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 Figures = list[tuple[float, float]]
-
-
-@pytest.fixture
-def evidence(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import evidence
-
-    monkeypatch.delitem(sys.modules, "control")
-    monkeypatch.delitem(sys.modules, "evidence")
-    return evidence
-
-
-@pytest.fixture
-def settled_step(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    import settled_step
-
-    monkeypatch.delitem(sys.modules, "settled_step")
-    return settled_step
 
 
 def points(kind: str, figures: Figures) -> list[TradeOffPoint]:
@@ -42,22 +24,20 @@ def points(kind: str, figures: Figures) -> list[TradeOffPoint]:
     ]
 
 
-def test_one_network_under_both_penalties_counts_for_neither(
-    evidence: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_network_under_both_penalties_counts_for_neither(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {"separate": [(10, 0)], "shared": [(3, -5)], "gated": [(9, -1), (8, -2)], "l1": [(9, -1), (8, -3)]}
-    monkeypatch.setattr(evidence, "points", lambda _: [p for kind, of in found.items() for p in points(kind, of)])
-    said = "\n".join(evidence.verdicts({}))
+    monkeypatch.setattr(dense_tasks, "points", lambda _: [p for kind, of in found.items() for p in points(kind, of)])
+    said = "\n".join(dense_tasks.verdicts({}))
     assert "1 of 2 networks of L1" in said
     assert "0 of 2 the other way round" in said
     assert "At λ = 1 both are one network" in said
 
 
 def test_copying_the_baselines_can_be_interrupted(
-    evidence: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("separate", "shared"):
-        checkpoint = evidence.folder(tmp_path, 0, "hinge") / name / "ckpt.pt"
+        checkpoint = dense_tasks.folder(tmp_path, 0, "hinge") / name / "ckpt.pt"
         checkpoint.parent.mkdir(parents=True)
         checkpoint.write_text("whole")
     honest = shutil.copytree
@@ -67,13 +47,13 @@ def test_copying_the_baselines_can_be_interrupted(
         (to / "ckpt.pt").write_text("half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(evidence, "sweep", lambda *_, **__: None)
+    monkeypatch.setattr(dense_tasks, "sweep", lambda *_, **__: None)
     monkeypatch.setattr(shutil, "copytree", killed)
     with pytest.raises(KeyboardInterrupt):
-        evidence._sweep(tmp_path, 0, "l1", [])
+        dense_tasks._sweep(tmp_path, 0, "l1", [])
     monkeypatch.setattr(shutil, "copytree", honest)
-    evidence._sweep(tmp_path, 0, "l1", [])
-    copied = evidence.folder(tmp_path, 0, "l1")
+    dense_tasks._sweep(tmp_path, 0, "l1", [])
+    copied = dense_tasks.folder(tmp_path, 0, "l1")
     assert {str(p.relative_to(copied)): p.read_text() for p in copied.rglob("*.pt")} == {
         "separate/ckpt.pt": "whole",
         "shared/ckpt.pt": "whole",
@@ -88,17 +68,9 @@ def test_copying_the_baselines_can_be_interrupted(
     ],
 )
 def test_the_mark_of_settled_gates_is_judged_by_what_was_measured(
-    settled_step: ModuleType, ratios: list[float], tasks: int, says: str
+    ratios: list[float], tasks: int, says: str
 ) -> None:
     assert says in " ".join(settled_step._verdict(ratios, tasks).split())
-
-
-@pytest.fixture
-def page(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(BENCHMARKS.parent)
-    from benchmarks.latency_fidelity import page
-
-    return page
 
 
 def latency_row(lowering: str, latency: float, *, seed: int = 0, share: float = 0.25) -> dict[str, Any]:
@@ -109,7 +81,7 @@ def latency_row(lowering: str, latency: float, *, seed: int = 0, share: float = 
 
 
 def test_the_latency_page_gives_medians_over_seeds_and_keeps_what_was_written_by_hand(
-    page: ModuleType, tmp_path: Path
+    tmp_path: Path,
 ) -> None:
     rows = [latency_row("ours", latency, seed=seed) for seed, latency in enumerate((2.4, 2.5, 4.0))]
     path = tmp_path / "latency.md"
@@ -124,7 +96,7 @@ def test_the_latency_page_gives_medians_over_seeds_and_keeps_what_was_written_by
     assert path.with_suffix(".png").stat().st_size > 0
 
 
-def test_a_pass_is_judged_by_the_lowering_that_it_was_left_out_of(page: ModuleType) -> None:
+def test_a_pass_is_judged_by_the_lowering_that_it_was_left_out_of() -> None:
     rows = [latency_row("any", 2.0), latency_row("no share_work", 2.2)]
     rows += [
         latency_row("convolve_moves", 1.6),
@@ -138,11 +110,14 @@ def test_a_pass_is_judged_by_the_lowering_that_it_was_left_out_of(page: ModuleTy
     ]
 
 
-def test_streams_of_the_latency_benchmark_differ(monkeypatch: pytest.MonkeyPatch) -> None:
-    """OpenVINO computes equal layers once: three separate networks of equal weights looked as fast as one."""
-    monkeypatch.syspath_prepend(BENCHMARKS.parent)
-    from benchmarks.latency_fidelity import cases
+def test_rows_of_a_page_of_the_documentation_lie_with_the_results_and_those_of_others_beside_them() -> None:
+    root = Path(__file__).parents[1]
+    assert rows_of(root / "docs" / "latency.md") == root / "benchmarks" / "results" / "latency.jsonl"
+    assert rows_of(root / "runs" / "latency.md") == root / "runs" / "latency.jsonl"
 
+
+def test_streams_of_the_latency_benchmark_differ() -> None:
+    """OpenVINO computes equal layers once: three separate networks of equal weights looked as fast as one."""
     gates = cases.Gates(share=0.25, group_size=16, mixing="softmax")
     gated = cases.gated_network("resnet18", gates)
     first, second, *_ = (list(branch.parameters()) for branch in gated.branches.values())

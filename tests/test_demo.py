@@ -1,3 +1,5 @@
+"""The whole road on the demo's data with as little training as runs at all, and commands on what it leaves."""
+
 import json
 import os
 import shutil

@@ -20,10 +20,10 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks import DOCS, ROOT
 from benchmarks.coverage.models import SUITES, Case, cases, choose_smallest
 from benchmarks.coverage.page import COLUMNS, passed, write_page
 
-ROOT = Path(__file__).parents[2]
 _POLL_S = 0.2
 _OVER_MEMORY = "needs more than"
 
@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; 0 only writes the page")
     parser.add_argument("--resume", action="store_true", help="keep what passed in the results folder")
     parser.add_argument("--results", type=Path, default=ROOT / "runs" / "coverage", help="one JSON file a network")
-    parser.add_argument("--page", type=Path, default=ROOT / "docs" / "coverage.md")
+    parser.add_argument("--page", type=Path, default=DOCS / "coverage.md")
     parser.add_argument("--time-limit", type=float, default=300.0, metavar="SECONDS", help="for one network")
     parser.add_argument("--memory-limit", type=float, metavar="GB", help="for one; default: the free memory shared out")
     parser.add_argument("--choose", action="store_true", help="look for the smallest models of timm first")

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks import DOCS, RESULTS, ROOT
 from benchmarks.latency_fidelity.cases import (
     BASELINES,
     LAYOUTS,
@@ -40,7 +41,6 @@ from gate2static.bench.sources import NetworkOrFile, TorchSource, named_sources
 from gate2static.progress import progress_bar
 from gate2static.static import load_static
 
-ROOT = Path(__file__).parents[2]
 _TURNS, _WARMUP_TURNS = 25, 2
 
 
@@ -58,16 +58,17 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="how many networks are made at a time, not timed")
     parser.add_argument("--folder", type=Path, help="keep the networks there, to go on with or to time again")
     parser.add_argument(
-        "--page", type=Path, default=ROOT / "runs" / "latency.md", help="beside it, as .jsonl, the rows: delete to redo"
-    )
+        "--page", type=Path, default=ROOT / "runs" / "latency.md",
+        help="beside it, or in benchmarks/results for a page of the documentation, the rows as .jsonl: delete to redo",
+    )  # fmt: skip
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.networks, arguments.structures = ["resnet18"], 1
     torch.set_num_threads(THREADS)
-    rows_file = arguments.page.with_suffix(".jsonl")
+    rows_file = rows_of(arguments.page)
     if arguments.page.is_file() and not rows_file.is_file():
         parser.error(
-            f"{arguments.page} would lose its tables: their rows are not in {rows_file.name}; give another --page"
+            f"{arguments.page} would lose its tables: their rows are not in {rows_file}; give another --page"
         )
     rows_file.parent.mkdir(exist_ok=True)
     results = read(rows_file)
@@ -85,6 +86,12 @@ def main() -> None:
             results += kept(measure(case, names, maker), rows_file)
             bar.advance(task)
     write_page(arguments.page, results)
+
+
+def rows_of(page: Path) -> Path:
+    """Returns where the rows of a page are kept."""
+    folder = RESULTS if page.resolve().is_relative_to(DOCS) else page.parent
+    return folder / f"{page.stem}.jsonl"
 
 
 def missing(case: Case, lowerings: Sequence[str], backend: str, results: Sequence[Mapping[str, Any]]) -> list[str]:

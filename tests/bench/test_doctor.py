@@ -1,3 +1,5 @@
+"""`doctor`: every backend is looked at, and what is missing comes with advice."""
+
 from types import SimpleNamespace
 from typing import Any
 

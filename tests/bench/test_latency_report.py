@@ -1,3 +1,5 @@
+"""The report of latencies: statistics, ratios paired by round, its file, and its table."""
+
 import json
 from pathlib import Path
 

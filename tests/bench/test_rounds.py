@@ -1,3 +1,5 @@
+"""Benchmarks in rounds: networks take turns, one session at a time, on the real backends of a CPU."""
+
 import gc
 import weakref
 from collections.abc import Callable, Iterator

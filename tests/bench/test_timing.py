@@ -1,3 +1,5 @@
+"""The timing of one network, by a clock that only the test moves."""
+
 import gc
 import itertools
 import time

@@ -1,3 +1,5 @@
+"""The command line: its commands and options, and its errors, each one line with exit status 2."""
+
 import errno
 import json
 import os

@@ -1,3 +1,5 @@
+"""Augmentation depends on seed, epoch and index alone, whoever loads the sample."""
+
 import torch
 from torch.utils.data import DataLoader, Dataset
 

@@ -1,3 +1,5 @@
+"""CelebA in its usual layouts, with groups of attributes, and files that are missing or broken."""
+
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The contract between data sets and tasks: samples that break it name their file."""
+
 from pathlib import Path
 
 import pytest

@@ -1,3 +1,5 @@
+"""Cityscapes as MTAN's arrays and as the official archives, and files that are missing or broken."""
+
 import pickle
 import shutil
 from pathlib import Path

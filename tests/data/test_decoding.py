@@ -1,3 +1,5 @@
+"""Readers of pictures, arrays and Matlab files, hostile and broken ones included."""
+
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,3 +1,5 @@
+"""The demo's digits: splits, seeds, targets and options."""
+
 import pytest
 import torch
 

@@ -1,3 +1,5 @@
+"""Data sets of files: reading, resizing, held-out images, and the first missing file by name."""
+
 import shutil
 from functools import partial
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""NYUD-MT in its variants and sizes, and files that are missing, broken or ambiguous."""
+
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""NYUD as MTAN's arrays: targets, zooms, and files that are missing or broken."""
+
 import pickle
 import shutil
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""PASCAL-Context (PASCAL_MT): targets, augmentation, and files that are missing or broken."""
+
 import pickle
 from collections.abc import Iterable
 from pathlib import Path

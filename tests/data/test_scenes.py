@@ -1,3 +1,5 @@
+"""The rendered rooms: exact geometry, reproducibility, and the published pixels by digest."""
+
 import pickle
 from collections.abc import Iterator
 

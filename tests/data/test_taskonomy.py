@@ -1,3 +1,5 @@
+"""Taskonomy in its layouts: targets, augmentation, splits, and files that are missing or broken."""
+
 import pickle
 import shutil
 from pathlib import Path

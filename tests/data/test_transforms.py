@@ -1,3 +1,5 @@
+"""Zooms, turns, crops and mirrors that move an image and all its targets together."""
+
 import pickle
 
 import pytest

@@ -1,3 +1,5 @@
+"""TensorRT engines from ONNX files, their sidecars, and builds that fail."""
+
 import importlib.util
 import json
 from collections.abc import Callable

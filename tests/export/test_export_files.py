@@ -1,3 +1,5 @@
+"""Writing a file whole or not at all, also where the process is killed."""
+
 import os
 import signal
 import subprocess

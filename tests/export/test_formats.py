@@ -1,3 +1,5 @@
+"""`export`: the files that a choice of formats makes, each from the one before."""
+
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""ONNX files with 8-bit weights and activations, and the calibration that they need."""
+
 import logging
 from pathlib import Path
 from typing import Any

@@ -1,3 +1,5 @@
+"""Static networks as ONNX files: contents, precision, tolerances, and exports that are refused."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""Static networks as .pt2 files."""
+
 import zipfile
 from collections.abc import Callable
 from pathlib import Path

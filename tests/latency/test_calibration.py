@@ -1,3 +1,5 @@
+"""A latency table calibrated by whole networks."""
+
 import pytest
 import torch
 from torch import nn

@@ -1,3 +1,5 @@
+"""The grid of measured times: interpolation between its points and beyond them."""
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st

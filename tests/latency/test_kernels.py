@@ -1,3 +1,5 @@
+"""The kernels that a backend makes of a network's operators: fused, reordered, in blocks."""
+
 import pytest
 import torch
 from torch import Tensor, nn

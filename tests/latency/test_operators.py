@@ -1,3 +1,5 @@
+"""The operators of a network as they are recorded: shapes, arguments, MACs."""
+
 import pytest
 import torch
 from torch import nn

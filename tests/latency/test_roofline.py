@@ -1,3 +1,5 @@
+"""Latency estimated from a data sheet."""
+
 import pytest
 import torch
 from rich.console import Console

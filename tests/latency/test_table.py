@@ -1,3 +1,5 @@
+"""The latency table: predictions, its file, and files that are foreign or damaged."""
+
 import json
 from pathlib import Path
 

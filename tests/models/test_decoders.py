@@ -1,3 +1,5 @@
+"""The decoders: sizes of maps, tracing, and which decoder a backbone gets."""
+
 import itertools
 from collections.abc import Callable
 

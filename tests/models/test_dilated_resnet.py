@@ -1,3 +1,5 @@
+"""The dilated ResNet: the paper's costs, timm's weights, and exact pruning."""
+
 from types import SimpleNamespace
 from typing import Literal
 

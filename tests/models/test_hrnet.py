@@ -1,3 +1,5 @@
+"""HRNet: the paper's costs, and exact pruning with its head."""
+
 from types import SimpleNamespace
 
 import pytest

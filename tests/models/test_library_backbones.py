@@ -1,3 +1,5 @@
+"""Backbones of timm and torchvision: their maps, and networks that are refused."""
+
 import pytest
 import timm
 import torch

@@ -1,3 +1,5 @@
+"""Networks from recipes: layers, costs, first weights, and names that are refused."""
+
 import pytest
 import torch
 from torch import Tensor, fx

@@ -1,3 +1,5 @@
+"""The vision transformer: the paper's costs, padding, and exact pruning with its decoder."""
+
 from types import SimpleNamespace
 
 import pytest

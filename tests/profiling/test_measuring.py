@@ -1,3 +1,5 @@
+"""Profiles: every kind of kernel runs on ONNX Runtime and torch, and a table knows its networks."""
+
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args

@@ -1,3 +1,5 @@
+"""Recipes from YAML with overrides; what is wrong is named in one line."""
+
 from pathlib import Path
 
 import pytest

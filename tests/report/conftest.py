@@ -1,3 +1,5 @@
+"""A report's content, made up."""
+
 import numpy as np
 import pytest
 

@@ -1,3 +1,5 @@
+"""What `verify` found, kept in the manifest of a static network."""
+
 import json
 
 import pytest

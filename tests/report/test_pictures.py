@@ -1,3 +1,5 @@
+"""The report's pictures: bars, labels that do not overlap, the same bytes twice."""
+
 from io import BytesIO
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The table of a pruning plan."""
+
 import torch
 from torch import nn
 

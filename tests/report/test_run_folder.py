@@ -1,3 +1,5 @@
+"""A run folder read for its report: rows, latencies, gate patterns, and what is missing."""
+
 import numpy as np
 import pytest
 import torch

@@ -1,3 +1,5 @@
+"""The report's table, as text, as Markdown and in the terminal."""
+
 from dataclasses import replace
 
 from gate2static.report.table import cells, header, markdown_table, rich_table

@@ -1,3 +1,5 @@
+"""Optional libraries: imported late, and missed with the command that installs them."""
+
 import os
 import subprocess
 import sys

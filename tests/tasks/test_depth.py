@@ -1,3 +1,5 @@
+"""Depth: the loss and the errors over valid pixels."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""Masks, edges and saliency: losses and metrics, with pixels that are to be ignored."""
+
 import pytest
 import torch
 from torch.nn import functional as F

@@ -1,3 +1,5 @@
+"""The kinds of tasks: losses, metrics, and tasks that a data set does not have."""
+
 import pytest
 import torch
 from torch.nn import functional as F

@@ -1,3 +1,5 @@
+"""Surface normals: losses and angular errors over valid pixels."""
+
 import math
 
 import pytest

@@ -1,3 +1,5 @@
+"""Δ_MTL and mean rank, against the paper's tables."""
+
 from dataclasses import replace
 
 import pytest

@@ -1,3 +1,5 @@
+"""Semantic segmentation: the loss and mIoU, with pixels that are to be ignored."""
+
 import pytest
 import torch
 from torch.nn import functional as F

@@ -1,3 +1,5 @@
+"""Targets that are suggested from what tasks lose by sharing."""
+
 from dataclasses import replace
 
 import pytest

@@ -1,3 +1,5 @@
+"""Evaluation on one split."""
+
 import pytest
 import torch
 from torch import Tensor, nn

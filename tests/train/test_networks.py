@@ -1,3 +1,5 @@
+"""The networks of a run: single-task, shared and gated, built, restored and loaded."""
+
 import shutil
 from pathlib import Path
 

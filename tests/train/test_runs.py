@@ -1,3 +1,5 @@
+"""Whole runs: rows, sweeps, resumption to the bit after a kill, and folders that are refused."""
+
 import errno
 import json
 import os

@@ -1,3 +1,5 @@
+"""`suggest-targets` on a run."""
+
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The runners of OpenVINO and of compiled torch: what they time, and what they say where they cannot."""
+
 import shutil
 from collections.abc import Callable
 from pathlib import Path

@@ -1,3 +1,5 @@
+"""The order of batches, their shares among processes, and workers that fail."""
+
 import os
 import signal
 from typing import Any

@@ -1,3 +1,5 @@
+"""Checkpoints: safe to load, and refused where they are cut off, damaged or foreign."""
+
 import io
 import os
 import pickle

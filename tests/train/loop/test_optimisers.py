@@ -1,3 +1,5 @@
+"""The optimisers of weights and gates, and their schedules."""
+
 import pytest
 import torch
 from torch import nn

@@ -1,3 +1,5 @@
+"""The state of every random generator, captured and restored."""
+
 import io
 import random
 

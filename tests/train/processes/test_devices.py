@@ -1,3 +1,5 @@
+"""Devices and processes: what is refused before training, and an interruption of one process."""
+
 import signal
 import subprocess
 import sys

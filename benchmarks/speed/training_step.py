@@ -1,6 +1,6 @@
 """What lifting costs: a gated training step against the T+1 bare backbones run one after another.
 
-Run:  python benchmarks/training_step.py
+Run:  python -m benchmarks.speed.training_step
 Allowed: at most 1.10. Both sides run in turn in one process, on one thread, and are measured in CPU seconds, which
 other programs do not change much; the figure is the median of the ratios.
 """

@@ -1,6 +1,6 @@
 """How well a latency table predicts whole networks: random gated networks, predicted and measured side by side.
 
-Run:  python benchmarks/latency_prediction.py [--networks N] [--quick]
+Run:  python -m benchmarks.evidence.latency_prediction [--networks N] [--quick]
 Allowed: a median error of 7 % on ONNX Runtime's CPU backend.
 
 Each backbone is profiled once, from networks that are not among those predicted. A network is measured in turns with

@@ -1,6 +1,6 @@
 """MACs and parameters of the paper's networks beside its tables 1 to 5, 7 and 8; writes docs/paper_costs.md.
 
-Run:  python benchmarks/paper_costs.py [--output FILE]
+Run:  python -m benchmarks.paper.costs [--output FILE]
 Takes seconds: the networks have no weights (torch's meta device), only shapes.
 """
 
@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from paper_networks import GIGA, MEGA, NYUD, ROWS, Row
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import DOCS
+from benchmarks.paper.networks import GIGA, MEGA, NYUD, ROWS, Row
 
 DPT_TOKENS = {"ViT-base": 768, "ViT-small": 384}
 
@@ -144,7 +146,7 @@ def dpt_table() -> str:
 
 PAGE = """# What the paper's networks cost, beside its tables
 
-Made by `python benchmarks/paper_costs.py`. Two figures stand for STL / MTL: T networks, and one encoder with T
+Made by `python -m benchmarks.paper.costs`. Two figures stand for STL / MTL: T networks, and one encoder with T
 decoders; all decoders are included. FLOPs are counted as the paper's table in question counts them: two a
 multiply-accumulate (MAC) in the ResNet tables 2, 5 and 7 (NYUD), one in tables 1, 7 (CelebA) and 8. In the DPT tables
 3 and 4, which do not name the input, two for linear layers and convolutions and one for attention's two products, at
@@ -215,7 +217,7 @@ def page() -> str:
 def main() -> None:
     """Print the page and write it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("docs/paper_costs.md"), help="where the page goes")
+    parser.add_argument("--output", type=Path, default=DOCS / "paper_costs.md", help="where the page goes")
     arguments = parser.parse_args()
     text = page()
     print(text)

@@ -1,6 +1,6 @@
 """Prune and verify a gated ResNet-50 with five tasks: seconds and peak memory.
 
-Run:  python benchmarks/prune_resnet50.py
+Run:  python -m benchmarks.speed.prune_resnet50
 Allowed: 60 s on 2 cores; peak memory at most 3 times the gated model's parameters plus activations.
 """
 

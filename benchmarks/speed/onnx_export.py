@@ -1,6 +1,6 @@
 """What tracing once and simplifying costs against the exporter's own way, and what ONNX Runtime makes of both files.
 
-Run:  python benchmarks/onnx_export.py [--networks NAME ...]
+Run:  python -m benchmarks.speed.onnx_export [--networks NAME ...]
 Each network of timm is gated for two tasks, drawn at p = 0.3 and pruned, then exported three ways: ours, with the
 program traced again by the exporter's decompositions, and with its optimiser besides. Exports are measured in CPU
 seconds, runs in rounds side by side on one thread; nodes are those that ONNX Runtime is left with.

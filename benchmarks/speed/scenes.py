@@ -1,6 +1,6 @@
 """How fast the `scenes` data set is rendered, in CPU seconds on one thread.
 
-Run:  python benchmarks/scenes_speed.py
+Run:  python -m benchmarks.speed.scenes
 Allowed: 1/150 s an image of 64×64, which is 300 images a second on two cores.
 """
 

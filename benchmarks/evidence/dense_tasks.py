@@ -1,6 +1,6 @@
 """Does the method work on dense tasks? `scenes`, small ResNet-18: single-task, shared, gated; hinge against plain L1.
 
-Run:  python benchmarks/evidence.py        (goes on where it was interrupted; under 75 minutes on 2 cores)
+Run:  python -m benchmarks.evidence.dense_tasks        (goes on where it was interrupted; under 75 minutes on 2 cores)
 Writes docs/evidence.md and its pictures (figures 2 and 3 of the paper, here), whatever they show.
 """
 
@@ -13,9 +13,10 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import torch
-from control import longer_separate
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from benchmarks import DOCS, ROOT
+from benchmarks.evidence.control import longer_separate
 from gate2static.data import describe_data
 from gate2static.errors import CheckpointError
 from gate2static.gates import GatedModel
@@ -27,8 +28,7 @@ from gate2static.report.tradeoff_figure import TradeOffPoint, tradeoff_figure
 from gate2static.tasks import build_tasks, delta_mtl
 from gate2static.train import ResultRow, RunResult, gated_baseline, load_gated, load_result, sweep
 
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "evidence.md"
+PAGE = DOCS / "evidence.md"
 RECIPE = ROOT / "recipes" / "scenes_resnet18.yaml"
 PENALTIES = {"hinge": "gated", "l1": "l1"}
 """Sparsity penalty -> kind of its points in the figure."""
@@ -244,7 +244,7 @@ def _spread(values: list[float], form: str) -> str:
 
 _TEXT = """# Evidence on dense tasks
 
-`python benchmarks/evidence.py`: {recipe}, seeds {seeds}, mean ± standard deviation on the test split. Every
+`python -m benchmarks.evidence.dense_tasks`: {recipe}, seeds {seeds}, mean ± standard deviation on the test split. Every
 row is a static network: *separate* is one network a task, *shared* one for all, *gated-λ* the gated one, pruned. MACs
 are per image with heads. Penalty: the hinge of eq. 4, or the plain L1 norm in its place, as in table 6 of the paper.
 

@@ -1,6 +1,6 @@
 """What putting a stream of tokens together costs ONNX Runtime, in three ways, over one square layer.
 
-Run:  python benchmarks/token_moves.py
+Run:  python -m benchmarks.speed.token_moves
 Tokens as a ViT-small has them, (1, 197, 384), of which a task has some channels to itself. `numbers` picks from both
 side by side along the last dimension, `rows` does the same where channels come before positions, `product` adds the
 shared ones times a mask and the task's own times a matrix of 0 and 1. One thread, medians of runs in rounds.

@@ -1,6 +1,6 @@
 """Budgets: how near the static network's cost comes to what was asked, and what the controller does on the way.
 
-Run:  python benchmarks/budgets.py [--latency | --timed | --training DIR]
+Run:  python -m benchmarks.evidence.budgets [--latency | --timed | --training DIR]
 Allowed: reached / budget between 0.99 and 1 wherever the network was above the budget, never more than 1.
 With --latency, ResNet-18 is profiled here (ONNX Runtime, one thread), given budgets in latency as shares of three
 separate networks, and measured beside these: allowed is 5 % above or below the budget, and no more by prediction.

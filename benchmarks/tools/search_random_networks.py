@@ -1,13 +1,12 @@
 """Search for a random network that pruning gets wrong, with fresh seeds at every run.
 
-Run:  python benchmarks/search_random_networks.py
+Run:  python -m benchmarks.tools.search_random_networks
 Allowed: no failure in 10,000 networks. Each failure is cut down and printed as the case that makes it again; put it
-into tests/prune/random/test_found_by_random_networks.py once it is mended.
+into tests/prune/random/test_found_by_search.py once it is mended.
 """
 
 import argparse
 import dataclasses
-import importlib
 import multiprocessing
 import os
 import random
@@ -18,18 +17,16 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from tests.prune.random.checking import Case, check
+from tests.prune.random.networks import HEADS, NAMES
+
 _CASES_A_PROCESS = 500
 """torch.export's caches keep something of every network."""
-_ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(_ROOT))
-checking: Any = importlib.import_module("tests.prune.random.checking")
-networks: Any = importlib.import_module("tests.prune.random.networks")
 
 
 def main() -> None:
@@ -70,17 +67,17 @@ def search(seed: int) -> tuple[int, str]:
     return seed, f"{failure(smallest)}\n{smallest}"
 
 
-def draw(seed: int) -> Any:
+def draw(seed: int) -> Case:
     """A case; larger than those of the test."""
     rng = random.Random(seed)
-    kind = rng.choice(sorted(networks.NAMES))
-    program = tuple((rng.choice(networks.NAMES[kind]), rng.randrange(10_000)) for _ in range(rng.randint(1, 10)))
-    return checking.Case(
+    kind = rng.choice(sorted(NAMES))
+    program = tuple((rng.choice(NAMES[kind]), rng.randrange(10_000)) for _ in range(rng.randint(1, 10)))
+    return Case(
         kind=kind,
         program=program,
         outputs=rng.choice([1, 1, 2, 3]),
         structure=rng.randrange(5),
-        heads=tuple(rng.choice(sorted(networks.HEADS)) for _ in range(rng.randint(1, 3))),
+        heads=tuple(rng.choice(sorted(HEADS)) for _ in range(rng.randint(1, 3))),
         p=rng.choice([0.0, 0.2, 0.5, 0.8, 1.0]),
         group_size=rng.choice([1, 1, 2, 3]),
         align=rng.choice([1, 1, 1, 4]),
@@ -90,11 +87,11 @@ def draw(seed: int) -> Any:
     )
 
 
-def failure(case: Any) -> str | None:
+def failure(case: Case) -> str | None:
     """What is wrong with a case, in a line, and where it was raised."""
     try:
         with tempfile.TemporaryDirectory() as folder:
-            checking.check(case, Path(folder) / "static" if case.seed % 4 == 0 else None)
+            check(case, Path(folder) / "static" if case.seed % 4 == 0 else None)
     except Exception as error:  # noqa: BLE001 - an error of any kind is what is looked for
         places = [f for f in traceback.extract_tb(error.__traceback__) if "gate2static" in f.filename]
         place = f" (at {Path(places[-1].filename).name}:{places[-1].lineno})" if places else ""
@@ -102,7 +99,7 @@ def failure(case: Any) -> str | None:
     return None
 
 
-def shrink(case: Any, fails: Callable[[Any], bool]) -> Any:
+def shrink(case: Case, fails: Callable[[Case], bool]) -> Case:
     """The case cut down for as long as it fails."""
     for _ in range(30):
         smaller = next(filter(fails, _smaller(case)), None)
@@ -112,7 +109,7 @@ def shrink(case: Any, fails: Callable[[Any], bool]) -> Any:
     return case
 
 
-def _smaller(case: Any) -> Iterator[Any]:
+def _smaller(case: Case) -> Iterator[Case]:
     program = case.program
     for half in (program[len(program) // 2 :], program[: len(program) // 2]):
         if len(program) > 3:

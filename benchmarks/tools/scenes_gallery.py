@@ -1,6 +1,6 @@
 """Draws docs/scenes.png: what the `scenes` data set shows and knows.
 
-Run:  python benchmarks/scenes_gallery.py
+Run:  python -m benchmarks.tools.scenes_gallery
 """
 
 import argparse
@@ -12,11 +12,12 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from benchmarks import DOCS
 from gate2static.data.scenes import CLASSES, TRAIN
 from gate2static.data.scenes.rooms import Rooms, make_room
 from gate2static.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
-PAGE = Path(__file__).parent.parent / "docs" / "scenes.png"
+PAGE = DOCS / "scenes.png"
 ROWS = ("image", "semantic", "depth", "normals", "edges", "saliency")
 PALETTE = colormaps["tab20"].colors[: len(CLASSES)]
 

@@ -1,6 +1,6 @@
 """What settled gates save: a gated training step against the T+1 bare backbones with heads, run one after another.
 
-Run:  python benchmarks/settled_step.py        (writes docs/settled_gates.md)
+Run:  python -m benchmarks.speed.settled_step        (writes docs/settled_gates.md)
 Both sides run in turn in one process, on one thread, and are measured in CPU seconds; figures are medians of the ratios
 of the rounds. Settled are channels drawn at random, the same share in every layer: either all of a channel's gates
 (`channel`), or each task's gate apart from the others' (`gate`). The others are undecided.
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torchvision import models
 
 import gate2static as g2s
+from benchmarks import DOCS
 from gate2static.gates import GatedModel
 from gate2static.gates.settled.lift import lift_settled
 from gate2static.train.processes.memory import keep_freed_memory
 
-PAGE = Path(__file__).parent.parent / "docs" / "settled_gates.md"
+PAGE = DOCS / "settled_gates.md"
 SHARES = (0.0, 0.5, 0.8, 0.95)
 _MARKED, _MARK = 0.8, 0.5  # the share of settled gates, and what a step may then cost
 
@@ -204,7 +205,7 @@ about 0.4 of theirs. What is left is what picking costs: the gate's sums over pi
 weights picked and their zero gradients, and, where images are small, the count of operations. The command below does
 not measure these.
 
-Made by `python benchmarks/settled_step.py`.
+Made by `python -m benchmarks.speed.settled_step`.
 """
 )
 

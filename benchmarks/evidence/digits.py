@@ -1,6 +1,6 @@
 """The demo's recipe over several seeds: does gated-static beat the shared network, at fewer MACs than separate ones?
 
-Run:  python benchmarks/demo_seeds.py            (goes on where it was interrupted; about 7 minutes a seed on 2 cores)
+Run:  python -m benchmarks.evidence.digits     (goes on where it was interrupted; about 7 minutes a seed on 2 cores)
 Writes docs/digits.md, whatever the table says.
 """
 
@@ -8,15 +8,15 @@ import argparse
 import statistics
 from pathlib import Path
 
-from control import NAME, longer_separate
-
+from benchmarks import DOCS
+from benchmarks.evidence.control import NAME, longer_separate
 from gate2static.data import describe_data
 from gate2static.demo import bundled_recipe
 from gate2static.recipe import load_recipe
 from gate2static.tasks import build_tasks, delta_mtl
 from gate2static.train import RunResult, sweep
 
-PAGE = Path(__file__).parent.parent / "docs" / "digits.md"
+PAGE = DOCS / "digits.md"
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def _page(results: list[RunResult], seeds: list[int]) -> str:
         [
             "# The digits demo over several seeds",
             "",
-            f"`python benchmarks/demo_seeds.py`, seeds {', '.join(map(str, seeds))}: mean ± standard deviation on",
+            f"`python -m benchmarks.evidence.digits`, seeds {', '.join(map(str, seeds))}: mean ± standard deviation on",
             "the test split. Metrics and Δ_MTL (eq. 6) in %, MACs per image with heads. All rows are static networks.",
             "",
             *lines,

@@ -1,0 +1,1 @@
+"""Every network of two libraries through every step."""

@@ -1,0 +1,1 @@
+"""How far fewer MACs become less time, on a runtime of choice."""

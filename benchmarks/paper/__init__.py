@@ -1,0 +1,1 @@
+"""What the networks of the paper cost, beside its tables."""

@@ -1,0 +1,1 @@
+"""What a step of training, pruning or exporting takes, and the data set that is rendered."""
