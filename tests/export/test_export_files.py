@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 
 from gate2static.errors import BenchError, ExportError
 from gate2static.files import read_bytes, write_atomically
+from tests.forking import exit_code_of_fork
 
 
 def test_folders_are_made_and_permissions_are_the_users(tmp_path: Path) -> None:
@@ -40,13 +39,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
 def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
-    script = (
-        "import os, signal, sys; from pathlib import Path; from gate2static.files import write_atomically\n"
-        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "write_atomically(Path(sys.argv[1]), b'new')"
-    )
-    finished = subprocess.run([sys.executable, "-c", script, str(path)], check=False, capture_output=True)
-    assert finished.returncode == -signal.SIGKILL
+
+    def killed() -> None:
+        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        write_atomically(path, b"new")
+
+    assert exit_code_of_fork(killed) == -signal.SIGKILL
     assert path.read_bytes() == b"old"
 
 

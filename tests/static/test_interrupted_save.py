@@ -3,8 +3,6 @@
 import errno
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,8 @@ import pytest
 import torch
 
 from gate2static.errors import ArtefactError
-from gate2static.prune import prune
 from gate2static.static import StaticModel, load_static
-from tests import zoo
-
-
-@pytest.fixture
-def other() -> StaticModel:
-    return prune(zoo.make_gated("two_scales")[0])
+from tests.forking import exit_code_of_fork
 
 
 def _fail_at(name: str) -> Callable[..., int]:
@@ -40,11 +32,11 @@ def _fail_at(name: str) -> Callable[..., int]:
 @pytest.mark.parametrize("name", ["graph.json", "weights.safetensors", "manifest.json"])
 @pytest.mark.parametrize("existed", [False, True])
 def test_a_full_disk_leaves_the_old_folder(
-    name: str, existed: bool, pruned: StaticModel, other: StaticModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, existed: bool, pruned: StaticModel, static: StaticModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "static"
     if existed:
-        other.save(folder)
+        static.save(folder)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", _fail_at(name))
         patch.setattr(Path, "write_text", _fail_at(name))
@@ -52,15 +44,15 @@ def test_a_full_disk_leaves_the_old_folder(
             pruned.save(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["static"] * existed
     if existed:
-        assert load_static(folder).manifest.digest == other.manifest.digest
+        assert load_static(folder).manifest.digest == static.manifest.digest
 
 
 @pytest.mark.parametrize("nth", [1, 2])
 def test_a_swap_that_fails_puts_the_old_folder_back(
-    nth: int, pruned: StaticModel, other: StaticModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nth: int, pruned: StaticModel, static: StaticModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, calls, rename = tmp_path / "static", [], Path.rename
-    other.save(folder)
+    static.save(folder)
 
     def failing(path: Path, target: Path) -> Path:
         calls.append(path)
@@ -73,11 +65,11 @@ def test_a_swap_that_fails_puts_the_old_folder_back(
         with pytest.raises(ArtefactError, match="cannot write the static model"):
             pruned.save(folder)
     assert [path.name for path in tmp_path.iterdir()] == ["static"]
-    assert load_static(folder).manifest.digest == other.manifest.digest
+    assert load_static(folder).manifest.digest == static.manifest.digest
 
 
-def test_saving_again_replaces_the_folder(pruned: StaticModel, other: StaticModel, tmp_path: Path) -> None:
-    other.save(tmp_path / "static")
+def test_saving_again_replaces_the_folder(pruned: StaticModel, static: StaticModel, tmp_path: Path) -> None:
+    static.save(tmp_path / "static")
     pruned.save(tmp_path / "static")
     assert load_static(tmp_path / "static").manifest.digest == pruned.manifest.digest
     assert [path.name for path in tmp_path.iterdir()] == ["static"]
@@ -100,33 +92,33 @@ def test_a_file_in_the_way_is_not_replaced(pruned: StaticModel, tmp_path: Path) 
     assert (tmp_path / "static").read_text() == "notes"
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-from gate2static.static import load_static
-new, folder, name = sys.argv[1:]
-write = Path.write_bytes
-def killed(path, content):
-    data = content if isinstance(content, bytes) else content.encode()
-    if path.name == name:
-        write(path, data[: len(data) // 2])
-        os.kill(os.getpid(), signal.SIGKILL)
-    return write(path, data)
-Path.write_bytes = Path.write_text = killed
-load_static(new).save(folder)
-"""
+def _killed_at(name: str) -> Callable[..., int]:
+    """A `write_bytes` or `write_text` whose process is killed halfway through one file."""
+    write = Path.write_bytes
+
+    def killed(path: Path, content: bytes | str) -> int:
+        data = content if isinstance(content, bytes) else content.encode()
+        if path.name == name:
+            write(path, data[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return write(path, data)
+
+    return killed
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "manifest.json"])
 def test_a_process_killed_while_writing_leaves_the_old_folder(
-    name: str, pruned: StaticModel, other: StaticModel, tmp_path: Path
+    name: str, pruned: StaticModel, static: StaticModel, tmp_path: Path
 ) -> None:
-    pruned.save(tmp_path / "new")
     folder = tmp_path / "run" / "static"
-    other.save(folder)
-    found = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "new", folder, name], check=False)
-    assert found.returncode == -signal.SIGKILL
-    assert load_static(folder).manifest.digest == other.manifest.digest
+    static.save(folder)
+
+    def save() -> None:
+        Path.write_bytes = Path.write_text = _killed_at(name)
+        pruned.save(folder)
+
+    assert exit_code_of_fork(save) == -signal.SIGKILL
+    assert load_static(folder).manifest.digest == static.manifest.digest
     # A killed process cannot tidy up; what it left is hidden and in nobody's way.
     assert [path.name for path in folder.parent.iterdir() if not path.name.startswith(".")] == ["static"]
     pruned.save(folder)
