@@ -13,8 +13,8 @@ from torch import Tensor, fx, nn
 
 from gate2static.graphs import function_of
 from gate2static.program.annotate import info
+from gate2static.program.operators import is_norm
 from gate2static.program.program import Program
-from gate2static.program.tracer import is_norm
 from gate2static.program.units import gated_unit
 
 _ADDITIONS = (operator.add, torch.add, "add", operator.sub, torch.sub, "sub")

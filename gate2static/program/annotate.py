@@ -1,7 +1,8 @@
-"""Shapes and MACs of every node of a traced graph, without computing anything.
+"""Shapes and MACs of every node of a traced graph, found without computing anything.
 
-The graph runs twice on fake tensors, at two batch sizes, so that the dimensions that follow the batch are known and
-reads of a tensor's size can be told apart from constants. MACs are those of torch's own FLOP counter.
+The graph runs twice on fake tensors, at two batch sizes. A dimension that differs between the two runs follows the
+batch, and a number that differs is a read of the batch size and not a constant. MACs are those of torch's own FLOP
+counter.
 """
 
 from collections.abc import Callable
@@ -19,15 +20,18 @@ from gate2static.errors import TraceError
 from gate2static.graphs import quiet
 
 BATCHES = (2, 3)
-"""The batch sizes that networks are looked at with: what differs between them follows the batch."""
+"""The two batch sizes that networks run with; sizes that differ between them follow the batch."""
+
+InputsAt = Callable[[int], tuple[Any, ...]]
+"""Batch size -> the inputs of a graph, as fake tensors."""
 
 
 class NodeError(TraceError):
-    """A node that does not run.
+    """A node that does not run on the example inputs.
 
     Args:
-        message: says so.
-        node: which; None for the output.
+        message: The text of the error.
+        node: The node that does not run, or None for the output.
     """
 
     def __init__(self, message: str, node: fx.Node | None) -> None:
@@ -36,18 +40,18 @@ class NodeError(TraceError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Info:
-    """What is known about a node's value.
+class NodeInfo:
+    """The facts about the value of a node that do not depend on the input's numbers.
 
     Attributes:
-        streams: the streams that the node exists for; tasks are 0 … T-1, the shared stream is T.
-        shape: of a tensor at batch size 2; None for anything else.
-        dtype: of a tensor.
-        batch_multiple: k where the first dimension is k · batch; 0 where it does not follow the batch.
-        batch_dims: all dimensions that follow the batch.
-        constant: the value of a node that is not a tensor and does not depend on the batch size.
-        values: of a node that is not a tensor, at each of `BATCHES`.
-        macs: multiply-accumulates per sample of the node itself, for one stream.
+        streams: The streams that the node exists for. Tasks are 0 … T-1, and the shared stream is T.
+        shape: The shape of a tensor at batch size 2. None for a value that is not a tensor.
+        dtype: The dtype of a tensor. None for a value that is not a tensor.
+        batch_multiple: k where the first dimension is k · batch, and 0 where it does not follow the batch.
+        batch_dims: All dimensions that follow the batch.
+        constant: The value of a node that is neither a tensor nor dependent on the batch size. None for others.
+        values: The values at each of `BATCHES` of a node that is not a tensor.
+        macs: Multiply-accumulates of the node itself, per sample and for one stream.
     """
 
     streams: tuple[int, ...]
@@ -57,50 +61,59 @@ class Info:
     batch_dims: tuple[int, ...] = ()
     constant: Any = None
     values: tuple[Any, ...] = (None, None)
-
-    def at(self, batch: int) -> tuple[int, ...]:
-        """The shape at another batch size."""
-        sizes = enumerate(self.shape or ())
-        return tuple(size // BATCHES[0] * batch if d in self.batch_dims else size for d, size in sizes)
-
     macs: int = 0
 
+    def at(self, batch: int) -> tuple[int, ...]:
+        """Returns the shape at another batch size."""
+        shape = list(self.shape or ())
+        for d in self.batch_dims:
+            shape[d] = shape[d] // BATCHES[0] * batch
+        return tuple(shape)
 
-def info(node: fx.Node) -> Info:
-    """The `Info` of an annotated node."""
-    found: Info = node.meta["info"]
-    return found
+
+@dataclass(frozen=True)
+class _Result:
+    """The value of a node in one run, and the MACs that it took for the whole batch."""
+
+    value: Any
+    macs: int
+
+
+def info(node: fx.Node) -> NodeInfo:
+    """Returns what `annotate` found about a node."""
+    node_info: NodeInfo = node.meta["info"]
+    return node_info
 
 
 def annotate(
-    root: nn.Module, graph: fx.Graph, inputs: Callable[[int], tuple[Any, ...]], streams: tuple[int, ...], what: str
+    root: nn.Module, graph: fx.Graph, inputs: InputsAt, streams: tuple[int, ...], what: str
 ) -> Callable[[int], Any]:
-    """Set `node.meta["info"]` on every node.
+    """Sets `node.meta["info"]` on every node of a graph.
 
     Args:
-        root: owner of the modules that `graph` calls.
-        graph: what to annotate.
-        inputs: batch size -> the graph's inputs, as fake tensors.
-        streams: recorded in every `Info`.
-        what: how to name the graph in an error.
+        root: The owner of the modules that the graph calls.
+        graph: The graph to annotate, changed in place.
+        inputs: Batch size -> the graph's inputs, as fake tensors.
+        streams: The streams that every `NodeInfo` records.
+        what: The graph's name in an error, such as "the backbone".
 
     Returns:
         Batch size -> the graph's output, as fake tensors.
 
     Raises:
-        NodeError: the graph does not run on these inputs.
+        NodeError: The graph does not run on these inputs.
     """
     runs = {batch: _run(root, graph, inputs(batch), what) for batch in BATCHES}
     small, large = (runs[batch] for batch in BATCHES)
     for node in graph.nodes:
         node.meta["info"] = _compare(small[node], large[node], streams)
     output = next(iter(graph.find_nodes(op="output")))
-    results = {batch: run[output][0] for batch, run in runs.items()}
-    return results.__getitem__
+    outputs = {batch: run[output].value for batch, run in runs.items()}
+    return outputs.__getitem__
 
 
-def fake_inputs(mode: FakeTensorMode, examples: tuple[Any, ...]) -> Callable[[int], tuple[Any, ...]]:
-    """Batch size -> fake tensors shaped like the examples."""
+def fake_inputs(mode: FakeTensorMode, examples: tuple[Any, ...]) -> InputsAt:
+    """Returns a function from a batch size to fake tensors that are shaped like the examples otherwise."""
 
     def at(batch: int) -> tuple[Any, ...]:
         def fake(x: Any) -> Any:
@@ -115,8 +128,8 @@ def fake_inputs(mode: FakeTensorMode, examples: tuple[Any, ...]) -> Callable[[in
 
 
 def measure_macs(call: Callable[[], Any]) -> tuple[Any, int]:
-    """The result of `call` and the MACs it took."""
-    # The plain form of attention is made of products that the counter knows.
+    """Returns the result of `call` and the MACs that it took."""
+    # The counter knows matrix products, which the plain form of attention consists of, but no fused kernel.
     plain = sdpa_kernel(SDPBackend.MATH)
     with torch.no_grad(), quiet(), plain, FlopCounterMode(display=False) as counter:
         result = call()
@@ -124,58 +137,71 @@ def measure_macs(call: Callable[[], Any]) -> tuple[Any, int]:
 
 
 class _Recorder(fx.Interpreter):
-    """Remembers each node's value and MACs."""
+    """Runs a graph and remembers the value and the MACs of each node."""
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module, garbage_collect_values=False)
-        self.values: dict[fx.Node, tuple[Any, int]] = {}
+        self.results: dict[str, _Result] = {}
 
     def run_node(self, n: fx.Node) -> Any:
-        self.values[n] = measure_macs(lambda: super(_Recorder, self).run_node(n))
-        return self.values[n][0]
+        value, macs = measure_macs(lambda: super(_Recorder, self).run_node(n))
+        self.results[n.name] = _Result(value, macs)
+        return value
 
 
-def _run(root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], what: str) -> dict[fx.Node, tuple[Any, int]]:
+def _run(root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], what: str) -> dict[fx.Node, _Result]:
     leaves = pytree.tree_leaves(inputs)
     mode = next((x.fake_mode for x in leaves if hasattr(x, "fake_mode")), None)
+    # fx.GraphModule copies the graph, and the copies keep the names.
     recorder = _Recorder(fx.GraphModule(root, graph))
-    # fx.GraphModule copies the graph's nodes one to one, in order.
     try:
         with mode if mode is not None else FakeTensorMode(allow_non_fake_inputs=True):
             recorder.run(*leaves)
     except Exception as error:
-        shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else repr(x) for x in leaves)
-        where = next((n for n in graph.nodes if n.name not in {m.name for m in recorder.values}), None)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise NodeError(
-            f"{what} does not run on inputs of shape {shapes}: at {where.name if where else 'its output'}: {reason}. "
-            "Pass example_inputs as its forward takes them, with the batch first; any batch size must work.",
-            where,
-        ) from error
-    by_name = {n.name: value for n, value in recorder.values.items()}
-    return {n: by_name[n.name] for n in graph.nodes}
+        failed = next((n for n in graph.nodes if n.name not in recorder.results), None)
+        raise NodeError(_does_not_run(what, leaves, failed, error), failed) from error
+    return {node: recorder.results[node.name] for node in graph.nodes}
 
 
-def _compare(small: tuple[Any, int], large: tuple[Any, int], streams: tuple[int, ...]) -> Info:
-    (a, macs), (b, more) = small, large
-    macs = _of_one_sample(macs, more)
-    if isinstance(a, Tensor):
-        follow = tuple(d for d, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n)
-        return Info(
+def _does_not_run(what: str, inputs: list[Any], failed: fx.Node | None, error: Exception) -> str:
+    """Returns the message of an error for a graph that stops at the node `failed`."""
+    shapes = ", ".join(str(tuple(x.shape)) if isinstance(x, Tensor) else repr(x) for x in inputs)
+    place = failed.name if failed else "its output"
+    text = str(error).strip()
+    reason = text.splitlines()[0] if text else type(error).__name__
+    return (
+        f"{what} does not run on inputs of shape {shapes}: at {place}: {reason}. "
+        "Pass example_inputs as its forward takes them, with the batch first; any batch size must work."
+    )
+
+
+def _compare(small: _Result, large: _Result, streams: tuple[int, ...]) -> NodeInfo:
+    """Returns what the two runs, at the batch sizes `BATCHES`, say of a node."""
+    value = small.value
+    macs = _of_one_sample(small.macs, large.macs)
+    if isinstance(value, Tensor):
+        sizes = zip(value.shape, large.value.shape, strict=True)
+        batch_dims = tuple(d for d, (few, more) in enumerate(sizes) if few != more)
+        return NodeInfo(
             streams=streams,
-            shape=tuple(a.shape),
-            dtype=a.dtype,
-            batch_multiple=a.shape[0] // BATCHES[0] if 0 in follow else 0,
-            batch_dims=follow,
+            shape=tuple(value.shape),
+            dtype=value.dtype,
+            batch_multiple=value.shape[0] // BATCHES[0] if 0 in batch_dims else 0,
+            batch_dims=batch_dims,
             macs=macs,
         )
-    if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(a)):
-        return Info(streams=streams, macs=macs)
-    return Info(streams=streams, constant=a if a == b else None, values=(a, b), macs=macs)
+    if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
+        # A tuple of tensors: the nodes that pick from it say what is in it.
+        return NodeInfo(streams=streams, macs=macs)
+    values = (value, large.value)
+    constant = value if value == large.value else None
+    return NodeInfo(streams=streams, constant=constant, values=values, macs=macs)
 
 
 def _of_one_sample(two: int, three: int) -> int:
-    """MACs at batch size 1 from those at 2 and 3: work on weights alone stays, attention over the batch grows."""
+    """Returns the MACs at batch size 1, given those at batch sizes 2 and 3."""
+    # MACs grow with the batch to the power of 1 as a rule, of 0 for work on weights alone, and of 2 for attention
+    # between samples.
     for power in (1, 0, 2):
         if two * 3**power == three * 2**power:
             return two // 2**power

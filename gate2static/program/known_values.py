@@ -1,10 +1,13 @@
-"""What a node holds, found out while its graph is still being traced.
+"""Values that are known while their graph is still being traced.
 
 A forward may decide on sizes: `if x.shape[2] % 7`, `for i in range(len(parts))`. Such a value is the same for every
-batch, so the trace may use it. It is found by running the nodes it comes from on fake tensors at two batch sizes.
+batch, so the trace may use it. The tracer finds it by running the nodes it comes from on fake tensors at two batch
+sizes. What the two runs agree on is a constant; what differs would fix the batch, and is an error.
+
+While a trace runs, functions of torch and of Python are replaced (`size_functions`, `integer_sizes`, `gradients`), and
+`ValueTracer.trace` puts them back. So networks must not be traced by several threads at once.
 """
 
-import functools
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -27,10 +30,10 @@ from gate2static.program.rewrites.gradients import (
     stays_whole,
 )
 from gate2static.program.rewrites.integer_sizes import recorded_integers
+from gate2static.program.rewrites.size_functions import recorded_size_functions
 
 _UNKNOWN = object()
-_FACTORIES = ("zeros", "ones", "empty", "rand", "randn")
-"""Functions of torch that take sizes one by one, which torch.fx does not record by itself; so does `Tensor.expand`."""
+"""The value of a node that does not run on fake tensors."""
 
 
 class FollowsBatchError(TraceError):
@@ -57,7 +60,7 @@ class KnownProxy(fx.Proxy):
         try:
             return self.__int__()
         except FollowsBatchError as error:
-            # Functions that torch.fx does not record ask for it; they can run whole.
+            # Functions that torch.fx does not record ask for the index; the code around them can run whole.
             raise TraceError(str(error)) from error
 
     def __int__(self) -> int:
@@ -68,21 +71,26 @@ class KnownProxy(fx.Proxy):
 
 
 class _KnownAttribute(Attribute, KnownProxy):
-    """An attribute of a known proxy. The type of a device is a plain string, which `torch.autocast` insists on."""
+    """An attribute of a known proxy."""
 
     def __getattr__(self, k: str) -> Any:
-        found = super().__getattr__(k)
-        return self.tracer.constant(found) if (self.attr, k) == ("device", "type") else found
+        attribute = super().__getattr__(k)
+        # `torch.autocast` insists on a plain string for the type of a device.
+        return self.tracer.constant(attribute) if (self.attr, k) == ("device", "type") else attribute
 
 
 class ValueTracer(fx.Tracer):
-    """Answers questions about values with what two runs on fake tensors agree on.
+    """A tracer that knows the values on which two runs on fake tensors agree.
 
     Args:
-        inputs: the leaves of the example inputs, in the order of the graph's first placeholders.
-        defaults: the leaves of the arguments that keep their defaults, which have the last placeholders.
-        own: whether the traced module is a copy that will run. If not, its graph is for evaluation alone.
-        integers: whether `int` of what follows the batch is recorded.
+        inputs: The leaves of the example inputs, in the order of the graph's first placeholders.
+        defaults: The leaves of the arguments that keep their defaults, which have the last placeholders.
+        trains: Whether the traced copy will train in place of the module. If not, the graph is for evaluation alone.
+        integers: Whether `int` and `len` of what follows the batch are recorded.
+
+    Attributes:
+        trains: Whether the traced copy will train in place of the module.
+        evaluating: True while nodes run on fake tensors, so that modules are called and not recorded.
     """
 
     def __init__(
@@ -90,169 +98,132 @@ class ValueTracer(fx.Tracer):
         inputs: tuple[Any, ...] = (),
         defaults: tuple[Any, ...] = (),
         *,
-        own: bool = True,
+        trains: bool = True,
         integers: bool = False,
     ) -> None:
         super().__init__()
-        self.own, self._integers = own, integers
+        self.trains = trains
+        self.evaluating = False
+        self._integers = integers
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         at = fake_inputs(self._mode, inputs)
         self._placeholders = {batch: [*at(batch), *defaults] for batch in BATCHES}
         self._values: dict[fx.Node, tuple[Any, ...]] = {}
-        self.evaluating = False
         self._autocast = autocast_devices()
+        # Whether nodes are marked that are recorded while gradients are off, see `gradients`.
         self._marking = True
         self._whole_functions: dict[str, bool] = {}
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """The graph of a module; see fx.Tracer."""
-        plain = {name: getattr(torch, name) for name in _FACTORIES}
-        for name, function in plain.items():
-            setattr(torch, name, self._recorded(function, "call_function", function))
-        Tensor.expand = self._recorded(Tensor.expand, "call_method", "expand")  # type: ignore[method-assign]
+        """Returns the graph of a module; see fx.Tracer."""
         self._autocast = autocast_devices()
-        functions = custom_functions(self._autograd_function) if self.own else nullcontext()
+        functions = custom_functions(self._autograd_function) if self.trains else nullcontext()
         integers = recorded_integers(root, self._integer, self._count) if self._integers else nullcontext()
-        try:
-            with torch.enable_grad(), functions, integers:
-                return super().trace(root, concrete_args)
-        finally:
-            del Tensor.expand  # what it inherits stands again
-            for name, function in plain.items():
-                setattr(torch, name, function)
+        sizes = recorded_size_functions(self.create_proxy)
+        with sizes, torch.enable_grad(), functions, integers:
+            return super().trace(root, concrete_args)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """Record a node; see fx.Tracer."""
+        """Records a node; see fx.Tracer."""
         refuse_autocast(self._autocast)
         node = super().create_node(*args, **kwargs)
         if self._marking:
             mark(node)
         return node
 
-    def _autograd_function(
-        self, kind: type[torch.autograd.Function], run: Callable[[], Any], args: tuple[Any, ...]
-    ) -> Any:
-        settings = [x for x in pytree.tree_leaves(args) if not isinstance(x, fx.Proxy)]
-        key = f"{id(kind)} {settings}"
-        if key not in self._whole_functions:
-            known = pytree.tree_map_only(fx.Proxy, lambda proxy: self.values(proxy.node)[0], args)
-            self._whole_functions[key] = stays_whole(kind, args, known)
-        if self._whole_functions[key]:
-            return self.create_proxy("call_function", as_function(kind), args, {})
-        self._marking, before = False, self._marking  # it runs without gradients, which its backward knows about
-        try:
-            return run()
-        finally:
-            self._marking = before
-
-    def _integer(self, proxy: fx.Proxy) -> Any:
-        """`int` of a proxy: a number, or a multiple of the batch size."""
-        found = self._batches([int(v) for v in self.values(proxy.node) if isinstance(v, int | float)])
-        return int(self.constant(proxy)) if found is None else found
-
-    def _count(self, proxy: fx.Proxy) -> Any:
-        """`len` of a proxy, likewise."""
-        found = self._batches([len(v) for v in self.values(proxy.node) if isinstance(v, Tensor) and v.dim()])
-        return self.length(proxy) if found is None else found
-
-    def _batches(self, counts: list[int]) -> Any:
-        """What is so many at the two batch sizes, as a multiple of the batch size; None where it is none."""
-        multiple, rest = divmod(counts[0], BATCHES[0]) if len(counts) == len(BATCHES) else (0, 0)
-        if not multiple or rest or counts[1] != multiple * BATCHES[1]:
-            return None
-        for node in self.graph.find_nodes(op="placeholder"):
-            if [len(v) if isinstance(v, Tensor) and v.dim() else 0 for v in self.values(node)] == [*BATCHES]:
-                count: Any = self.proxy(node).size(0)
-                return count if multiple == 1 else count * multiple
-        return None
-
-    def _recorded(self, function: Callable[..., Any], kind: str, target: Any) -> Callable[..., Any]:
-        @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
-            if any(isinstance(x, fx.Proxy) for x in args):
-                return self.create_proxy(kind, target, args, kwargs)
-            return function(*args, **kwargs)
-
-        return call
-
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Of a node; see fx.Tracer."""
+        """Returns the proxy of a node; see fx.Tracer."""
         return KnownProxy(node, self)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
-        """Of a module: parameters are recorded, but not while nodes run."""
+        """Returns an attribute of a module: the proxy of a parameter, or the parameter itself while nodes run."""
         return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """`bool` of a proxy."""
+        """Returns `bool` of a proxy."""
         return bool(self.constant(obj))
 
     def iter(self, obj: fx.Proxy) -> Iterator[Any]:
-        """`iter` of a proxy: the keys of a dict, else as many items as it is known to have."""
-        first, second = self.values(obj.node)
-        if isinstance(first, dict) and isinstance(second, dict) and [*first] == [*second]:
-            return iter(first)
+        """Returns `iter` of a proxy: the keys of a dict, or as many items as the value is known to have."""
+        small, large = self.values(obj.node)
+        if isinstance(small, dict) and isinstance(large, dict) and [*small] == [*large]:
+            return iter(small)
         return iter([operator.getitem(obj, i) for i in range(self.length(obj))])
 
     def constant(self, proxy: fx.Proxy) -> Any:
-        """The value of a proxy that is not a tensor.
+        """Returns the value of a proxy that is not a tensor.
 
         Raises:
-            TraceError: it is a tensor, depends on the batch size, or could not be computed.
+            TraceError: The value is a tensor, depends on the batch size, or could not be computed.
         """
-        first, second = self.values(proxy.node)
-        if first is _UNKNOWN or any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(first)):
+        small, large = self.values(proxy.node)
+        if small is _UNKNOWN or any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(small)):
             raise TraceError("symbolically traced variables cannot be used as inputs to control flow")
-        return _agreed(first, second)
+        return _agreed(small, large)
 
     def length(self, proxy: fx.Proxy) -> int:
-        """`len` of a proxy.
+        """Returns `len` of a proxy.
 
         Raises:
-            TraceError: it depends on the batch size or could not be computed.
+            TraceError: The length depends on the batch size or could not be computed.
         """
-        first, second = self.values(proxy.node)
+        small, large = self.values(proxy.node)
         try:
-            return int(_agreed(len(first), len(second)))
+            return int(_agreed(len(small), len(large)))
         except TypeError as error:
             raise TraceError("Proxy object cannot be iterated") from error
 
     def shape(self, value: Any) -> tuple[int, ...] | None:
-        """Of a tensor, at batch size 2; None where it could not be computed."""
+        """Returns the shape of a tensor at batch size 2, or None for what is no tensor or could not be computed.
+
+        Args:
+            value: A proxy, a node, or a value.
+        """
         if isinstance(value, fx.Proxy | fx.Node):
-            value = self.values(value if isinstance(value, fx.Node) else value.node)[0]
+            node = value if isinstance(value, fx.Node) else value.node
+            value = self.values(node)[0]
         return tuple(value.shape) if isinstance(value, Tensor) else None
 
     def is_pure(self, node: fx.Node) -> bool:
-        """Whether the node runs on fake tensors and leaves its inputs as they are."""
-        inputs = [leaf for n in node.all_input_nodes for leaf in pytree.tree_leaves(self.values(n))]
-        tensors = [leaf for leaf in inputs if isinstance(leaf, Tensor)]
-        versions = [t._version for t in tensors]
+        """Returns whether a node runs on fake tensors and leaves its inputs as they are."""
+        leaves = [leaf for n in node.all_input_nodes for leaf in pytree.tree_leaves(self.values(n))]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        # Writing into a tensor counts up its version.
+        versions = [tensor._version for tensor in tensors]
         self._values.pop(node, None)
-        known = not any(value is _UNKNOWN for value in self.values(node))
-        return known and versions == [t._version for t in tensors]
+        runs = all(value is not _UNKNOWN for value in self.values(node))
+        return runs and versions == [tensor._version for tensor in tensors]
 
     def values(self, node: fx.Node) -> tuple[Any, ...]:
-        """What the node holds at each of the two batch sizes."""
-        wanted, todo = {node}, [node]
-        while todo:
-            new = [n for n in todo.pop().all_input_nodes if n not in wanted and n not in self._values]
-            wanted.update(new)
-            todo.extend(new)
+        """Returns the value of a node at each of `BATCHES`."""
+        missing = self._missing(node)
         self.evaluating = True
         try:
             with torch.no_grad(), quiet():
+                # The graph's order: inputs before what reads them.
                 for n in self.graph.nodes:
-                    if n in wanted and n not in self._values:
-                        self._values[n] = tuple(self._evaluate(n, i) for i in range(len(BATCHES)))
+                    if n in missing:
+                        self._values[n] = tuple(self._evaluate(n, run) for run in range(len(BATCHES)))
         finally:
             self.evaluating = False
         return self._values[node]
 
+    def _missing(self, node: fx.Node) -> set[fx.Node]:
+        """Returns the nodes that a node's value comes from, itself included, whose values are not known yet."""
+        missing = set() if node in self._values else {node}
+        unseen = [node]
+        while unseen:
+            inputs = unseen.pop().all_input_nodes
+            new = [n for n in inputs if n not in missing and n not in self._values]
+            missing.update(new)
+            unseen.extend(new)
+        return missing
+
     def _evaluate(self, node: fx.Node, run: int) -> Any:
+        """Returns the value of a node at batch size `BATCHES[run]`, given the values of its inputs."""
         if node.op == "placeholder":
             leaves = self._placeholders[BATCHES[run]]
-            position = next(i for i, n in enumerate(self.graph.find_nodes(op="placeholder")) if n is node)
+            position = [*self.graph.find_nodes(op="placeholder")].index(node)
             return leaves[position] if position < len(leaves) else _UNKNOWN
         if any(self._values[n][run] is _UNKNOWN for n in node.all_input_nodes):
             return _UNKNOWN
@@ -260,10 +231,11 @@ class ValueTracer(fx.Tracer):
         try:
             with self._mode:
                 return self._call(node)(*args, **kwargs)
-        except Exception:  # noqa: BLE001  # what does not run here is said when it is needed
+        except Exception:  # noqa: BLE001  # an unknown value raises where it is needed, and only there
             return _UNKNOWN
 
     def _call(self, node: fx.Node) -> Callable[..., Any]:
+        """Returns a node as a function of its arguments."""
         if node.op == "call_function":
             return function_of(node)
         if node.op == "call_method":
@@ -273,11 +245,71 @@ class ValueTracer(fx.Tracer):
             value = getattr(value, atom)
         return value if node.op == "call_module" else lambda: value
 
+    def _autograd_function(
+        self, kind: type[torch.autograd.Function], run: Callable[[], Any], args: tuple[Any, ...]
+    ) -> Any:
+        """Records a custom autograd function, as one call or as what its forward does.
 
-def _agreed(first: Any, second: Any) -> Any:
-    if first != second:
+        Args:
+            kind: The class of the function.
+            run: Runs the forward of the function on its arguments.
+            args: The arguments, with proxies for tensors.
+        """
+        settings = [x for x in pytree.tree_leaves(args) if not isinstance(x, fx.Proxy)]
+        key = f"{id(kind)} {settings}"
+        if key not in self._whole_functions:
+            known = pytree.tree_map_only(fx.Proxy, lambda proxy: self.values(proxy.node)[0], args)
+            self._whole_functions[key] = stays_whole(kind, args, known)
+        if self._whole_functions[key]:
+            return self.create_proxy("call_function", as_function(kind), args, {})
+        # A forward always runs without gradients, so what it records needs no mark.
+        was_marking = self._marking
+        self._marking = False
+        try:
+            return run()
+        finally:
+            self._marking = was_marking
+
+    def _integer(self, proxy: fx.Proxy) -> Any:
+        """Returns `int` of a proxy: a number, or a proxy of a multiple of the batch size."""
+        numbers = [int(value) for value in self.values(proxy.node) if isinstance(value, int | float)]
+        multiple = self._batches(numbers)
+        return int(self.constant(proxy)) if multiple is None else multiple
+
+    def _count(self, proxy: fx.Proxy) -> Any:
+        """Returns `len` of a proxy: a number, or a proxy of a multiple of the batch size."""
+        lengths = [len(value) for value in self.values(proxy.node) if isinstance(value, Tensor) and value.dim()]
+        multiple = self._batches(lengths)
+        return self.length(proxy) if multiple is None else multiple
+
+    def _batches(self, counts: list[int]) -> Any:
+        """Returns a proxy of the multiple of the batch size that has these values, or None where there is none.
+
+        Args:
+            counts: The values at each of `BATCHES`; fewer where they are no numbers.
+        """
+        if len(counts) != len(BATCHES):
+            return None
+        multiple, rest = divmod(counts[0], BATCHES[0])
+        if not multiple or rest or counts[1] != multiple * BATCHES[1]:
+            return None
+        for node in self.graph.find_nodes(op="placeholder"):
+            lengths = [len(value) if isinstance(value, Tensor) and value.dim() else 0 for value in self.values(node)]
+            if lengths == [*BATCHES]:
+                batch: Any = self.proxy(node).size(0)
+                return batch if multiple == 1 else batch * multiple
+        return None
+
+
+def _agreed(small: Any, large: Any) -> Any:
+    """Returns the value of both runs.
+
+    Raises:
+        FollowsBatchError: The two differ.
+    """
+    if small != large:
         raise FollowsBatchError(
-            f"the forward decides on a value that depends on the batch size ({first} and {second} for "
+            f"the forward decides on a value that depends on the batch size ({small} and {large} for "
             "batches of 2 and 3)"
         )
-    return first
+    return small

@@ -1,1 +1,1 @@
-"""Rewritings of a traced graph into operators that the rest of the package knows, one per file."""
+"""Rewrites a traced graph into operators that the rest of the package knows, one rewriting per file."""

@@ -1,6 +1,6 @@
-"""`int(…)` and `len(…)` in a forward of what follows the batch: Python makes numbers of it, which would fix the batch.
+"""Records `int(…)` and `len(…)` of what follows the batch, which Python would turn into numbers that fix the batch.
 
-So while such a network is traced, these names mean something else in the files of its code.
+While such a network is traced, these two names mean something else in the files that its code is written in.
 """
 
 import types
@@ -15,25 +15,41 @@ from torch import fx, nn
 def recorded_integers(
     root: nn.Module, integer: Callable[[fx.Proxy], Any], length: Callable[[fx.Proxy], Any]
 ) -> Iterator[None]:
-    """While this lasts, `int` and `len` of proxies are these, in a network's code and in functions that it imports."""
+    """Replaces `int` and `len` for proxies, for as long as the context lasts.
+
+    They are replaced in the code of a network and in the functions that this code imports.
+
+    Args:
+        root: The network.
+        integer: Stands for `int` of a proxy.
+        length: Stands for `len` of a proxy.
+    """
 
     def length_of(value: Any, /) -> Any:
         return length(value) if isinstance(value, fx.Proxy) else len(value)
 
-    new = {"int": _integer_type(integer), "len": length_of}
-    patched = [(names, {k: v for k, v in new.items() if k not in names}) for names in _global_names(root)]
+    replacements = {"int": _integer_type(integer), "len": length_of}
+    patches = []
+    for names in _global_names(root):
+        # A file with a name of its own for these keeps it.
+        patch = {name: value for name, value in replacements.items() if name not in names}
+        patches.append((names, patch))
     try:
-        for names, added in patched:
-            names.update(added)
+        for names, patch in patches:
+            names.update(patch)
         yield
     finally:
-        for names, added in patched:
-            for name in added:
+        for names, patch in patches:
+            for name in patch:
                 del names[name]
 
 
 def _integer_type(convert: Callable[[fx.Proxy], Any]) -> type:
-    """A class that passes for `int`, but for what it makes of proxies."""
+    """Returns a class that behaves like `int` for all values except proxies.
+
+    Args:
+        convert: Returns `int` of a proxy.
+    """
 
     class Meta(type):
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
@@ -55,13 +71,16 @@ def _integer_type(convert: Callable[[fx.Proxy], Any]) -> type:
 
 
 def _global_names(root: nn.Module) -> list[dict[str, Any]]:
-    """The global names of the files that a network's forwards, and the functions they import, are written in."""
-    found = _of_functions(getattr(type(module), "forward", None) for module in root.modules())
-    for names in list(found.values()):
-        found.update(_of_functions(names.values()))
-    return list(found.values())
+    """Returns the global names of the files in which a network's forwards, and the functions they import, stand."""
+    forwards = (getattr(type(module), "forward", None) for module in root.modules())
+    files = _files_of(forwards)
+    for names in list(files.values()):
+        files.update(_files_of(names.values()))
+    return list(files.values())
 
 
-def _of_functions(values: Iterable[Any]) -> dict[int, dict[str, Any]]:
-    functions = [f for f in values if isinstance(f, types.FunctionType) and not str(f.__module__).startswith("torch.")]
-    return {id(f.__globals__): f.__globals__ for f in functions}
+def _files_of(values: Iterable[Any]) -> dict[int, dict[str, Any]]:
+    """Returns the global names of the files of some functions, by identity; other values and torch have none."""
+    functions = [value for value in values if isinstance(value, types.FunctionType)]
+    users = [function for function in functions if not str(function.__module__).startswith("torch.")]
+    return {id(function.__globals__): function.__globals__ for function in users}

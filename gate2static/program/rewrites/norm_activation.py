@@ -1,4 +1,4 @@
-"""timm's norms with activation, taken apart: the norm belongs to the unit, the activation comes after the gate."""
+"""Takes timm's norms with activation apart: the norm belongs to the unit, and the activation comes after the gate."""
 
 import sys
 
@@ -10,9 +10,10 @@ _MODULE = "timm.layers.norm_act"
 
 
 def plain_norm(module: nn.Module) -> type[nn.Module] | None:
-    """The class whose forward is the norm alone, on the same parameters; None for other modules.
+    """Returns the class whose forward is the norm alone, on the same parameters, or None for other modules.
 
-    A fused module computes norm, `drop` and `act`. Its children stay where they are, so the names in its state dict do.
+    A fused module computes norm, `drop` and `act`. Its children stay where they are, so that the names in its state
+    dict stay too.
     """
     kind = type(module)
     if kind.__module__ != _MODULE or not hasattr(module, "act") or has_own_forward(module):
@@ -21,8 +22,8 @@ def plain_norm(module: nn.Module) -> type[nn.Module] | None:
         return nn.SyncBatchNorm
     if isinstance(module, nn.BatchNorm2d):
         return nn.BatchNorm2d
-    # timm is loaded, since the module is its own.
-    plain = kind.__name__.replace("NormAct", "Norm").replace("Norm1Act", "Norm1")
-    owner = sys.modules["torchvision.ops.misc" if plain.startswith("Frozen") else "timm.layers.norm"]
-    found: type[nn.Module] | None = getattr(owner, plain, None)
-    return found
+    name = kind.__name__.replace("NormAct", "Norm").replace("Norm1Act", "Norm1")
+    # timm and torchvision are loaded, since the module is one of timm's.
+    owner = sys.modules["torchvision.ops.misc" if name.startswith("Frozen") else "timm.layers.norm"]
+    norm: type[nn.Module] | None = getattr(owner, name, None)
+    return norm

@@ -1,7 +1,7 @@
-"""Makes a traced graph free of in-place writes, and functional dropout a layer.
+"""Makes a traced graph free of in-place writes, and turns functional dropout into a layer.
 
 Streams share values and pruning shares channels, so a node must never change what another node reads. Every in-place
-operation becomes its out-of-place form, and whoever read the written tensor later reads the result instead.
+operation becomes its out-of-place form, and the nodes that read the written tensor later read the result instead.
 """
 
 import inspect
@@ -30,77 +30,75 @@ _DROPOUTS: dict[Any, type[nn.Module]] = {
     F.alpha_dropout: nn.AlphaDropout,
 }
 
+ShapeOf = Callable[[Any], tuple[int, ...] | None]
+"""A node -> the shape of its value, or None where it is not known to be a tensor."""
 
-def functionalise(
-    root: nn.Module,
-    graph: fx.Graph,
-    *,
-    layers: bool = True,
-    shape_of: Callable[[Any], tuple[int, ...] | None] = lambda _: None,
-) -> None:
-    """Rewrite `graph` in place so that no node writes into its inputs; `root`'s layers are switched accordingly.
+
+def functionalise(root: nn.Module, graph: fx.Graph, *, layers: bool = True, shape_of: ShapeOf = lambda _: None) -> None:
+    """Rewrites a graph so that no node writes into its inputs.
 
     Args:
-        root: owner of the modules that `graph` calls.
-        graph: what to rewrite.
-        layers: whether functional dropout becomes a layer of `root`.
-        shape_of: the shape of a node's value, where it is known to be a tensor.
+        root: The owner of the modules that the graph calls; the modules are switched out of place.
+        graph: The graph, rewritten in place.
+        layers: Whether functional dropout becomes a layer of `root`.
+        shape_of: Returns the shape of a node's value, or None where it is not known to be a tensor.
 
     Raises:
-        TraceError: an in-place method that has no out-of-place form.
+        TraceError: The graph has an in-place method that has no out-of-place form.
     """
     for node in list(graph.nodes):
         if layers and node.op == "call_function" and node.target in _DROPOUTS:
             _make_dropout_layer(root, node)
         if _make_out_of_place(root, node):
             written = node.args[0] if node.args else next(iter(node.kwargs.values()))
-            written.replace_all_uses_with(node, delete_user_cb=lambda user, node=node: user > node)
+            _read_instead(written, node)
             _write_through(graph, written, node, shape_of)
     clear_inplace_flags(root)
 
 
 def clear_inplace_flags(root: nn.Module) -> None:
-    """Switch off the flag of layers that would write into their inputs."""
+    """Switches off the flag of layers that would write into their inputs."""
     for module in root.modules():
         if getattr(module, "inplace", False):
             module.inplace = False  # type: ignore[assignment]  # a flag, no tensor
 
 
 def set_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
-    """`tensor[index] = value` on a copy."""
+    """Returns a copy of a tensor with `tensor[index] = value`."""
     out = tensor.clone()
     out[index] = value
     return out
 
 
-def _write_through(
-    graph: fx.Graph, view: fx.Node, result: fx.Node, shape_of: Callable[[Any], tuple[int, ...] | None]
-) -> None:
-    """Where items of a tensor were written, whoever reads that tensor later reads it with the new items."""
+def _read_instead(written: fx.Node, result: fx.Node) -> None:
+    """Lets the nodes after `result` read it instead of the tensor that was written into."""
+    written.replace_all_uses_with(result, delete_user_cb=lambda user: user > result)
+
+
+def _write_through(graph: fx.Graph, view: fx.Node, result: fx.Node, shape_of: ShapeOf) -> None:
+    """Lets the nodes that later read a tensor whose items were written read it with the new items.
+
+    Args:
+        graph: The graph, rewritten in place.
+        view: What was written into. It may be `x[i]`, which shares its memory with `x`, which may itself be `y[j]`.
+        result: The new value of `view`.
+        shape_of: Returns the shape of a node's value, or None where it is not known to be a tensor.
+    """
     while view.target is operator.getitem and shape_of(view.args[0]) is not None:
         base: Any = view.args[0]
         index = view.args[1]
         with graph.inserting_after(result):
             result = graph.call_function(set_item, (base, index, result))
-        base.replace_all_uses_with(result, delete_user_cb=lambda user, made=result: user > made)
+        _read_instead(base, result)
         view = base
 
 
 def _make_out_of_place(root: nn.Module, node: fx.Node) -> bool:
-    """Replace an in-place operation by its out-of-place form; tell whether the node was one."""
+    """Replaces an in-place operation by its out-of-place form, and returns whether the node was one."""
     if node.op == "call_module":
         return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
     if node.op == "call_method":
-        name = str(node.target)
-        if not name.endswith("_") or name.endswith("__"):
-            return False
-        if name == "zero_":
-            node.op, node.target = "call_function", torch.zeros_like
-            return True
-        if not callable(getattr(Tensor, name[:-1], None)):
-            raise TraceError(f"the method {name} writes in place and has no out-of-place form; rewrite that line.")
-        node.target = name[:-1]
-        return True
+        return _make_method_out_of_place(node)
     if node.op != "call_function":
         return False
     if node.target is operator.setitem:
@@ -109,14 +107,35 @@ def _make_out_of_place(root: nn.Module, node: fx.Node) -> bool:
     if node.target in _IN_PLACE_OPERATORS:
         node.target = _IN_PLACE_OPERATORS[node.target]
         return True
+    # A function of torch that writes in place, such as `torch.relu_`.
     name = getattr(node.target, "__name__", "")
-    if name.endswith("_") and not name.endswith("__") and getattr(torch, name, None) is node.target:
+    if _is_in_place(name) and getattr(torch, name, None) is node.target:
         node.target = getattr(torch, name[:-1])
         return True
     return _clear_inplace_flag(node)
 
 
+def _is_in_place(name: str) -> bool:
+    """Returns whether a name has torch's mark of functions that write in place, and is none of Python's own."""
+    return name.endswith("_") and not name.endswith("__")
+
+
+def _make_method_out_of_place(node: fx.Node) -> bool:
+    name = str(node.target)
+    if not _is_in_place(name):
+        return False
+    if name == "zero_":
+        node.op = "call_function"
+        node.target = torch.zeros_like
+        return True
+    if not callable(getattr(Tensor, name[:-1], None)):
+        raise TraceError(f"the method {name} writes in place and has no out-of-place form; rewrite that line.")
+    node.target = name[:-1]
+    return True
+
+
 def _clear_inplace_flag(node: fx.Node) -> bool:
+    """Removes `inplace=True` from the arguments of a call, and returns whether it was there."""
     try:
         call = inspect.signature(function_of(node)).bind(*node.args, **node.kwargs)
     except (TypeError, ValueError):  # torch's built-in functions have no signature, and no such flag
@@ -124,12 +143,17 @@ def _clear_inplace_flag(node: fx.Node) -> bool:
     if call.arguments.get("inplace") is not True:
         return False
     call.arguments["inplace"] = False
-    node.args, node.kwargs = call.args, call.kwargs
+    node.args = call.args
+    node.kwargs = call.kwargs
     return True
 
 
 def _make_dropout_layer(root: nn.Module, node: fx.Node) -> None:
+    """Turns a call of functional dropout, whose flag `training` the trace fixed, into a call of a layer."""
     p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
     name = f"{node.name}_layer"
     root.add_module(name, _DROPOUTS[node.target](p))
-    node.op, node.target, node.args, node.kwargs = "call_module", name, (node.args[0],), {}
+    node.op = "call_module"
+    node.target = name
+    node.args = (node.args[0],)
+    node.kwargs = {}

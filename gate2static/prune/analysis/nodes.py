@@ -7,6 +7,7 @@ from torch import fx, nn
 from gate2static.gates.lift import owns_state
 from gate2static.gates.model import GatedModel
 from gate2static.program.annotate import info
+from gate2static.program.operators import function_name as function_name
 
 
 def module_of(gated: GatedModel, node: fx.Node, stream: int) -> nn.Module | None:
@@ -38,16 +39,3 @@ def argument(node: fx.Node, position: int, name: str, default: Any = None) -> An
     """
     value = node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
     return fx.map_arg(value, lambda n: n if info(n).constant is None else info(n).constant)
-
-
-def function_name(node: fx.Node) -> str:
-    """The name of a function or method of torch's that a node calls; empty for anything else.
-
-    Somebody's own function may have the name of one of torch's.
-    """
-    if node.op == "call_method":
-        return str(node.target)
-    origin = getattr(node.target, "__module__", None) or "torch"
-    if node.op != "call_function" or origin.partition(".")[0] not in ("torch", "_operator"):
-        return ""
-    return str(getattr(node.target, "__name__", ""))

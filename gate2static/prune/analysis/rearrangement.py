@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gate2static.graphs import Ids
-from gate2static.program.annotate import BATCHES, Info
+from gate2static.program.annotate import BATCHES, NodeInfo
 from gate2static.prune.analysis.channel_dims import Dims, count, others
 
 _MOST_CHANNELS = 2**18
@@ -62,7 +62,7 @@ class Rearrangement:
 
 
 def find_rearrangement(
-    calls: Sequence[Callable[[Tensor], Tensor]], before: Info, dims: Dims, after: Info
+    calls: Sequence[Callable[[Tensor], Tensor]], before: NodeInfo, dims: Dims, after: NodeInfo
 ) -> Rearrangement | None:
     """Finds what an operator does to a value with channels along `dims`.
 
@@ -83,7 +83,7 @@ def find_rearrangement(
 
 
 def _at_batch(
-    call: Callable[[Tensor], Tensor], before: Info, dims: Dims, after: Info, batch: int
+    call: Callable[[Tensor], Tensor], before: NodeInfo, dims: Dims, after: NodeInfo, batch: int
 ) -> Rearrangement | None:
     shape = before.at(batch)
     addresses = call(torch.arange(math.prod(shape)).reshape(shape))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from gate2static.program.annotate import Info, info
+from gate2static.program.annotate import NodeInfo, info
 from gate2static.prune.analysis.channel_dims import Dims, axis
 
 
@@ -26,7 +26,7 @@ class Value:
     dims: Dims | None
 
     @property
-    def info(self) -> Info:
+    def info(self) -> NodeInfo:
         """The node's annotation."""
         return info(self.node)
 

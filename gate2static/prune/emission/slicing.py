@@ -9,13 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from gate2static.graphs import Ids
-
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+from gate2static.program.operators import TRANSPOSED_CONVOLUTIONS
 
 
 def output_dim(layer: nn.Module) -> int:
     """Returns the dimension of a layer's weight that counts output channels."""
-    return 1 if isinstance(layer, _TRANSPOSED) else 0
+    return 1 if isinstance(layer, TRANSPOSED_CONVOLUTIONS) else 0
 
 
 def tensors_of(layer: nn.Module) -> dict[str, Tensor]:

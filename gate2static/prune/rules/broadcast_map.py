@@ -1,6 +1,5 @@
 """Operators on tensors that line up channel for channel: sums, products, choices, and joins along other dimensions."""
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -11,6 +10,7 @@ from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
 from gate2static.graphs import Ids
+from gate2static.program.operators import ELEMENTWISE_FUNCTIONS, ELEMENTWISE_METHODS
 from gate2static.prune.analysis.channel_access import ChannelAccess, access, access_broadcast
 from gate2static.prune.analysis.channel_dims import Dims, axis, count, others, permuted
 from gate2static.prune.analysis.need import any_reader
@@ -19,17 +19,6 @@ from gate2static.prune.analysis.numbering import Decisions, Numbering, unique_ro
 from gate2static.prune.emission.emitter import Emitter
 from gate2static.prune.emission.parts import Part, Parts
 from gate2static.prune.rules.rule import Matches, Rule
-
-_FUNCTIONS = {
-    operator.add, operator.sub, operator.mul, operator.truediv, operator.pow, operator.floordiv, operator.mod,
-    operator.gt, operator.ge, operator.lt, operator.le, operator.and_, operator.or_,
-    torch.add, torch.sub, torch.mul, torch.div, torch.pow, torch.maximum, torch.minimum, torch.lerp, torch.where,
-    torch.addcmul, torch.addcdiv, torch.masked_fill, torch.hypot, torch.atan2,
-}  # fmt: skip
-_METHODS = {
-    "add", "sub", "mul", "div", "pow", "maximum", "minimum", "lerp", "where", "addcmul", "addcdiv", "masked_fill",
-    "__add__", "__sub__", "__mul__", "__truediv__",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,8 +200,8 @@ def _lines_up(operand: Sequence[int], shape: Sequence[int], dims: Dims) -> bool:
 
 def _is_known(node: fx.Node) -> bool:
     if node.op == "call_method":
-        return node.target in _METHODS
-    return node.op == "call_function" and (node.target in _FUNCTIONS or node.target is torch.cat)
+        return node.target in ELEMENTWISE_METHODS
+    return node.op == "call_function" and (node.target in ELEMENTWISE_FUNCTIONS or node.target is torch.cat)
 
 
 def _joined_dim(node: fx.Node) -> int | None:

@@ -11,12 +11,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
 from gate2static.graphs import Ids, function_of
 from gate2static.program.annotate import BATCHES, info
 from gate2static.program.layer_kinds import layer_class
+from gate2static.program.operators import MOVE_LAYERS, MOVES, SPLITS, TRANSPOSED_ATTRIBUTES
 from gate2static.prune.analysis.channel_access import access
 from gate2static.prune.analysis.need import any_reader
 from gate2static.prune.analysis.nodes import function_name, module_of, tensor_inputs
@@ -26,15 +27,6 @@ from gate2static.prune.emission.emitter import Emitter
 from gate2static.prune.emission.move_positions import move_positions
 from gate2static.prune.emission.parts import Part, Parts
 from gate2static.prune.rules.rule import Matches, Rule
-
-_MOVES = {
-    "reshape", "view", "view_as", "reshape_as", "flatten", "ravel", "unflatten", "permute", "transpose", "movedim",
-    "t", "squeeze", "unsqueeze", "select", "narrow", "getitem", "flip", "roll", "rot90", "expand", "expand_as",
-    "broadcast_to", "repeat", "repeat_interleave", "tile", "diagonal", "__getitem__",
-}  # fmt: skip
-_SPLITS = {"chunk", "split", "split_with_sizes", "tensor_split", "unbind", "hsplit", "vsplit", "dsplit"}
-_LAYERS = (nn.Flatten, nn.Unflatten)
-_TRANSPOSES = {"T", "mT"}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,9 +126,9 @@ def _moving_chain(node: fx.Node, gated: GatedModel) -> _MovingChain | None:
     if function_name(node) in ("getitem", "__getitem__") and info(node.args[0]).shape is None:  # type: ignore[arg-type]
         split: Any = node.args[0]
         steps.insert(0, split)
-        if function_name(split) not in _SPLITS:
+        if function_name(split) not in SPLITS:
             return None
-    elif not (_moves(node) or layer_class(module_of(gated, node, 0)) in _LAYERS):
+    elif not (_moves(node) or layer_class(module_of(gated, node, 0)) in MOVE_LAYERS):
         return None
     first = steps[0]
     source: Any = first.args[0] if first.args else first.kwargs.get("input")
@@ -154,8 +146,8 @@ def _moving_chain(node: fx.Node, gated: GatedModel) -> _MovingChain | None:
 
 def _moves(node: fx.Node) -> bool:
     if node.target is getattr:
-        return node.args[1] in _TRANSPOSES
-    return function_name(node) in _MOVES
+        return node.args[1] in TRANSPOSED_ATTRIBUTES
+    return function_name(node) in MOVES
 
 
 def _known_value(node: fx.Node, run: int) -> Any:

@@ -16,6 +16,15 @@ from torch import Tensor, fx, nn
 from gate2static.gates.model import GatedModel
 from gate2static.graphs import Ids
 from gate2static.program.layer_kinds import layer_class
+from gate2static.program.operators import (
+    ACTIVATION_LAYERS,
+    FUNCTIONS_ALONG_DIMS,
+    POINTWISE_FUNCTIONS,
+    RANDOM_ACTIVATION_LAYERS,
+    SOFTMAX_LAYERS,
+    SPATIAL_FUNCTIONS,
+    SPATIAL_LAYERS,
+)
 from gate2static.prune.analysis.channel_access import access
 from gate2static.prune.analysis.channel_dims import axis, others
 from gate2static.prune.analysis.need import any_of
@@ -25,39 +34,7 @@ from gate2static.prune.emission.emitter import Emitter, detached_copy
 from gate2static.prune.emission.parts import Part, Parts
 from gate2static.prune.rules.rule import Matches, Rule
 
-_ACTIVATIONS = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.LogSigmoid,
-    nn.Tanh, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.Softplus, nn.Softsign, nn.Hardshrink, nn.Softshrink,
-    nn.Tanhshrink, nn.Threshold, nn.RReLU,
-)  # fmt: skip
-_SPATIAL = (
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.LPPool1d, nn.LPPool2d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
-    nn.AdaptiveMaxPool3d, nn.Upsample, nn.UpsamplingNearest2d, nn.UpsamplingBilinear2d, nn.ZeroPad2d,
-    nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ConstantPad2d,
-    nn.CircularPad2d, nn.ZeroPad1d, nn.ConstantPad1d, nn.ReflectionPad1d, nn.ReplicationPad1d,
-)  # fmt: skip
-_ANYWHERE = {
-    "relu", "relu6", "leaky_relu", "elu", "selu", "celu", "gelu", "silu", "mish", "sigmoid", "logsigmoid", "tanh",
-    "hardswish", "hardsigmoid", "hardtanh", "softplus", "softsign", "hardshrink", "exp", "log", "sqrt", "rsqrt", "abs",
-    "neg", "square", "pow", "reciprocal", "sign", "floor", "ceil", "round", "erf", "sin", "cos", "clamp",
-    "clamp_min", "clamp_max", "nan_to_num", "masked_fill", "isnan", "logical_not", "expm1", "log1p", "tanhshrink",
-    "softshrink", "threshold", "log2", "log10", "exp2", "tan", "atan", "asinh", "frac", "trunc", "bitwise_not",
-    "contiguous", "detach", "clone",
-    "float", "half", "double", "bfloat16", "to", "add", "sub", "mul", "div", "truediv", "iadd", "rsub",
-}  # fmt: skip
-_ON_SPACE = {
-    "max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d",
-    "adaptive_avg_pool2d", "adaptive_avg_pool3d", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d",
-    "lp_pool1d", "lp_pool2d", "interpolate", "upsample", "_max_pool1d", "_max_pool2d", "_max_pool3d",
-}  # fmt: skip
-_ALONG = {
-    "mean": 1, "sum": 1, "amax": 1, "amin": 1, "var": 1, "std": 1, "logsumexp": 1, "softmax": 1, "log_softmax": 1,
-    "softmin": 1, "cumsum": 1, "cumprod": 1, "normalize": 2, "norm": 2, "vector_norm": 2, "linalg_vector_norm": 2,
-    "glu": 1, "prod": 1,
-}  # fmt: skip
-"""Function -> position of its argument `dim`."""
-_SOFTMAX = (nn.Softmax, nn.LogSoftmax)
+_ACTIVATIONS = (*ACTIVATION_LAYERS, *RANDOM_ACTIVATION_LAYERS)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,7 +115,7 @@ class UnaryMap(Rule):
             softmax.dim = along
             return emitter.module(self.node, softmax, (view,))
         call = emitter.call_like(self, 0, replacements)
-        position = _ALONG[function_name(self.node)]
+        position = FUNCTIONS_ALONG_DIMS[function_name(self.node)]
         if len(call.args) > position:
             call.update_arg(position, along)
         else:
@@ -149,10 +126,10 @@ class UnaryMap(Rule):
 def _dims_along(node: fx.Node, module: nn.Module | None, ndim: int) -> tuple[int, ...] | None:
     """Returns the dimensions that a reduction, a softmax or the like works along; None for other operators."""
     name = function_name(node)
-    if layer_class(module) in _SOFTMAX:
+    if layer_class(module) in SOFTMAX_LAYERS:
         dims: Any = module.dim  # type: ignore[union-attr]
-    elif name in _ALONG:
-        dims = argument(node, _ALONG[name], "dim", 1 if name == "normalize" else None)
+    elif name in FUNCTIONS_ALONG_DIMS:
+        dims = argument(node, FUNCTIONS_ALONG_DIMS[name], "dim", 1 if name == "normalize" else None)
     else:
         return None
     if dims is None or dims in ((), []):
@@ -167,11 +144,11 @@ def _is_channelwise(node: fx.Node, source: Rule, module: nn.Module | None) -> bo
     after = node.meta["info"].shape
     if node.op == "call_module":
         kind = layer_class(module)
-        return kind in _ACTIVATIONS or (kind in _SPATIAL and _spares_channels(kind.__name__, source, after))
+        return kind in _ACTIVATIONS or (kind in SPATIAL_LAYERS and _spares_channels(kind.__name__, source, after))
     name = function_name(node)
-    if name in _ANYWHERE:
+    if name in POINTWISE_FUNCTIONS:
         return tuple(before) == tuple(after)
-    if name in _ON_SPACE:
+    if name in SPATIAL_FUNCTIONS:
         return _spares_channels(name, source, after)
     if source.dims is None or len(source.dims) > 1:
         return False

@@ -145,7 +145,7 @@ def test_attention_drops_in_training_and_only_there(network: nn.Module) -> None:
 
 def test_the_graph_of_a_head_is_for_evaluation_alone() -> None:
     head = nn.Sequential(Cross(bias=False, kdim=8, vdim=8, dropout=0.5)).eval()
-    _, graph = trace(head, (TOKENS,), "the head", own=False)
+    _, graph = trace(head, (TOKENS,), "the head", trains=False)
     assert all(hasattr(head, n.target.split(".")[0]) for n in graph.nodes if n.op in ("call_module", "get_attr"))
     torch.testing.assert_close(fx.GraphModule(head, graph)(TOKENS), head(TOKENS))
 

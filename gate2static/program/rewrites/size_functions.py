@@ -1,0 +1,50 @@
+"""Records `torch.zeros(n, c)` and `x.expand(n, c)` where the sizes are proxies, which torch.fx does not by itself.
+
+These functions take sizes one by one, and torch.fx records a function of torch only where a proxy stands for a tensor.
+So while a network is traced, they are replaced by functions that record themselves.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+_FACTORIES = ("zeros", "ones", "empty", "rand", "randn")
+
+Record = Callable[[str, Any, tuple[Any, ...], dict[str, Any]], Any]
+"""Kind of a node, target, positional and named arguments -> the proxy of a new node."""
+
+
+@contextmanager
+def recorded_size_functions(record: Record) -> Iterator[None]:
+    """Records torch's functions that take sizes one by one for as long as the context lasts.
+
+    Args:
+        record: Makes a node of a call, such as `fx.Tracer.create_proxy`.
+    """
+    plain = {name: getattr(torch, name) for name in _FACTORIES}
+    for name, function in plain.items():
+        setattr(torch, name, _recorded(function, record, "call_function", function))
+    Tensor.expand = _recorded(Tensor.expand, record, "call_method", "expand")  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        # The `expand` that Tensor inherits stands again.
+        del Tensor.expand
+        for name, function in plain.items():
+            setattr(torch, name, function)
+
+
+def _recorded(function: Callable[..., Any], record: Record, kind: str, target: Any) -> Callable[..., Any]:
+    """Returns a function that is recorded where an argument is a proxy, and called otherwise."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(x, fx.Proxy) for x in args):
+            return record(kind, target, args, kwargs)
+        return function(*args, **kwargs)
+
+    return call
