@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from gate2static.gates.model import GatedModel
 from gate2static.graphs import Ids
 from gate2static.program.layer_kinds import layer_class
+from gate2static.program.operators import BATCH_NORMS, INSTANCE_NORMS
 from gate2static.prune.analysis.channel_access import access
 from gate2static.prune.analysis.need import any_reader
 from gate2static.prune.analysis.nodes import module_of
@@ -24,9 +25,6 @@ from gate2static.prune.emission.parts import Part, Parts
 from gate2static.prune.emission.slicing import picked, tensors_of, with_tensors
 from gate2static.prune.rules.dense import CONVOLUTIONS, weight_layer_dim
 from gate2static.prune.rules.rule import Matches, Rule
-
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -132,9 +130,9 @@ def _is_per_channel(node: fx.Node, module: Any, gated: GatedModel) -> bool:
     if kind in CONVOLUTIONS:
         is_depthwise = module.groups == module.in_channels == module.out_channels > 1
         return is_depthwise and weight_layer_dim(node, gated) == 1
-    if kind in _BATCH_NORMS:
+    if kind in BATCH_NORMS:
         return module.running_mean is not None
-    if kind in _INSTANCE_NORMS:
-        is_batched = len(node.meta["info"].shape) == 3 + _INSTANCE_NORMS.index(kind)
+    if kind in INSTANCE_NORMS:
+        is_batched = len(node.meta["info"].shape) == 3 + INSTANCE_NORMS.index(kind)
         return is_batched and bool(tensors_of(module))
     return kind is nn.PReLU

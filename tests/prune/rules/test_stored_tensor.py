@@ -69,7 +69,8 @@ def test_what_is_needed_is_stored_as_it_was(toy: Toy) -> None:
     stored = {name: tensor for name, tensor in static.named_parameters() if tensor.shape == (4, 1, 1)}
     branches = toy.gated.branches
     # Both tasks keep their own channels, so nobody reads the shared stream's scale.
-    assert [torch.equal(a, branches[task].then.scale) for a, task in zip(stored.values(), "ab", strict=True)] == [True] * 2
+    for scale, task in zip(stored.values(), "ab", strict=True):
+        assert torch.equal(scale, branches[task].then.scale)
     buffers = [buffer for buffer in static.buffers() if buffer.is_floating_point()]
     assert len(buffers) == 1
     assert torch.equal(buffers[0], branches["shared"].then.mean)
