@@ -1,4 +1,4 @@
-"""What `gate` is given, before anything is traced."""
+"""Checks the arguments of `gate` before anything is traced."""
 
 from typing import Any
 
@@ -13,10 +13,13 @@ _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
 
 def check_backbone(backbone: Any) -> None:
-    """Refuse what is no module of Python, modules that wrap another, and modules without weights.
+    """Refuses what is no module of Python, modules that wrap another module, and modules without weights.
+
+    Args:
+        backbone: The argument that should be a backbone.
 
     Raises:
-        GateError: says what to gate instead.
+        GateError: The backbone cannot be gated; the message says what to gate instead.
     """
     if not isinstance(backbone, nn.Module):
         raise GateError(f"the backbone is a {type(backbone).__name__}; allowed is a torch.nn.Module.")
@@ -26,30 +29,34 @@ def check_backbone(backbone: Any) -> None:
             raise GateError(f"{what} is TorchScript; use the module it was made from.")
         if isinstance(module, _WRAPPERS):
             raise GateError(f"{what} is wrapped in {type(module).__name__}; use its `.module`, and wrap what is gated.")
+        # torch.compile keeps the module that it wraps under this name.
         if "_orig_mod" in module._modules:
             raise GateError(f"{what} is compiled; use its `._orig_mod`, and compile what is gated.")
-    parameters = [*backbone.named_parameters(), *backbone.named_buffers()]
-    if lazy := [name for name, tensor in parameters if is_lazy(tensor)]:
+    tensors = [*backbone.named_parameters(), *backbone.named_buffers()]
+    if lazy := [name for name, tensor in tensors if is_lazy(tensor)]:
         raise GateError(
             f"parameters of the backbone are not initialised: {', '.join(lazy)}; run it once on the example inputs."
         )
-    if empty := [name for name, tensor in parameters if tensor.is_meta]:
+    if empty := [name for name, tensor in tensors if tensor.is_meta]:
         raise GateError(f"the backbone has no weights yet: {empty[0]} is on the meta device; move and load it first.")
 
 
 def check_inputs(inputs: Any) -> None:
-    """Refuse all but tensors, since a static network takes nothing else.
+    """Refuses example inputs that hold anything but tensors, since a static network takes nothing else.
+
+    Args:
+        inputs: The argument that should be a tuple of tensors, and of tuples, lists and dicts of tensors.
 
     Raises:
-        GateError: names what is none.
+        GateError: The inputs hold something else; the message names it.
     """
     if not isinstance(inputs, tuple | list):
         raise GateError(
             f"example_inputs is a {type(inputs).__name__}; allowed is a tuple of the backbone's positional "
             "arguments, such as (images,)."
         )
-    for number, given in enumerate(inputs):
-        for leaf in pytree.tree_leaves(given):
+    for number, value in enumerate(inputs):
+        for leaf in pytree.tree_leaves(value):
             if not isinstance(leaf, Tensor):
                 raise GateError(
                     f"example input {number} holds {leaf!r}; allowed are tensors, and tuples, lists and dicts of them. "

@@ -1,4 +1,7 @@
-"""Whether the lifted network computes what the backbone computes."""
+"""Checks that the lifted network computes what the backbone computes.
+
+So a trace that fixed something that it should not have fixed is an error at once, and not a wrong result later.
+"""
 
 import contextlib
 import copy
@@ -14,32 +17,35 @@ from gate2static.errors import TraceError
 from gate2static.graphs import copy_structure
 
 
-class _SaysNothingError(Exception):
-    """The backbone raises, or does not compute numbers."""
+class InconclusiveError(Exception):
+    """The comparison is impossible because the backbone raises or returns non-finite values."""
 
 
 def check_lift(backbone: nn.Module, encoder: nn.Module, branches: Sequence[nn.Module], inputs: tuple[Any, ...]) -> None:
-    """All branches are still equal, so each stream must give what the backbone gives: as called, and for one sample.
+    """Checks that each stream gives what the backbone gives, as called and for one sample.
+
+    All branches must still be equal to the backbone.
 
     Args:
-        backbone: not changed.
-        encoder: the lifted network; not changed.
-        branches: its copies of the backbone, with the backbone's names. A parameter that is one constant, such as a
-            scale that starts at zero, would hide what it multiplies. It holds random numbers while this runs, the same
-            ones everywhere, unless the backbone computes no numbers with them.
-        inputs: the backbone's.
+        backbone: The backbone; it is not changed.
+        encoder: The lifted network; it is not changed.
+        branches: The copies of the backbone in the lifted network, with the backbone's names. A parameter that is one
+            constant, such as a scale that starts at zero, would hide what it multiplies until training moves it. So it
+            holds random numbers meanwhile, the same ones everywhere, unless the backbone computes no numbers with them.
+        inputs: The backbone's positional arguments, batch first.
 
     Raises:
-        TraceError: it computes something else.
+        TraceError: The lifted network computes something else.
     """
     # Forwards remember things in their modules, such as what they derive from parameters.
-    plain, lifted = (module.train().eval() for module in (copy.deepcopy(backbone), copy_structure(encoder)))
+    plain = copy.deepcopy(backbone).train().eval()
+    lifted = copy_structure(encoder).train().eval()
     try:
         with _random_constants([plain, *branches]):
-            same = _agree(plain, lifted, inputs)
-    except _SaysNothingError:
-        same = _agree(plain.train().eval(), lifted.train().eval(), inputs, finite=False)
-    if not same:
+            is_same = _agree(plain, lifted, inputs)
+    except InconclusiveError:
+        is_same = _agree(plain.train().eval(), lifted.train().eval(), inputs, finite=False)
+    if not is_same:
         raise TraceError(
             "the traced backbone does not compute what the backbone computes; its forward probably depends on values "
             "or on a batch size that torch.fx fixes while tracing, writes into a view of a tensor that is read again, "
@@ -49,9 +55,13 @@ def check_lift(backbone: nn.Module, encoder: nn.Module, branches: Sequence[nn.Mo
 
 @contextlib.contextmanager
 def _random_constants(networks: Sequence[nn.Module]) -> Iterator[None]:
-    """Parameters that are one constant hold random numbers, the same ones in all networks; afterwards the constant."""
+    """Lets parameters that are one constant hold random numbers, for as long as the context lasts.
+
+    Args:
+        networks: Networks whose parameters have the names of the first network's; all get the same numbers.
+    """
     generator = torch.Generator().manual_seed(0)
-    held: list[tuple[nn.Parameter, Tensor]] = []
+    replaced: list[tuple[nn.Parameter, Tensor]] = []
     named = [dict(network.named_parameters(remove_duplicate=False)) for network in networks]
     try:
         with torch.no_grad():
@@ -59,29 +69,43 @@ def _random_constants(networks: Sequence[nn.Module]) -> Iterator[None]:
                 if not parameter.is_floating_point() or not parameter.numel():
                     continue
                 constant = parameter[(0,) * parameter.dim()].clone()
-                if bool((parameter == constant).all()):
-                    drawn = _drawn(parameter.shape, generator)
-                    for p in {id(n[name]): n[name] for n in named if name in n}.values():
-                        held.append((p, constant))
-                        p.copy_(drawn)
+                if not bool((parameter == constant).all()):
+                    continue
+                numbers = _random_like(parameter, generator)
+                namesakes = [parameters[name] for parameters in named if name in parameters]
+                for namesake in {id(p): p for p in namesakes}.values():
+                    replaced.append((namesake, constant))
+                    namesake.copy_(numbers)
         yield
     finally:
         with torch.no_grad():
-            for p, constant in held:
-                p.copy_(constant)
+            for parameter, constant in replaced:
+                parameter.copy_(constant)
 
 
-def _drawn(shape: torch.Size, generator: torch.Generator) -> Tensor:
-    """Weights that keep the scale of what they are multiplied with, and positive numbers around 1 for all others."""
+def _random_like(parameter: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns weights that keep the scale of what they are multiplied with, or positive numbers around 1."""
+    shape = parameter.shape
     if len(shape) > 1 and shape[0] > 1:
         return torch.randn(shape, generator=generator) * math.sqrt(shape[0] / shape.numel())
     return torch.rand(shape, generator=generator) + 0.5
 
 
 def _agree(plain: nn.Module, lifted: nn.Module, inputs: tuple[Any, ...], *, finite: bool = True) -> bool:
-    """Whether both compute the same. What differs is looked at in float64, where norms magnify no rounding errors."""
+    """Returns whether two networks compute the same.
+
+    Args:
+        plain: The backbone.
+        lifted: The lifted network.
+        inputs: The backbone's positional arguments.
+        finite: Whether only finite results of the backbone are compared.
+
+    Raises:
+        InconclusiveError: `finite` is set, and the backbone raises or returns non-finite values.
+    """
     if not _differ(plain, lifted, inputs, finite):
         return True
+    # A norm that divides by almost nothing leaves only rounding errors in float32.
     wide = pytree.tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
     with contextlib.suppress(RuntimeError):  # code that insists on one type
         return not _differ(copy.deepcopy(plain).double(), copy.deepcopy(lifted).double(), wide, finite)
@@ -89,22 +113,31 @@ def _agree(plain: nn.Module, lifted: nn.Module, inputs: tuple[Any, ...], *, fini
 
 
 def _differ(plain: nn.Module, lifted: nn.Module, inputs: tuple[Any, ...], finite: bool) -> bool:
-    for given in (inputs, pytree.tree_map_only(Tensor, lambda x: x[:1], inputs)):
+    """Returns whether two networks differ on the inputs or on their first sample; see `_agree` for the arguments."""
+    one_sample = pytree.tree_map_only(Tensor, lambda x: x[:1], inputs)
+    for arguments in (inputs, one_sample):
         with torch.no_grad():
             try:
                 # A backbone may write into its inputs.
-                expected = pytree.tree_leaves(plain(*pytree.tree_map_only(Tensor, torch.clone, given)))
+                cloned = pytree.tree_map_only(Tensor, torch.clone, arguments)
+                expected = pytree.tree_leaves(plain(*cloned))
             except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-                if given is inputs and finite:
-                    raise _SaysNothingError from error
-                if given is inputs:
-                    raise
-                return False  # it does not take single samples
+                if arguments is not inputs:
+                    return False  # the backbone does not take single samples
+                if finite:
+                    raise InconclusiveError from error
+                raise
             if finite and not all(bool(torch.isfinite(x).all()) for x in expected):
-                raise _SaysNothingError
-            found = pytree.tree_leaves(lifted(*pytree.tree_leaves(given))[0])
-        for a, b in zip(expected, found, strict=True):
-            scale = float(a.abs().nan_to_num(0.0, 0.0).max())
-            if a.shape != b.shape or not torch.allclose(a, b, rtol=1e-3, atol=1e-4 * scale, equal_nan=True):
-                return True
+                raise InconclusiveError
+            # All streams are equal, so the first task's stands for them.
+            actual = pytree.tree_leaves(lifted(*pytree.tree_leaves(arguments))[0])
+        if not all(_is_close(a, b) for a, b in zip(actual, expected, strict=True)):
+            return True
     return False
+
+
+def _is_close(actual: Tensor, expected: Tensor) -> bool:
+    if actual.shape != expected.shape:
+        return False
+    scale = float(expected.abs().nan_to_num(0.0, 0.0).max())
+    return torch.allclose(expected, actual, rtol=1e-3, atol=1e-4 * scale, equal_nan=True)

@@ -1,7 +1,7 @@
-"""The lift: a program's backbone -> the graph of T+1 streams that trains.
+"""Lifts a program's backbone to the graph of T+1 streams that trains.
 
-Every value becomes T+1 streams. Nodes that own parameters run once per stream, on that stream's copy; all others run
-once per distinct input, so that streams that are still one value cost one computation.
+Every value becomes T+1 streams. Nodes that own parameters run once per stream, on that stream's copy. All others run
+once per distinct input, so streams that are still one value cost one computation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,70 +14,85 @@ from gate2static.program.units import gated_unit
 from gate2static.program.units import owns_state as owns_state
 
 _Streams = list[fx.Node]
+"""The nodes of a value, one per stream."""
 
 
 def lift(program: Program, branches: Mapping[str, nn.Module], gates: Mapping[str, nn.Module]) -> fx.GraphModule:
-    """Build the lifted network.
+    """Builds the lifted network.
 
     Args:
-        program: what to compute.
-        branches: stream name -> copy of the backbone; the shared stream last.
-        gates: unit name -> its gate.
+        program: The program of the backbone.
+        branches: Stream -> its copy of the backbone, the shared stream last.
+        gates: Unit -> its gate.
 
     Returns:
-        A module with `branches.<stream>` and `gates.<unit>` below it; inputs are the backbone's, the output is a tuple
-        over tasks of the backbone's output structure. Only modules and parameters that the graph uses are kept.
+        A module with `branches.<stream>` and `gates.<unit>` below it. Its inputs are the backbone's, and its output is
+        a tuple over tasks of the backbone's output structure. It has only the modules and parameters that the graph
+        uses.
     """
     root = nn.Module()
-    root.branches, root.gates = named_modules(branches), named_modules(gates)
-    names = list(branches)
+    root.branches = named_modules(branches)
+    root.gates = named_modules(gates)
     graph = fx.Graph()
-    env: dict[fx.Node, _Streams] = {}
+    streams_of: dict[fx.Node, _Streams] = {}
     segment: list[fx.Node] = []
     for node in program.backbone():
-        if node.target is gated_unit:
-            _lift_segment(graph, segment, env, branches)
-            segment.clear()
-            outputs = graph.call_module(f"gates.{node.args[1]}", tuple(env[node.all_input_nodes[0]]))
-            env[node] = [graph.call_function(take, (outputs, i)) for i in range(len(names))]
-        else:
+        if node.target is not gated_unit:
             segment.append(node)
-    _lift_segment(graph, segment, env, branches)
+            continue
+        _lift_segment(graph, segment, streams_of, branches)
+        segment.clear()
+        inputs = streams_of[node.all_input_nodes[0]]
+        outputs = graph.call_module(f"gates.{node.args[1]}", tuple(inputs))
+        streams_of[node] = [graph.call_function(take, (outputs, stream)) for stream in range(len(branches))]
+    _lift_segment(graph, segment, streams_of, branches)
     features = []
-    for stream in range(len(names) - 1):
-        features.append(fx.map_arg(program.features, {node: nodes[stream] for node, nodes in env.items()}.__getitem__))
+    for stream in range(len(branches) - 1):
+        of_stream = {node: streams[stream] for node, streams in streams_of.items()}
+        features.append(fx.map_arg(program.features, of_stream.__getitem__))
     graph.output(tuple(features))
     graph.lint()
     return fx.GraphModule(root, graph, "Lifted")
 
 
 def named_modules(modules: Mapping[str, nn.Module]) -> nn.Module:
-    """A module with these below it; unlike a ModuleDict it takes names such as `keys`, which attention layers have."""
-    box = nn.Module()
+    """Returns a module with these modules below it.
+
+    Unlike a ModuleDict it takes names such as `keys`, which layers of attention have.
+    """
+    parent = nn.Module()
     for name, module in modules.items():
-        box.add_module(name, module)
-    return box
+        parent.add_module(name, module)
+    return parent
 
 
 def take(values: Any, index: int) -> Any:
-    """One of several outputs."""
+    """Returns one of several outputs; nodes call it to read one stream of a gate."""
     return values[index]
 
 
 def _lift_segment(
-    graph: fx.Graph, nodes: Sequence[fx.Node], env: dict[fx.Node, _Streams], branches: Mapping[str, nn.Module]
+    graph: fx.Graph, segment: Sequence[fx.Node], streams_of: dict[fx.Node, _Streams], branches: Mapping[str, nn.Module]
 ) -> None:
-    """Lift what lies between two gates, one stream after another, so that a stream's values are still in the cache."""
-    made: dict[Any, fx.Node] = {}
-    for node in nodes:
-        env[node] = []
-    for index, (name, branch) in enumerate(branches.items()):
-        for node in nodes:
-            owner = index if owns_state(branch, node) else 0
-            inputs = {n: env[n][index] for n in node.all_input_nodes}
+    """Lifts the nodes between two gates.
+
+    Args:
+        graph: The lifted graph; nodes are added to it.
+        segment: The nodes between two gates, in data-flow order.
+        streams_of: Node of the program -> its lifted nodes; those of the segment are added.
+        branches: Stream -> its copy of the backbone.
+    """
+    copies: dict[Any, fx.Node] = {}
+    for node in segment:
+        streams_of[node] = []
+    # One stream after another, so that a stream's values are still in the cache: lifting costs memory traffic.
+    for stream, (name, branch) in enumerate(branches.items()):
+        for node in segment:
+            owner = stream if owns_state(branch, node) else 0
+            inputs = {n: streams_of[n][stream] for n in node.all_input_nodes}
             key = (node, owner, *inputs.values())
-            if key not in made:
-                made[key] = graph.node_copy(node, inputs.__getitem__)
+            if key not in copies:
+                copies[key] = graph.node_copy(node, inputs.__getitem__)
                 if node.op in ("call_module", "get_attr"):
-                    made[key].target = f"branches.{name}.{node.target}"
-            env[node].append(made[key])
+                    copies[key].target = f"branches.{name}.{node.target}"
+            streams_of[node].append(copies[key])

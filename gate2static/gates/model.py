@@ -1,4 +1,4 @@
-"""`GatedModel`: a backbone lifted to T+1 streams, with one head a task."""
+"""`GatedModel`: a backbone lifted to T+1 streams, with one head per task; `gate` makes it."""
 
 import copy
 import keyword
@@ -19,61 +19,71 @@ from gate2static.gates.residual_ties import residual_ties
 from gate2static.program.program import Program, build_program
 
 SHARED = "shared"
-"""Name of the shared stream; not allowed as a task."""
+"""The name of the shared stream, which no task may have."""
 
 
 class GatedModel(nn.Module):
-    """T task streams and a shared one through copies of one backbone; made by `gate`.
+    """T task streams and a shared one through copies of one backbone.
 
     Attributes:
-        tasks: names, in the order of the streams.
-        program: what is computed, for which streams, and where the gates are.
-        encoder: the lifted network: `branches` (one a stream), `gates` (one a unit), and the code.
-        heads: one a task, called on the features of its stream.
+        tasks: The names of the tasks in the order of the streams.
+        program: What is computed, for which streams, and where the gates are.
+        encoder: The lifted network: `branches` (one per stream), `gates` (one per unit), and the code.
+        heads: Task -> head, which is called on the features of the task's stream.
     """
 
     def __init__(
         self, *, tasks: tuple[str, ...], program: Program, encoder: fx.GraphModule, heads: nn.ModuleDict
     ) -> None:
         super().__init__()
-        self.tasks, self.program = tasks, program
-        self.encoder, self.heads = encoder, heads
-        self.train_with(None)
+        self.tasks = tasks
+        self.program = program
+        self.encoder = encoder
+        self.heads = heads
+        # In a tuple, so that it is no submodule: copies and state dicts know only the encoder.
+        self._settled: tuple[fx.GraphModule, ...] = ()
 
     @property
     def gates(self) -> dict[str, Gate]:
-        """Unit name -> gate, in data-flow order."""
+        """Unit -> gate, in data-flow order."""
         return {u.name: cast(Gate, self.encoder.get_submodule(f"gates.{u.name}")) for u in self.program.units}
 
     @property
     def branches(self) -> dict[str, nn.Module]:
-        """Stream name -> its copy of the backbone, the shared stream last."""
+        """Stream -> its copy of the backbone, the shared stream last."""
         return {s: self.encoder.get_submodule(f"branches.{s}") for s in (*self.tasks, SHARED)}
 
+    @property
+    def settled_encoder(self) -> fx.GraphModule | None:
+        """The network that runs in training instead of the encoder; None where the encoder runs itself."""
+        return self._settled[0] if self._settled else None
+
     def forward(self, *inputs: Any) -> dict[str, Tensor]:
-        """The backbone's inputs -> task -> the output of its head."""
+        """Computes the output of every task's head.
+
+        Args:
+            inputs: The backbone's positional arguments, batch first.
+
+        Returns:
+            Task -> the output of its head.
+        """
         encoder = self.settled_encoder if self.training and self.settled_encoder is not None else self.encoder
         features = encoder(*pytree.tree_leaves(inputs))
         return {task: self.heads[task](f) for task, f in zip(self.tasks, features, strict=True)}
 
-    _settled: tuple[fx.GraphModule, ...]
-
     def train_with(self, encoder: fx.GraphModule | None) -> None:
-        """Lets training run another form of the encoder, or none; evaluation, copies and files know nothing of it.
+        """Lets training run another form of the encoder.
 
-        It holds the same parameters (`lift_settled`). Moving, converting or loading the model and setting its gates
-        ends that.
+        Evaluation, copies and files know nothing of it. Moving, converting or loading the model ends it, and so does
+        setting its gates.
+
+        Args:
+            encoder: A network with the same parameters, as `lift_settled` makes it. None lets the encoder itself run.
         """
-        # In a tuple, so that it is no submodule.
         self._settled = () if encoder is None else (encoder,)
 
-    @property
-    def settled_encoder(self) -> fx.GraphModule | None:
-        """What runs in training instead of the encoder, if anything does."""
-        return self._settled[0] if self._settled else None
-
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled."""
+        """Returns what is copied and pickled."""
         return {**self.__dict__, "_settled": ()}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -100,102 +110,110 @@ def gate(
     shared_state: Mapping[str, Tensor] | None = None,
     task_states: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> GatedModel:
-    """Lift a backbone to T+1 gated streams (GatedMTL, section 3.1).
+    """Lifts a backbone to T+1 gated streams (GatedMTL, section 3.1).
 
-    Not for several threads at once: torch.fx patches torch's functions while it traces.
+    It must not run in several threads at once, because torch.fx patches torch's functions while it traces.
 
     The backbone is traced in eval mode. Its layers, functional dropout, `torch.no_grad` and custom autograd functions
-    train as they did in the backbone, and so do childless modules that read `self.training`. Not so, outside modules
-    that are kept whole: other code under `if self.training:` is left out, an overridden `train()` is not called
-    (freeze layers after gating), and a region with autocast switched off is computed as the code around it.
+    train as they did in the backbone, and so do childless modules that read `self.training`. Three things do not,
+    outside modules that are kept whole: other code under `if self.training:` is left out, an overridden `train()` is
+    not called (freeze layers after gating), and a region with autocast switched off is computed as the code around it.
 
     Args:
-        backbone: any module that torch.fx can trace; returns a tensor or a tuple, list or dict of tensors. Copied,
-            not changed.
-        tasks: T names.
-        example_inputs: positional arguments of the backbone, batch first: tensors, and tuples, lists and dicts of them.
-        heads: task -> module called on the backbone's output, returns one tensor. Copied, not changed.
-        group_size: neighbouring channels that share one gate.
-        gate_init: mean of the initial gate logits; positive starts the tasks on their own features.
-        gate_init_std: their standard deviation; drawn from torch's global generator.
-        mixing: how the shared stream goes on after a gate. `softmax` weighs the tasks' picked features (eq. 3); `hard`
-            takes, group by group, that of the task with the largest mixing logit, which costs nothing once pruned.
-        tie_residual: whether units that write to the same residual stream (`residual_ties`) share one α and, with hard
+        backbone: Any module that torch.fx can trace and that returns a tensor or a tuple, list or dict of tensors. It
+            is copied, not changed.
+        tasks: The names of the T tasks.
+        example_inputs: The positional arguments of the backbone, batch first: tensors, and tuples, lists and dicts of
+            tensors.
+        heads: Task -> module that is called on the backbone's output and returns one tensor. Heads are copied, not
+            changed.
+        group_size: The number of neighbouring channels that share one gate.
+        gate_init: The mean of the initial gate logits. Positive values start the tasks on their own features.
+        gate_init_std: The standard deviation of the initial gate logits, drawn from torch's global generator.
+        mixing: How the shared stream continues after a gate. `softmax` weighs the tasks' picked features (eq. 3).
+            `hard` takes, group by group, that of the task with the largest mixing logit, which costs nothing once
+            pruned.
+        tie_residual: Whether units that write to the same residual stream (`residual_ties`) share one α and, with hard
             mixing, one β: the same `nn.Parameter`.
-        shared_state: the backbone's `state_dict` to start the shared branch from; the backbone's own when absent.
-        task_states: task -> the backbone's `state_dict` to start its branch from; the backbone's own when absent.
+        shared_state: The backbone's `state_dict` from which the shared branch starts. None: the backbone's own.
+        task_states: Task -> the backbone's `state_dict` from which its branch starts. Tasks without one start from the
+            backbone's own.
 
     Returns:
-        A module called like the backbone that returns task -> head output.
+        A module that is called like the backbone and returns a dict from task to the output of its head.
 
     Raises:
-        GateError: a backbone, inputs, tasks, heads, states, group size or mixing that do not exist or fit together.
-        TraceError: a backbone that cannot be traced or does not run on the example inputs.
+        GateError: The backbone, inputs, tasks, heads, states, group size or mixing do not exist or fit together.
+        TraceError: The backbone cannot be traced or does not run on the example inputs.
     """
     check_backbone(backbone)
     check_inputs(example_inputs)
     _check_arguments(tasks, heads, group_size, task_states or {})
     if mixing not in get_args(Mixing):
         raise GateError(f"mixing is {mixing!r}; allowed are {' and '.join(map(repr, get_args(Mixing)))}.")
-    ordered = {task: copy.deepcopy(heads[task]) for task in tasks}
-    evaluated = {task: copy.deepcopy(head).eval() for task, head in ordered.items()}
-    root, program = build_program(backbone, evaluated, example_inputs)
-    states = {**{t: (task_states or {}).get(t) for t in tasks}, SHARED: shared_state}
+    ordered_heads = {task: copy.deepcopy(heads[task]) for task in tasks}
+    # Heads are traced as they are deployed.
+    eval_heads = {task: copy.deepcopy(head).eval() for task, head in ordered_heads.items()}
+    root, program = build_program(backbone, eval_heads, example_inputs)
+    states = {task: (task_states or {}).get(task) for task in tasks}
+    states[SHARED] = shared_state
     branches = {stream: copy.deepcopy(root) for stream in states}
     weight = next(p for p in backbone.parameters() if p.is_floating_point())
     gates = {
-        u.name: Gate(
+        unit.name: Gate(
             tasks=len(tasks),
-            channels=u.channels,
-            dim=u.dim,
+            channels=unit.channels,
+            dim=unit.dim,
             group_size=group_size,
             gate_init=gate_init,
             gate_init_std=gate_init_std,
             mixing=mixing,
         ).to(weight.device, weight.dtype)
-        for u in program.units
+        for unit in program.units
     }
     if tie_residual:
         _tie(gates, residual_ties(root, program))
     encoder = lift(program, branches, gates)
+    # Before the branches get weights of their own, each stream must compute what the backbone computes.
     check_lift(backbone, encoder, list(branches.values()), tuple(example_inputs))
     for stream, state in states.items():
         _load_branch(branches[stream], state, stream, backbone)
-    gated = GatedModel(tasks=tuple(tasks), program=program, encoder=encoder, heads=nn.ModuleDict(ordered))
+    gated = GatedModel(tasks=tuple(tasks), program=program, encoder=encoder, heads=nn.ModuleDict(ordered_heads))
     return gated.train(backbone.training)
 
 
 def weight_parameters(gated: GatedModel) -> list[nn.Parameter]:
-    """All parameters but the gates': branches and heads."""
-    gates = {id(p) for p in gate_parameters(gated)}
-    return [p for p in gated.parameters() if id(p) not in gates]
+    """Returns all parameters except the gates': those of branches and heads."""
+    of_gates = {id(p) for p in gate_parameters(gated)}
+    return [p for p in gated.parameters() if id(p) not in of_gates]
 
 
 def gate_parameters(gated: GatedModel) -> list[nn.Parameter]:
-    """α and β of every unit; those that tied units share, once."""
-    return list({id(p): p for gate in gated.gates.values() for p in gate.parameters()}.values())
+    """Returns α and β of every unit; those that tied units share are there once."""
+    by_identity = {id(p): p for gate in gated.gates.values() for p in gate.parameters()}
+    return list(by_identity.values())
 
 
 def gate_decisions(gated: GatedModel) -> dict[str, Tensor]:
-    """Unit -> (T, C) bool, True where the task takes its own channel."""
+    """Returns unit -> (T, C) bool, True where the task takes its own channel."""
     return {name: gate.decisions() for name, gate in gated.gates.items()}
 
 
 def set_gates(gated: GatedModel, decisions: bool | Mapping[str, Tensor]) -> None:
-    """Force gates by setting their logits to ±1.
+    """Forces gates by setting their logits to ±1.
 
     Args:
-        gated: changed in place.
+        gated: The model, changed in place.
         decisions: True for all task-specific (T separate backbones), False for all shared (one backbone), or unit ->
-            (T, groups) bool; units not named keep their gates, unless they are tied to one that is.
+            (T, groups) bool. Units that are not named keep their gates, unless they are tied to one that is.
 
     Raises:
-        GateError: an unknown unit, a wrong shape, or different decisions for tied units.
+        GateError: A unit is unknown, a shape is wrong, or tied units are given different decisions.
     """
     gates = gated.gates
     if isinstance(decisions, bool):
         decisions = {name: torch.full_like(g.alpha, float(decisions)) > 0.5 for name, g in gates.items()}
-    decided: dict[int, str] = {}
+    first_of_ties: dict[int, str] = {}
     for name, decision in decisions.items():
         if name not in gates:
             raise GateError(f"there is no unit {name!r}; the units are {', '.join(gates)}.")
@@ -204,7 +222,7 @@ def set_gates(gated: GatedModel, decisions: bool | Mapping[str, Tensor]) -> None
                 f"decisions for unit {name!r} are {decision.dtype} of shape {tuple(decision.shape)}; allowed are "
                 f"torch.bool of shape (tasks, gates), here {tuple(gates[name].alpha.shape)}."
             )
-        first = decided.setdefault(id(gates[name].alpha), name)
+        first = first_of_ties.setdefault(id(gates[name].alpha), name)
         if not torch.equal(decisions[first], decision):
             raise GateError(
                 f"units {first!r} and {name!r} are tied and are given different decisions; give both the same, or "
@@ -217,9 +235,11 @@ def set_gates(gated: GatedModel, decisions: bool | Mapping[str, Tensor]) -> None
 
 
 def _tie(gates: Mapping[str, Gate], groups: Iterable[Sequence[str]]) -> None:
+    """Lets the units of each group share the parameters of the group's first unit."""
     for first, *others in groups:
         for name in others:
             gates[name].alpha = gates[first].alpha
+            # The softmax of eq. 3 has a β per channel, of which each unit keeps its own.
             if gates[first].hard:
                 gates[name].beta = gates[first].beta
 
@@ -245,15 +265,18 @@ def _check_arguments(
 
 
 def _is_task_name(name: Any) -> bool:
-    taken = name == SHARED or keyword.iskeyword(name) or hasattr(nn.ModuleDict(), str(name))
-    return isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name) is not None and not taken
+    """Returns whether a name can be that of a module, and is not taken by the shared stream or by nn.ModuleDict."""
+    is_taken = name == SHARED or keyword.iskeyword(name) or hasattr(nn.ModuleDict(), str(name))
+    return isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name) is not None and not is_taken
 
 
 def _load_branch(branch: nn.Module, state: Mapping[str, Tensor] | None, stream: str, backbone: nn.Module) -> None:
+    """Loads the state dict of a backbone into a branch; None leaves the branch as it is."""
     if state is None:
         return
     # The layers that the trace made are tied to the backbone's parameters: their names stand for what is loaded anyway.
-    tied = {key: value for key, value in branch.state_dict().items() if key not in backbone.state_dict()}
+    of_backbone = backbone.state_dict()
+    tied = {key: value for key, value in branch.state_dict().items() if key not in of_backbone}
     try:
         branch.load_state_dict({**tied, **state})
     except RuntimeError as error:

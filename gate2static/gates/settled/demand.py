@@ -1,4 +1,4 @@
-"""What is left to do in a unit some of whose gates are settled: what is computed, and what becomes of it."""
+"""The demand of a unit some of whose gates are settled: what its layers compute, and what its gate makes of it."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,19 +9,21 @@ import numpy.typing as npt
 Bools = npt.NDArray[np.bool_]
 Ids = npt.NDArray[np.int64]
 
-_NEARLY = 0.9
-"""From this share on, copying all channels is cheaper than picking some."""
+_NEARLY_ALL = 0.9
+"""From this share of the channels on, copying all of them is cheaper than picking some."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """Which channels of each stream a unit computes, and which rows its gate makes of them.
+    """The channels of each stream that a unit computes, and the distinct channels that its gate makes of them.
 
-    The rows are ψ's that tasks or the shared stream pass on, then each task's own, then the mixed ones.
+    A distinct channel is one channel of one or more streams: tasks that are settled on the shared feature have ψ's
+    channel in common. They lie in one tensor: first ψ's channels that tasks or the shared stream pass on, then each
+    task's own, then the mixed ones.
 
     Attributes:
         settled: (T, C), the gates that are settled.
-        specific: (T, C), the sides of all gates.
+        specific: (T, C), the sides of all gates; True is task-specific.
         read: (T+1,), the streams that are read behind the gate.
     """
 
@@ -31,7 +33,7 @@ class Demand:
 
     @property
     def tasks(self) -> int:
-        """T."""
+        """T, the number of tasks."""
         return len(self.settled)
 
     @property
@@ -47,38 +49,48 @@ class Demand:
 
     @cached_property
     def computed(self) -> list[Ids]:
-        """For each stream, the channels that its layer must compute: a task's undecided ones, then its own for good."""
-        settled_own = [np.flatnonzero((self.settled & self.specific)[t] & n) for t, n in enumerate(self._needed)]
-        own = [np.concatenate(both) for both in zip(self.undecided, settled_own, strict=True)]
-        takes_shared = (self._needed[:, None] & ~(self.settled & self.specific)).any(0)
-        return [*own, np.flatnonzero(takes_shared)]
+        """For each stream, the channels that its layer must compute.
+
+        A task's are its undecided ones, followed by those that are its own for good. The shared stream's are those
+        that some task takes, or may still take.
+        """
+        specific_for_good = self.settled & self.specific
+        of_tasks = []
+        for t, needed in enumerate(self._needed):
+            decided = np.flatnonzero(specific_for_good[t] & needed)
+            of_tasks.append(np.concatenate([self.undecided[t], decided]))
+        takes_psi = (self._needed[:, None] & ~specific_for_good).any(0)
+        return [*of_tasks, np.flatnonzero(takes_psi)]
 
     @cached_property
     def mixed(self) -> Ids:
-        """Channels of which the shared stream goes on as more than ψ."""
+        """The channels of which the shared stream goes on as more than ψ."""
         return np.flatnonzero(~self.shared.all(0) & self.read[-1])
 
     @cached_property
     def passed_on(self) -> Ids:
-        """Channels of ψ that some stream goes on with; all that are computed where that is nearly the same."""
+        """The channels of ψ with which some stream goes on, or all that are computed where that is nearly the same."""
         by_tasks = (self.shared & self.read[:-1, None]).any(0)
-        found = np.flatnonzero(by_tasks | (self.shared.all(0) & self.read[-1]))
-        return self.computed[-1] if len(found) > _NEARLY * len(self.computed[-1]) else found
+        by_the_mix = self.shared.all(0) & self.read[-1]
+        channels = np.flatnonzero(by_tasks | by_the_mix)
+        psi = self.computed[-1]
+        return psi if len(channels) > _NEARLY_ALL * len(psi) else channels
 
     @cached_property
     def starts(self) -> list[int]:
-        """Where the rows of ψ, of each task and of the mix start; last, how many rows there are."""
+        """The positions at which ψ's distinct channels, each task's and the mixed ones start; last, their number."""
         sizes = [len(ids) for ids in (self.passed_on, *self.computed[:-1], self.mixed)]
         return [0, *np.cumsum(sizes).tolist()]
 
     @cached_property
     def views(self) -> Ids:
-        """(T+1, C), the row that is each stream's channel; -1 in streams that nobody reads."""
+        """(T+1, C), the distinct channel that is each stream's channel; -1 in streams that nothing reads."""
         views = np.full((self.tasks + 1, self.settled.shape[1]), -1)
         for stream in np.flatnonzero(self.read):
-            own = self.mixed if stream == self.tasks else self.computed[stream]
+            # ψ first, over which the channels of the task or of the mix are written.
             views[stream, self.passed_on] = np.arange(len(self.passed_on))
-            views[stream, own] = self.starts[stream + 1] + np.arange(len(own))
+            channels = self.mixed if stream == self.tasks else self.computed[stream]
+            views[stream, channels] = self.starts[stream + 1] + np.arange(len(channels))
         return views
 
     @property

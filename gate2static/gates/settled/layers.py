@@ -1,4 +1,7 @@
-"""Layers that compute only some of their output channels, on the parameters of the whole layer; and reads of rows."""
+"""Layers that compute only some of their output channels, on the parameters of the whole layer.
+
+The gate behind them makes distinct channels, from which `PickChannels` takes those of single streams.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,41 +13,45 @@ from torch.func import functional_call
 from gate2static.gates.channel_gate import chunks
 from gate2static.program.annotate import info
 from gate2static.program.layer_kinds import layer_class
+from gate2static.program.operators import BATCH_NORMS, TRANSPOSED_CONVOLUTIONS, WEIGHT_LAYERS
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_DENSE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear, *_TRANSPOSED)
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_BY_CHANNEL = ("weight", "bias", "running_mean", "running_var")
+_PER_CHANNEL = ("weight", "bias", "running_mean", "running_var")
+"""Parameters and buffers that have entries for output channels."""
 
 
 def narrowable(branch: nn.Module, end: fx.Node) -> tuple[fx.Node, ...] | None:
-    """The layer and the norm of a unit whose output channels do not depend on each other.
+    """Returns the layer and the norm of a unit whose output channels do not depend on each other.
 
-    Those are torch's own linear layers and convolutions without groups, with or without batch norm. None for others.
+    These are torch's own linear layers and convolutions without groups, with or without batch norm.
+
+    Args:
+        branch: The owner of the modules that the node's graph calls.
+        end: The node before the unit's gate.
+
+    Returns:
+        The node of the layer, and that of its norm if there is one; None for all other units.
     """
-    norm = None
-    node = end
-    if type(_module(branch, end)) in _NORMS:
-        norm, node = end, end.all_input_nodes[0]
-        if _is_altered(_module(branch, norm)) or _calls(norm) > 1:
-            return None  # each call moves the running statistics of all channels
+    norm = end if type(_module(branch, end)) in BATCH_NORMS else None
+    node = end if norm is None else end.all_input_nodes[0]
+    # Each call of a norm moves the running statistics of all channels.
+    if norm is not None and (_is_altered(_module(branch, norm)) or _calls(norm) > 1):
+        return None
     layer = _module(branch, node)
     kind = layer_class(layer)
-    if (
-        kind not in _DENSE
-        or getattr(type(layer), "forward", None) is not kind.forward
-        or getattr(layer, "groups", 1) != 1
-    ):
+    if kind not in WEIGHT_LAYERS or getattr(type(layer), "forward", None) is not kind.forward:
         return None
-    if len(node.users) > 1 or len(node.args) != 1 or node.kwargs:
+    if getattr(layer, "groups", 1) != 1 or len(node.users) > 1 or len(node.args) != 1 or node.kwargs:
         return None
     if norm is None:
         return (node,)
     # Batch norm works along dimension 1, where a linear layer has tokens if there are any.
-    return None if kind is nn.Linear and len(info(node).shape or ()) != 2 else (node, norm)
+    if kind is nn.Linear and len(info(node).shape or ()) != 2:
+        return None
+    return (node, norm)
 
 
 def _calls(node: fx.Node) -> int:
+    """Returns how often the graph of a node calls the node's module."""
     return sum(n.op == "call_module" and n.target == node.target for n in node.graph.nodes)
 
 
@@ -53,29 +60,32 @@ def _module(branch: nn.Module, node: fx.Node) -> nn.Module | None:
 
 
 def _is_altered(norm: nn.Module | None) -> bool:
-    return not isinstance(norm, nn.SyncBatchNorm) and layer_class(norm) not in _NORMS
+    return not isinstance(norm, nn.SyncBatchNorm) and layer_class(norm) not in BATCH_NORMS
 
 
 class NarrowLayer(nn.Module):
     """A layer and the batch norm that follows it, on some of its output channels.
 
     Args:
-        layer: the whole layer, whose parameters are used.
-        norm: the batch norm behind it; its running statistics move for the computed channels alone.
-        channels: which output channels, in which order.
+        layer: The whole layer, whose parameters are used.
+        norm: The batch norm behind it, if any. Its running statistics move for the computed channels alone.
+        channels: The output channels to compute, in their order.
     """
 
     def __init__(self, layer: nn.Module, norm: nn.Module | None = None, *, channels: Tensor) -> None:
         super().__init__()
-        self.layer, self.norm = layer, norm
-        self._dim = 1 if isinstance(layer, _TRANSPOSED) else 0
+        self.layer = layer
+        self.norm = norm
         self._channels = channels
+        # The dimension of the weight that counts output channels.
+        self._dim = 1 if isinstance(layer, TRANSPOSED_CONVOLUTIONS) else 0
         assert isinstance(layer.weight, Tensor)
-        self._whole = torch.equal(channels.cpu(), torch.arange(layer.weight.shape[self._dim]))
+        everything = torch.arange(layer.weight.shape[self._dim])
+        self._is_whole = torch.equal(channels.cpu(), everything)
 
     def forward(self, x: Tensor) -> Tensor:
-        """The layer's input -> the computed channels of its output, normed."""
-        if self._whole:
+        """Returns the computed channels of the layer's output, normalised."""
+        if self._is_whole:
             y: Tensor = self.layer(x)
             return y if self.norm is None else self.norm(y)
         y = functional_call(self.layer, self._cut(self.layer, self._dim), (x,), tie_weights=False)
@@ -83,47 +93,57 @@ class NarrowLayer(nn.Module):
             return y
         state = self._cut(self.norm)
         y = functional_call(self.norm, state, (y,), tie_weights=False)
+        # The norm moved the statistics in the cut copies.
         with torch.no_grad():
             for name in state.keys() & self.norm._buffers:
                 self.norm.get_buffer(name).index_copy_(0, self._channels, state[name])
         return y
 
     def _cut(self, module: nn.Module, dim: int = 0) -> dict[str, Tensor]:
-        """The channels of parameters and buffers; `dim` is where the weight has them."""
-        named = {**module._parameters, **module._buffers}
-        return {
-            name: tensor.index_select(dim if name == "weight" else 0, self._channels)
-            for name in _BY_CHANNEL
-            if (tensor := named.get(name)) is not None
-        }
+        """Returns the computed channels of a module's parameters and buffers.
+
+        Args:
+            module: The layer or its norm.
+            dim: The dimension of the weight that counts output channels; all other tensors have them along 0.
+        """
+        tensors = {**module._parameters, **module._buffers}
+        cut = {}
+        for name in _PER_CHANNEL:
+            tensor = tensors.get(name)
+            if tensor is not None:
+                cut[name] = tensor.index_select(dim if name == "weight" else 0, self._channels)
+        return cut
 
 
-class ReadRows(nn.Module):
-    """Tensors whose channels are picked from one tensor of rows.
+class PickChannels(nn.Module):
+    """Picks the channels of several tensors from one tensor.
 
     Args:
-        dim: where the rows are.
-        picks: which rows each tensor has.
+        dim: The channel dimension.
+        picks: For each of the tensors, its channels.
     """
 
     def __init__(self, dim: int, picks: Sequence[Tensor]) -> None:
         super().__init__()
-        self._dim, self._picks = dim, tuple(picks)
+        self._dim = dim
+        self._picks = tuple(picks)
 
-    def forward(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """The rows -> one tensor for each pick."""
-        picked: tuple[Tensor, ...] = _ReadRows.apply(rows, self._dim, self._picks)
+    def forward(self, source: Tensor) -> tuple[Tensor, ...]:
+        """Returns one tensor for each pick."""
+        picked: tuple[Tensor, ...] = _PickChannels.apply(source, self._dim, self._picks)
         return picked
 
 
-class _ReadRows(torch.autograd.Function):
+class _PickChannels(torch.autograd.Function):
     """Several `index_select` whose gradients are summed in one pass over memory."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, dim: int, picks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        ctx.dim, ctx.picks = dim, picks
-        ctx.shape, ctx.strides = rows.shape, rows.stride()
-        return tuple(rows.index_select(dim, pick) for pick in picks)
+    def forward(ctx: Any, source: Tensor, dim: int, picks: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        ctx.dim = dim
+        ctx.picks = picks
+        ctx.shape = source.shape
+        ctx.strides = source.stride()
+        return tuple(source.index_select(dim, pick) for pick in picks)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -1,6 +1,6 @@
-"""Rectifiers of the network that settled gates leave write in place.
+"""Lets rectifiers of the network that settled gates leave write in place.
 
-The full lift leaves them alone, since hooks of its modules may hold on to what is written over.
+The full lift leaves its rectifiers alone, since hooks of its modules may hold on to what would be written over.
 """
 
 import operator
@@ -12,27 +12,49 @@ from torch.nn import functional as F
 from gate2static.gates.channel_gate import Gate
 from gate2static.gates.lift import take
 from gate2static.gates.settled.gate import SettledGate
-from gate2static.gates.settled.layers import ReadRows
+from gate2static.gates.settled.layers import PickChannels
 from gate2static.program.layer_kinds import has_own_forward
 
 
 def rectify_in_place(network: fx.GraphModule) -> fx.GraphModule:
-    """Let rectifiers write into what gates and sums made for them alone, as backbones do; returns the network.
+    """Lets rectifiers write into what gates and sums made for them alone, as backbones do.
 
     No gradient needs what a gate or a sum makes, and memory that is used again costs no fetching.
+
+    Args:
+        network: The network of settled gates, changed in place.
+
+    Returns:
+        The same network.
     """
     for node in network.graph.nodes:
-        if node.target in (torch.relu, F.relu) or type(_layer(network, node)) is nn.ReLU:
-            (source,) = node.all_input_nodes
-            made_by = _layer(network, source.args[0] if source.target is take else source)
-            fresh = source.target is operator.add or isinstance(made_by, Gate | SettledGate | ReadRows)
-            if fresh and len(source.users) == 1:
-                node.op, node.target, node.args, node.kwargs = "call_function", torch.relu_, (source,), {}
+        if not _is_rectifier(network, node):
+            continue
+        (source,) = node.all_input_nodes
+        if len(source.users) == 1 and _is_fresh(network, source):
+            node.op = "call_function"
+            node.target = torch.relu_
+            node.args = (source,)
+            node.kwargs = {}
     network.recompile()
     return network
 
 
+def _is_rectifier(network: fx.GraphModule, node: fx.Node) -> bool:
+    return node.target in (torch.relu, F.relu) or type(_layer(network, node)) is nn.ReLU
+
+
+def _is_fresh(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Returns whether a value is a sum or what a gate made, so that it lies in memory of its own."""
+    if node.target is operator.add:
+        return True
+    maker = _layer(network, node.args[0] if node.target is take else node)  # type: ignore[arg-type]
+    return isinstance(maker, Gate | SettledGate | PickChannels)
+
+
 def _layer(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """Returns the module that a node calls, or None where hooks or a forward of its own may see the value."""
     module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
-    altered = module is None or module._forward_hooks or module._forward_pre_hooks or has_own_forward(module)
-    return None if altered else module
+    if module is None or module._forward_hooks or module._forward_pre_hooks or has_own_forward(module):
+        return None
+    return module

@@ -1,4 +1,4 @@
-"""Gates that have not changed for a while are settled for good, and training computes only what the others still need.
+"""Settles gates that have not changed for a while, so that training computes only what the others still need.
 
 The paper's training does not pay for dead channels (table 9). Here a channel is given up once its gate has kept its
 side for a number of steps.
@@ -18,13 +18,21 @@ from gate2static.gates.settled.lift import lift_settled
 
 _LIFTS = 4
 """How often, at most, the network is built anew in `after_steps` steps: building it takes as long as a few steps."""
+
 _WORTH_A_LIFT = 0.01
-"""Share of all gates that must have settled since."""
+"""The share of all gates that must have settled since the last lift."""
 
 
 @dataclass
 class _History:
-    """Of one α: which side each gate is on, for how many steps it was there, whether it is settled, and at what."""
+    """The history of the gates of one α; the names of the fields are keys of checkpoints.
+
+    Attributes:
+        specific: The side of each gate; True is task-specific.
+        kept: The number of steps for which each gate has kept its side.
+        settled: The gates that are settled.
+        value: The logit of each gate after the last step, to which settled gates return.
+    """
 
     specific: Tensor
     kept: Tensor
@@ -37,12 +45,12 @@ class GateSettling:
 
     A settled gate's α stays what it is, to the last bit: its gradient is zero, from the hinge too, and what momentum or
     weight decay do to it is undone. Everything else trains as if nothing had happened, except running statistics of
-    channels that nobody needs any more. Only training mode is affected. Setting the model's gates (`set_gates`), and
+    channels that nothing needs any more. Only training mode is affected. Setting the model's gates (`set_gates`), and
     loading, moving or converting it, unsettles all of them.
 
     Args:
-        gated: the model, which the training loop goes on using. It may be wrapped for distributed training.
-        after_steps: for how many steps in a row a gate must have kept its side.
+        gated: The model, which the training loop goes on using. It may be wrapped for distributed training.
+        after_steps: The number of steps in a row for which a gate must have kept its side.
 
     Raises:
         GateError: `after_steps` is no positive integer.
@@ -51,14 +59,16 @@ class GateSettling:
     def __init__(self, gated: GatedModel, *, after_steps: int) -> None:
         if not isinstance(after_steps, int) or isinstance(after_steps, bool) or after_steps < 1:
             raise GateError(f"after_steps is {after_steps!r}; it counts training steps and must be at least 1.")
-        self.gated, self.after_steps = gated, after_steps
+        self.gated = gated
+        self.after_steps = after_steps
         self._steps = 0
         self._encoder: fx.GraphModule | None = None
         # Tied units have one α, which is one entry, under the first of them.
         self._names = {id(gate.alpha): name for name, gate in reversed(gated.gates.items())}
         self._histories = self._begin()
         for name in self._histories:
-            if (alpha := gated.gates[name].alpha).requires_grad:
+            alpha = gated.gates[name].alpha
+            if alpha.requires_grad:
                 alpha.register_hook(lambda grad, name=name: self._without_settled(grad, name))
 
     @property
@@ -66,42 +76,38 @@ class GateSettling:
         """The share of gates that are settled, 0 to 1."""
         if not self._holds:
             return 0.0
-        settled = torch.cat([h.settled.flatten() for h in self._histories.values()])
+        settled = torch.cat([history.settled.flatten() for history in self._histories.values()])
         return float(settled.double().mean())
 
     def step(self) -> None:
-        """Counts one training step; call it after the optimisers'."""
+        """Counts one training step; call it after the steps of the optimisers."""
         if not self._holds:
-            self._histories, self._encoder = self._begin(), None
+            self._histories = self._begin()
+            self._encoder = None
         self._steps += 1
-        for name, history in self._histories.items():
-            alpha = self.gated.gates[name].alpha.detach()
-            history = self._histories[name] = _History(**{k: v.to(alpha.device) for k, v in vars(history).items()})
-            alpha.copy_(torch.where(history.settled, history.value.to(alpha), alpha))
-            specific = alpha > 0
-            history.kept = torch.where(specific == history.specific, history.kept + 1, torch.zeros_like(history.kept))
-            history.specific, history.value = specific, alpha.clone()
+        for name in self._histories:
+            self._observe(name)
         if self._steps % math.ceil(self.after_steps / _LIFTS) == 0:
-            ready = {name: h.settled | (h.kept >= self.after_steps) for name, h in self._histories.items()}
-            new = torch.cat([(ready[name] & ~h.settled).flatten() for name, h in self._histories.items()])
-            if float(new.double().mean()) >= _WORTH_A_LIFT:
-                self._settle(ready)
+            self._settle_if_worth_it()
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values and tensors; with the model's own state they are all that going on bit for bit needs."""
+        """Returns plain values and tensors, which with the model's own state continue a training bit for bit."""
         return {"steps": self._steps, "gates": {name: dict(vars(h)) for name, h in self._histories.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a `state_dict`; the model must have its own state already.
+        """Continues from a `state_dict`; the model must have its own state already.
+
+        Args:
+            state: What `state_dict` returned.
 
         Raises:
-            CheckpointError: the state is of a model with other gates.
+            CheckpointError: The state is of a model with other gates.
         """
-        found = {name: tuple(h["settled"].shape) for name, h in state["gates"].items()}
-        expected = {name: tuple(h.settled.shape) for name, h in self._histories.items()}
-        if found != expected:
+        shapes = {name: tuple(history["settled"].shape) for name, history in state["gates"].items()}
+        expected = {name: tuple(history.settled.shape) for name, history in self._histories.items()}
+        if shapes != expected:
             raise CheckpointError(
-                f"the state of settled gates is for {found}, the model's gates are {expected}; go on with the model "
+                f"the state of settled gates is for {shapes}, the model's gates are {expected}; go on with the model "
                 "that it was saved with."
             )
         self.gated.train_with(None)
@@ -110,30 +116,62 @@ class GateSettling:
         for name, saved in state["gates"].items():
             device = self.gated.gates[name].alpha.device
             self._histories[name] = _History(**{f.name: saved[f.name].clone().to(device) for f in fields(_History)})
-        settled = {name: h.settled for name, h in self._histories.items()}
+        settled = {name: history.settled for name, history in self._histories.items()}
         if any(mask.any() for mask in settled.values()):
             self._settle(settled)
 
     @property
     def _holds(self) -> bool:
-        """Whether the model still trains with what was built last: setting or loading it ends that."""
+        """Whether the model still trains with what was built last; setting or loading the model ends that."""
         return self.gated.settled_encoder is self._encoder
 
     def _begin(self) -> dict[str, _History]:
+        """Returns the histories of gates of which none is settled."""
         histories = {}
         for name in self._names.values():
             value = self.gated.gates[name].alpha.detach().clone()
-            none = torch.zeros_like(value, dtype=torch.bool)
-            histories[name] = _History(specific=value > 0, kept=none.long(), settled=none, value=value)
+            nothing = torch.zeros_like(value, dtype=torch.bool)
+            histories[name] = _History(specific=value > 0, kept=nothing.long(), settled=nothing, value=value)
         return histories
 
+    def _observe(self, name: str) -> None:
+        """Puts settled gates back, and counts the steps of the others."""
+        alpha = self.gated.gates[name].alpha.detach()
+        # The model may have moved to another device.
+        history = _History(**{key: value.to(alpha.device) for key, value in vars(self._histories[name]).items()})
+        self._histories[name] = history
+        # Momentum and weight decay move a parameter without a gradient too.
+        alpha.copy_(torch.where(history.settled, history.value.to(alpha), alpha))
+        specific = alpha > 0
+        history.kept = torch.where(specific == history.specific, history.kept + 1, torch.zeros_like(history.kept))
+        history.specific = specific
+        history.value = alpha.clone()
+
     def _without_settled(self, grad: Tensor, name: str) -> Tensor:
+        """Returns a gradient of α that is zero for settled gates."""
         return grad.masked_fill(self._histories[name].settled.to(grad.device), 0) if self._holds else grad
 
+    def _settle_if_worth_it(self) -> None:
+        """Settles all gates that have kept their side for long enough, if they are enough gates."""
+        ready = {}
+        new = []
+        for name, history in self._histories.items():
+            ready[name] = history.settled | (history.kept >= self.after_steps)
+            new.append((ready[name] & ~history.settled).flatten())
+        if float(torch.cat(new).double().mean()) >= _WORTH_A_LIFT:
+            self._settle(ready)
+
     def _settle(self, ready: Mapping[str, Tensor]) -> None:
-        """Settles these gates and builds the network that trains, unless it would save nothing."""
+        """Settles gates and builds the network that trains, unless that network would save nothing.
+
+        Args:
+            ready: Unit -> the gates to settle, shaped like its α; of tied units, the first one.
+        """
         gates = self.gated.gates
-        by_unit = {n: g.per_channel(ready[self._names[id(g.alpha)]]).cpu().numpy() for n, g in gates.items()}
+        by_unit = {}
+        for name, gate in gates.items():
+            groups = ready[self._names[id(gate.alpha)]]
+            by_unit[name] = gate.per_channel(groups).cpu().numpy()
         encoder = lift_settled(self.gated.program, self.gated.branches, gates, by_unit)
         if encoder is None:
             return
