@@ -69,6 +69,7 @@ def _time(run_dir: Path, result: RunResult) -> None:
 
     It uses one thread, because networks this small gain nothing from a second one, which would only wait for the first.
     """
+    # The reference comes first.
     names = sorted((row.name for row in result.rows), key=lambda name: name != "shared")
     models = {name: run_dir / name / ONNX_FILE for name in names}
     if not is_up_to_date(run_dir / "latency.json", models.values()):

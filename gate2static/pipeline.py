@@ -171,6 +171,7 @@ def prune_to_folder(pruning: Pruning, output: Path) -> PrunedNetwork:
         PruneError: The network cannot be captured.
         ArtefactError: The folder cannot be written, or holds something else.
     """
+    # The plan that `--dry-run` prints, not a second one.
     static = apply(pruning.plan, dtype=pruning.request.dtype)
     projected = pruning.projected
     report = projected.report if projected else trained_budget(pruning.checkpoint)
@@ -181,6 +182,7 @@ def prune_to_folder(pruning: Pruning, output: Path) -> PrunedNetwork:
     broken_promise = None if keeps_budget else report
     if projected is None:
         return PrunedNetwork(static=static, broken_promise=broken_promise)
+    # After the static network: without it, a projected checkpoint would belong to nothing.
     checkpoint = projected_checkpoint(output)
     projected.save(checkpoint)
     return PrunedNetwork(static=static, broken_promise=broken_promise, checkpoint=checkpoint)
@@ -209,6 +211,7 @@ def verify_folder(checkpoint: Path, static_dir: Path, onnx: Path | None = None) 
     report = verify(load_network(checkpoint), static)
     errors = onnx_errors(static, onnx) if onnx else {}
     tolerances = onnx_tolerances(static) if onnx else {}
+    # Recorded before anything is raised, so that the manifest says of a failure too.
     manifest = record(static_dir, (*gated_checks(report), *onnx_checks(errors, tolerances)))
     return Verification(manifest=manifest, report=report, errors=errors, tolerances=tolerances)
 

@@ -89,6 +89,7 @@ def pair_with_backends(sources: Mapping[str, Source], selected: Sequence[str] | 
         if not backends:
             able = ", ".join(backend for backend in BACKENDS if _runs_on(source, backend))
             raise BenchError(f"{name} cannot run on {', '.join(selected or ())}; it runs on {able}")
+        # One export serves all backends that take ONNX.
         onnx = _onnx_of(source) if any(_needs_onnx(source, backend) for backend in backends) else None
         for backend in backends:
             runnable = onnx if onnx is not None and _needs_onnx(source, backend) else source
@@ -126,5 +127,6 @@ def _precision(source: Source) -> str:
         return source.sidecar.precision
     if isinstance(source, OnnxSource):
         return precision_of(load_onnx(source.data, Path(source.label)))
+    # Integer parameters, such as indices, say nothing about the precision.
     widths = {p.element_size() * 8 for p in source.network.parameters() if p.is_floating_point()}
     return f"fp{min(widths, default=32)}"

@@ -113,6 +113,7 @@ def _onnxruntime_cuda() -> Finding:
 
 def _tensorrt() -> Finding:
     finding = _library("TensorRT", "tensorrt", "needed for `export --trt`")
+    # Unlike TensorRT-RTX, TensorRT measures kernels on the GPU while it builds an engine.
     if finding.state == "ok" and not torch.cuda.is_available():
         return Finding(item="TensorRT", found=f"{finding.found}, but no GPU", state="missing", advice="see GPU")
     return finding

@@ -75,6 +75,7 @@ def cpu_model() -> str:
 
 def usable_cores() -> int:
     """Returns the number of cores that this process may use."""
+    # Containers and `taskset` leave a process fewer cores than the machine has.
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

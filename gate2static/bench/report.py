@@ -132,6 +132,7 @@ class LatencyReport(_Frozen):
             over: The network in the denominator; None uses `reference(target)`.
         """
         reference = over or self.reference(target)
+        # Medians of the same round: both ran within seconds of each other.
         rounds = zip(target.rounds_ms, reference.rounds_ms, strict=True)
         return tuple(median(target_ms) / median(reference_ms) for target_ms, reference_ms in rounds)
 

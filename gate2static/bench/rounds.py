@@ -49,6 +49,7 @@ def benchmark(
         BenchError: Nothing can be timed, a backend is unknown, or a network fails while running.
         MissingDependencyError: A backend's library or GPU is missing.
     """
+    # An unset number of threads is torch's, which is at least 1.
     counts = [batch_size, rounds, min_runs, 1 if threads is None else threads]
     if min(counts) < 1 or not all(0 <= seconds < float("inf") for seconds in (warmup_s, duration_s)):
         raise BenchError(
@@ -65,6 +66,7 @@ def benchmark(
         task = bar.add_task("timing", total=rounds * len(entries))
         for index in range(rounds):
             for turn in range(len(entries)):
+                # Each round starts one network later, so that no network always runs on a machine at rest.
                 position = (turn + index) % len(entries)
                 entry = entries[position]
                 bar.update(task, description=f"timing {entry.name} on {entry.backend}")
@@ -84,6 +86,7 @@ _Round = tuple[tuple[float, ...], Transfers | None]
 def _one_round(entry: Entry, protocol: TimingProtocol, threads: int) -> _Round:
     """Times one round of a network, and frees everything that it loaded."""
     try:
+        # Loaded anew in every round: memory layout and threads differ from load to load, and rounds average over that.
         opened = BACKENDS[entry.backend].open(entry.source, batch_size=protocol.batch_size, threads=threads)
         with opened as runner:
             latencies_ms = time_runs(

@@ -92,6 +92,7 @@ def _source(target: NetworkOrFile) -> Source:
 
 def _from_path(path: Path) -> Source:
     if path.is_dir():
+        # Only folders need the static stage; timing an ONNX file stays quick to start.
         from gate2static.static import load_static
 
         return _source(load_static(path))
@@ -104,6 +105,7 @@ def _from_path(path: Path) -> Source:
 
 
 def _repeat_first(inputs: tuple[Tensor, ...], batch_size: int) -> tuple[Tensor, ...]:
+    # Equal samples, because timing does not depend on values and other inputs may not exist.
     return tuple(torch.cat([x[:1]] * batch_size) for x in inputs)
 
 

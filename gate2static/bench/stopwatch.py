@@ -42,6 +42,7 @@ class Stopwatch:
             latency_ms = self._time(static).targets[0].median_ms
             self._first = (static, latency_ms)
             return latency_ms
+        # The ratio is measured now, and the time belongs to the machine of the first call.
         first, first_ms = self._first
         report = self._time(first, static)
         return first_ms * report.ratio(report.targets[1])

@@ -16,6 +16,7 @@ def time_runs(
         duration_s: The least number of seconds of timed runs.
         min_runs: The least number of timed runs.
     """
+    # At least one run, in which libraries allocate memory and choose kernels.
     _run_for(run, duration_s=warmup_s, min_runs=1)
     was_enabled = gc.isenabled()
     gc.collect()

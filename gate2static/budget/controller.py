@@ -84,6 +84,7 @@ class BudgetController:
         Returns:
             λ_s for this step; the mean over the tasks where each task has its own.
         """
+        # Rounded down, so an epoch of 19 steps has 19 looks.
         every = max(1, self._epoch_steps // LOOKS)
         if self._step % self._epoch_steps % every == 0:
             self._look(gated, predict=self._step % self._epoch_steps == 0)
@@ -147,6 +148,7 @@ class BudgetController:
             integral = self._integral[name] + INTEGRAL * gap * passed
             unbounded = PROPORTIONAL * gap + integral
             change = max(-RANGE, min(RANGE, unbounded))
+            # Anti-windup: at the bound, the integral changes only if that leads back.
             if change == unbounded or (unbounded > 0) != (gap > 0):
                 self._integral[name] = integral
             for task in [name] if name in self.weights else self.weights:

@@ -83,6 +83,7 @@ class Meter:
             self._latency_ms = lambda static: model.predict_ms(static.deployed(), static.example_inputs())
         gates = gated.gates
         with kept_gates(gated):
+            # Both ends, from which shares of separate networks and unreachable budgets follow.
             set_gates(gated, False)
             self.lowest = self.measure(gated)
             set_gates(gated, True)
@@ -114,6 +115,7 @@ class Meter:
         """Returns the exact MACs by limit, whatever the budget's unit; a latency follows them between measurements."""
         if self._tasks:
             return task_macs(gated, self._tasks)
+        # `expected_macs` reads the model's own flag only, so no module has to change its mode.
         was_training = gated.training
         gated.training = False
         try:
@@ -203,7 +205,8 @@ def task_macs(gated: GatedModel, tasks: tuple[str, ...]) -> dict[str, float]:
         whole = float(rule.macs(needs[node], numberings[node]))
         for row, stream in enumerate(rule.info.streams):
             if stream < len(gated.tasks) and (task := gated.tasks[stream]) in macs_by_task:
-                others = needs[node].clone()
+                # The layer without this task's stream: the difference is what the task alone needs.
+                others = needs[node].clone()  # (streams, channels)
                 others[row] = 0
                 macs_by_task[task] += whole - float(rule.macs(others, numberings[node]))
     return macs_by_task

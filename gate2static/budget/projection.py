@@ -146,6 +146,7 @@ class _Gates:
     def write(self) -> None:
         """Writes the decisions to the network's α."""
         closed = self.closed.to(self._values.device)
+        # A closed gate gets its old α with the other sign, at most `FLIPPED`.
         values = torch.where(closed, -self._values.clamp(max=FLIPPED), self._values)
         parts = values.split([a.numel() for a in self._logits.values()])
         with torch.no_grad():
@@ -211,6 +212,7 @@ def _close(gated: GatedModel, meter: Meter, gates: _Gates, name: str, now: dict[
             low = middle
         if meter.slow:
             per_mac = cost / macs(middle)
+            # Each further step takes seconds and gains less than the noise.
             if meter.near * limit <= cost <= limit:
                 break
     close(high)

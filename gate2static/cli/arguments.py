@@ -49,6 +49,7 @@ class Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
+            # `gate2static … | head` is not an error; typer ends quietly.
             raise
         except (Gate2StaticError, OSError, KeyboardInterrupt) as error:
             if ctx.params.get("debug"):
@@ -65,6 +66,7 @@ def _status_and_line(error: BaseException, typed: list[str]) -> tuple[int, str]:
     if isinstance(error, OSError):
         path = f"{error.filename}: " if error.filename else ""
         return BAD_INPUT, f"{path}{error.strerror or error}; files that were complete before are untouched"
+    # Commands without --resume are simply repeated.
     can_resume = not {"train", "sweep"}.isdisjoint(typed) and "--resume" not in typed
     command = shlex.join([*typed, "--resume"] if can_resume else typed)
     return INTERRUPTED, f"interrupted; continue with: gate2static {command}"

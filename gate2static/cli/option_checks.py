@@ -20,6 +20,7 @@ def check_prune_output(checkpoint: Path, output: Path | None, *, dry_run: bool, 
     if output is None:
         raise typer.BadParameter("give -o DIR, or --dry-run to see the plan only")
     check_replaceable(output)
+    # A static network with a budget has a projected checkpoint beside it, which may be replaced with it.
     has_projected = any(output.glob("*")) and read_manifest(output).budget is not None
     projected = projected_checkpoint(output)
     if budget and (projected == checkpoint.resolve() or (projected.exists() and not has_projected)):

@@ -133,6 +133,7 @@ def load(options: CelebaOptions, spec: DataSpec) -> Splits:
         names = [name for name, image_part in partition.items() if image_part == part]
         if not names:
             raise DataError(f"{partition_file}: no image is marked as {part} data; unpack it again")
+        # (images, attributes of all tasks); each task has some of the columns
         table = torch.tensor([attributes[name] for name in names], dtype=torch.float32)
         columns = table.split([len(group) for group in groups.values()], dim=1)
         return Faces(folder, names, dict(zip(groups, columns, strict=True)), options.image_size)
@@ -176,6 +177,7 @@ def _read_partition(path: Path) -> dict[str, str]:
 def _read_attributes(path: Path, selected: Sequence[str]) -> dict[str, list[int]]:
     """Returns the selected attributes of each image as 0 and 1, by file name."""
     lines = read_lines(LAYOUT, path)
+    # The authors' file begins with the number of images, Kaggle's does not.
     start = 1 if lines[0].isdigit() else 0
     names = _cells(lines[start]) if start < len(lines) else []
     names = names[1:] if names[:1] == ["image_id"] else names

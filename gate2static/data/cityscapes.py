@@ -130,6 +130,7 @@ def _mtan_files(root: Path, split: str, options: CityscapesOptions, spec: DataSp
         labels = "label"
     folders = wanted({"image": "image", "semantic": labels, "depth": "depth"}, spec)
     names = {path.name for folder in folders.values() for path in (root / split / folder).glob("*.npy")}
+    # By number: `10.npy` comes after `9.npy`.
     ordered = sorted(names, key=lambda name: (len(name), name)) or ["0.npy"]
     files: list[Files] = []
     for name in ordered:
@@ -182,6 +183,7 @@ MTAN_READERS: dict[str, Reader] = {
 
 def _official_readers(options: CityscapesOptions) -> dict[str, Reader]:
     names = CLASSES[options.classes]
+    # A table from stored ids to classes; ids that are not evaluated stay ignored.
     numbers = [IGNORE] * (IGNORE + 1)
     for name, number, category in TRAIN_CLASSES:
         numbers[number] = names.index(name if options.classes == 19 else category)

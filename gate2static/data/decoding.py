@@ -178,6 +178,7 @@ def unit_normals(path: Path, vectors: Tensor) -> Tensor:
     known = lengths >= SHORTEST_NORMAL
     longer = lengths > NORMAL_LENGTHS[1]
     odd = known & (longer | (lengths < NORMAL_LENGTHS[0]))
+    # Odd lengths among the known normals; unknown ones are zero and say nothing.
     share = int(odd.sum()) / max(1, int(known.sum()))
     if share > MOST_ODD_NORMALS:
         raise DataError(
@@ -197,6 +198,7 @@ def _maps(path: Path, values: Tensor) -> Tensor:
 def _picture(path: Path) -> Image.Image:
     def load() -> Image.Image:
         with warnings.catch_warnings():
+            # A small file can claim a picture that fills the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path) as picture:
                 picture.load()

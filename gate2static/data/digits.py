@@ -107,12 +107,12 @@ def _compose(ink: Tensor, labels: Tensor, scans: Tensor, count: int, generator: 
     # Each digit keeps to its own third of the free columns, so that "left" is never ambiguous.
     jitter = torch.randint(slack // 3 + 1, (count, 2), generator=generator)
     columns = torch.stack([jitter[:, 0], slack - jitter[:, 1]], dim=1).tolist()
-    layers = torch.zeros(count, 2, SIDE, SIDE)
+    layers = torch.zeros(count, 2, SIDE, SIDE)  # (images, [left, right], rows, columns)
     for index, ((top_l, top_r), (at_l, at_r)) in enumerate(zip(rows, columns, strict=True)):
         left, right = sources[index]
         layers[index, 0, top_l : top_l + size, at_l : at_l + size] = ink[left]
         layers[index, 1, top_r : top_r + size, at_r : at_r + size] = ink[right]
-    images = layers.amax(dim=1, keepdim=True) * 2 - 1
+    images = layers.amax(dim=1, keepdim=True) * 2 - 1  # (images, 1, 32, 32) in [-1, 1]
     targets = {
         "left": labels[sources[:, 0]],
         "right": labels[sources[:, 1]],

@@ -81,6 +81,7 @@ class FileSamples(Dataset[Sample]):
             targets[name] = self.readers[name](files[name])
             check_target(name, targets[name], spec, files[name], (height, width))
         sample = (normalise(image), targets)
+        # Targets are checked at the size of their files, where a wrong file is still recognised.
         if self.prepare is not None:
             sample = self.prepare(sample)
         if not self.native:

@@ -97,6 +97,7 @@ def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
     train, test = (read_lines("NYUD_MT", root / "gt_sets" / f"{split}.txt") for split in ("train", "val"))
     variants = {name: wanted(variant, spec) for name, variant in VARIANTS.items()}
     names = _recognise(root, [*train, *test], variants)
+    # Several variants remain only if files are missing, which `require_files` then reports.
     variant = variants[names[0]]
     files = [_files(root, variant, stem) for stem in (*train, *test)]
     require_files(f"NYUD_MT {' or '.join(names)}", (path for sample in files for path in sample.values()))

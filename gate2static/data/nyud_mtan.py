@@ -59,6 +59,7 @@ def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
 
 def _files(folder: Path, folders: Mapping[str, str]) -> list[Files]:
     """Returns the files of a split, which are numbered from 0 to the highest number in any folder."""
+    # A gap in the numbers is a missing file, so the highest number decides.
     numbers = []
     for subfolder in folders.values():
         stems = [path.stem for path in (folder / subfolder).glob("*.npy")]

@@ -85,6 +85,7 @@ def _augment(
 
 
 def _files(root: Path, names: Iterable[str], spec: DataSpec) -> Sequence[Files]:
+    # Semantic labels are in one of two folders, by their origin.
     from_voc = {path.stem for path in (root / "semseg" / "VOC12").glob("*.png")}
     files = [
         {

@@ -85,6 +85,7 @@ class _Views(Sequence[Files]):
 
     def __init__(self, buildings: Sequence[_Building]) -> None:
         self._buildings = buildings
+        # A view's index is found by bisection among the buildings' ends.
         self._ends = np.cumsum([len(building.views) for building in buildings])
 
     def __len__(self) -> int:
@@ -220,6 +221,7 @@ def _pictures(folder: Path, layout: str) -> tuple[str, set[tuple[int, int]]]:
     """Returns the spelling of the domain in a folder's file names, and its views (point, view)."""
     views: set[tuple[int, int]] = set()
     spelling = ""
+    # `scandir` and not `glob`, because a domain has up to a million files.
     for entry in os.scandir(folder) if folder.is_dir() else ():
         match = VIEW.fullmatch(entry.name)
         # Only label files may be empty, and a look at the size of each of a million files takes minutes.

@@ -131,6 +131,7 @@ def warp(
         return moved
 
     image, targets = sample
+    # In a normalised image 0 is ImageNet's mean colour.
     warped = affine(image, InterpolationMode.BILINEAR, [0.0] * len(image))
     turned = _on_maps(targets, kinds, lambda maps, fill: affine(maps, InterpolationMode.NEAREST, fill))
     for name in _named(kinds, "depth", turned):
@@ -182,6 +183,7 @@ def _on_maps(
 
 def _turned_normals(normals: Tensor, zoom: float, degrees: float) -> Tensor:
     """Returns the normals (3, H, W) of the depth that `warp` returns; unknown ones stay zero."""
+    # The axes are x to the right and y down, so a positive angle turns clockwise.
     angle = torch.deg2rad(torch.tensor(degrees, dtype=torch.float32))
     x = angle.cos() * normals[0] - angle.sin() * normals[1]
     y = angle.sin() * normals[0] + angle.cos() * normals[1]

@@ -106,6 +106,7 @@ def build_model(
     if not initial_weights and "pretrained" in entry.options.model_fields:
         options = options.model_copy(update={"pretrained": False})
     make_head = decoder(recipe.model.decoder, entry.decoder, {task.name: task.kind.dense for task in tasks})
+    # The global generator is left as it was, so building a model changes nothing else.
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         backbone = entry.build(spec.image_shape, options)

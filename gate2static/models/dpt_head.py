@@ -45,6 +45,7 @@ class DptHead(nn.Module):
             )
         _, tokens, rows, columns = shapes[0]
         channels = [max(1, tokens // divisor) for divisor in (8, 4, 2, 1)]
+        # From stride 16 to strides 4, 8, 16 and 32.
         rescale = (
             nn.ConvTranspose2d(channels[0], channels[0], 4, 4),
             nn.ConvTranspose2d(channels[1], channels[1], 2, 2),

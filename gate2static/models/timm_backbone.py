@@ -35,6 +35,7 @@ def timm_backbone(name: str, image_shape: tuple[int, int, int], *, pretrained: b
             "use a convolutional network, or another image size"
         ) from error
     expected = model.feature_info.channels()  # type: ignore[union-attr, operator]
+    # Networks with channels last return maps whose second dimension is a height.
     channels = [features.shape[1] for features in maps if features.dim() == 4]
     if channels != list(expected) or len(channels) != len(maps):
         raise RecipeError(f"model.name: timm/{name} has its channels last, heads here want (N, C, H, W); use another")

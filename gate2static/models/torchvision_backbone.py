@@ -62,6 +62,7 @@ def _cut(traced: fx.GraphModule) -> fx.GraphModule:
         if size.numel() <= smallest or size in maps:
             maps[size] = node
             smallest = min(smallest, size.numel())
+    # The old output returned the logits; the classifier behind the last map is dead code then.
     traced.graph.erase_node(next(iter(reversed(traced.graph.nodes))))
     traced.graph.output(tuple(maps.values()))
     traced.graph.eliminate_dead_code()

@@ -88,6 +88,7 @@ def _override(
         if not isinstance(here, dict | list):
             path = ".".join(parents[: depth + 1])
             raise RecipeError(f"{text}: {path} is {here!r}, which has no keys below it")
+    # As YAML, so that numbers, lists and booleans need no quotes.
     try:
         parsed = _yaml(value)
     except yaml.YAMLError as error:

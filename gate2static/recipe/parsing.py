@@ -30,7 +30,7 @@ def parse(model: type[M], raw: Mapping[str, Any], *, where: str) -> M:
         return model.model_validate_json(json.dumps(raw, default=str))
     except ValidationError as error:
         problems = error.errors(include_url=False)
-    first = problems[0]
+    first = problems[0]  # one line per message, and most further problems follow from the first
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     raise RecipeError(f"{where}: {_line(model, first)}{more}")
 

@@ -71,6 +71,7 @@ def record(static_dir: Path, checks: Sequence[Check]) -> Manifest:
         ArtefactError: The manifest cannot be read or written.
     """
     manifest = read_manifest(static_dir)
+    # A second `verify` replaces the first one, and keeps the comparison with an ONNX file.
     replaced = {check.comparison for check in checks}
     others = [check for check in read_checks(manifest) if check.comparison not in replaced]
     all_checks = (*others, *checks)

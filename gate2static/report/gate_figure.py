@@ -79,6 +79,7 @@ def _stacked_bars(axes: Axes, pattern: GatePattern) -> None:
         height = 100 * pattern.contribution[:, t]
         axes.bar(x, height, 0.8, bottom=bottom, **_look(t))
         bottom = bottom + height
+    # NaN in the sum marks units behind which nothing reads the shared stream.
     if len(unread := x[np.isnan(bottom)]):
         axes.bar(unread, 100, 0.8, color="#EEEEEE", label="nothing reads it")
     axes.set_ylim(0, 100)

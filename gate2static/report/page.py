@@ -67,6 +67,7 @@ def pattern_pictures(content: Content) -> Iterator[Picture]:
 
 def render_page(content: Content, trade_offs: list[Picture], patterns: list[Picture]) -> str:
     """Returns the page's HTML, in which every value from a file is escaped."""
+    # Undefined names are errors, so that a renamed field cannot leave a gap in the page unnoticed.
     environment = Environment(
         loader=PackageLoader("gate2static.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )

@@ -85,7 +85,7 @@ def _pattern(manifest: Manifest) -> GatePattern:
     takes_shared = (share < 1).any(axis=1)
     # After the last unit that takes a shared channel, nothing reads the shared stream.
     last_reader = int(np.flatnonzero(takes_shared)[-1]) if takes_shared.any() else 0
-    contribution[last_reader:] = np.nan
+    contribution[last_reader:] = np.nan  # not 0, because a mix that nothing reads is not a choice
     return GatePattern(tasks=tuple(manifest.tasks), units=units, specific_share=share, contribution=contribution)
 
 

@@ -44,6 +44,7 @@ def cells(content: Content, row: TableRow) -> tuple[str, ...]:
 
 def rich_table(content: Content) -> Table:
     """Returns the table for a terminal, one column per network, because most runs have few networks and many tasks."""
+    # Transposed: the columns of the page are the lines here.
     titles, *lines = zip(header(content), *(cells(content, row) for row in content.rows), strict=True)
     table = Table(title=escape(content.title), caption=escape(content.latency_setting) or None)
     for index, title in enumerate(titles):

@@ -73,9 +73,10 @@ def _name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[Tr
     """Writes each name where it covers the fewest points, lines and other names, of a few places around its point."""
     figure = axes.figure
     canvas = FigureCanvasAgg(figure.get_figure(root=True))
-    canvas.draw()
+    canvas.draw()  # the positions of points are known only after a draw
     marks = [axes.transData.transform((p.cost, p.delta_mtl_percent)) for p in points]
     occupied = [Bbox.from_extents(x - 9, y - 9, x + 9, y + 9) for x, y in marks]
+    # From left to right, so that a name makes room for the next one.
     named = sorted(named, key=lambda p: p.cost)
     for kind in _CURVES:
         corners = (axes.transData.transform((p.cost, p.delta_mtl_percent)) for p in named if p.kind == kind)

@@ -38,6 +38,7 @@ def delta_mtl(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks
                 "to it; train the single-task networks longer, in another folder"
             )
         gain = (metrics[task.name] - baseline[task.name]) / baseline[task.name]
+        # A lower error is a gain.
         gains.append(gain if task.kind.higher_is_better else -gain)
     return mean(gains)
 

@@ -73,6 +73,7 @@ def gated_baseline(run_dir: str | Path, which: Literal["separate", "shared"]) ->
     singles = sorted((run_dir / "separate").glob(f"*/{checkpoints.FILE}"))
     if not singles:
         raise CheckpointError(f"{run_dir}: no single-task networks in {run_dir / 'separate'}; train the run first")
+    # All single-task networks of a run have the same recipe.
     recipe = _recipe(checkpoints.load_checkpoint(singles[0]), singles[0])
     file = checkpoints.kept(recipe)
     states = {task.name: _plain_state(run_dir / "separate" / task.name / file) for task in recipe.tasks}
@@ -121,6 +122,7 @@ def _gate(
     backbone, heads, examples = build_model(recipe, initial_weights=initial_weights)
     for task, state in singles.items():
         checkpoints.load_weights(heads[task], _part(state, f"heads.{task}"), where=f"the head of {task}")
+    # The first α and β follow from the recipe's seed, wherever the network is built.
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
         return gate(

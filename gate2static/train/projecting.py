@@ -71,6 +71,7 @@ def project_checkpoint(path: Path, budget: Budget, *, measure: Measure | None = 
         )
     gated, _ = load_gated(path)
     report = project_to_budget(gated, budget, measure=measure, target=target)
+    # The controller's state stays, and the report takes the place of an earlier one.
     budget_state = {**content["position"].get("budget", {}), "report": report.model_dump(mode="json")}
     position = {**content["position"], "budget": budget_state}
     projected_content = {**content, "model": gated.state_dict(), "position": position}

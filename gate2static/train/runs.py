@@ -101,6 +101,7 @@ def _variants(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def _run(recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], *, resume: bool, show: bool) -> RunResult:
+    # Errors of the recipe come here, before any process is started.
     build_tasks(recipe.tasks, describe_data(recipe.data))
     if recipe.budget is not None:
         check_budget(build_untrained(recipe), recipe.budget)
@@ -112,6 +113,7 @@ def _run_in_process(
     fabric: "Fabric", recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], resume: bool, show: bool
 ) -> None:
     """Runs the part of a run that every training process has."""
+    # Arguments are pickled for other processes, so each process loads data and builds networks itself.
     if fabric.device.type == "cpu":
         keep_freed_memory()
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))

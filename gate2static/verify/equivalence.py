@@ -14,8 +14,11 @@ from gate2static.verify.difference import Difference, difference
 from gate2static.verify.running import run_gated, run_static
 
 _EXACT = 1e-9
+"""The tolerance in float64, relative to the output's scale."""
 _ROUNDING_FACTOR = 16
+"""The tolerance in the deployment dtype, as a multiple of the gated model's own rounding error."""
 _FLOOR_ULPS = 64
+"""The least tolerance in the deployment dtype, in units in the last place of the output's scale."""
 
 
 class Check(BaseModel):
@@ -107,6 +110,7 @@ def verify(
     if not inputs:
         raise VerificationError("verify was given no inputs to compare on; pass at least one tuple.")
     deployed = next((p.dtype for p in static.parameters()), torch.float32)
+    # A static network in float16 has rounded weights, which is not an error of pruning.
     narrower = torch.finfo(deployed).eps > torch.finfo(next(gated.parameters()).dtype).eps
     folded = static.deployed()
     exact: dict[str, Difference] = {}

@@ -25,6 +25,7 @@ class _InDtype(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module = converted(self.fetch_attr(str(target)), self.dtype, self.rounded_to)
+        # The copy lives for this call only, so memory holds one converted layer at a time.
         with _OneFloat(self.dtype):
             return module(*args, **kwargs)
 

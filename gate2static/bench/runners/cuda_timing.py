@@ -25,6 +25,7 @@ def event_timer(launch: Callable[[], object], stream: Any) -> Callable[[], Seque
                 start.record(stream)
                 launch()
                 end.record(stream)
+        # Only now, because a synchronisation after each launch would leave gaps on the GPU.
         stream.synchronize()
         return [float(start.elapsed_time(end)) for start, end in pairs]
 
@@ -61,7 +62,7 @@ def transfer_timer(inputs: Sequence[Tensor], outputs: Sequence[Tensor], stream: 
                 destination.copy_(origin, non_blocking=True)
 
         timed = event_timer(copy, stream)
-        timed()
+        timed()  # warm-up
         return median(ms for _ in range(_TRANSFERS // _QUEUED_RUNS) for ms in timed())
 
     def transfer() -> Transfers:

@@ -32,6 +32,7 @@ def open_onnxruntime_cuda(source: OnnxSource, *, batch_size: int, threads: int) 
     def launch() -> None:
         session.run_with_iobinding(binding, unsynchronised)
 
+    # The first run allocates the outputs, whose shapes are known only then.
     launch()
     stream.synchronize()
     outputs = [torch.empty(tuple(value.shape()), device=DEVICE) for value in binding.get_outputs()]

@@ -38,7 +38,7 @@ def open_tensorrt(source: EngineSource, *, batch_size: int, threads: int) -> Ite
     """
     _check_fits(source, batch_size)
     library = trt_library(source.sidecar.backend)
-    library.messages.clear()
+    library.messages.clear()  # messages of earlier engines are not reasons for a failure of this one
     runtime = library.module.Runtime(library.logger)
     engine = runtime.deserialize_cuda_engine(read_bytes(source.path, what="engine", error=BenchError))
     if engine is None:

@@ -53,6 +53,7 @@ def open_torch_compiled(source: TorchSource, *, batch_size: int, threads: int) -
     try:
         with torch.inference_mode():
             network = torch.compile(source.network.eval(), dynamic=False)
+            # The first call compiles.
             try:
                 network(*inputs)
             except torch._dynamo.exc.TorchDynamoException as failure:
@@ -61,4 +62,5 @@ def open_torch_compiled(source: TorchSource, *, batch_size: int, threads: int) -
             yield Runner(run=host_timer(lambda: network(*inputs)))
     finally:
         torch.set_num_threads(before)
+        # Compiled code and its guards would otherwise stay for the life of the process.
         torch._dynamo.reset()

@@ -15,6 +15,7 @@ def open_torch_cpu(source: TorchSource, *, batch_size: int, threads: int) -> Ite
     """Opens a network in inference mode on `threads` intra-op threads."""
     inputs = source.inputs(batch_size)
     network = source.network.eval()
+    # The number of threads is a global setting of torch, so it is put back at the end.
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -35,6 +35,7 @@ def open_torch_cuda_graph(source: TorchSource, *, batch_size: int, threads: int)
 @contextmanager
 def _opened(source: TorchSource, *, batch_size: int, graph: bool) -> Iterator[Runner]:
     require_gpu("timing torch on CUDA")
+    # A copy, because the caller's network stays on its device.
     network = deepcopy(source.network).eval().to(DEVICE)
     inputs = tuple(x.to(DEVICE) for x in source.inputs(batch_size))
     stream = torch.cuda.Stream()

@@ -36,6 +36,7 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     Raises:
         TrainingError: The file cannot be written; an older checkpoint at `path` is untouched.
     """
+    # Into memory first, because the file is written whole or not at all.
     buffer = io.BytesIO()
     torch.save({"format": FORMAT, "version": VERSION, **content}, buffer)
     write_atomically(path, buffer.getbuffer())
@@ -50,6 +51,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; training writes it as {FILE}")
+    # A zip file has its directory at the end, so a file that was cut off is recognised at once.
     if not zipfile.is_zipfile(path):
         raise CheckpointError(
             f"{path}: not a checkpoint, or one that was cut off ({path.stat().st_size} bytes, no zip directory at the "

@@ -57,6 +57,7 @@ def train_network(
     while not _is_over(run, position):
         _train_epoch(training, splits, position, progress)
         is_best = _close_epoch(training, splits, position)
+        # The row is in the position before it is saved, so a resumed run writes the same log.
         progress.note(note(position.log[-1]))
         save(run, position, fabric=fabric, best=is_best, **training.parts)
         on_first_process(fabric, lambda: write_log(run.checkpoint.with_name(LOG_FILE), position.log))
@@ -88,11 +89,13 @@ def _train_epoch(training: Training, splits: Splits, position: Position, progres
     )
     training.model.train()
     for batch in batches.loaded(loader):
+        # Learning rates follow from the position alone, so a resumed run needs no saved schedule.
         share_done = (position.epoch + position.step / len(order)) / run.settings.epochs
         set_learning_rates(training.optimisers, run.settings, epoch=position.epoch, progress=share_done)
         training.step(batch, position, images=len(order[position.step]))
         position.step += 1
         progress.advance(cost=run.cost)
+        # The end of an epoch saves anyway, after its measurement.
         every = recipe.checkpoint_steps
         if every and position.step % every == 0 and position.step < len(order):
             check_weights(run, position)

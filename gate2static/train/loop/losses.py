@@ -24,6 +24,7 @@ Means = dict[str, float]
 def cut(batch: Batch, parts: int) -> list[Batch]:
     """Divides a batch into parts of equal size, or sizes that differ by one image."""
     images, targets = batch
+    # `tensor_split` and not `split`, because parts may differ by one image.
     target_parts = {name: target.tensor_split(parts) for name, target in targets.items()}
     batches = []
     for index, image_part in enumerate(images.tensor_split(parts)):
@@ -50,10 +51,11 @@ def shares(fabric: "Fabric", tasks: Sequence[Task], parts: Sequence[Batch]) -> t
     if len(parts) * fabric.world_size == 1:
         return [dict.fromkeys(names, 1.0)], {}
     table = torch.stack([_valid_table(tasks, targets) for _, targets in parts])  # (parts, tasks, [count, sum])
+    # (tasks, [count, sum]) of the whole batch
     whole = fabric.all_reduce(table.sum(0).to(fabric.device), reduce_op="sum")
     assert isinstance(whole, Tensor)
     counts, sums = whole.cpu().unbind(1)
-    counts = counts.clamp(min=1)
+    counts = counts.clamp(min=1)  # a task without valid values has the weight 0 in every part
     part_shares = (table[:, :, 0] / counts).tolist()
     means = (sums / counts).tolist()
     return [dict(zip(names, row, strict=True)) for row in part_shares], dict(zip(names, means, strict=True))

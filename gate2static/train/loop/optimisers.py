@@ -23,6 +23,7 @@ def build_optimisers(model: nn.Module, settings: NetworkRecipe, *, fused: bool =
     adam = settings.weights
     groups = [weights]
     if adam.heads_lr is not None:
+        # By identity, because tensors cannot be compared with `in`.
         heads = {id(p) for p in model.get_submodule("heads").parameters()}
         groups = [[p for p in weights if id(p) not in heads], [p for p in weights if id(p) in heads]]
     optimisers: dict[str, Optimizer] = {

@@ -47,6 +47,7 @@ class TrainingProgress:
             cost: Backbone passes per step.
         """
         self._network = self._bars.add_task(name, total=steps, completed=done, note="")
+        # Steps of a checkpoint count at once, so that the time left of a resumed run is right.
         self._bars.advance(self._run, done * cost)
         self._steps_left = steps - done
 

@@ -22,6 +22,7 @@ def capture() -> dict[str, Any]:
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        # As int64, because torch supports uint32 in few operators.
         "numpy": {
             "keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
             "position": int(position),

@@ -69,6 +69,7 @@ def resume(run: NetworkRun, **parts: Any) -> Position:
     content = checkpoints.load_checkpoint(run.checkpoint)
     saved = _with_defaults(content["identity"])
     current = run.identity
+    # Only current keys count: an older checkpoint may name settings that no longer exist.
     for key in current:
         if saved.get(key) != current[key]:
             raise CheckpointError(
@@ -94,7 +95,7 @@ def _load_states(part: Any, state: Any) -> None:
     if isinstance(part, dict):
         for name, member in part.items():
             member.load_state_dict(state[name])
-    elif state:
+    elif state:  # checkpoints from before a part existed hold nothing for it
         part.load_state_dict(state)
 
 

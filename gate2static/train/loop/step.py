@@ -69,8 +69,10 @@ class Training:
             position.budget = {"controller": self.controller.state_dict()}
         for optimiser in self.optimisers.values():
             optimiser.zero_grad()
+        # The losses of all parts in all processes add up to the loss of the whole batch.
         parts = cut(batch, self._part_count(images))
         part_weights, means = shares(self.fabric, self.run.tasks, parts)
+        # The hinge depends on no image, so every part has an equal share of it.
         sparsity_share = 1 / (len(parts) * self.fabric.world_size)
         for number, (part, weights) in enumerate(zip(parts, part_weights, strict=True)):
             is_last = number + 1 == len(parts)
@@ -99,10 +101,12 @@ class Training:
         device = self.fabric.device
         images = part[0].to(device, memory_format=memory_format)
         targets = {name: target.to(device) for name, target in part[1].items()}
+        # One process alone uses torch's own batch norm, which is faster.
         with SynchronisedBatchNorm() if self.fabric.world_size > 1 else nullcontext():
             outputs = self._outputs(images)
         loss = losses(self.run, outputs, targets, means)
         total = total_loss(self.run, self.controller, loss, weights)
+        # One reduction for all losses: each is a scalar, and the number of messages counts.
         values = [value.detach() * weights[name] for name, value in loss.items()]
         summed = self.fabric.all_reduce(torch.stack([*values, total.detach()]), reduce_op="sum")
         assert isinstance(summed, Tensor)
@@ -112,6 +116,7 @@ class Training:
         try:
             outputs: dict[str, Tensor] = self.model(images)
         except ValueError as error:
+            # torch names no layer in this error, so the advice names the recipe's key.
             if "more than 1 value per channel" not in str(error):
                 raise
             raise TrainingError(

@@ -88,6 +88,7 @@ def launch(fabric: "Fabric", function: Callable[..., None], *args: Any) -> None:
     from torch.multiprocessing import active_children
     from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
+    # Processes that exist already belong to other code, such as a data loader.
     others = set(active_children())
     try:
         fabric.launch(function, *args)
@@ -107,6 +108,7 @@ def launch(fabric: "Fabric", function: Callable[..., None], *args: Any) -> None:
 
 def original_error(error: BaseException) -> Gate2StaticError | None:
     """Returns the error of ours that another process raised, read from its traceback; None for other errors."""
+    # torch passes an error on as the text of its traceback, in which the last of ours is the cause.
     lines = re.findall(r"^gate2static\.errors\.(\w+): (.*)$", str(error), flags=re.MULTILINE)
     if not lines:
         return None

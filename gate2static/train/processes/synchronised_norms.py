@@ -62,6 +62,7 @@ def batch_norm(
         return on_gpus
     dims = [0, *range(2, x.dim())]  # all but the channels
     shape = [1, -1] + [1] * (x.dim() - 2)  # (C,) as a factor of x
+    # Statistics are summed in float32 at least, as torch does.
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     count = _sum(wide.new_tensor(x.numel() / x.shape[1]))
     mean = _sum(wide.sum(dims)) / count
@@ -70,6 +71,7 @@ def batch_norm(
     with torch.no_grad():
         if running_mean is not None and running_var is not None:
             running_mean.lerp_(mean.to(running_mean), momentum)
+            # torch keeps the unbiased variance here and normalises by the biased one.
             running_var.lerp_((variance * count / (count - 1)).to(running_var), momentum)
     scale = (variance + eps).rsqrt() if weight is None else weight * (variance + eps).rsqrt()
     normed = centred * scale.view(shape)
