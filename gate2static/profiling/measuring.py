@@ -1,4 +1,4 @@
-"""Measure the units of networks on this machine: a latency table."""
+"""The measurement of a latency table: the time of every kind of unit on this machine."""
 
 import math
 from collections import defaultdict
@@ -25,33 +25,47 @@ from gate2static.profiling.node_networks import UnitNetwork
 from gate2static.profiling.unit_networks import MEAN, repeated
 from gate2static.progress import progress_bar
 
-_FEW, _SOME, _MANY = 1, 3, 9  # copies of a unit that are timed: some of a large one, many of a small one
-_WARMUP_S, _TIMED_S, _RUNS = 0.004, 0.02, 5
-_FIRST = ("reduce", MEAN, "relu", "add", "slice")  # others are measured together with these
+_FEW = 1
+"""The copies of a unit in the smaller of two networks."""
+_SOME = 3
+"""The copies of a large unit in the larger network."""
+_MANY = 9
+"""The copies of a small unit in the larger network."""
+_WARMUP_S = 0.004
+_TIMED_S = 0.02
+_RUNS = 5
+_FIRST = ("reduce", MEAN, "relu", "add", "slice")
+"""The kinds that are measured first, because networks of other kinds contain them."""
 _SHORTEST_MS = 1e-4
-_POSITIONS, _CHANNELS, _BYTES = 5, 5, 6  # how many sizes of an axis are measured
+_POSITIONS = 5
+"""The number of sizes that are measured along an axis of positions or rows."""
+_CHANNELS = 5
+"""The number of sizes that are measured along an axis of channels."""
+_BYTES = 6
+"""The number of sizes that are measured along an axis of bytes or pieces."""
 
 Network = tuple[nn.Module, tuple[Tensor, ...]]
+"""A module in evaluation mode with its example inputs."""
 
 
 def profile(
     networks: Iterable[Network], *, backend: str = "onnxruntime", threads: int | None = None, progress: bool = True
 ) -> LatencyTable:
-    """Measure the units that networks are made of, over the range of sizes that they have there.
+    """Measures the units that networks consist of, over the range of sizes that the units have in these networks.
 
-    A unit's time is what one more of it adds to a network, so that neither the call nor the conversion of inputs
-    counts. Sessions are opened, warmed up, timed and closed one after another.
+    A unit's time is the time that one more copy adds to a network, so the overhead of a call and the conversion of
+    inputs do not count. Sessions are opened, warmed up, timed and closed one after another.
 
     Args:
-        networks: modules in evaluation mode with example inputs. The table predicts what is made of the same units;
+        networks: Modules in evaluation mode with example inputs. The table can predict networks of the same units;
             channel counts and sizes in between are interpolated.
-        backend: one that runs torch or ONNX.
-        threads: CPU threads, at least 1; None: as many as torch uses.
-        progress: show a bar on stderr, where that is a terminal.
+        backend: A backend that runs torch or ONNX.
+        threads: CPU threads, at least 1; None uses torch's number.
+        progress: Whether to show a bar on stderr, where stderr is a terminal.
 
     Raises:
-        BenchError: an unknown backend, or one that runs engines only; fewer than 1 thread.
-        MissingDependencyError: a backend whose library or device is not there.
+        BenchError: The backend is unknown or runs engines only, or there is fewer than 1 thread.
+        MissingDependencyError: The backend's library or device is missing.
     """
     backend, threads = check_profilable(backend, threads)
     plan = _plan(networks, backend)
@@ -60,14 +74,14 @@ def profile(
         task = bar.add_task("profiling", total=sum(len(cells) for _, cells in plan.values()))
         for kind, (axes, measured) in plan.items():
             bar.update(task, description=f"profiling {kind}")
-            found: dict[tuple[int, ...], float] = {}
+            times_ms: dict[tuple[int, ...], float] = {}
             for cell in product(*axes):
                 if cell in measured:
-                    found[cell] = _unit_ms(Unit(kind=kind, sizes=cell), grids, backend, threads)
+                    times_ms[cell] = _unit_ms(Unit(kind=kind, sizes=cell), grids, backend, threads)
                     bar.advance(task)
                 else:
-                    found[cell] = _in_proportion(cell, axes, found)
-            grids[kind] = Grid(kind=kind, axes=axes, ms=tuple(found.values()))
+                    times_ms[cell] = _in_proportion(cell, axes, times_ms)
+            grids[kind] = Grid(kind=kind, axes=axes, ms=tuple(times_ms.values()))
     environment = describe_environment(threads=threads)
     device = environment.gpu if "cuda" in backend else environment.cpu
     return LatencyTable(
@@ -85,7 +99,15 @@ def _can_profile(backend: str) -> TypeGuard[Backend]:
 
 
 def check_profilable(backend: str, threads: int | None) -> tuple[Backend, int]:
-    """The backend and the threads to profile with, if that can be done here; see `profile` for the errors."""
+    """Checks that a backend can be profiled here, with one short measurement.
+
+    Returns:
+        The backend and the number of threads.
+
+    Raises:
+        BenchError: The backend is unknown or runs engines only, or there is fewer than 1 thread.
+        MissingDependencyError: The backend's library or device is missing.
+    """
     if not _can_profile(backend):
         raise BenchError(f"units cannot be profiled on {backend!r}; allowed: {', '.join(get_args(Backend))}")
     threads = torch.get_num_threads() if threads is None else threads
@@ -96,15 +118,17 @@ def check_profilable(backend: str, threads: int | None) -> tuple[Backend, int]:
 
 
 _Plan = Mapping[str, tuple[tuple[tuple[int, ...], ...], set[tuple[int, ...]]]]
+"""By kind, the sizes along each axis of its grid, and the cells to measure."""
 
 
 def _plan(networks: Iterable[Network], backend: str) -> _Plan:
-    """Per kind the axes, and the cells worth measuring: none with more work than the networks' largest."""
+    """Plans the measurement: by kind, the axes, and the cells with at most the work of the networks' largest unit."""
     seen: dict[str, set[tuple[int, ...]]] = defaultdict(set)
     for network, inputs in networks:
         for step in lower(record(network, inputs), backend):
-            for unit in (form for found in step.units for form in forms(found, backend)):
-                seen[unit.kind] |= {unit.sizes, _narrow(unit)}
+            for step_unit in step.units:
+                for unit in forms(step_unit, backend):
+                    seen[unit.kind] |= {unit.sizes, _narrow(unit)}
     everywhere = {size for kind in seen for sizes in seen[kind] if len(sizes) == 1 for size in sizes}
     if not seen:
         raise BenchError("nothing to profile: the networks run no operators")
@@ -117,13 +141,14 @@ def _plan(networks: Iterable[Network], backend: str) -> _Plan:
         columns = list(zip(*seen[kind], strict=True))
         axes = tuple(_axis(sizes, _CHANNELS if i else first) for i, sizes in enumerate(columns))
         most = max(math.prod(sizes) for sizes in seen[kind])
-        cells = {cell for cell in product(*axes) if math.prod(cell) <= most or cell == tuple(a[0] for a in axes)}
+        smallest = tuple(sizes[0] for sizes in axes)
+        cells = {cell for cell in product(*axes) if math.prod(cell) <= most or cell == smallest}
         plan[kind] = (axes, cells)
     return plan
 
 
 def _narrow(unit: Unit) -> tuple[int, ...]:
-    """The sizes of a unit with few channels: gates leave any number."""
+    """Returns the sizes of a unit with few channels, because gates leave any number of channels."""
     if "convolution" not in unit.kind and unit.kind != "linear":
         return unit.sizes
     few = BLOCK + 1 if unit.kind.endswith(UNALIGNED) else BLOCK
@@ -131,50 +156,59 @@ def _narrow(unit: Unit) -> tuple[int, ...]:
 
 
 def _axis(sizes: Sequence[int], points: int) -> tuple[int, ...]:
-    """At most so many of the sizes: those nearest to a geometric series over their range."""
+    """Returns at most so many of the sizes: those nearest to a geometric series over their range."""
     distinct = sorted(set(sizes))
     if len(distinct) <= points:
         return tuple(distinct)
     span = distinct[-1] / distinct[0]
     series = (distinct[0] * span ** (i / (points - 1)) for i in range(points))
-    return tuple(sorted({min(distinct, key=lambda size: abs(math.log(size / wanted))) for wanted in series}))
+    return tuple(sorted({_nearest(distinct, size) for size in series}))
+
+
+def _nearest(sizes: Sequence[int], target: float) -> int:
+    """Returns the size with the smallest ratio to a target."""
+    return min(sizes, key=lambda size: abs(math.log(size / target)))
 
 
 def _unit_ms(unit: Unit, grids: Mapping[str, Grid], backend: str, threads: int) -> float:
     copies = _SOME if is_layer(unit) else _MANY
-    few, many = repeated(unit, _FEW), repeated(unit, copies)
+    few = repeated(unit, _FEW)
+    many = repeated(unit, copies)
     added = (_network_ms(many, backend, threads) - _network_ms(few, backend, threads)) / (copies - _FEW)
     added -= sum(grids[other.kind].at(other.sizes) for other in few.others if other.kind in grids)
     if unit.kind == REORDER:
-        added /= 2  # one into blocks, one out of them
+        added /= 2  # each copy has two reorders: one into blocks, and one out of them
     return max(added, _SHORTEST_MS)
 
 
 def _network_ms(network: UnitNetwork, backend: str, threads: int) -> float:
-    known = BACKENDS[backend]
-    with known.open(network.source(known.takes), batch_size=1, threads=threads) as runner:
+    entry = BACKENDS[backend]
+    with entry.open(network.source(entry.takes), batch_size=1, threads=threads) as runner:
         return median(time_runs(runner.run, warmup_s=_WARMUP_S, duration_s=_TIMED_S, min_runs=_RUNS))
 
 
 def _overhead_ms(backend: str, threads: int) -> float:
-    """A network with one tiny unit."""
+    """Returns the time of a network with one tiny unit, which is almost only overhead."""
     return _network_ms(repeated(Unit(kind="relu", sizes=(64,)), 1), backend, threads)
 
 
 def _in_proportion(
-    cell: tuple[int, ...], axes: tuple[tuple[int, ...], ...], found: Mapping[tuple[int, ...], float]
+    cell: tuple[int, ...], axes: tuple[tuple[int, ...], ...], times_ms: Mapping[tuple[int, ...], float]
 ) -> float:
-    """The time of a cell too large to measure, from the one before it along the last axis that has one."""
+    """Returns the time of a cell that is too large to measure, in proportion to its predecessor's.
+
+    The predecessor is the cell before it along the last axis where there is one.
+    """
     dim = max(d for d, (size, axis) in enumerate(zip(cell, axes, strict=True)) if size > axis[0])
     before = axes[dim][axes[dim].index(cell[dim]) - 1]
-    return found[(*cell[:dim], before, *cell[dim + 1 :])] * cell[dim] / before
+    return times_ms[(*cell[:dim], before, *cell[dim + 1 :])] * cell[dim] / before
 
 
 def profile_table(table: LatencyTable) -> Table:
-    """What was measured, for the terminal: one row a kind of unit."""
-    shown = Table("unit", "sizes", title=f"{table.name}; {table.overhead_ms:.4f} ms a forward pass besides")
-    shown.add_column("ms", justify="right", no_wrap=True)
+    """Returns a table of the measurements for the terminal, one row per kind of unit."""
+    rows = Table("unit", "sizes", title=f"{table.name}; {table.overhead_ms:.4f} ms of overhead per forward pass")
+    rows.add_column("ms", justify="right", no_wrap=True)
     for grid in table.grids:
         sizes = ", ".join(f"{axis[0]}" if len(axis) == 1 else f"{axis[0]}–{axis[-1]}" for axis in grid.axes)
-        shown.add_row(grid.kind, sizes, f"{min(grid.ms):.4f}–{max(grid.ms):.4f}")
-    return shown
+        rows.add_row(grid.kind, sizes, f"{min(grid.ms):.4f}–{max(grid.ms):.4f}")
+    return rows

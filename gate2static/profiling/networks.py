@@ -1,4 +1,4 @@
-"""What is profiled: the units of the user's own network, or those of three of the usual kinds."""
+"""The networks to profile: the user's own network, or three common backbones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,25 +14,26 @@ from gate2static.profiling.measuring import Network, check_profilable, profile
 from gate2static.prune import prune
 from gate2static.static import StaticModel, load_static
 
-_MIXED = (0.1, 0.4)  # shares of task-specific gates
+_MIXED = (0.1, 0.4)
+"""The shares of task-specific gates in networks with mixed gates."""
 _TARGETS = {"onnxruntime": "ort-cpu", "openvino": "openvino"}
-"""What networks are pruned for besides `any`, by backend."""
+"""By backend, the target that networks are pruned for besides `any`."""
 
 
 def profile_for(path: Path | None, *, backend: str, threads: int | None) -> LatencyTable:
-    """Measure the units of a network and calibrate them with the whole one; of common backbones without a network.
+    """Measures the units of a network and calibrates the table with the whole network.
 
     Args:
-        path: a gated checkpoint, see `profile_gated`, or a static network's folder; None profiles common backbones at
-            224 × 224.
-        backend: see `profile`.
-        threads: CPU threads; None: as many as torch uses.
+        path: A gated network's checkpoint, as for `profile_gated`, or a static network's folder. None measures common
+            backbones at 224×224, without calibration.
+        backend: A backend that runs torch or ONNX.
+        threads: CPU threads; None uses torch's number.
 
     Raises:
-        ArtefactError: a folder that is not a static network's.
-        CheckpointError: a file that is not a gated checkpoint.
-        BenchError: see `profile`.
-        MissingDependencyError: see `profile`.
+        ArtefactError: The folder is not a static network's.
+        CheckpointError: The file is not a gated network's checkpoint.
+        BenchError: The backend is unknown or runs engines only, or there is fewer than 1 thread.
+        MissingDependencyError: The backend's library or device is missing.
     """
     check_profilable(backend, threads)
     if path is None:
@@ -45,11 +46,20 @@ def profile_for(path: Path | None, *, backend: str, threads: int | None) -> Late
 
 
 def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> LatencyTable:
-    """Measure the units of a gated network and calibrate them with whole networks of all kinds that it may become.
+    """Measures the units of a gated network and calibrates the table with static networks that it may become.
 
-    These are the static networks of its gates as they are, all shared, all task-specific and mixed, so that budgets
-    are met wherever between one backbone and separate ones they lie; one mixed also as laid out for the backend.
-    See `profile` for the arguments and errors.
+    These are the static networks of its gates as they are, all shared, all task-specific and mixed, so that predictions
+    hold for any budget between one backbone and separate networks. One network with mixed gates is also laid out for
+    the backend.
+
+    Args:
+        gated: The gated network; it is not changed.
+        backend: A backend that runs torch or ONNX.
+        threads: CPU threads; None uses torch's number.
+
+    Raises:
+        BenchError: The backend is unknown or runs engines only, or there is fewer than 1 thread.
+        MissingDependencyError: The backend's library or device is missing.
     """
     check_profilable(backend, threads)
     statics = [prune(gated)]
@@ -69,12 +79,12 @@ def _profile_whole(statics: Sequence[StaticModel], *, backend: str, threads: int
     alone = profile(networks, backend=backend, threads=threads)
     targets = {str(number): static for number, static in enumerate(statics)}
     report = benchmark(targets, backends=[backend], rounds=9, duration_s=2, threads=threads)
-    return calibrated(
-        alone, [(*network, target.median_ms) for network, target in zip(networks, report.targets, strict=True)]
-    )
+    measured = [(*network, target.median_ms) for network, target in zip(networks, report.targets, strict=True)]
+    return calibrated(alone, measured)
 
 
 def _common() -> list[Network]:
+    """Returns three common backbones, and the operators between the layers of pruned networks."""
     import timm
     import torchvision
 
@@ -98,16 +108,16 @@ class _NormsFolded(nn.Module):
                     setattr(module, name, nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
-        """The backbone's output."""
+        """Returns the backbone's output."""
         result: Tensor = self.backbone(x)
         return result
 
 
 class _Views(nn.Module):
-    """What stands between the layers of static networks: channels picked, joined and mixed."""
+    """The operators between the layers of static networks: channels are picked, joined and mixed."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Like `x`, with half its channels changed."""
+        """Returns a tensor like `x`, made with the operators that networks have between layers."""
         dim = 1 if x.dim() == 4 else 2
         half = x.shape[dim] // 2
         picked = x.index_select(dim, torch.arange(half))

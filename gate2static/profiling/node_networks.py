@@ -1,4 +1,4 @@
-"""Small networks of ONNX operators that run both as ONNX and as torch."""
+"""Small networks of ONNX operators, which run both as ONNX and as torch."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,14 @@ _OPSET = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One ONNX operator."""
+    """One ONNX operator.
+
+    Attributes:
+        operator: The operator's name in ONNX.
+        inputs: The names of its inputs.
+        output: The name of its output.
+        attributes: Its ONNX attributes.
+    """
 
     operator: str
     inputs: tuple[str, ...]
@@ -29,12 +36,14 @@ class Node:
 
 @dataclass
 class UnitNetwork:
-    """A network that holds some unit `copies` times.
+    """A network with several copies of a unit.
 
     Attributes:
-        inputs: name -> shape.
-        constants: name -> array; weights and indices.
-        others: per copy, the units that it needs besides, whose time is not the unit's.
+        inputs: The shapes of the inputs, by name.
+        constants: Weights and indices, by name.
+        nodes: The operators in order.
+        outputs: The names of the outputs.
+        others: Further units that each copy needs, whose time does not count as the unit's.
     """
 
     inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
@@ -44,28 +53,28 @@ class UnitNetwork:
     others: tuple[Unit, ...] = ()
 
     def input(self, *shape: int) -> str:
-        """A new input."""
+        """Adds an input and returns its name."""
         self.inputs[f"x{len(self.inputs)}"] = shape
         return f"x{len(self.inputs) - 1}"
 
     def weight(self, *shape: int) -> str:
-        """A new random weight, small enough that chains stay finite."""
+        """Adds a random weight, small enough that chains stay finite, and returns its name."""
         generator = np.random.default_rng(len(self.constants))
         return self.constant(0.01 * generator.standard_normal(shape, dtype=np.float32))
 
     def constant(self, array: NDArray[Any]) -> str:
-        """A new constant."""
+        """Adds a constant and returns its name."""
         self.constants[f"w{len(self.constants)}"] = array
         return f"w{len(self.constants) - 1}"
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """A new node; gives the name of its output."""
+        """Adds a node and returns the name of its output."""
         node = Node(operator=operator, inputs=inputs, output=f"y{len(self.nodes)}", attributes=attributes)
         self.nodes.append(node)
         return node.output
 
     def source(self, takes: type[Source]) -> Source:
-        """What a backend that takes such sources runs."""
+        """Returns the network as a source of the kind that a backend takes."""
         return TorchSource(network=_Interpreter(self), inputs=self._tensors) if takes is TorchSource else self._onnx()
 
     def _tensors(self, batch_size: int) -> tuple[Tensor, ...]:
@@ -74,7 +83,8 @@ class UnitNetwork:
 
     def _onnx(self) -> OnnxSource:
         onnx = require("onnx")
-        helper, kinds = onnx.helper, onnx.TensorProto
+        helper = onnx.helper
+        kinds = onnx.TensorProto
         graph = helper.make_graph(
             [helper.make_node(n.operator, list(n.inputs), [n.output], **n.attributes) for n in self.nodes],
             "unit",
@@ -128,7 +138,7 @@ _TORCH: Mapping[str, Callable[..., Tensor]] = {
 
 
 class _Interpreter(nn.Module):
-    """Runs the nodes by torch."""
+    """Runs the nodes with torch."""
 
     def __init__(self, network: UnitNetwork) -> None:
         super().__init__()
@@ -137,7 +147,7 @@ class _Interpreter(nn.Module):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(array)))
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        """The inputs in order -> the outputs in order."""
+        """Maps the inputs to the outputs, both in order."""
         values = dict(zip(self._network.inputs, inputs, strict=True)) | dict(self.named_buffers())
         for node in self._network.nodes:
             values[node.output] = _TORCH[node.operator](*(values[i] for i in node.inputs), **node.attributes)

@@ -1,4 +1,4 @@
-"""Networks that repeat one unit, so that the unit's own time is what one more of it adds."""
+"""Networks that repeat one unit: the time that one more copy adds is the unit's own time."""
 
 import math
 import re
@@ -11,36 +11,41 @@ from gate2static.latency.kernels import REORDER
 from gate2static.profiling.node_networks import UnitNetwork
 
 MEAN = "mean over everything"
-"""How networks end that would else write large outputs; a kind of unit that only profiles know."""
+"""The last unit of networks that would otherwise write large outputs; only profiling has this kind."""
 
 _FLOAT_BYTES = 4
-_ROW = 192  # width of what is normalised or goes through a softmax
-_GATHERED = 64  # channels that a gather picks from
+_ROW = 192
+"""The width of rows that are normalised or go through a softmax."""
+_GATHERED = 64
+"""The channels that a gather picks from."""
 
 
 def repeated(unit: Unit, copies: int) -> UnitNetwork:
-    """A network with some unit `copies` times, in a chain or side by side; all else is the same for any number."""
+    """Returns a network with copies of a unit, in a chain or side by side; all else is equal for any number."""
     network = UnitNetwork()
-    if found := re.fullmatch(r"(depth-wise )?(transposed )?convolution ([\d×]+)/(\d+)\D*.*", unit.kind):
-        _convolutions(network, unit, copies, found)
+    if match := re.fullmatch(r"(depth-wise )?(transposed )?convolution ([\d×]+)/(\d+)\D*.*", unit.kind):
+        _convolutions(network, unit, copies, match)
     else:
         _BUILDERS.get(unit.kind, _elementwise)(network, unit, copies)
     return network
 
 
-def _convolutions(network: UnitNetwork, unit: Unit, copies: int, found: re.Match[str]) -> None:
+def _convolutions(network: UnitNetwork, unit: Unit, copies: int, match: re.Match[str]) -> None:
     positions, channels_in, channels_out = unit.sizes if len(unit.sizes) == 3 else (*unit.sizes, unit.sizes[-1])
-    window, stride = [int(size) for size in found[3].split("×")], int(found[4])
+    window = [int(size) for size in match[3].split("×")]
+    stride = int(match[4])
     side = max(1, round(positions ** (1 / len(window))))
-    scale = 1 if found[2] else stride
+    scale = 1 if match[2] else stride
     x = network.input(1, channels_in, *[side * scale] * len(window))
-    groups = channels_in if found[1] else 1
-    shape = (channels_in, channels_out) if found[2] else (channels_out, channels_in // groups)
+    groups = channels_in if match[1] else 1
+    shape = (channels_in, channels_out) if match[2] else (channels_out, channels_in // groups)
     for _ in range(copies):
-        weight, bias = network.weight(*shape, *window), network.weight(channels_out)
-        before, after = [(k - 1) // 2 for k in window], [k // 2 for k in window]
-        padding = {} if found[2] else {"pads": [*before, *after]}
-        operator = "ConvTranspose" if found[2] else "Conv"
+        weight = network.weight(*shape, *window)
+        bias = network.weight(channels_out)
+        before = [(k - 1) // 2 for k in window]
+        after = [k // 2 for k in window]
+        padding = {} if match[2] else {"pads": [*before, *after]}
+        operator = "ConvTranspose" if match[2] else "Conv"
         y = network.add(operator, x, weight, bias, strides=[stride] * len(window), group=groups, **padding)
         network.outputs.append(network.add("GlobalAveragePool", y))
     network.others = (Unit(kind="reduce", sizes=(_FLOAT_BYTES * positions * channels_out,)),)
@@ -125,7 +130,7 @@ def _pool(network: UnitNetwork, unit: Unit, copies: int) -> None:
 
 
 def _reorder(network: UnitNetwork, unit: Unit, copies: int) -> None:
-    """A convolution works on blocks, a sign change does not: between them stands one reorder each way."""
+    """Alternates pooling, which works on blocks, and a sign change, which does not: each needs a reorder."""
     elements = unit.sizes[0] / (2 * _FLOAT_BYTES)
     side = _side(elements / 64)
     x = network.input(1, 64, side, side)
@@ -139,7 +144,7 @@ def _reorder(network: UnitNetwork, unit: Unit, copies: int) -> None:
 
 
 def _transpose(network: UnitNetwork, unit: Unit, copies: int) -> None:
-    """Flattened at once, since optimisers push transposes through whatever else comes next."""
+    """Flattens after each transpose, because optimisers push transposes through other operators."""
     rows = max(1, unit.sizes[0] // (2 * _FLOAT_BYTES * _ROW))
     flat = network.constant(np.array([1, -1], dtype=np.int64))
     for _ in range(copies):
@@ -161,7 +166,7 @@ def _gather(network: UnitNetwork, unit: Unit, copies: int) -> None:
 
 
 def _slice(network: UnitNetwork, unit: Unit, copies: int) -> None:
-    """Each slice leaves one element out."""
+    """Chains slices that each leave out one element."""
     pieces, size = unit.sizes
     width = max(1, size // _FLOAT_BYTES)
     x = network.input(1, pieces, width + copies)
@@ -174,10 +179,12 @@ def _slice(network: UnitNetwork, unit: Unit, copies: int) -> None:
 
 
 def _concat(network: UnitNetwork, unit: Unit, copies: int) -> None:
-    """Two halves, one of which is a slice of what the last concatenation gave."""
+    """Chains concatenations of two halves, one of which is a slice of the previous result."""
     pieces, size = unit.sizes
-    rows, width = max(1, pieces // 2), max(1, size // _FLOAT_BYTES)
-    x, other = network.input(1, rows, 2 * width), network.input(1, rows, width)
+    rows = max(1, pieces // 2)
+    width = max(1, size // _FLOAT_BYTES)
+    x = network.input(1, rows, 2 * width)
+    other = network.input(1, rows, width)
     zero, half, axis = (network.constant(np.array([at], dtype=np.int64)) for at in (0, width, 2))
     _chain(
         network,
