@@ -5,7 +5,7 @@
 2. A gate also stands wherever parameters would otherwise reach a head without passing any gate, as the last norm of
    DenseNet and of transformers does. Without a gate there, each task would keep a private copy of that norm whatever
    the other gates say, and a network whose gates are all shared would not be exactly one backbone. The paper says
-   nothing about such norms (papers/README reading 4).
+   nothing about such norms (docs/paper.md, note 4).
 """
 
 import operator
