@@ -14,6 +14,8 @@ from tests.prune.rules.toys import OWN, VIEWS, After, Toy, kinds_of, layers, mak
 class Blur(nn.Module):
     """A fixed filter, the same for all channels and streams."""
 
+    filter: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("filter", torch.ones(4, 1, 3, 3) / 9)

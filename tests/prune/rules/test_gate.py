@@ -86,6 +86,13 @@ def test_picking_computes_nothing_and_only_different_picks_are_mixed(toy: Toy, h
     assert calls(hard.static()) == ["Conv2d", "relu", "Conv2d"]
 
 
+def test_channels_are_mixed_with_their_own_weights() -> None:
+    # Both tasks take channel 0 of the shared stream, so channels 1, 2 and 3 are mixed.
+    toy = make_toy(After(torch.relu, nn.Conv2d(4, 4, 1)), {"first": ("0011", "0101"), "last": SHARED})
+    (beta,) = (p for name, p in toy.static().named_parameters() if name.startswith("constant"))
+    assert torch.equal(beta, toy.gated.gates["first"].beta[:, 1:])
+
+
 def test_whole_streams_are_mixed_where_they_are_put_together_anyway(toy: Toy) -> None:
     static = toy.static(PLAIN)
     (beta,) = (p for name, p in static.named_parameters() if name.startswith("constant"))

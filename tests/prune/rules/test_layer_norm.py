@@ -17,8 +17,8 @@ def toy() -> Toy:
 
 
 def test_it_takes_norms_over_the_channels_but_not_over_positions_too() -> None:
-    kinds = kinds_of(nn.LayerNorm(4), nn.RMSNorm(4), nn.LayerNorm((5, 4)), tokens=True)
-    assert kinds == [LayerNorm, LayerNorm, Barrier]
+    norms = (nn.LayerNorm(4), nn.RMSNorm(4), nn.LayerNorm((5, 4)))
+    assert kinds_of(*norms, tokens=True) == [LayerNorm, LayerNorm, Barrier]
     # On images, with the channels in front: one group of all channels has its statistics over positions, too.
     assert kinds_of(timm.layers.LayerNorm2d(4), nn.GroupNorm(1, 4)) == [LayerNorm, GroupNorm]
 

@@ -27,6 +27,8 @@ class TwoInputs(nn.Module):
 
 
 class Shifted(nn.Module):
+    shift: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("shift", torch.randn(4, 1, 1))
@@ -38,6 +40,11 @@ class Shifted(nn.Module):
 class FirstOf(nn.Module):
     def forward(self, features: tuple[Tensor, Tensor]) -> Tensor:
         return features[0]
+
+
+class Difference(nn.Module):
+    def forward(self, features: tuple[Tensor, Tensor]) -> Tensor:
+        return features[0] - features[1]
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +64,10 @@ def test_all_streams_read_one_opaque_value(toy: Toy) -> None:
     assert image.need_of_inputs(needed("1", "0", "0"), {}) == []  # nothing is read
 
 
-def test_an_input_that_nobody_needs_stays_an_input_under_its_name() -> None:
+@pytest.mark.parametrize("head", [FirstOf, Difference])
+def test_inputs_keep_their_names_and_order_whether_anybody_needs_them_or_not(head: type[nn.Module]) -> None:
     inputs = (torch.randn(2, 3, 6, 6), torch.randn(2, 3, 6, 6))
-    heads = {task: FirstOf() for task in TASKS}
+    heads = {task: head() for task in TASKS}
     gated = zoo.randomise(gate(TwoInputs().eval(), tasks=TASKS, example_inputs=inputs, heads=heads))
     rules = analyse(gated).rules
     assert [rule.node.name for rule in rules.values() if isinstance(rule, Placeholder)] == ["image", "other"]

@@ -13,6 +13,8 @@ from tests.prune.rules.toys import OWN, After, Toy, make_toy, needed
 class Standardised(nn.Module):
     """Subtracts a buffer and multiplies by a parameter; both have one number per channel."""
 
+    mean: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("mean", torch.randn(4, 1, 1))
@@ -64,13 +66,19 @@ def test_buffers_that_differ_are_one_value_per_stream() -> None:
     toy.static()
 
 
+def test_parameters_are_kept_apart_even_where_they_are_equal() -> None:
+    toy = _toy()
+    for branch in toy.gated.branches.values():
+        nn.init.ones_(branch.get_parameter("then.scale"))
+    assert toy.views(toy.rules(StoredTensor)[1]) == [[0], [1], [2]]
+
+
 def test_what_is_needed_is_stored_as_it_was(toy: Toy) -> None:
     static = toy.static()
-    stored = {name: tensor for name, tensor in static.named_parameters() if tensor.shape == (4, 1, 1)}
     branches = toy.gated.branches
     # Both tasks keep their own channels, so nobody reads the shared stream's scale.
-    for scale, task in zip(stored.values(), "ab", strict=True):
-        assert torch.equal(scale, branches[task].then.scale)
-    buffers = [buffer for buffer in static.buffers() if buffer.is_floating_point()]
-    assert len(buffers) == 1
-    assert torch.equal(buffers[0], branches["shared"].then.mean)
+    of_a, of_b = (scale for name, scale in static.named_parameters() if name.startswith("constant"))
+    assert torch.equal(of_a, branches["a"].get_parameter("then.scale"))
+    assert torch.equal(of_b, branches["b"].get_parameter("then.scale"))
+    (mean,) = (buffer for buffer in static.buffers() if buffer.is_floating_point())
+    assert torch.equal(mean, branches["shared"].get_buffer("then.mean"))

@@ -11,6 +11,7 @@ mixed channels 12 to 15. So the three streams read, behind the gate, what `VIEWS
 shared stream's, so the mix is that channel.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -19,10 +20,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from gate2static.gates import GatedModel, gate, set_gates
+from gate2static.gates import GatedModel, gate, set_gates, weight_parameters
 from gate2static.gates.model import gate_decisions
+from gate2static.program.annotate import Info
 from gate2static.prune.analyse import ChannelAnalysis, analyse
 from gate2static.prune.analysis.numbering import Numbering
+from gate2static.prune.analysis.value import Value
 from gate2static.prune.emission.layout import LAYOUT, Layout
 from gate2static.prune.plan import keep_needed
 from gate2static.prune.rules import Rule
@@ -63,8 +66,8 @@ class After(nn.Module):
         self.last = last
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.then(self.first(x))
-        return x if self.last is None else self.last(x)
+        then = self.then(self.first(x))
+        return then if self.last is None else self.last(then)
 
 
 @dataclass(frozen=True, repr=False)
@@ -121,9 +124,11 @@ class Toy:
         inputs = [source.numbering(numberings[source.node]) for source in rule.inputs]
         return [(number, ids.tolist()) for number, ids in rule.origins(numberings[rule.node], inputs)]
 
-    def static(self, layout: Layout = LAYOUT) -> nn.Module:
+    def static(self, layout: Layout = LAYOUT) -> fx.GraphModule:
         """Emits the static network, and checks that it equals the gated one and costs what was predicted."""
-        return zoo.check_exact(self.gated, self.x, layout)
+        static = zoo.check_exact(self.gated, self.x, layout)
+        assert isinstance(static, fx.GraphModule)
+        return static
 
 
 def make_toy(
@@ -149,7 +154,7 @@ def make_toy(
     gated = gate(backbone.eval(), tasks=TASKS, example_inputs=(x,), heads=by_task, **options)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
-        for parameter in [*gated.encoder.branches.parameters(), *gated.heads.parameters()]:
+        for parameter in weight_parameters(gated):
             parameter.normal_()
         zoo.randomise(gated)
     patterns = {"first": GATES, **(gates or {})}
@@ -159,7 +164,7 @@ def make_toy(
     return Toy(gated, analyse(gated), x.double())
 
 
-def kinds_of(*layers: Layer, tokens: bool = False) -> list[type[Rule]]:
+def kinds_of(*layers: Layer, tokens: bool = False) -> list[type]:
     """Returns the kind of rule that each layer gets, called on what `first` computes.
 
     The gate that ends a unit is looked through. Of a layer that is several nodes, the last counts.
@@ -177,6 +182,20 @@ def kinds_of(*layers: Layer, tokens: bool = False) -> list[type[Rule]]:
     return kinds
 
 
+def make_value(shape: Sequence[int], dims: Sequence[int] | None, name: str = "x") -> Value:
+    """Makes a value of three streams with channels along `dims`, which no network computes.
+
+    Args:
+        shape: Its shape at batch size 2, batch first.
+        dims: Its channel dimensions; None for an opaque value.
+        name: The name of its node.
+    """
+    node = fx.Graph().placeholder(name)
+    node.meta["info"] = Info(streams=(0, 1, 2), shape=tuple(shape), batch_multiple=1, batch_dims=(0,))
+    channels = 1 if dims is None else math.prod(shape[d] for d in dims)
+    return Value(node=node, channels=channels, dims=None if dims is None else tuple(dims))
+
+
 def needed(*rows: str) -> Tensor:
     """Writes a need: ("1000", "0001") for two streams that need their first and their last channel."""
     return torch.tensor([[float(bit) for bit in row] for row in rows], dtype=torch.float64)
@@ -188,9 +207,8 @@ def bits(need: Tensor) -> list[str]:
     return ["".join(str(int(bit)) for bit in row) for row in need]
 
 
-def calls(network: nn.Module) -> list[str]:
+def calls(network: fx.GraphModule) -> list[str]:
     """Returns what a network calls, in order: the class of a module, the name of a function or method."""
-    assert isinstance(network, fx.GraphModule)
     names = []
     for node in network.graph.nodes:
         if node.op == "call_module":
