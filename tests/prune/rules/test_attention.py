@@ -14,7 +14,8 @@ from tests.prune.rules.toys import After, Toy, calls, kinds_of, make_toy
 
 def _heads(x: Tensor) -> Tensor:
     """Tokens (N, 5, 4) as two heads of two channels: (N, heads, 5, 2)."""
-    return x.unflatten(2, (2, 2)).transpose(1, 2)
+    heads: Tensor = x.unflatten(2, (2, 2)).transpose(1, 2)
+    return heads
 
 
 def _attention(x: Tensor, **options: Any) -> Tensor:

@@ -47,7 +47,15 @@ def test_stacked_channels_alternate() -> None:
     stack = toy.rule(Concat)
     assert stack.dims == (1, 2)  # (N, 4, 2, H, W): channel c is operand c % 2 of channel c // 2
     assert toy.views(stack)[0] == [0, 16, 1, 17, 10, 26, 11, 27]
-    toy.static()
+    assert "movedim" not in calls(toy.static())
+
+
+def test_where_stacking_leaves_positions_between_channels_tensors_are_permuted() -> None:
+    toy = make_toy(After(lambda x: torch.stack([x.relu(), x], -1)))
+    stack = toy.rule(Concat)
+    assert stack.dims == (1, 4)  # (N, 4, H, W, 2), emitted as (N, H, W, channels)
+    assert toy.views(stack)[0] == [0, 16, 1, 17, 10, 26, 11, 27]
+    assert calls(toy.static()).count("movedim") == 2  # one for each operand
 
 
 def test_every_operand_is_needed_where_its_channels_are(toy: Toy) -> None:

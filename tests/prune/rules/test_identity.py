@@ -1,7 +1,7 @@
 """`Identity`: layers that do nothing in eval mode."""
 
 import pytest
-import timm
+from timm.layers.drop import DropPath as StochasticDepth
 from torch import Tensor, nn
 
 from gate2static.prune.rules import Barrier
@@ -23,7 +23,7 @@ def toy() -> Toy:
 
 
 def test_it_takes_identities_dropout_and_stochastic_depth_but_no_class_that_is_only_called_so() -> None:
-    assert kinds_of(nn.Identity(), nn.Dropout(0.5), timm.layers.DropPath(0.1)) == [Identity] * 3
+    assert kinds_of(nn.Identity(), nn.Dropout(0.5), StochasticDepth(0.1)) == [Identity] * 3
     assert kinds_of(DropPath(), nn.ReLU()) == [Barrier, UnaryMap]
 
 

@@ -1,14 +1,14 @@
 """`LayerNorm`: a norm over all channels of a stream."""
 
 import pytest
-import timm
 import torch
+from timm.layers.norm import LayerNorm2d
 from torch import nn
 
 from gate2static.prune.rules import Barrier
 from gate2static.prune.rules.group_norm import GroupNorm
 from gate2static.prune.rules.layer_norm import LayerNorm
-from tests.prune.rules.toys import OWN, SHARED, After, Toy, kinds_of, layers, make_toy
+from tests.prune.rules.toys import GATES, OWN, SHARED, After, Toy, kinds_of, layers, make_toy
 
 
 @pytest.fixture(scope="module")
@@ -20,17 +20,19 @@ def test_it_takes_norms_over_the_channels_but_not_over_positions_too() -> None:
     norms = (nn.LayerNorm(4), nn.RMSNorm(4), nn.LayerNorm((5, 4)))
     assert kinds_of(*norms, tokens=True) == [LayerNorm, LayerNorm, Barrier]
     # On images, with the channels in front: one group of all channels has its statistics over positions, too.
-    assert kinds_of(timm.layers.LayerNorm2d(4), nn.GroupNorm(1, 4)) == [LayerNorm, GroupNorm]
+    assert kinds_of(LayerNorm2d(4), nn.GroupNorm(1, 4)) == [LayerNorm, GroupNorm]
 
 
-def test_every_stream_has_results_of_its_own(toy: Toy) -> None:
+@pytest.mark.parametrize("gates", [GATES, SHARED])
+def test_every_stream_has_results_of_its_own_whatever_it_reads(gates: tuple[str, str]) -> None:
+    toy = make_toy(After(torch.relu, nn.LayerNorm(4), tokens=True), {"first": gates, "last": OWN})
     assert toy.views(toy.rule(LayerNorm)) == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
 @pytest.mark.parametrize(
     ("gates", "views"),
     [
-        (("1100", "1010"), [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]),
+        (GATES, [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]),
         (SHARED, [[0, 1, 2, 3]] * 3),  # all streams hold the same value, so they have the same result
     ],
 )

@@ -25,7 +25,8 @@ def _last_two(x: Tensor) -> Tensor:
 
 def _heads(x: Tensor) -> Tensor:
     """Two heads of two channels, the two beside the positions: (N, heads, 2 · positions)."""
-    return x.unflatten(1, (2, 2)).flatten(2)
+    groups: Tensor = x.unflatten(1, (2, 2))
+    return groups.flatten(2)
 
 
 @pytest.fixture(scope="module")

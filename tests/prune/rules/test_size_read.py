@@ -16,7 +16,7 @@ def _flattened(x: Tensor) -> Tensor:
 
 def _by_batch(x: Tensor) -> Tensor:
     """Divides by the batch size, as it is read from the halves of all images, which are a batch twice as long."""
-    halves = x.unflatten(2, (2, 3)).transpose(1, 2).flatten(0, 1)  # (N, 4, 6, 6) -> (2 · N, 4, 3, 6)
+    halves: Tensor = x.unflatten(2, (2, 3)).transpose(1, 2).flatten(0, 1)  # (N, 4, 6, 6) -> (2 · N, 4, 3, 6)
     return x / (halves.size(0) // 2)
 
 

@@ -13,7 +13,8 @@ from tests.prune.rules.toys import VIEWS, After, Toy, calls, kinds_of, make_toy
 
 def _softmax_of_heads(x: Tensor) -> Tensor:
     """Tokens (N, L, 4) as two heads of two channels, each with a softmax over its channels."""
-    return x.unflatten(2, (2, 2)).softmax(-1)
+    heads: Tensor = x.unflatten(2, (2, 2))
+    return heads.softmax(-1)
 
 
 @pytest.fixture(scope="module")
