@@ -1,4 +1,7 @@
-"""`StaticModel`: the pruned network as a thing of its own; knows neither gates nor pruning."""
+"""`StaticModel`: the pruned network as a plain module, its files, and its deployed form.
+
+Nothing here knows gates or pruning, so a static model loads without the code that made it.
+"""
 
 from gate2static.static.folder import check_replaceable, read_manifest
 from gate2static.static.manifest import Manifest, TensorSpec

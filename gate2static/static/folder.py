@@ -1,4 +1,8 @@
-"""A static network's folder: `graph.json`, `weights.safetensors` and `manifest.json`."""
+"""A static model's folder: `graph.json`, `weights.safetensors` and `manifest.json`.
+
+A folder appears whole or not at all: it is written under another name beside its place, and renamed. Reading runs no
+code from it and checks its digest.
+"""
 
 import hashlib
 import json
@@ -20,11 +24,19 @@ from gate2static.files import write_atomically
 from gate2static.static.graph_json import graph_from_dict, graph_to_dict
 from gate2static.static.manifest import FORMAT, FORMAT_VERSION, Manifest
 
-_GRAPH, _WEIGHTS, _MANIFEST = "graph.json", "weights.safetensors", "manifest.json"
+_GRAPH = "graph.json"
+_WEIGHTS = "weights.safetensors"
+_MANIFEST = "manifest.json"
+_PREVIOUS = "previous"
 
 
 def write_folder(folder: Path, network: fx.GraphModule, manifest: Manifest) -> None:
-    """Writes the folder; it appears whole or not at all.
+    """Writes a static model's folder, which appears whole or not at all.
+
+    Args:
+        folder: The folder, which may hold an earlier static model.
+        network: The captured network.
+        manifest: The network's manifest; its digest is computed anew.
 
     Raises:
         ArtefactError: The folder cannot be written, or it exists and is not a static model's.
@@ -39,7 +51,7 @@ def write_folder(folder: Path, network: fx.GraphModule, manifest: Manifest) -> N
             (staging / _GRAPH).write_bytes(graph)
             (staging / _WEIGHTS).write_bytes(weights)
             (staging / _MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
-            staging.chmod(0o755)
+            staging.chmod(0o755)  # `mkdtemp` makes folders that nobody else can read
             _swap(staging, folder)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
@@ -50,10 +62,14 @@ def write_folder(folder: Path, network: fx.GraphModule, manifest: Manifest) -> N
 def read_folder(folder: Path) -> tuple[fx.GraphModule, Manifest]:
     """Reads network and manifest, and checks that neither was altered.
 
+    Args:
+        folder: A folder that need not be trusted.
+
     Raises:
-        ArtefactError: Missing, incomplete, altered, unsafe or from a newer format.
+        ArtefactError: The folder is missing, incomplete, altered, unsafe or from a newer format.
     """
-    if missing := [n for n in (_MANIFEST, _GRAPH, _WEIGHTS) if not (folder / n).is_file()]:
+    missing = [name for name in (_MANIFEST, _GRAPH, _WEIGHTS) if not (folder / name).is_file()]
+    if missing:
         raise ArtefactError(
             f"{folder} is not a static model: {', '.join(missing)} missing. `gate2static prune` makes one."
         )
@@ -72,7 +88,10 @@ def read_folder(folder: Path) -> tuple[fx.GraphModule, Manifest]:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Finds out whether a static model may be saved there, before the work.
+    """Refuses a folder that holds something else than a static model, before the work.
+
+    Args:
+        folder: A folder in which a static model is to be saved.
 
     Raises:
         ArtefactError: Something else is there.
@@ -84,71 +103,126 @@ def check_replaceable(folder: Path) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """Reads the manifest of a static model's folder.
 
+    Args:
+        folder: A folder that need not be trusted.
+
     Raises:
-        ArtefactError: Missing, not ours, or from a newer format.
+        ArtefactError: The manifest is missing, not ours, or from a newer format.
     """
     path = folder / _MANIFEST
     try:
         content: Any = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}.") from error
-    ours = isinstance(content, dict) and content.get("format") == FORMAT and type(content.get("version")) is int
-    if not ours or content["version"] < 1:
+    _check_format(path, content)
+    try:
+        manifest = Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtefactError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+    _check_names(path, manifest)
+    return manifest
+
+
+def _check_format(path: Path, content: Any) -> None:
+    """Refuses what is not a manifest, or comes from a newer format.
+
+    Args:
+        path: The file, for messages.
+        content: The file's JSON.
+
+    Raises:
+        ArtefactError: The format is not ours, or its version is unknown.
+    """
+    is_ours = (
+        isinstance(content, dict)
+        and content.get("format") == FORMAT
+        and type(content.get("version")) is int  # True is none
+    )
+    if not is_ours or content["version"] < 1:
         raise ArtefactError(f"{path} is not the manifest of a static model.")
     if content["version"] > FORMAT_VERSION:
         raise ArtefactError(
             f"{path} has format version {content['version']}; this gate2static reads up to {FORMAT_VERSION}. "
             "Upgrade gate2static."
         )
-    try:
-        manifest = Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise ArtefactError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+
+
+def _check_names(path: Path, manifest: Manifest) -> None:
+    """Refuses names that tasks, inputs and dtypes cannot have.
+
+    Args:
+        path: The file, for messages.
+        manifest: The manifest, whose types are right.
+
+    Raises:
+        ArtefactError: A name that occurs twice, is no name, or that torch does not have.
+    """
     if len(set(manifest.tasks)) != len(manifest.tasks):
         raise ArtefactError(f"{path} names a task twice: {', '.join(manifest.tasks)}.")
     names = (*manifest.tasks, *(spec.name for spec in manifest.inputs))
-    if bad := [name for name in names if not re.fullmatch(r"[A-Za-z_]\w*", name)]:
+    bad = [name for name in names if not re.fullmatch(r"[A-Za-z_]\w*", name)]
+    if bad:
         raise ArtefactError(f"{path} names tasks or inputs {bad}; allowed are letters, digits and underscores.")
     for spec in (*manifest.inputs, *manifest.outputs):
         if not isinstance(getattr(torch, spec.dtype, None), torch.dtype):
             raise ArtefactError(f"{path} names the dtype {spec.dtype!r}, which torch does not have.")
-    return manifest
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Replaces the manifest of a static model's folder, atomically."""
-    write_atomically(folder / _MANIFEST, (manifest.model_dump_json(indent=2) + "\n").encode(), error=ArtefactError)
+    """Replaces the manifest of a static model's folder, atomically.
+
+    Args:
+        folder: The folder of a static model.
+        manifest: The new manifest.
+
+    Raises:
+        ArtefactError: The manifest cannot be written; the old one is untouched.
+    """
+    text = manifest.model_dump_json(indent=2) + "\n"
+    write_atomically(folder / _MANIFEST, text.encode(), error=ArtefactError)
 
 
 def serialise(network: fx.GraphModule) -> tuple[bytes, bytes]:
-    """Returns graph and weights as they are saved."""
+    """Returns the content of the graph file and of the weights file."""
     graph = json.dumps(graph_to_dict(network.graph), separators=(",", ":")).encode()
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     return graph, dump_tensors(tensors)
 
 
 def digest(graph: bytes, weights: bytes) -> str:
-    """Returns the SHA-256 over both."""
-    return hashlib.sha256(len(graph).to_bytes(8, "little") + graph + weights).hexdigest()
+    """Returns the SHA-256 over graph and weights, as 64 hexadecimal digits."""
+    # The length comes first, so that no byte can move from one file to the other.
+    length = len(graph).to_bytes(8, "little")
+    return hashlib.sha256(length + graph + weights).hexdigest()
 
 
 def _is_empty(folder: Path) -> bool:
+    """Returns whether a path is a folder without files."""
     return folder.is_dir() and not any(folder.iterdir())
 
 
 def _swap(staging: Path, folder: Path) -> None:
-    """Puts `staging` where `folder` is."""
+    """Puts `staging` where `folder` is, and removes the old folder.
+
+    Args:
+        staging: The new folder, beside the old one.
+        folder: The old folder, which may be missing.
+
+    Raises:
+        OSError: The folder cannot be replaced; the old one is in its place again.
+    """
     if not folder.exists():
         staging.rename(folder)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    previous = old / _PREVIOUS
     try:
-        folder.rename(old / "previous")
+        folder.rename(previous)
         try:
             staging.rename(folder)
         except OSError:
-            (old / "previous").rename(folder)
+            previous.rename(folder)
             raise
     finally:
         shutil.rmtree(old, ignore_errors=True)

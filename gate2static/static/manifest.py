@@ -1,4 +1,4 @@
-"""What a static model says about itself: inputs, outputs, gates, costs, digests, and what verification found."""
+"""`Manifest`: the description of a static model, saved beside its network."""
 
 from typing import Any
 
@@ -9,7 +9,13 @@ FORMAT_VERSION = 1
 
 
 class TensorSpec(BaseModel):
-    """One input or output; `shape` is without the batch."""
+    """One input or output of a static model.
+
+    Attributes:
+        name: The tensor's name.
+        shape: The tensor's shape without the batch.
+        dtype: The name of the dtype in torch, such as "float32".
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -19,7 +25,14 @@ class TensorSpec(BaseModel):
 
 
 class Costs(BaseModel):
-    """A count for the static network beside those it came from."""
+    """A count for the static network, beside the same count for the networks that it is compared with.
+
+    Attributes:
+        static: The count for the static network.
+        gated: The count for the gated network before pruning, with all T+1 branches.
+        shared: The count for one network that all T tasks share.
+        separate: The count for T single-task networks.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -29,7 +42,7 @@ class Costs(BaseModel):
     separate: int
 
     def __getitem__(self, key: str) -> int:
-        """By name."""
+        """Returns the count of this name."""
         value: int = getattr(self, key)
         return value
 
@@ -38,23 +51,22 @@ class Manifest(BaseModel):
     """The manifest of a static model.
 
     Attributes:
-        format: always `gate2static.static`.
-        version: of the format.
-        tasks: in the order of the outputs.
-        inputs: in the order of `forward`.
-        outputs: one a task, named for it.
-        gates: unit -> one string of 0 and 1 a task, 1 = task-specific.
-        contributions: unit -> per task, the share of channels where it has the largest mixing weight.
-        macs: per sample: of this network, of the gated one unpruned (all T+1 branches), of one shared network, of T
-            separate networks; heads included.
-        parameters: of the same networks; batch norms' running statistics not counted.
-        barriers: node -> MACs per sample in this network, of operations without a rule, which run whole.
-        convolve_moves: whether the deployed form moves channels by convolutions.
-        channels_first: whether the deployed form moves the channels of tokens as rows.
-        versions: of the libraries that made it.
-        digest: SHA-256 over graph and weights.
-        equivalence: what `verify` found, once it ran.
-        budget: what was asked for and what this network costs, where it was made for a budget.
+        format: The name of the format, always `gate2static.static`.
+        version: The version of the format.
+        tasks: The tasks, in the order of the outputs.
+        inputs: The inputs, in the order of `forward`.
+        outputs: The outputs, one per task and named for it.
+        gates: Unit -> one string per task, with a 1 for every task-specific channel and a 0 for every shared one.
+        contributions: Unit -> per task, the share of channels in which the task has the largest mixing weight.
+        macs: Multiply-accumulates per sample, heads included.
+        parameters: Trained numbers, heads included; the running statistics of batch norms do not count.
+        barriers: Node -> MACs per sample in the static network, for operators without a rule, which run whole.
+        convolve_moves: Whether the deployed form moves the channels of images by convolutions.
+        channels_first: Whether the deployed form moves the channels of tokens as rows of positions.
+        versions: Library -> the version that made the model.
+        digest: The SHA-256 over graph and weights.
+        equivalence: The report of `verify`; None before `verify` ran.
+        budget: The budget and the cost of this network; None where the model was not made for a budget.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -1,4 +1,4 @@
-"""`StaticModel`: the pruned network as a plain module."""
+"""`StaticModel`: the pruned network as a plain module, saved to a folder and loaded from it."""
 
 import warnings
 from collections.abc import Iterable
@@ -26,7 +26,8 @@ class StaticModel(nn.Module):
 
     def __init__(self, network: fx.GraphModule, manifest: Manifest) -> None:
         super().__init__()
-        self.network, self.manifest = network, manifest
+        self.network = network
+        self.manifest = manifest
         self.eval()
 
     @property
@@ -41,11 +42,12 @@ class StaticModel(nn.Module):
             inputs: The backbone's inputs, batch first.
 
         Returns:
-            Task -> output.
+            Task -> the task's output, batch first.
 
         Raises:
             ArtefactError: Inputs of other shapes; sizes that the backbone's code read are constants here.
         """
+        # Without the batch, which may be of any size.
         shapes = [tuple(x.shape[1:]) for x in inputs]
         expected = [spec.shape for spec in self.manifest.inputs]
         if shapes != expected:
@@ -56,11 +58,22 @@ class StaticModel(nn.Module):
         return dict(zip(self.tasks, self.network(*inputs), strict=True))
 
     def train(self, mode: bool = True) -> "StaticModel":
-        """Stays in eval mode: a static network has no training mode."""
+        """Stays in eval mode: a static network has no training mode.
+
+        Args:
+            mode: Ignored.
+        """
         return super().train(False)
 
     def example_inputs(self, batch_size: int = 1) -> tuple[Tensor, ...]:
-        """Returns standard-normal inputs (zeros for integers) of the right shapes, the same at every call."""
+        """Returns inputs of the right shapes and dtypes, the same at every call.
+
+        Args:
+            batch_size: The number of samples.
+
+        Returns:
+            Standard-normal inputs; zeros for inputs of integers.
+        """
         generator = torch.Generator().manual_seed(0)
         examples = []
         for spec in self.manifest.inputs:
@@ -73,18 +86,20 @@ class StaticModel(nn.Module):
         return tuple(examples)
 
     def deployed(self) -> "StaticModel":
-        """Returns the form that is deployed: norms and mixing weights folded, in float64 and rounded once.
+        """Returns the form that is deployed, which computes the same function in fewer or faster operators.
 
-        Where the network was pruned for a target that is faster so, channels are moved by convolutions, or as rows.
+        Norms and mixing weights are folded, in float64 and rounded once. Where the network was pruned for a target that
+        is faster so, convolutions move channels, or channels move as rows (`deploy.pipeline`).
         """
-        wanted = self.manifest
         network = deploy(
             self.network,
             self.example_inputs(),
-            convolve_moves=wanted.convolve_moves,
-            channels_first=wanted.channels_first,
+            convolve_moves=self.manifest.convolve_moves,
+            channels_first=self.manifest.channels_first,
         )
-        return StaticModel(network, wanted.model_copy(update={"convolve_moves": False, "channels_first": False}))
+        # The deployed form of a deployed form is itself.
+        done = {"convolve_moves": False, "channels_first": False}
+        return StaticModel(network, self.manifest.model_copy(update=done))
 
     def fold_norms(self) -> "StaticModel":
         """Returns `deployed()`; deprecated, to be removed in 0.3."""
@@ -98,6 +113,9 @@ class StaticModel(nn.Module):
     def save(self, folder: Path | str) -> None:
         """Writes `graph.json`, `weights.safetensors` and `manifest.json`; the folder appears whole or not at all.
 
+        Args:
+            folder: The folder, which may hold an earlier static model.
+
         Raises:
             ArtefactError: The folder cannot be written, or it exists and is not a static model's.
         """
@@ -107,30 +125,48 @@ class StaticModel(nn.Module):
 def load_static(folder: Path | str) -> StaticModel:
     """Reads a static model; safe on files from strangers: no pickle, no code from the file.
 
+    Args:
+        folder: The folder of a static model.
+
     Raises:
-        ArtefactError: Missing, incomplete, altered, unsafe or from a newer format.
+        ArtefactError: The folder is missing, incomplete, altered, unsafe or from a newer format.
     """
-    model = StaticModel(*read_folder(Path(folder)))
-    if (reason := _inconsistency(model)) is not None:
+    network, manifest = read_folder(Path(folder))
+    model = StaticModel(network, manifest)
+    reason = _inconsistency(model)
+    if reason is not None:
         raise ArtefactError(f"{folder} is not consistent: graph and manifest disagree: {reason}.")
     return model
 
 
 def _inconsistency(model: StaticModel) -> str | None:
-    """Returns why the network is not the one that the manifest describes, if so; found on tensors without content."""
+    """Compares a network with its manifest, by running it on tensors without content.
+
+    Args:
+        model: The network and its manifest, neither of which need be trusted.
+
+    Returns:
+        Why the network is not the one that the manifest describes; None if it is.
+    """
     manifest = model.manifest
     if manifest.tasks != tuple(spec.name for spec in manifest.outputs):
         return "outputs are not named for the tasks"
     try:
         with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), quiet():
-            inputs = [torch.empty((ANY_BATCH, *s.shape), dtype=getattr(torch, s.dtype)) for s in manifest.inputs]
+            inputs = [
+                torch.empty((ANY_BATCH, *spec.shape), dtype=getattr(torch, spec.dtype))
+                for spec in manifest.inputs
+            ]
             outputs = fx.Interpreter(model.network).run(*inputs)
     except Exception as error:  # noqa: BLE001 - whatever a stranger's graph does wrong
         return f"it does not run on the inputs: {' '.join(str(error).split())[:200]}"
     shapes = [(tuple(x.shape[1:]), str(x.dtype).removeprefix("torch.")) for x in outputs]
     expected = [(spec.shape, spec.dtype) for spec in manifest.outputs]
-    return None if shapes == expected else f"outputs are {shapes}, not {expected}"
+    if shapes != expected:
+        return f"outputs are {shapes}, not {expected}"
+    return None
 
 
 def _shapes(shapes: Iterable[tuple[int, ...]]) -> str:
+    """Returns shapes for a message, each with its batch."""
     return ", ".join(f"(batch, {', '.join(map(str, shape))})" for shape in shapes) or "none"
