@@ -1,224 +1,116 @@
-"""Channels moved as rows: where they come last, as tokens have them, values are kept with channels before positions.
+"""Channels of tokens moved as rows: where channels come last, values are kept with channels before positions.
 
-ONNX Runtime picks channels number by number along the last dimension, and a row of positions at a time along an
-earlier one. So what lies between the layers (`regions`) is done on values whose positions come last,
+Along the last dimension, ONNX Runtime picks channels number by number. Along an earlier one, it copies a row of
+positions at a time. So what lies between the layers (`token_regions`) works on values whose positions come last,
 
     (N, L, C) -> (N, C, L),    (N, H, W, C) -> (N, C, H, W),    (N, L, heads, C / heads) -> (N, C, L)
 
 and what layers, norms and attention read and write is permuted; next to matrix products that is free. Slices, gathers
-and concatenations become one index into a *pool*: tensors that are read together, one behind the other. Nothing is
-computed differently.
+and concatenations become rows of what `token_region_writer` puts side by side. No number is computed differently.
+
+1. Permutations are composed, and picks come before them.
+2. Attention is written as its products, which take permuted operands as they are.
+3. Regions are rewritten where that moves less.
+4. Permutations that meet are composed again, and fold into the products.
+
+Requires: an annotated network (`aten.annotate`) with its constants folded. Ensures: the same function; outputs may lie
+permuted in memory. A network that reads strides stays as it is, and so does one that picks no channels behind
+positions.
 """
 
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any
-
-import numpy as np
 import torch
-from torch import Tensor, fx
+from torch import fx
 
-from gate2static.graphs import Ids, function_of
-from gate2static.static.aten import elements, shape_of
-from gate2static.static.capture import constant, store
+from gate2static.static.aten import elements
 from gate2static.static.deploy.compose_permutations import PERMUTATIONS, compose_permutations, pick_before_permuting
-from gate2static.static.deploy.decompose_attention import open_attention, transpose_products
-from gate2static.static.deploy.token_regions import CUTS, PICKS, Region, dims_of, regions
-from gate2static.static.deploy.traffic_cost import copied
+from gate2static.static.deploy.decompose_attention import decompose_attention, transpose_products
+from gate2static.static.deploy.token_operators import PICKS, moves_channels
+from gate2static.static.deploy.token_region_writer import RegionWriter
+from gate2static.static.deploy.token_regions import Region, token_regions
+from gate2static.static.deploy.traffic_cost import copy_cost
 
 _aten = torch.ops.aten
-_READ_STRIDES = {_aten.view_as_complex.default, _aten.view.dtype}
-"""What works on dimensions that lie side by side in memory; permuted ones do not."""
-_POSITIONS = (1, 2, 3)  # tokens or sequences, images, volumes
-_PERMUTE_FREELY = {*PERMUTATIONS, _aten.linear.default, _aten.matmul.default, _aten.bmm.default}
-_ROWS, _PERMUTED = 0.6, 1.5
-"""Time of a number copied in a row of positions, and of one permuted; 1 is one copied along channels that come last."""
+_STRIDE_READERS = {_aten.view_as_complex.default, _aten.view.dtype}
+"""Operators for dimensions that lie side by side in memory, which permuted ones do not."""
+_NUMBERS_OF_POSITIONS = (1, 2, 3)
+"""Dimensions of positions: those of tokens or sequences, of images, of volumes."""
+_PERMUTED_FREELY = {
+    *PERMUTATIONS,
+    _aten.linear.default,
+    _aten.matmul.default,
+    _aten.bmm.default,
+}
+"""Operators before which a permutation costs nothing."""
+_ROW_COST = 0.6
+"""Time of a number copied in a row of positions; 1 is the time of one copied along channels that come last."""
+_PERMUTATION_COST = 1.5
+"""Time of a number permuted, in the same unit."""
 
 
-def move_tokens_as_rows(network: fx.GraphModule) -> bool:
-    """Rewrite, in place, what picks channels behind positions, and what works number by number beside it.
+def write_token_moves_as_rows(network: fx.GraphModule) -> bool:
+    """Rewrites what picks channels behind positions, and the pointwise operators beside it, in place.
 
-    Regions in which that takes longer than it saves stay as they are: where channels are moved in long runs. Whether
-    any is rewritten or not, attention is written as products, which take permuted operands as they are, and picks come
-    before permutations. Results may lie permuted in memory.
+    Regions in which permuting takes longer than rows save stay as they are: channels move in long runs there. Cases 1,
+    2 and 4 apply whether or not a region is rewritten.
 
     Args:
-        network: Annotated, its constants folded.
+        network: Annotated, with its constants folded.
 
     Returns:
         Whether anything changed.
     """
     picks = network.graph.find_nodes(op="call_function", target=PICKS)
-    reads_strides = any(node.target in _READ_STRIDES for node in network.graph.nodes)
-    if reads_strides or all(node.args[1:2] in ((0,), (1,)) for node in picks):
+    picks_behind_positions = any(node.args[1:2] not in ((0,), (1,)) for node in picks)
+    reads_strides = any(node.target in _STRIDE_READERS for node in network.graph.nodes)
+    if reads_strides or not picks_behind_positions:
         return False
-    before = [(node, node.target, node.args) for node in network.graph.nodes]
-    compose_permutations(network)
-    pick_before_permuting(network)
-    products = open_attention(network)
-    for positions in _POSITIONS:
-        for region in regions(network, positions):
+    # Case 1.
+    changed = compose_permutations(network)
+    changed |= pick_before_permuting(network)
+    # Case 2.
+    products = decompose_attention(network)
+    changed |= bool(products)
+    # Case 3.
+    for positions in _NUMBERS_OF_POSITIONS:
+        for region in token_regions(network, positions):
             if _pays(region):
-                _Rewriter(network, region).rewrite()
+                RegionWriter(network, region).write()
+                changed = True
         network.graph.eliminate_dead_code()
-    compose_permutations(network)
-    transpose_products(products)
-    compose_permutations(network)
-    return before != [(node, node.target, node.args) for node in network.graph.nodes]
+    # Case 4.
+    changed |= compose_permutations(network)
+    changed |= transpose_products(products)
+    changed |= compose_permutations(network)
+    return changed
 
 
 def _pays(region: Region) -> bool:
-    """Whether moving rows and permuting takes less time than moving channels where they are."""
-    permuted = [node for node in region.sources if node not in region.nodes and node.target not in PERMUTATIONS]
-    for node, readers in region.readers.items():
-        if any(reader.target not in _PERMUTE_FREELY for reader in readers):
-            permuted.append(node)
-    rows, pooled = 0, set[int]()
-    for node, pieces in region.reads.items():
-        sources = {piece.source for piece in pieces}
-        if len(pieces) > 1 or pieces[0].length < region.size(pieces[0].source):
-            rows += elements(node)
-        if len(sources) > 1 and region.is_gathered(pieces):
-            pooled |= sources
-    rows += sum(elements(region.sources[source]) for source in pooled)
-    first = _ROWS * rows + _PERMUTED * sum(map(elements, permuted))
-    return first < sum(copied(node) for node in region.nodes if region.is_move(node))
+    """Returns whether moving rows and permuting takes less time than moving channels where they are.
 
-
-@dataclass(frozen=True)
-class _Pool:
-    """Sources one behind the other.
-
-    Attributes:
-        tensor: (N, channels, …).
-        sources: their numbers.
-        channels: the region's channel at each place.
+    Args:
+        region: A region of an annotated network.
     """
-
-    tensor: fx.Node
-    sources: frozenset[int]
-    channels: Ids
-
-
-class _Rewriter:
-    """Writes a region with its positions last."""
-
-    def __init__(self, network: fx.GraphModule, region: Region) -> None:
-        self.network, self.graph, self.region = network, network.graph, region
-        self.order = {node: i for i, node in enumerate(self.graph.nodes)}
-        gathered = filter(region.is_gathered, region.reads.values())
-        self.gathered = [frozenset(piece.source for piece in pieces) for pieces in gathered]
-        self.tensors: dict[int, fx.Node] = {}
-        self.pools: list[_Pool] = []
-        self.views: dict[bytes, fx.Node] = {}
-        self.device = next(chain(network.parameters(), network.buffers())).device
-        self.now = 0
-
-    def rewrite(self) -> None:
-        """Compute every source with channels first, and from them what others than the region read."""
-        number = {node: i for i, node in enumerate(self.region.sources)}
-        for node, readers in self.region.readers.items():
-            self.now = self.order[node]
-            with self.graph.inserting_before(node):
-                if node in number:
-                    self.tensors[number[node]] = self._computed(node)
-                if readers:
-                    value = self._as_it_was(node)
-                    for reader in readers:
-                        reader.replace_input_with(node, value)
-
-    def _computed(self, node: fx.Node) -> fx.Node:
-        """What a pointwise operator, or a cut of positions, computes, as (N, channels, …)."""
-
-        def operand(source: fx.Node) -> fx.Node:
-            return self._constant(source, node) if source.op == "get_attr" else self._read(self.region.channels[source])
-
-        args: Any = fx.map_arg(node.args, operand)
-        if node.target in CUTS:
-            args = (args[0], dims_of(node)[0] + 1, *args[2:])
-        return self.graph.call_function(function_of(node), args, dict(node.kwargs))
-
-    def _constant(self, stored: fx.Node, node: fx.Node) -> fx.Node:
-        """A constant as the pointwise operator `node` reads it where channels come first."""
-        value, ndim, sizes = constant(self.network, stored), len(shape_of(node) or ()), self.region.sizes(node)
-        if value.dim() == 0:  # with dimensions it might decide the dtype of the result
-            return stored
-        value = value.reshape(*[1] * (ndim - value.dim()), *value.shape).permute(self._channels_first(ndim))
-        if len(sizes) > 1:
-            value = value.expand(-1, *sizes, *[-1] * self.region.positions).flatten(1, len(sizes))
-        return self.graph.get_attr(store(self.network, value.contiguous(), trained=value.is_floating_point()))
-
-    def _as_it_was(self, node: fx.Node) -> fx.Node:
-        """A value of the region in its own shape."""
-        order, sizes = self._channels_first(len(shape_of(node) or ())), self.region.sizes(node)
-        tensor = self._read(self.region.channels[node])
-        if len(sizes) > 1:
-            tensor = self.graph.call_function(_aten.unflatten.int, (tensor, 1, list(sizes)))
-        back = [order.index(dim) for dim in range(len(order))]
-        value = self.graph.call_function(_aten.permute.default, (tensor, back))
-        value.meta = dict(node.meta)
-        return value
-
-    def _channels_first(self, ndim: int) -> list[int]:
-        """The order of dimensions in which positions come last."""
-        first = self.region.positions + 1
-        return [0, *range(first, ndim), *range(1, first)]
-
-    def _read(self, channels: Tensor) -> fx.Node:
-        """(N, channels, …) with exactly these channels, made once."""
-        key = channels.numpy().tobytes()
-        if key not in self.views:
-            self.views[key] = self._view(channels)
-        return self.views[key]
-
-    def _view(self, channels: Tensor) -> fx.Node:
-        pieces = self.region.pieces(channels)
-        first = pieces[0]
-        if self.region.is_gathered(pieces):
-            pool = self._pool(frozenset(piece.source for piece in pieces))
-            rows = np.empty(self.region.ends[-1], dtype=np.int64)
-            rows[pool.channels] = np.arange(len(pool.channels))
-            picked = torch.from_numpy(rows[channels.flatten().numpy()]).to(self.device)
-            index = store(self.network, picked, trained=False)
-            return self.graph.call_function(PICKS, (pool.tensor, 1, self.graph.get_attr(index)))
-        if first.length < self.region.size(first.source):
-            cut = (self._tensor(first.source), 1, first.start, first.length)
-            return self.graph.call_function(_aten.narrow.default, cut)
-        return self._joined([self._tensor(piece.source) for piece in pieces])
-
-    def _joined(self, tensors: list[fx.Node]) -> fx.Node:
-        return tensors[0] if len(tensors) == 1 else self.graph.call_function(_aten.cat.default, (tensors, 1))
-
-    def _pool(self, sources: frozenset[int]) -> _Pool:
-        """A pool that has these sources; a new one takes in what is gathered with them and is there by now."""
-        if (found := next((pool for pool in self.pools if sources <= pool.sources), None)) is not None:
-            return found
-        for others in self.gathered:
-            if others & sources and all(self._is_there(source) for source in others):
-                sources |= others
-        left, parts = sources, []
-        for pool in reversed(self.pools):
-            if pool.sources <= left:
-                parts.append((pool.tensor, pool.channels))
-                left -= pool.sources
-        ends = self.region.ends
-        parts += [(self._tensor(s), np.arange(ends[s], ends[s + 1])) for s in sorted(left)]
-        joined = self._joined([tensor for tensor, _ in parts])
-        self.pools.append(_Pool(joined, sources, np.concatenate([channels for _, channels in parts])))
-        return self.pools[-1]
-
-    def _is_there(self, source: int) -> bool:
-        """Whether a source is computed before what is rewritten now."""
-        node = self.region.sources[source]
-        return source in self.tensors or (node not in self.region.nodes and self.order[node] < self.now)
-
-    def _tensor(self, source: int) -> fx.Node:
-        """A source as (N, channels, …)."""
-        if source not in self.tensors:
-            node, sizes = self.region.sources[source], self.region.sizes(self.region.sources[source])
-            order = self._channels_first(len(shape_of(node) or ()))
-            made = self.graph.call_function(_aten.permute.default, (node, order))
-            if len(sizes) > 1:
-                made = self.graph.call_function(_aten.flatten.using_ints, (made, 1, len(sizes)))
-            self.tensors[source] = made
-        return self.tensors[source]
+    # What enters the region is permuted, and what leaves it.
+    permuted = [
+        source
+        for source in region.sources
+        if source not in region and source.target not in PERMUTATIONS
+    ]
+    for node, readers in region.readers.items():
+        if any(reader.target not in _PERMUTED_FREELY for reader in readers):
+            permuted.append(node)
+    # Every value that is not a whole source is copied, and so is every source of a stack.
+    rows = 0
+    stacked = set[int]()
+    for node, pieces in region.reads.items():
+        is_whole_source = len(pieces) == 1 and pieces[0].length == region.size(pieces[0].source)
+        if not is_whole_source:
+            rows += elements(node)
+        sources = {piece.source for piece in pieces}
+        if len(sources) > 1 and region.is_gathered(pieces):
+            stacked |= sources
+    rows += sum(elements(region.sources[source]) for source in stacked)
+    moved_as_rows = _ROW_COST * rows + _PERMUTATION_COST * sum(map(elements, permuted))
+    moves = [node for node in region.nodes if moves_channels(node, region.positions)]
+    moved_in_place = sum(copy_cost(node) for node in moves)
+    return moved_as_rows < moved_in_place

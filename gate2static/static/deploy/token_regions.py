@@ -1,14 +1,21 @@
-"""Connected operators between layers that only move channels or work number by number, and what their values hold.
+"""Regions of tokens: connected operators between layers that only move channels or work number by number.
 
-In a region, what no move made is a *source*: a value read from outside, or the result of a pointwise operator. The
-channels of all sources are counted through; a value that moves made is an array of such channels, in its own shape.
+The values of a region are (N, *positions, *channels). A value that no move of the region made is a *source*:
+
+1. a value that the region reads from outside, or
+2. the result of a pointwise operator, or of an operator that cuts or joins positions.
+
+The channels of all sources are counted through. A move is applied to these numbers themselves, so every value that a
+move made is known as an array of the sources' channels, in the shape of its own dimensions of channels.
+
+Requires: an annotated network (`aten.annotate`) with its constants folded. Ensures: the network is not changed.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,168 +24,193 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx
 
 from gate2static.graphs import function_of
-from gate2static.static.aten import ANY_BATCH, dtype_of, shape_of
 from gate2static.static.capture import constant
-from gate2static.static.deploy.traffic_cost import RESHAPES
-
-_aten = torch.ops.aten
-PICKS = _aten.index_select.default
-CUTS = {_aten.narrow.default, _aten.cat.default}
-_MOVES = {PICKS, *CUTS, *RESHAPES}
+from gate2static.static.deploy.token_operators import PICKS, can_join, channel_sizes, dims_of, moves_channels, operands
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Channels of a source that lie side by side."""
+    """Channels of a source that lie side by side.
+
+    Attributes:
+        source: The number of the source in its region.
+        start: The first channel, counted from the source's own first one.
+        length: The number of channels.
+    """
 
     source: int
     start: int
     length: int
 
 
+@dataclass(frozen=True, eq=False)
 class Region:
-    """Operators on values of (N, positions, channels), with so many dimensions of positions.
+    """Connected operators on values (N, *positions, *channels).
 
     Attributes:
-        nodes: in order.
-        positions: how many dimensions lie between the batch and the channels.
-        sources: in the order of their channels.
-        ends: where the channels of each source begin, and where the last end.
-        channels: of every value in or before the region, in the shape of its dimensions of channels.
-        readers: of every node, those outside the region.
+        nodes: The operators, in the order of the graph.
+        positions: The number of dimensions between the batch and the channels.
+        sources: The values that no move of the region made, in the order of their channels.
+        ends: The first channel of each source, and behind them the number of all channels.
+        channels: The channels of every value in the region and of every value that it reads from outside, in the shape
+            of the value's dimensions of channels.
+        readers: The nodes outside the region that read each operator.
     """
 
-    def __init__(self, network: fx.GraphModule, nodes: Sequence[fx.Node], positions: int) -> None:
-        self.nodes, self.positions = dict.fromkeys(nodes), positions
-        self.readers = {node: [reader for reader in node.users if reader not in self.nodes] for node in nodes}
-        self.sources: list[fx.Node] = []
-        self.ends = [0]
-        self.channels: dict[fx.Node, Tensor] = {}
+    nodes: tuple[fx.Node, ...]
+    positions: int
+    sources: tuple[fx.Node, ...]
+    ends: tuple[int, ...]
+    channels: Mapping[fx.Node, Tensor]
+    readers: Mapping[fx.Node, Sequence[fx.Node]]
+
+    @classmethod
+    def of(cls, network: fx.GraphModule, nodes: Sequence[fx.Node], positions: int) -> Self:
+        """Numbers the channels of connected operators.
+
+        Args:
+            network: The annotated network, for its stored tensors.
+            nodes: The operators, in the order of the graph.
+            positions: The number of dimensions between the batch and the channels.
+        """
+        sources: list[fx.Node] = []
+        ends = [0]
+        channels: dict[fx.Node, Tensor] = {}
+
+        def add_source(node: fx.Node) -> None:
+            sizes = channel_sizes(node, positions)
+            start = ends[-1]
+            end = start + math.prod(sizes)
+            sources.append(node)
+            ends.append(end)
+            channels[node] = torch.arange(start, end).reshape(sizes)
+
         for node in nodes:
-            for source in operands(node):
-                if source not in self.channels:
-                    self._add_source(source)
-            if self.is_move(node):
-                self.channels[node] = self._moved(network, node)
+            # Case 1: what the region reads from outside.
+            for operand in operands(node):
+                if operand not in channels:
+                    add_source(operand)
+            if moves_channels(node, positions):
+                channels[node] = _moved(network, node, channels, positions)
+            # Case 2: what is computed.
             else:
-                self._add_source(node)
+                add_source(node)
+        members = set(nodes)
+        readers = {node: [reader for reader in node.users if reader not in members] for node in nodes}
+        return cls(
+            nodes=tuple(nodes),
+            positions=positions,
+            sources=tuple(sources),
+            ends=tuple(ends),
+            channels=channels,
+            readers=readers,
+        )
 
-    def _add_source(self, node: fx.Node) -> None:
-        start, sizes = self.ends[-1], self.sizes(node)
-        self.sources.append(node)
-        self.ends.append(start + math.prod(sizes))
-        self.channels[node] = torch.arange(start, self.ends[-1]).reshape(sizes)
+    def size(self, source: int) -> int:
+        """Returns the number of channels of a source."""
+        return self.ends[source + 1] - self.ends[source]
 
-    def _moved(self, network: fx.GraphModule, node: fx.Node) -> Tensor:
-        """The channels that a move leaves: it is applied to those of its operands."""
-        dims = [dim - self.positions - 1 for dim in dims_of(node)]
-        operand: Any = fx.map_arg(node.args[0], self.channels.__getitem__)
-        rest: Any = fx.map_arg(node.args[1 + len(dims) :], lambda stored: constant(network, stored).cpu())
-        moved: Tensor = function_of(node)(operand, *dims, *rest)
-        return moved
-
-    def is_move(self, node: fx.Node) -> bool:
-        """Whether an operator only moves channels; cutting positions is computing."""
-        return node.target in _MOVES and dims_of(node)[0] > self.positions
-
-    def sizes(self, node: fx.Node) -> tuple[int, ...]:
-        """Of a value's dimensions of channels."""
-        return (shape_of(node) or ())[self.positions + 1 :]
+    def __contains__(self, node: fx.Node) -> bool:
+        """Returns whether a node is one of the region's operators."""
+        return node in self.readers
 
     @cached_property
     def reads(self) -> dict[fx.Node, list[Piece]]:
-        """What pointwise operators or others than the region read, in pieces; of values with equal channels one."""
-        read = [source for node in self.nodes if not self.is_move(node) for source in operands(node)]
-        read += [node for node, readers in self.readers.items() if readers]
-        distinct = {self.channels[node].numpy().tobytes(): node for node in read}
+        """The values that must be tensors, in pieces; of values with equal channels the last one.
+
+        Pointwise operators read them, or nodes outside the region do.
+        """
+        values = []
+        for node in self.nodes:
+            if not moves_channels(node, self.positions):
+                values += operands(node)
+        values += [node for node, readers in self.readers.items() if readers]
+        # One tensor serves all values with the same channels.
+        distinct = {self.channels[node].numpy().tobytes(): node for node in values}
         return {node: self.pieces(self.channels[node]) for node in distinct.values()}
 
-    def size(self, source: int) -> int:
-        """How many channels a source has."""
-        return self.ends[source + 1] - self.ends[source]
-
     def pieces(self, channels: Tensor) -> list[Piece]:
-        """Channels as slices of sources, as few as there can be."""
+        """Cuts channels into as few pieces as possible.
+
+        Args:
+            channels: Channels of the region, of any shape.
+        """
         flat = channels.flatten().numpy()
         owners = np.searchsorted(self.ends, flat, side="right") - 1
-        cuts = np.flatnonzero((np.diff(flat) != 1) | (np.diff(owners) != 0)) + 1
-        starts = [0, *cuts.tolist()]
-        return [
-            Piece(int(owners[at]), int(flat[at]) - self.ends[owners[at]], end - at)
-            for at, end in zip(starts, [*starts[1:], len(flat)], strict=True)
-        ]
+        # A piece ends where the next number does not follow, or belongs to another source.
+        is_cut = (np.diff(flat) != 1) | (np.diff(owners) != 0)
+        starts = [0, *(np.flatnonzero(is_cut) + 1).tolist()]
+        stops = [*starts[1:], len(flat)]
+        pieces = []
+        for start, stop in zip(starts, stops, strict=True):
+            source = int(owners[start])
+            pieces.append(Piece(source, int(flat[start]) - self.ends[source], stop - start))
+        return pieces
 
     def is_gathered(self, pieces: Sequence[Piece]) -> bool:
-        """Whether it takes more than one slice, or whole sources side by side."""
+        """Returns whether pieces are more than one slice, and more than whole sources side by side.
+
+        Args:
+            pieces: Pieces of the region's sources.
+        """
         return len(pieces) > 1 and any(piece.length < self.size(piece.source) for piece in pieces)
 
 
-def regions(network: fx.GraphModule, positions: int) -> list[Region]:
-    """Those in which channels are picked right behind so many dimensions of positions.
+def token_regions(network: fx.GraphModule, positions: int) -> list[Region]:
+    """Finds the regions in which channels are picked right behind the positions.
 
     Args:
-        network: annotated.
-        positions: dimensions between the batch and the channels.
+        network: Annotated, with its constants folded.
+        positions: The number of dimensions between the batch and the channels.
     """
-    nodes = [node for node in network.graph.nodes if _is_movable(node, positions)]
+    nodes = [node for node in network.graph.nodes if can_join(node, positions)]
+    labels = _component_labels(nodes)
+    picking = set()
+    for node, label in zip(nodes, labels, strict=True):
+        if node.target is PICKS and dims_of(node)[0] == positions + 1:
+            picking.add(label)
+    regions = []
+    for picked in sorted(picking):
+        members = [node for node, label in zip(nodes, labels, strict=True) if label == picked]
+        regions.append(Region.of(network, members, positions))
+    return regions
+
+
+def _component_labels(nodes: Sequence[fx.Node]) -> list[int]:
+    """Finds which nodes are connected.
+
+    Args:
+        nodes: Some nodes of one graph.
+
+    Returns:
+        The number of the connected component of each node.
+    """
     number = {node: i for i, node in enumerate(nodes)}
-    edges = [(i, number[source]) for node, i in number.items() for source in node.all_input_nodes if source in number]
-    readers, sources = np.array(edges, dtype=int).reshape(-1, 2).T
-    adjacent = coo_array((np.ones(len(edges)), (readers, sources)), (len(nodes), len(nodes)))
-    labels = connected_components(adjacent, directed=False)[1]
-    picking = {labels[i] for node, i in number.items() if node.target is PICKS and dims_of(node)[0] == positions + 1}
-    together = [[node for node, i in number.items() if labels[i] == label] for label in sorted(picking)]
-    return [Region(network, members, positions) for members in together]
+    readers = []
+    sources = []
+    for node in nodes:
+        for source in node.all_input_nodes:
+            if source in number:
+                readers.append(number[node])
+                sources.append(number[source])
+    edges = (np.array(readers, dtype=int), np.array(sources, dtype=int))
+    adjacency = coo_array((np.ones(len(readers)), edges), (len(nodes), len(nodes)))
+    labels: list[int] = connected_components(adjacency, directed=False)[1].tolist()
+    return labels
 
 
-def operands(node: fx.Node) -> list[fx.Node]:
-    """What a node reads and is computed."""
-    return [source for source in node.all_input_nodes if source.op != "get_attr"]
+def _moved(network: fx.GraphModule, node: fx.Node, channels: Mapping[fx.Node, Tensor], positions: int) -> Tensor:
+    """Applies a move to the channels of its operands.
 
-
-def dims_of(node: fx.Node) -> list[int]:
-    """Which dimensions a slice, a gather, a concatenation or a reshape is along."""
-    operand: Any = node.args[0]
-    ndim = len(shape_of(operand if isinstance(operand, fx.Node) else operand[0]) or ())
-    given: Any = node.args[1:] if node.target is _aten.flatten.using_ints else node.args[1:2]
-    return [dim % ndim for dim in given or (0,)]
-
-
-def _is_movable(node: fx.Node, positions: int) -> bool:
-    """Whether an operator can be applied as well where positions come last."""
-    if node.op != "call_function" or not _has_channels(node, positions):
-        return False
-    if node.target in _MOVES:
-        return _has_settings(node) and _can_move(node, positions)
-    is_pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-    settings = all(isinstance(value, bool | int | float | str) for value in node.kwargs.values())
-    return is_pointwise and settings and all(_is_operand(source, node, positions) for source in node.all_input_nodes)
-
-
-def _has_settings(node: fx.Node) -> bool:
-    """Whether what a move is to do is known: numbers and stored indices, in their places."""
-    given = [value for argument in node.args[1:] for value in (argument if isinstance(argument, list) else [argument])]
-    known = all(value.op == "get_attr" if isinstance(value, fx.Node) else isinstance(value, int) for value in given)
-    return not node.kwargs and known and not any(isinstance(value, fx.Node) for value in node.args[1:2])
-
-
-def _can_move(node: fx.Node, positions: int) -> bool:
-    first = dims_of(node)[0]
-    if node.target is _aten.cat.default:  # other dtypes would be converted, values without dimensions left out
-        alike = (len(shape_of(node) or ()), dtype_of(node))
-        return first > 0 and all((len(shape_of(n) or ()), dtype_of(n)) == alike for n in node.all_input_nodes)
-    return first > (0 if node.target in CUTS else positions)
-
-
-def _has_channels(node: fx.Node, positions: int) -> bool:
-    """Whether a value has a batch, so many dimensions of positions, and others behind them."""
-    shape = shape_of(node)
-    return shape is not None and len(shape) > positions + 1 and shape[0] == ANY_BATCH and 0 not in shape
-
-
-def _is_operand(source: fx.Node, node: fx.Node, positions: int) -> bool:
-    """Whether a pointwise operator finds the channels of its result in a value, or a constant that fits them."""
-    shape, of_source = shape_of(node) or (), shape_of(source) or ()
-    if source.op == "get_attr":
-        return len(of_source) <= len(shape)
-    return _has_channels(source, positions) and of_source[positions + 1 :] == shape[positions + 1 :]
+    Args:
+        network: The network, for stored indices.
+        node: The move.
+        channels: The channels of its operands.
+        positions: The number of dimensions between the batch and the channels.
+    """
+    # The channels have neither a batch nor positions.
+    dims = [dim - positions - 1 for dim in dims_of(node)]
+    operand: Any = fx.map_arg(node.args[0], channels.__getitem__)
+    rest: Any = fx.map_arg(node.args[1 + len(dims) :], lambda stored: constant(network, stored).cpu())
+    moved: Tensor = function_of(node)(operand, *dims, *rest)
+    return moved

@@ -16,13 +16,15 @@ from gate2static.static import StaticModel, load_static
 from gate2static.static.aten import annotate, shape_of
 from gate2static.static.capture import capture, store
 from gate2static.static.deploy.compose_permutations import compose_permutations, pick_before_permuting
-from gate2static.static.deploy.decompose_attention import open_attention, transpose_products
+from gate2static.static.deploy.decompose_attention import decompose_attention, transpose_products
 from gate2static.static.deploy.pipeline import deploy
-from gate2static.static.deploy.token_regions import Region, regions
+from gate2static.static.deploy.token_regions import token_regions
 from gate2static.verify import verify
 from tests import zoo
 
-channels_first: Any = import_module("gate2static.static.deploy.token_moves_as_rows")
+rows: Any = import_module("gate2static.static.deploy.token_moves_as_rows")
+regions: Any = import_module("gate2static.static.deploy.token_regions")
+writer: Any = import_module("gate2static.static.deploy.token_region_writer")
 ROWS = Layout(channels_first=True)
 _aten = torch.ops.aten
 
@@ -76,7 +78,7 @@ def tokens() -> StaticModel:
 @pytest.fixture
 def always(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows wherever they can be, also where they do not pay."""
-    monkeypatch.setattr(channels_first, "_pays", lambda _region: True)
+    monkeypatch.setattr(rows, "_pays", lambda _region: True)
 
 
 @torch.no_grad()
@@ -128,21 +130,21 @@ def test_what_tasks_gather_from_the_same_layers_is_put_side_by_side_once(tokens:
     network = tokens.deployed().network
     annotate(network, tokens.example_inputs())
     picks = [n for n in _calls(network, _aten.index_select.default) if len(shape_of(n) or ()) == 3]
-    pools = {n.args[0] for n in picks}
-    parts: list[Any] = [part for pool in pools if pool.target is _aten.cat.default for part in pool.args[0]]  # type: ignore[union-attr]
+    stacks = {n.args[0] for n in picks}
+    parts: list[Any] = [part for stack in stacks if stack.target is _aten.cat.default for part in stack.args[0]]  # type: ignore[union-attr]
     turned = [part for part in parts if part.target is _aten.permute.default]
-    assert len(pools) < len(picks)
+    assert len(stacks) < len(picks)
     assert len(turned) == len(set(turned)) > 0
 
 
 @pytest.mark.usefixtures("always")
 @pytest.mark.parametrize("planted", ["channels", "constant"])
 def test_a_wrong_row_is_noticed(planted: str, tokens: StaticModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    moved, constant = Region._moved, channels_first.constant
+    moved, constant = regions._moved, writer.constant
     if planted == "channels":
-        monkeypatch.setattr(Region, "_moved", lambda self, network, node: moved(self, network, node).flip(0))
+        monkeypatch.setattr(regions, "_moved", lambda *args: moved(*args).flip(0))
     else:
-        monkeypatch.setattr(channels_first, "constant", lambda network, node: constant(network, node).flip(-1))
+        monkeypatch.setattr(writer, "constant", lambda network, node: constant(network, node).flip(-1))
     assert _error(tokens) > 1e-6
 
 
@@ -172,9 +174,11 @@ def test_permutations_of_permutations_are_one() -> None:
     x = torch.randn(3, 4, 5, 6)
     network = capture(_Permuting(), (x,))
     annotate(network, (x,))
-    compose_permutations(network)
-    pick_before_permuting(network)
-    compose_permutations(network)
+    assert compose_permutations(network)
+    assert pick_before_permuting(network)
+    assert compose_permutations(network)
+    assert not compose_permutations(network)
+    assert not pick_before_permuting(network)
     network.recompile()
     (picked,) = _calls(network, _aten.index_select.default)
     assert picked.args[0].op == "placeholder"  # type: ignore[union-attr]
@@ -202,7 +206,7 @@ def test_what_only_looks_like_channels_behind_positions_is_no_region() -> None:
     network = capture(_LookAlikes(), (x,))
     annotate(network, (x,))
     assert len(_calls(network, _aten.index_select.default)) == 3
-    assert not any(regions(network, positions) for positions in (1, 2))
+    assert not any(token_regions(network, positions) for positions in (1, 2))
 
 
 class _Attention(nn.Module):
@@ -218,10 +222,12 @@ def test_only_plain_attention_becomes_products_and_is_transposed_before_it_is_co
     network = capture(_Attention(), inputs)
     annotate(network, inputs)
     compose_permutations(network)
-    products = open_attention(network)
+    products = decompose_attention(network)
     assert len(products) == 2
-    transpose_products(products)
+    assert transpose_products(products)
     compose_permutations(network)
+    assert not decompose_attention(network)
+    assert not transpose_products(products)
     network.recompile()
     assert len(_calls(network, _aten.scaled_dot_product_attention.default)) == 1
     (output,) = network.graph.find_nodes(op="output")
