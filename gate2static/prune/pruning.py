@@ -14,6 +14,7 @@ from gate2static.prune.describe import describe
 from gate2static.prune.emission.layout import Layout, find_target
 from gate2static.prune.emit import emit
 from gate2static.prune.plan import ChannelPlan, Plan, keep_needed
+from gate2static.static.aten import annotate
 from gate2static.static.capture import capture, sketch
 from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.deploy.traffic_cost import traffic_cost
@@ -96,7 +97,8 @@ def _traffic(channels: ChannelPlan, layout: Layout) -> float:
     examples = _examples(channels.gated, floating)
     network = sketch(emit(channels, layout).cpu(), examples)
     deployed = deploy(network, examples, convolve_moves=layout.convolve_moves, channels_first=layout.channels_first)
-    return traffic_cost(deployed, examples)
+    annotate(deployed, examples)
+    return traffic_cost(deployed)
 
 
 def _is_on_images(gated: GatedModel) -> bool:

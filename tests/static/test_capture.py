@@ -14,6 +14,7 @@ from gate2static.prune import prune
 from gate2static.prune.emission.layout import TARGETS, Layout
 from gate2static.prune.emit import emit
 from gate2static.static import capture as capturing
+from gate2static.static.aten import annotate
 from gate2static.static.capture import capture, sketch
 from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.deploy.traffic_cost import traffic_cost
@@ -31,7 +32,8 @@ def _same(network: nn.Module, x: Tensor, how: Layout) -> bool:
     for trace in (capture, sketch):
         traced = trace(deepcopy(network), (x,))
         deployed = deploy(traced, (x,), convolve_moves=how.convolve_moves, channels_first=how.channels_first)
-        found.append((_operators(traced), _operators(deployed), traffic_cost(deployed, (x,))))
+        annotate(deployed, (x,))
+        found.append((_operators(traced), _operators(deployed), traffic_cost(deployed)))
     return found[0] == found[1]
 
 

@@ -2,6 +2,11 @@
 
 The static network is what pruning proves: its weights are slices of the trained ones. The deployed form computes the
 same function in fewer or faster operators; `verify` checks both.
+
+1. `fold_constants`: what depends on stored tensors alone is computed once.
+2. `fold_norms`: batch norms become part of the convolutions before them.
+3. `write_moves_as_convolutions`, where asked for: channels of images never leave the layout of convolutions.
+4. `write_token_moves_as_rows`, where asked for: channels of tokens are moved as rows of positions.
 """
 
 from collections.abc import Callable
@@ -13,8 +18,8 @@ from gate2static.static.aten import annotate
 from gate2static.static.capture import store
 from gate2static.static.deploy.fold_constants import fold_constants
 from gate2static.static.deploy.fold_norms import fold_norms
-from gate2static.static.deploy.moves_as_convolutions import convolve_moves
-from gate2static.static.deploy.token_moves_as_rows import move_tokens_as_rows
+from gate2static.static.deploy.moves_as_convolutions import write_moves_as_convolutions
+from gate2static.static.deploy.token_moves_as_rows import write_token_moves_as_rows
 
 
 @dataclass(frozen=True)
@@ -34,12 +39,13 @@ class DeployPass:
 
 
 DEPLOY = (
+    # Constants first: a weight that is computed from parameters becomes one tensor, which a norm can be folded into.
     DeployPass(fold_constants),
     DeployPass(fold_norms),
-    DeployPass(convolve_moves, requires_shapes=True, wanted_by="convolve_moves"),
-    DeployPass(move_tokens_as_rows, requires_shapes=True, wanted_by="channels_first"),
+    DeployPass(write_moves_as_convolutions, requires_shapes=True, wanted_by="convolve_moves"),
+    DeployPass(write_token_moves_as_rows, requires_shapes=True, wanted_by="channels_first"),
 )
-"""Constants first: a weight that is computed from parameters becomes one tensor, which a norm can be folded into."""
+"""The passes, in their order."""
 
 
 def deploy(
@@ -52,18 +58,21 @@ def deploy(
     """Makes the deployed form of a captured network.
 
     Args:
-        network: Not changed.
-        examples: Its inputs, for passes that require shapes.
-        convolve_moves: Whether channels are moved by convolutions.
-        channels_first: Whether the channels of tokens are moved as rows.
+        network: The captured network, which is not changed.
+        examples: The network's inputs, batch first; needed where a wanted pass requires shapes.
+        convolve_moves: Whether convolutions move the channels of images.
+        channels_first: Whether the channels of tokens move as rows of positions.
 
     Returns:
-        A copy that owns the tensors it still uses, numbered in the order of use.
+        A copy that owns the tensors it still uses, numbered in the order of use. Nodes keep the shapes that were noted
+        on them, so annotating the copy runs new nodes only.
     """
-    wanted = {None: True, "convolve_moves": convolve_moves, "channels_first": channels_first}
-    graph = fx.Graph()
-    graph.output(graph.graph_copy(network.graph, {}))
-    deployed = fx.GraphModule(network, graph, "StaticNetwork")
+    wanted = {
+        None: True,
+        "convolve_moves": convolve_moves,
+        "channels_first": channels_first,
+    }
+    deployed = _with_own_graph(network)
     for deploy_pass in DEPLOY:
         if not wanted[deploy_pass.wanted_by]:
             continue
@@ -71,21 +80,30 @@ def deploy(
             annotate(deployed, examples)
         if deploy_pass.rewrite(deployed):
             deployed.graph.eliminate_dead_code()
-    return _renumbered(deployed)
+    return _with_own_tensors(deployed)
 
 
-def _renumbered(network: fx.GraphModule) -> fx.GraphModule:
+def _with_own_graph(network: fx.GraphModule) -> fx.GraphModule:
+    """Copies a network's graph and shares its tensors."""
+    graph = fx.Graph()
+    outputs = graph.graph_copy(network.graph, {})
+    graph.output(outputs)
+    return fx.GraphModule(network, graph, "StaticNetwork")
+
+
+def _with_own_tensors(network: fx.GraphModule) -> fx.GraphModule:
     """Copies a network with only the tensors still in use, each once, numbered in the order of use."""
     root = nn.Module()
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    names: dict[str, str] = {}
+    new_names: dict[str, str] = {}
     for node in network.graph.nodes:
         if node.op != "get_attr":
             copies[node] = graph.node_copy(node, copies.__getitem__)
             continue
         name = str(node.target)
-        if name not in names:
-            names[name] = store(root, getattr(network, name), trained=name in network._parameters)
-        copies[node] = graph.get_attr(names[name])
+        if name not in new_names:
+            is_trained = name in network._parameters
+            new_names[name] = store(root, getattr(network, name), trained=is_trained)
+        copies[node] = graph.get_attr(new_names[name])
     return fx.GraphModule(root, graph, "StaticNetwork")

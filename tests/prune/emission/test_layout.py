@@ -15,8 +15,9 @@ from gate2static.prune import TARGETS, expected_macs, plan, prune
 from gate2static.prune.emission.arrangement import Arrangement
 from gate2static.prune.emission.layout import LAYOUT, PLAIN
 from gate2static.prune.emit import emit, layer_blocks
+from gate2static.static.aten import annotate
 from gate2static.static.capture import capture
-from gate2static.static.deploy.traffic_cost import MACS, STARTED, traffic_cost
+from gate2static.static.deploy.traffic_cost import MACS_PER_NUMBER, NUMBERS_PER_START, traffic_cost
 from tests import zoo
 
 LAYOUTS = {
@@ -176,7 +177,7 @@ def test_the_least_traffic_decides_between_the_layouts_of_a_target(
 ) -> None:
     gated, x = zoo.make_gated("resnet12", tasks=2, p=0.5, group_size=width, mixing=mixing)
     tried = [prune(gated, target=how) for how in TARGETS[target].layouts]
-    costs = [traffic_cost(static.deployed().network, (x,)) for static in tried]
+    costs = [_traffic(static.deployed().network, x) for static in tried]
     assert len(set(costs)) == len(costs)
     assert np.argmin(costs) == winner
     assert prune(gated, target=target).manifest.digest == tried[winner].manifest.digest
@@ -184,7 +185,18 @@ def test_the_least_traffic_decides_between_the_layouts_of_a_target(
 
 def _cost(*layers: nn.Module) -> float:
     x = torch.randn(2, 16, 8, 8)
-    return traffic_cost(capture(_Tuple(*layers).eval(), (x,)), (x,))
+    return _traffic(capture(_Tuple(*layers).eval(), (x,)), x)
+
+
+def _traffic(network: torch.fx.GraphModule, x: torch.Tensor) -> float:
+    annotate(network, (x,))
+    return traffic_cost(network)
+
+
+def test_the_cost_of_a_network_without_shapes_is_refused() -> None:
+    network = capture(_Tuple(nn.Conv2d(16, 16, 1)).eval(), (torch.randn(2, 16, 8, 8),))
+    with pytest.raises(ValueError, match="is not known; annotate the network"):
+        traffic_cost(network)
 
 
 class _Tuple(nn.Sequential):
@@ -199,13 +211,13 @@ class _Slice(nn.Module):
 
 def test_what_is_fused_with_a_layer_moves_nothing() -> None:
     conv, relu = nn.Conv2d(16, 32, 1), nn.ReLU()
-    layer = 32 * 64 * 16 / MACS
+    layer = 32 * 64 * 16 / MACS_PER_NUMBER
     assert _cost(conv) == _cost(conv, relu) == layer
-    assert _cost(conv, relu, nn.MaxPool2d(2)) == layer + STARTED + 32 * (64 + 16)
-    assert _cost(relu, conv) == STARTED + 2 * 16 * 64 + 2 * 16 * 64 + layer  # in plain layout, so reordered
+    assert _cost(conv, relu, nn.MaxPool2d(2)) == layer + NUMBERS_PER_START + 32 * (64 + 16)
+    assert _cost(relu, conv) == NUMBERS_PER_START + 2 * 16 * 64 + 2 * 16 * 64 + layer  # in plain layout, so reordered
 
 
 def test_leaving_a_layers_blocks_costs_a_reordering() -> None:
     wide, conv = nn.Conv2d(16, 32, 1), nn.Conv2d(16, 16, 1)
-    layers = 2 * 32 * 64 * 16 / MACS * 3 / 4
-    assert _cost(wide, _Slice(), conv) == layers + STARTED + (32 + 16) * 64 + 2 * (32 + 16) * 64
+    layers = 2 * 32 * 64 * 16 / MACS_PER_NUMBER * 3 / 4
+    assert _cost(wide, _Slice(), conv) == layers + NUMBERS_PER_START + (32 + 16) * 64 + 2 * (32 + 16) * 64

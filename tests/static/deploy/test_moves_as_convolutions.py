@@ -142,7 +142,7 @@ def test_a_wrong_matrix_is_noticed(planted: str, mixed: StaticModel, monkeypatch
 
     def wrong(network: Any, node: Any, what: Any, *rest: Any) -> Any:
         made = right(network, node, what[::-1].copy() if planted == "weights" else what.flip(0), *rest)
-        return convolve._Tensor(made.node, what) if planted == "weights" else made
+        return convolve._SourceTensor(made.node, what) if planted == "weights" else made
 
     monkeypatch.setattr(convolve, name, wrong)
     assert _error(mixed) > 1e-6
