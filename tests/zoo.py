@@ -93,30 +93,34 @@ class TokenRules(nn.Module):
 
 
 def _densenet() -> nn.Module:
-    return torchvision.models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=10)
+    """Two dense blocks of two layers and the transition between them: every joint that more of them have."""
+    return torchvision.models.DenseNet(8, (2, 2), 16, num_classes=10)
 
 
-def _narrow_vgg11_bn() -> nn.Module:
-    """A quarter of its channels."""
-    return make_layers([16, "M", 32, "M", 64, 64, "M", 128, 128, "M", 128, 128, "M"], batch_norm=True)
+def _vgg() -> nn.Module:
+    """A chain: pooling between layers, and two layers in a row."""
+    return make_layers([16, "M", 32, 32, "M"], batch_norm=True)
 
 
 def _resnet12() -> nn.Module:
-    """A ResNet-20 with two blocks in the first and second stage and one in the third."""
+    """A ResNet-20 with two blocks in the first and second stage and one in the third: outputs of three scales."""
     network = ResNet20(width=0.5)
     network.stage1, network.stage2, network.stage3 = network.stage1[:2], network.stage2[:2], network.stage3[:1]
     return network
 
 
-def _resnet10() -> nn.Module:
-    return torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1], num_classes=10)
+def _resnet6() -> nn.Module:
+    """Torchvision's own up to its second stage: a pooled stem, a plain shortcut, one with a layer, a classifier."""
+    network = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
+    network.layer3 = network.layer4 = nn.Identity()
+    network.fc = nn.Linear(128, 10)
+    return network
 
 
 BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "resnet20": (lambda: ResNet20(width=0.5), 16),
     "resnet12": (_resnet12, 16),
-    "resnet10": (_resnet10, 32),
-    "vgg11_bn": (_narrow_vgg11_bn, 32),
+    "resnet6": (_resnet6, 32),
+    "vgg": (_vgg, 16),
     "densenet": (_densenet, 32),
     "two_scales": (TwoScales, 12),
     "many_rules": (ManyRules, 8),

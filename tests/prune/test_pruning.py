@@ -59,7 +59,7 @@ def test_a_static_network_refuses_images_of_another_size() -> None:
         static()
 
 
-@pytest.mark.parametrize("name", ["resnet20", "densenet"])
+@pytest.mark.parametrize("name", ["resnet12", "densenet"])
 def test_the_whole_road_on_a_whole_network(name: str) -> None:
     gated, x = zoo.make_gated(name, tasks=3)
     static = prune(gated)
@@ -102,7 +102,7 @@ def test_channels_of_a_group_are_pruned_alike(group_size: int) -> None:
 
 
 def test_aligned_layers_keep_a_multiple_or_all_channels_and_stay_exact() -> None:
-    gated, x = zoo.make_gated("resnet20", tasks=3, p=0.3)
+    gated, x = zoo.make_gated("resnet12", tasks=3, p=0.3)
     static = prune(gated, align=8)
     _check(gated, static, x)
     assert static.manifest.macs.static == zoo.counted_macs(static, (x,)) > int(expected_macs(gated))

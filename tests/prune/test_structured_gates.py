@@ -1,6 +1,7 @@
 """Gates in groups, hard mixing and ties along the residual streams: what holds for plain gates holds for them."""
 
 from functools import lru_cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,11 @@ from gate2static.static import load_static
 from gate2static.verify import verify
 from tests import zoo
 
-NETWORKS = ("resnet12", "densenet", "two_scales", "many_rules", "token_rules")
+SMALL = ("two_scales", "many_rules", "token_rules")
+"""Every rule; these meet every kind of gates."""
+WHOLE = {"resnet12": ("tied_groups", "tied_hard_groups"), "densenet": ("hard_groups",)}
+"""Whole networks with the kinds that their joints make harder: ties along residual streams, groups in dense blocks."""
+NETWORKS = (*SMALL, *WHOLE)
 PATTERNS = ("random_0.1", "random_0.5", "one_channel", "one_task")
 OPTIONS: dict[str, dict[str, Any]] = {
     "hard": {"mixing": "hard"},
@@ -28,36 +33,31 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
+CASES = [*product(SMALL, OPTIONS), *((name, options) for name in WHOLE for options in WHOLE[name])]
+
+
 @lru_cache(maxsize=1)
-def _network(make_gated: Any, name: str, options: str) -> tuple[GatedModel, torch.Tensor]:
-    gated, x = make_gated(name, 3, **OPTIONS[options])
+def _network(name: str, options: str) -> tuple[GatedModel, torch.Tensor]:
+    gated, x = zoo.make_gated(name, 3, **OPTIONS[options])
     return gated.double(), x.double()
 
 
-def _cases() -> list[Any]:
-    return [
-        pytest.param(name, options, marks=pytest.mark.xdist_group(f"structured-{name}"))
-        for name in NETWORKS
-        for options in OPTIONS
-    ]
-
-
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize(("name", "options"), _cases())
+@pytest.mark.parametrize(("name", "options"), CASES)
 def test_the_static_network_equals_the_gated_one_and_costs_what_was_predicted(
     name: str, options: str, pattern: str
 ) -> None:
-    gated, x = _network(zoo.make_gated, name, options)
+    gated, x = _network(name, options)
     zoo.PATTERNS[pattern](gated)
     zoo.check_exact(gated, x)
 
 
 @pytest.mark.parametrize("specific", [False, True])
-@pytest.mark.parametrize(("name", "options"), _cases())
+@pytest.mark.parametrize(("name", "options"), CASES)
 def test_constant_gates_leave_exactly_one_backbone_or_one_a_task(
     name: str, options: str, specific: bool
 ) -> None:
-    gated, x = _network(zoo.make_gated, name, options)
+    gated, x = _network(name, options)
     set_gates(gated, specific)
     bare = zoo.make_backbone(name)[0].double()
     copies = len(gated.tasks) if specific else 1
@@ -83,7 +83,7 @@ def test_a_hard_mix_is_no_arithmetic() -> None:
 
 def _one_winner() -> tuple[GatedModel, torch.Tensor]:
     """A chain whose first layer is each task's own; the others are shared, so they read the winner's alone."""
-    gated, x = zoo.make_gated("vgg11_bn", 3, mixing="hard", group_size=4)
+    gated, x = zoo.make_gated("vgg", 3, mixing="hard", group_size=4)
     set_gates(gated, False)
     with torch.no_grad():
         first = next(iter(gated.gates.values()))

@@ -76,15 +76,17 @@ def network(*, gated: bool, drop: float = 0.0, poison: bool = False) -> nn.Modul
     return gate(backbone, tasks=list(heads), example_inputs=(torch.zeros(2, 1, 8, 8),), heads=heads)
 
 
+STAGE: dict[str, Any] = {"epochs": 2, "batch_size": 8, "weights": {"lr": 0.01}}
+
+
 def recipe(devices: int, **training: Any) -> Recipe:
-    stage = {"epochs": 2, "batch_size": 8, "weights": {"lr": 0.01}}
-    gated = {**stage, "settle_steps": 3}
+    gated = {**STAGE, "settle_steps": 3}
     raw = {
         "name": "distributed",
         "data": {"name": "none"},
         "tasks": [{"name": task.name, "kind": "any"} for task in TASKS],
         "model": {"name": "none"},
-        "training": {"shared": stage, "gated": gated, "device": "cpu", "devices": devices, **training},
+        "training": {"shared": STAGE, "gated": gated, "device": "cpu", "devices": devices, **training},
     }
     return parse(Recipe, raw, where="test")
 
@@ -141,7 +143,9 @@ def everything(fabric: Any, folder: Path) -> None:
 
 def in_two(fabric: Any, folder: Path) -> None:
     everything(fabric, folder)
-    fit(fabric, folder / "parts", network(gated=True), accumulate=2, workers=1)
+    fit(fabric, folder / "parts", network(gated=True), accumulate=2)
+    # One epoch: every epoch starts processes that load, each of which takes seconds to import torch.
+    fit(fabric, folder / "loaded", network(gated=False), workers=1, shared={**STAGE, "epochs": 1})
     fit(fabric, folder / "whole", network(gated=True, drop=0.2), checkpoint_steps=3)
     try:
         fit(fabric, folder / "cut", network(gated=True, drop=0.2), checkpoint_steps=3, stop=5)

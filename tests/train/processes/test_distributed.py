@@ -46,6 +46,11 @@ def test_a_part_of_a_batch_has_batch_norm_of_its_own(trained: Path) -> None:
     assert parts["position"]["epoch"] == 2
 
 
+def test_processes_that_load_give_the_weights_that_loading_in_place_gives(trained: Path) -> None:
+    loaded, in_place = (content(trained / "two" / name) for name in ("loaded", "shared"))
+    assert loaded["position"]["log"][0]["loss/total"] == pytest.approx(in_place["position"]["log"][0]["loss/total"])
+
+
 def test_two_processes_measure_every_image_of_a_run_once(trained: Path) -> None:
     one, two = (load_result(trained / processes / "run").rows for processes in ("one", "two"))
     for expected, found in zip(one, two, strict=True):
