@@ -6,15 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from gate2static.program.annotate import BATCHES, Info
+from gate2static.program.annotate import BATCHES, NodeInfo
 from gate2static.prune.analysis.channel_dims import Dims
 from gate2static.prune.analysis.rearrangement import Rearrangement, find_rearrangement
 
 
-def _info(small: Tensor, large: Tensor) -> Info:
+def _info(small: Tensor, large: Tensor) -> NodeInfo:
     """The annotation of a value, from what it is at both batch sizes."""
     follow = tuple(d for d, (m, n) in enumerate(zip(small.shape, large.shape, strict=True)) if m != n)
-    return Info(streams=(0,), shape=tuple(small.shape), batch_dims=follow)
+    return NodeInfo(streams=(0,), shape=tuple(small.shape), batch_dims=follow)
 
 
 def _find(call: Callable[[Tensor], Tensor], sizes: tuple[int, ...], dims: Dims = (1,)) -> Rearrangement | None:

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from gate2static.gates import GatedModel, gate, set_gates, weight_parameters
 from gate2static.gates.model import gate_decisions
-from gate2static.program.annotate import Info
+from gate2static.program.annotate import NodeInfo
 from gate2static.prune.analyse import ChannelAnalysis, analyse
 from gate2static.prune.analysis.numbering import Numbering
 from gate2static.prune.analysis.value import Value
@@ -191,7 +191,7 @@ def make_value(shape: Sequence[int], dims: Sequence[int] | None, name: str = "x"
         name: The name of its node.
     """
     node = fx.Graph().placeholder(name)
-    node.meta["info"] = Info(streams=(0, 1, 2), shape=tuple(shape), batch_multiple=1, batch_dims=(0,))
+    node.meta["info"] = NodeInfo(streams=(0, 1, 2), shape=tuple(shape), batch_multiple=1, batch_dims=(0,))
     channels = 1 if dims is None else math.prod(shape[d] for d in dims)
     return Value(node=node, channels=channels, dims=None if dims is None else tuple(dims))
 
