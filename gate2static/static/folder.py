@@ -28,6 +28,8 @@ _GRAPH = "graph.json"
 _WEIGHTS = "weights.safetensors"
 _MANIFEST = "manifest.json"
 _PREVIOUS = "previous"
+_OURS = re.compile(r"graph\.json|weights\.safetensors|manifest\.json|\.manifest\.json\.[0-9a-f]{16}\.tmp")
+"""What a static model's folder holds; the last is what a killed `write_manifest` may leave."""
 
 
 def write_folder(folder: Path, network: fx.GraphModule, manifest: Manifest) -> None:
@@ -88,16 +90,30 @@ def read_folder(folder: Path) -> tuple[fx.GraphModule, Manifest]:
 
 
 def check_replaceable(folder: Path) -> None:
-    """Refuses a folder that holds something else than a static model, before the work.
+    """Refuses a folder that holds anything else than a static model, before the work.
 
     Args:
-        folder: A folder in which a static model is to be saved.
+        folder: A folder in which a static model is to be saved; what is replaced is removed.
 
     Raises:
         ArtefactError: Something else is there.
     """
-    if folder.exists() and not (folder / _MANIFEST).is_file() and not _is_empty(folder):
-        raise ArtefactError(f"{folder} exists and is not a static model; choose another folder or remove it.")
+    if not folder.exists() or _is_empty(folder):
+        return
+    advice = "choose another folder or remove it."
+    if not (folder / _MANIFEST).is_file():
+        raise ArtefactError(f"{folder} exists and is not a static model; {advice}")
+    try:
+        _check_format(folder / _MANIFEST, _read_json(folder / _MANIFEST), newer=True)
+    except ArtefactError as error:
+        # Many tools write a file of this name.
+        raise ArtefactError(f"{folder} exists and is not a static model: {error} So {advice}") from error
+    others = sorted(entry.name for entry in folder.iterdir() if not _OURS.fullmatch(entry.name))
+    if others:
+        raise ArtefactError(
+            f"{folder} is a static model's, but also holds {', '.join(others)}, which would be removed; move that "
+            "elsewhere, or choose another folder."
+        )
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -110,10 +126,7 @@ def read_manifest(folder: Path) -> Manifest:
         ArtefactError: The manifest is missing, not ours, or from a newer format.
     """
     path = folder / _MANIFEST
-    try:
-        content: Any = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path} cannot be read: {error}.") from error
+    content = _read_json(path)
     _check_format(path, content)
     try:
         manifest = Manifest.model_validate(content)
@@ -124,12 +137,20 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def _check_format(path: Path, content: Any) -> None:
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise ArtefactError(f"{path} cannot be read: {error}.") from error
+
+
+def _check_format(path: Path, content: Any, *, newer: bool = False) -> None:
     """Refuses what is not a manifest, or comes from a newer format.
 
     Args:
         path: The file, for messages.
         content: The file's JSON.
+        newer: Whether a newer format will do.
 
     Raises:
         ArtefactError: The format is not ours, or its version is unknown.
@@ -141,7 +162,7 @@ def _check_format(path: Path, content: Any) -> None:
     )
     if not is_ours or content["version"] < 1:
         raise ArtefactError(f"{path} is not the manifest of a static model.")
-    if content["version"] > FORMAT_VERSION:
+    if content["version"] > FORMAT_VERSION and not newer:
         raise ArtefactError(
             f"{path} has format version {content['version']}; this gate2static reads up to {FORMAT_VERSION}. "
             "Upgrade gate2static."

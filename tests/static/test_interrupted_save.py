@@ -83,6 +83,27 @@ def test_a_folder_that_is_no_static_model_is_not_replaced(pruned: StaticModel, t
     assert (tmp_path / "photos" / "cat.jpg").read_bytes() == b"cat"
 
 
+@pytest.mark.parametrize("manifest", ['{"name": "a web application"}', "not json", "[]"])
+def test_a_folder_with_somebody_elses_manifest_is_not_replaced(
+    manifest: str, pruned: StaticModel, tmp_path: Path
+) -> None:
+    (tmp_path / "manifest.json").write_text(manifest)
+    (tmp_path / "index.html").write_text("theirs")
+    with pytest.raises(ArtefactError, match="exists and is not a static model: .* choose another folder or remove it"):
+        pruned.save(tmp_path)
+    assert (tmp_path / "index.html").read_text() == "theirs"
+    assert (tmp_path / "manifest.json").read_text() == manifest
+
+
+def test_a_static_models_folder_with_other_files_is_not_replaced(pruned: StaticModel, tmp_path: Path) -> None:
+    folder = tmp_path / "static"
+    pruned.save(folder)
+    (folder / "notes.txt").write_text("theirs")
+    with pytest.raises(ArtefactError, match=r"also holds notes\.txt, which would be removed; move that elsewhere"):
+        pruned.save(folder)
+    assert (folder / "notes.txt").read_text() == "theirs"
+
+
 def test_a_file_in_the_way_is_not_replaced(pruned: StaticModel, tmp_path: Path) -> None:
     (tmp_path / "static").write_text("notes")
     with pytest.raises(ArtefactError, match="static exists and is not a static model"):
