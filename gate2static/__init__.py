@@ -1,21 +1,27 @@
 """gate2static: turns multi-task networks into one static network that does every task."""
 
-from gate2static.bench import LatencyReport, Stopwatch, benchmark
-from gate2static.budget import BudgetController, BudgetReport, project_to_budget
-from gate2static.export import build_engine, export_onnx
-from gate2static.gates import (
-    GatedModel,
-    gate,
-    gate_decisions,
-    gate_parameters,
-    set_gates,
-    sparsity_hinge,
-    weight_parameters,
-)
-from gate2static.prune import expected_macs, prune
-from gate2static.recipe import Budget
-from gate2static.static import StaticModel, load_static
-from gate2static.verify import EquivalenceReport, verify
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gate2static.bench import LatencyReport, Stopwatch, benchmark
+    from gate2static.budget import BudgetController, BudgetReport, project_to_budget
+    from gate2static.export import build_engine, export_onnx
+    from gate2static.gates import (
+        GatedModel,
+        gate,
+        gate_decisions,
+        gate_parameters,
+        set_gates,
+        sparsity_hinge,
+        weight_parameters,
+    )
+    from gate2static.prune import expected_macs, prune
+    from gate2static.recipe import Budget
+    from gate2static.static import StaticModel, load_static
+    from gate2static.verify import EquivalenceReport, verify
 
 __version__ = "0.1.0"
 
@@ -43,3 +49,49 @@ __all__ = [
     "verify",
     "weight_parameters",
 ]
+
+_STAGES = {
+    "bench": ("LatencyReport", "Stopwatch", "benchmark"),
+    "budget": ("BudgetController", "BudgetReport", "project_to_budget"),
+    "export": ("build_engine", "export_onnx"),
+    "gates": (
+        "GatedModel",
+        "gate",
+        "gate_decisions",
+        "gate_parameters",
+        "set_gates",
+        "sparsity_hinge",
+        "weight_parameters",
+    ),
+    "prune": ("expected_macs", "prune"),
+    "recipe": ("Budget",),
+    "static": ("StaticModel", "load_static"),
+    "verify": ("EquivalenceReport", "verify"),
+}
+_STAGE_OF = {name: stage for stage, names in _STAGES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the stage of a public name when it is first used: `gate2static --help` needs no torch."""
+    if name not in _STAGE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_STAGE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Returns the public names, whether used yet or not."""
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """This package. `prune` and `verify` are its functions, although the stages that they live in have these names."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute, but not where importing a stage would put the stage in place of a function."""
+        if not (name in _STAGE_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

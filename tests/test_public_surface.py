@@ -1,6 +1,8 @@
 """The public surface is a contract: names, parameters and defaults change on purpose or not at all."""
 
 import inspect
+import subprocess
+import sys
 
 import pytest
 from typer.main import get_command
@@ -107,3 +109,41 @@ def test_everything_public_is_documented(name: str) -> None:
 
 def test_the_commands_are_those_of_the_design() -> None:
     assert sorted(get_command(app).commands) == COMMANDS
+
+
+def test_help_imports_neither_torch_nor_numpy() -> None:
+    code = """
+import sys
+from gate2static.cli.commands import main
+sys.argv = ["gate2static", *sys.argv[1:]]
+try:
+    main()
+finally:
+    print("imported:", sorted({"torch", "numpy", "matplotlib"} & set(sys.modules)))
+"""
+    for args in (["--help"], ["--version"], ["prune", "--help"]):
+        finished = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
+        assert finished.stdout.splitlines()[-1] == "imported: []", args
+
+
+def test_a_function_keeps_its_name_when_the_stage_of_that_name_is_imported() -> None:
+    code = """
+import gate2static as g2s
+import gate2static.prune.pruning, gate2static.verify.equivalence
+assert callable(g2s.prune) and callable(g2s.verify), (g2s.prune, g2s.verify)
+import gate2static.static.model, sys
+print([m for m in sys.modules if m.startswith("gate2static.train")])
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "[]"
+
+
+def test_a_static_network_loads_without_gates_programs_or_pruning() -> None:
+    stages = ("gates", "program", "prune", "train", "bench")
+    code = f"""
+import gate2static as g2s, sys
+g2s.load_static
+print([m for m in sys.modules if m.startswith(tuple("gate2static." + s for s in {stages!r}))])
+"""
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert finished.stdout.strip() == "[]"

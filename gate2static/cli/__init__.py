@@ -1,1 +1,5 @@
-"""The command line."""
+"""The command line: one function per command, in `commands.py`."""
+
+from gate2static.cli.commands import main
+
+__all__ = ["main"]
