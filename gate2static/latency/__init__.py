@@ -1,4 +1,4 @@
-"""Latency predicted from measured units or from a data sheet, without running anything."""
+"""Predicts latency from measured kernels or from a data sheet, without running anything."""
 
 from pathlib import Path
 
@@ -24,10 +24,13 @@ __all__ = [
 
 
 def latency_model(name_or_path: str | Path) -> LatencyModel:
-    """The roofline of a device by its name, such as "a100", or a measured table by its JSON file.
+    """Returns the roofline of a device, or a measured latency table.
+
+    Args:
+        name_or_path: The name of a device, such as "a100", or the JSON file of a table.
 
     Raises:
-        BenchError: neither a known device nor a readable table.
+        BenchError: It is neither a known device nor a readable table.
     """
     if str(name_or_path) in DEVICES:
         return DEVICES[str(name_or_path)]

@@ -1,6 +1,7 @@
-"""Measured times of one kind of unit over its sizes, and what lies between them."""
+"""Measured times of one kind of kernel over its sizes, and the times between the measured ones."""
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Self
 
@@ -9,15 +10,16 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class Grid(BaseModel):
-    """Times of one kind of unit at every combination of some sizes.
+    """Times of one kind of kernel at every combination of some sizes.
 
-    Between grid points the time is linear in logarithms, along every axis: exact at the points, monotone between them.
-    Below the grid it stays at the edge's time, since small operators cost their launch; above, it grows in proportion.
+    Between grid points the time is linear in logarithms along every axis: exact at the points, and monotone between
+    them. Below the grid it stays at the edge's time, since small operators cost their launch. Above, it grows in
+    proportion.
 
     Attributes:
-        kind: `Unit.kind`.
-        axes: the measured values of each of `Unit.sizes`, ascending.
-        ms: in row-major order, the last axis fastest.
+        kind: The kind of the kernel, `Kernel.kind`.
+        axes: The measured values of each of `Kernel.sizes`, ascending.
+        ms: The times in ms, in row-major order with the last axis fastest.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -28,32 +30,54 @@ class Grid(BaseModel):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        if not all(axis and axis[0] > 0 and all(a < b for a, b in pairwise(axis)) for axis in self.axes):
+        if not all(map(_is_ascending, self.axes)):
             raise ValueError(f"the axes of {self.kind!r} must be ascending positive sizes")
-        if len(self.ms) != math.prod(map(len, self.axes)):
-            raise ValueError(f"{self.kind!r} has {len(self.ms)} times for {math.prod(map(len, self.axes))} grid points")
+        points = math.prod(map(len, self.axes))
+        if len(self.ms) != points:
+            raise ValueError(f"{self.kind!r} has {len(self.ms)} times for {points} grid points")
         if not all(0 < ms < math.inf for ms in self.ms):
             raise ValueError(f"the times of {self.kind!r} must be positive and finite")
         return self
 
     def at(self, sizes: tuple[int, ...]) -> float:
-        """The time in ms at some sizes, as many as there are axes."""
+        """Returns the time in ms at some sizes, as many as there are axes."""
         positions = [_position(axis, size) for axis, size in zip(self.axes, sizes, strict=True)]
         logarithms = np.log(self.ms).reshape([len(axis) for axis in self.axes])
-        total = sum(beyond for _, _, beyond in positions)
+        total = sum(position.above for position in positions)
+        # Multilinear: each corner of the cell around the sizes, weighted by how near it is along every axis.
         for corner in product((0, 1), repeat=len(positions)):
-            weight = math.prod(f if up else 1 - f for up, (_, f, _) in zip(corner, positions, strict=True))
+            sides = list(zip(corner, positions, strict=True))
+            weight = math.prod(position.way if upper else 1 - position.way for upper, position in sides)
             if weight:
-                index = tuple(i + up for up, (i, _, _) in zip(corner, positions, strict=True))
+                index = tuple(position.below + upper for upper, position in sides)
                 total += weight * float(logarithms[index])
         return math.exp(total)
 
 
-def _position(axis: tuple[int, ...], size: int) -> tuple[int, float, float]:
-    """The grid point below, how far on the way to the next in logarithms, and the logarithm of what lies above all."""
+@dataclass(frozen=True)
+class _Position:
+    """A size on an axis of a grid.
+
+    Attributes:
+        below: The number of the grid point below the size.
+        way: How far the size is on the way to the next grid point in logarithms, 0 to 1.
+        above: The logarithm of the size over the last grid point, or 0 within the grid.
+    """
+
+    below: int
+    way: float
+    above: float
+
+
+def _position(axis: tuple[int, ...], size: int) -> _Position:
     if size <= axis[0]:
-        return 0, 0.0, 0.0
+        return _Position(0, 0.0, 0.0)
     if size >= axis[-1]:
-        return len(axis) - 1, 0.0, math.log(size / axis[-1])
+        return _Position(len(axis) - 1, 0.0, math.log(size / axis[-1]))
     below = int(np.searchsorted(axis, size, side="right")) - 1
-    return below, math.log(size / axis[below]) / math.log(axis[below + 1] / axis[below]), 0.0
+    way = math.log(size / axis[below]) / math.log(axis[below + 1] / axis[below])
+    return _Position(below, way, 0.0)
+
+
+def _is_ascending(axis: tuple[int, ...]) -> bool:
+    return len(axis) > 0 and axis[0] > 0 and all(a < b for a, b in pairwise(axis))

@@ -1,34 +1,44 @@
-"""What a backend makes of a network's operators: which run, and which are done on the way by others.
+"""The kernels that a backend runs for a network's operators; some operators run as parts of others.
 
-Eager torch runs every operator, and slices and transposes are views. Compiled backends write the activation or the
-addition after a convolution while they write its result, where nobody else reads what stood between; they slice and
-transpose by copying, once, so that what torch copies afterwards is free. ONNX Runtime on the CPU keeps what
-convolutions read and write in blocks of 16 channels: convolutions count whole blocks, and what others read is put in
-order first (`_Blocked`). Its matrix products read what was transposed right before them as it lies.
+1. Eager torch runs every operator, and slices and transposes are views.
+2. Compiled backends write the activation or the addition after a convolution while they write its result, where
+   nothing else reads what stands between (`_Fusing`). They slice and transpose by copying, once, so that what torch
+   copies afterwards is free.
+3. ONNX Runtime on the CPU also keeps what convolutions read and write in blocks of 16 channels (`_Blocked`).
+   Convolutions count whole blocks, and what others read is put in order first. Its matrix products read what was
+   transposed right before them as it lies.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
-from gate2static.latency.kernel_units import PRODUCTS, Unit, unit_of
+from gate2static.latency.kernel_kinds import PRODUCTS, Kernel, kernel_of
 from gate2static.latency.operators import Operator, Value
 
 Backend = Literal[
     "torch", "torch-compiled", "torch-cuda", "torch-cuda-graph", "onnxruntime", "onnxruntime-cuda", "openvino"
 ]
-"""What runs units and networks, and can so be profiled."""
+"""A backend that runs kernels and networks, so that it can be profiled."""
 
 REORDER = "reorder"
-"""The kind of unit that puts a tensor into blocks of channels or out of them."""
+"""The kind of the kernel that puts a tensor into blocks of channels or out of them."""
 
 UNALIGNED = ", odd channels"
-"""What ends the kind of a depth-wise convolution whose channels do not fit ONNX Runtime's fast kernel."""
+"""The end of the kind of a depth-wise convolution whose channels do not fit ONNX Runtime's fast kernel."""
 
-BLOCK, ALIGNMENT = 16, 4  # ONNX Runtime with AVX-512: channels a block; what input channels are padded to
+BLOCK = 16
+"""Channels of a block in ONNX Runtime with AVX-512."""
+
+ALIGNMENT = 4
+"""ONNX Runtime pads the input channels of a convolution to a multiple of this."""
+
 _ACTIVATIONS = frozenset({"relu", "sigmoid", "hardsigmoid", "hardswish"})
+"""Kinds of kernels that ONNX Runtime also has for blocks of channels."""
+
 _FUSED = _ACTIVATIONS | {"silu", "gelu", "add", "multiply"}
+"""Kinds of kernels that compiled backends run as parts of the convolution before them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,191 +46,262 @@ class Step:
     """One operator as a backend runs it.
 
     Attributes:
-        units: what to look up; none where it costs nothing.
-        note: why it costs nothing, or what else it costs.
+        operator: The operator.
+        kernels: The kernels to look up; none where the operator costs nothing.
+        note: Why the operator costs nothing, or what else it costs.
     """
 
     operator: Operator
-    units: tuple[Unit, ...]
+    kernels: tuple[Kernel, ...]
     note: str = ""
 
 
 def lower(operators: Sequence[Operator], backend: str) -> list[Step]:
-    """The steps that `backend` takes, in order."""
+    """Returns the steps that a backend takes, in order.
+
+    Args:
+        operators: The operators of one forward pass, in order.
+        backend: The name of the backend.
+    """
     if backend == "onnxruntime":
         return _Blocked(operators).steps()
     if backend.startswith("torch") and backend != "torch-compiled":
-        return [Step(operator=operator, units=(unit_of(operator),)) for operator in operators]
+        return [Step(operator=operator, kernels=(kernel_of(operator),)) for operator in operators]
     return _Fusing(operators).steps()
 
 
-def forms(unit: Unit, backend: str) -> tuple[Unit, ...]:
-    """A unit, and what it is where gates leave another number of channels: a depth-wise convolution has two kernels."""
-    if backend != "onnxruntime" or not unit.kind.startswith("depth-wise"):
-        return (unit,)
-    *first, channels = unit.sizes
-    if unit.kind.endswith(UNALIGNED):
-        kind, channels = unit.kind.removesuffix(UNALIGNED), channels + -channels % BLOCK
+def forms(kernel: Kernel, backend: str) -> tuple[Kernel, ...]:
+    """Returns a kernel, and its other form where gates leave another number of channels.
+
+    A depth-wise convolution has two kernels in ONNX Runtime, of which the slow one takes any number of channels.
+
+    Args:
+        kernel: A kernel of an ungated network.
+        backend: The name of the backend.
+    """
+    if backend != "onnxruntime" or not kernel.kind.startswith("depth-wise"):
+        return (kernel,)
+    *positions, channels = kernel.sizes
+    if kernel.kind.endswith(UNALIGNED):
+        kind = kernel.kind.removesuffix(UNALIGNED)
+        other_channels = _rounded_up(channels, BLOCK)
     else:
-        kind, channels = unit.kind + UNALIGNED, channels + 1
-    return unit, replace(unit, kind=kind, sizes=(*first, channels))
+        kind = kernel.kind + UNALIGNED
+        other_channels = channels + 1
+    return kernel, replace(kernel, kind=kind, sizes=(*positions, other_channels))
 
 
-@dataclass
 class _Fusing:
-    """Convolutions take the element-wise operators after them along; copies of what was just written are free."""
+    """A backend in which convolutions take along what follows, and copies of what was just written are free.
 
-    operators: Sequence[Operator]
-    readers: Counter[int] = field(init=False)
-    producers: dict[int, Operator] = field(init=False, default_factory=dict)
-    carried: set[int] = field(init=False, default_factory=set)
+    Args:
+        operators: The operators of one forward pass, in order.
+    """
 
-    def __post_init__(self) -> None:
-        self.readers = Counter(i for o in self.operators for i in {v.index for v in o.inputs if not v.is_constant})
+    def __init__(self, operators: Sequence[Operator]) -> None:
+        self.operators = operators
+        self.readers: Counter[int] = Counter()
+        for operator in operators:
+            self.readers.update(_read_by(operator))
+        self.producers: dict[int, Operator] = {}
+        # Values that a convolution writes, itself or with what it took along.
+        self.carried: set[int] = set()
 
     def steps(self) -> list[Step]:
-        """One step an operator."""
-        found = []
+        """Returns one step per operator."""
+        steps = []
         for operator in self.operators:
-            found.append(self._step(operator, unit_of(operator)))
+            steps.append(self._step(operator, kernel_of(operator)))
             for value in operator.outputs:
                 self.producers[value.index] = operator
-        return found
+        return steps
 
-    def _step(self, operator: Operator, unit: Unit) -> Step:
-        if unit.kind == "copy":
-            return Step(operator=operator, units=(), note="already copied")
-        if "convolution" in unit.kind:
-            self.carried.add(operator.outputs[0].index)
-        elif unit.kind in _FUSED and (source := self._sole(operator, self.carried)) is not None:
+    def _step(self, operator: Operator, kernel: Kernel) -> Step:
+        if kernel.kind == "copy":
+            return Step(operator=operator, kernels=(), note="already copied")
+        result = operator.outputs[0]
+        if "convolution" in kernel.kind:
+            self.carried.add(result.index)
+            return Step(operator=operator, kernels=(kernel,))
+        source = self._only_reads(operator, self.carried) if kernel.kind in _FUSED else None
+        if source is not None:
             self.carried.remove(source.index)
-            self.carried.add(operator.outputs[0].index)
-            return Step(operator=operator, units=(), note="fused")
-        elif self._scales_a_product(operator, unit):
-            return Step(operator=operator, units=(), note="fused")
-        return Step(operator=operator, units=(unit,))
+            self.carried.add(result.index)
+            return Step(operator=operator, kernels=(), note="fused")
+        if self._scales_a_product(operator, kernel):
+            return Step(operator=operator, kernels=(), note="fused")
+        return Step(operator=operator, kernels=(kernel,))
 
-    def _sole(self, operator: Operator, among: set[int]) -> Value | None:
-        """The operand that only this operator reads, of those `among`, where it has the result's shape."""
+    def _only_reads(self, operator: Operator, among: set[int]) -> Value | None:
+        """Returns the operand of the result's shape that nothing else reads.
+
+        Args:
+            operator: The operator.
+            among: The indices of the values to choose from.
+        """
         for value in operator.inputs:
-            alone = value.index in among and self.readers[value.index] == 1
-            if alone and value.shape == operator.outputs[0].shape:
+            is_alone = value.index in among and self.readers[value.index] == 1
+            if is_alone and value.shape == operator.outputs[0].shape:
                 return value
         return None
 
-    def _scales_a_product(self, operator: Operator, unit: Unit) -> bool:
-        """Whether it multiplies by a number what only a matrix product reads, or wrote."""
-        result = operator.outputs[0]
-        if unit.kind != "multiply" or len(operator.inputs) != 1:
+    def _scales_a_product(self, operator: Operator, kernel: Kernel) -> bool:
+        """Returns whether an operator multiplies by a number what a matrix product reads or wrote."""
+        if kernel.kind != "multiply" or len(operator.inputs) != 1:
             return False
-        before = self.producers.get(operator.inputs[0].index)
-        return any(o is not None and o.name == "bmm" for o in (before, *self._read_by(result)))
+        producer = self.producers.get(operator.inputs[0].index)
+        if producer is not None and producer.name == "bmm":
+            return True
+        return any(reader.name == "bmm" for reader in self._readers_of(operator.outputs[0]))
 
-    def _read_by(self, result: Value) -> list[Operator]:
-        return [o for o in self.operators if any(v.index == result.index for v in o.inputs)]
+    def _readers_of(self, result: Value) -> list[Operator]:
+        return [operator for operator in self.operators if result.index in _read_by(operator)]
 
 
 class _Blocked(_Fusing):
-    """ONNX Runtime on the CPU: `blocked` values are in blocks of channels, `plain` ones in order; some are both."""
+    """ONNX Runtime on the CPU, which keeps images of convolutions in blocks of channels.
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    A value is `blocked`, `plain` (in order), or both once it was reordered.
+
+    Args:
+        operators: The operators of one forward pass, in order.
+    """
+
+    def __init__(self, operators: Sequence[Operator]) -> None:
+        super().__init__(operators)
         self.blocked: set[int] = set()
-        self.plain = {v.index for o in self.operators for v in o.inputs if not v.is_constant}
-        self.plain -= {v.index for o in self.operators for v in o.outputs}
+        # The network's inputs: values that are read and not written.
+        read = set(self.readers)
+        written = {value.index for operator in operators for value in operator.outputs}
+        self.plain = read - written
 
-    def _step(self, operator: Operator, unit: Unit) -> Step:
+    def _step(self, operator: Operator, kernel: Kernel) -> Step:
         result = operator.outputs[0]
         if self._is_read_transposed(operator):
-            return self._in_order(operator, Step(operator=operator, units=(), note="read transposed"))
+            return self._in_order(operator, Step(operator=operator, kernels=(), note="read transposed"))
+        # Only images, (N, C, H, W), have blocks.
         if len(result.shape) != 4:
-            return self._in_order(operator, super()._step(operator, unit))
-        if "convolution" in unit.kind and self._has_kernel(operator, unit):
+            return self._in_order(operator, super()._step(operator, kernel))
+        if "convolution" in kernel.kind and self._has_kernel(operator, kernel):
             self.carried.add(result.index)
             self.blocked.add(result.index)
-            few = operator.arguments["groups"] == 1 and operator.inputs[0].shape[1] < BLOCK
-            before = self._units_for(operator.inputs[:1], blocked=not few)
-            return Step(operator=operator, units=(*_kernels(unit), *before), note=_reorders(before))
-        read = [v for v in operator.inputs if not v.is_constant]
-        if all(v.index in self.blocked for v in read) and self._keeps_blocks(operator, unit):
-            step = super()._step(operator, unit)
+            # The first layer reads its few channels in order.
+            has_few_channels = operator.arguments["groups"] == 1 and operator.inputs[0].shape[1] < BLOCK
+            before = self._reorders(operator.inputs[:1], blocked=not has_few_channels)
+            return Step(operator=operator, kernels=(*_in_blocks(kernel), *before), note=_note(before))
+        read = [value for value in operator.inputs if not value.is_constant]
+        if all(value.index in self.blocked for value in read) and self._keeps_blocks(operator, kernel):
+            step = super()._step(operator, kernel)
             self.blocked.add(result.index)
             return step
-        return self._in_order(operator, super()._step(operator, unit) if unit.kind == "copy" else None)
+        return self._in_order(operator, super()._step(operator, kernel) if kernel.kind == "copy" else None)
 
     def _is_read_transposed(self, operator: Operator) -> bool:
-        """Whether it swaps the last two dimensions of what only products read; whether it is returned is not known."""
+        """Returns whether an operator swaps the last two dimensions of a value that only products read.
+
+        Whether the network also returns the value is not known.
+        """
+        if not _swaps_last_two(operator):
+            return False
         width = operator.outputs[0].shape[-1:]
         reads = list(self._reads(operator.outputs[0]))
-        return (
-            _swaps_last_two(operator)
-            and bool(reads)
-            and all(reader.name in PRODUCTS and value.shape[-1:] == width for reader, value in reads)
+        return bool(reads) and all(
+            reader.name in PRODUCTS
+            # Flattening behind it may have joined the swapped dimensions with others.
+            and value.shape[-1:] == width
+            for reader, value in reads
         )
 
     def _reads(self, result: Value) -> Iterator[tuple[Operator, Value]]:
-        """What reads a value, and as which shape, behind copies that are free."""
-        for reader in self._read_by(result):
-            if unit_of(reader).kind == "copy":
+        """Yields what reads a value, and as which shape, behind copies that are free."""
+        for reader in self._readers_of(result):
+            if kernel_of(reader).kind == "copy":
                 yield from self._reads(reader.outputs[0])
             else:
                 yield from ((reader, value) for value in reader.inputs if value.index == result.index)
 
     def _in_order(self, operator: Operator, step: Step | None) -> Step:
-        """A step that reads and writes plain tensors."""
-        unit = unit_of(operator)
-        if unit.kind.startswith("depth-wise"):
-            unit = replace(unit, kind=unit.kind + UNALIGNED)
-        step = step or Step(operator=operator, units=(unit,))
-        before = self._units_for(operator.inputs, blocked=False)
-        self.plain |= {v.index for v in operator.outputs}
-        return replace(step, units=(*step.units, *before), note=step.note or _reorders(before))
+        """Returns a step that reads and writes plain tensors.
 
-    def _units_for(self, values: Sequence[Value], *, blocked: bool) -> tuple[Unit, ...]:
-        """What it takes to have the values in a layout; each is reordered once, however many read it."""
-        there = self.blocked if blocked else self.plain
-        missing = {v.index: v for v in values if not v.is_constant and v.index not in there}
-        there |= set(missing)
-        return tuple(Unit(kind=REORDER, sizes=(2 * v.size_bytes,)) for v in missing.values())
+        Args:
+            operator: The operator.
+            step: The step without the reorders before it; None for the operator's own kernel.
+        """
+        if step is None:
+            kernel = kernel_of(operator)
+            if kernel.kind.startswith("depth-wise"):
+                kernel = replace(kernel, kind=kernel.kind + UNALIGNED)
+            step = Step(operator=operator, kernels=(kernel,))
+        before = self._reorders(operator.inputs, blocked=False)
+        self.plain |= {value.index for value in operator.outputs}
+        return replace(step, kernels=(*step.kernels, *before), note=step.note or _note(before))
 
-    def _has_kernel(self, operator: Operator, unit: Unit) -> bool:
-        groups, channels = operator.arguments["groups"], operator.outputs[0].shape[1]
+    def _reorders(self, values: Sequence[Value], *, blocked: bool) -> tuple[Kernel, ...]:
+        """Returns the kernels that reorder values into a layout; each value is reordered once, however many read it.
+
+        Args:
+            values: The values that are read.
+            blocked: Whether they are read in blocks of channels. If not, they are read in order.
+        """
+        in_layout = self.blocked if blocked else self.plain
+        missing = {v.index: v for v in values if not v.is_constant and v.index not in in_layout}
+        in_layout |= set(missing)
+        return tuple(Kernel(kind=REORDER, sizes=(2 * value.size_bytes,)) for value in missing.values())
+
+    def _has_kernel(self, operator: Operator, kernel: Kernel) -> bool:
+        """Returns whether a convolution can work on blocks of channels."""
         if operator.arguments["transposed"]:
             return False
-        if groups == 1:
+        if operator.arguments["groups"] == 1:
             return True
-        return unit.kind.startswith("depth-wise") and channels % ALIGNMENT == 0
+        channels = operator.outputs[0].shape[1]
+        return kernel.kind.startswith("depth-wise") and channels % ALIGNMENT == 0
 
-    def _keeps_blocks(self, operator: Operator, unit: Unit) -> bool:
-        read = [v for v in operator.inputs if not v.is_constant]
-        if unit.kind in ("add", "multiply"):
-            return len(read) == 2 and len({v.shape for v in operator.inputs}) == 1
-        if unit.kind == "concat":
-            return operator.arguments.get("dim", 0) == 1 and all(v.shape[1] % BLOCK == 0 for v in read)
-        return unit.kind in _ACTIVATIONS or unit.kind == "pool"
+    def _keeps_blocks(self, operator: Operator, kernel: Kernel) -> bool:
+        """Returns whether an operator other than a convolution can work on blocks of channels."""
+        read = [value for value in operator.inputs if not value.is_constant]
+        if kernel.kind in ("add", "multiply"):
+            return len(read) == 2 and len({value.shape for value in operator.inputs}) == 1
+        if kernel.kind == "concat":
+            return operator.arguments.get("dim", 0) == 1 and all(value.shape[1] % BLOCK == 0 for value in read)
+        return kernel.kind in _ACTIVATIONS or kernel.kind == "pool"
+
+
+def _read_by(operator: Operator) -> set[int]:
+    """Returns the indices of the values that an operator reads, without constants."""
+    return {value.index for value in operator.inputs if not value.is_constant}
 
 
 def _swaps_last_two(operator: Operator) -> bool:
-    rank = len(operator.outputs[0].shape)
+    """Returns whether an operator swaps the last two dimensions and no others."""
+    ndim = len(operator.outputs[0].shape)
     match operator.name:
         case "permute":
-            return [d % rank for d in operator.arguments["dims"]] == [*range(rank - 2), rank - 1, rank - 2]
+            return [d % ndim for d in operator.arguments["dims"]] == [*range(ndim - 2), ndim - 1, ndim - 2]
         case "transpose":
-            return {operator.arguments[d] % rank for d in ("dim0", "dim1")} == {rank - 2, rank - 1}
+            return {operator.arguments[d] % ndim for d in ("dim0", "dim1")} == {ndim - 2, ndim - 1}
     return operator.name == "t"
 
 
-def _reorders(units: Sequence[Unit]) -> str:
-    return f"with {len(units)} reorder{'s' * (len(units) > 1)}" if units else ""
+def _note(reorders: Sequence[Kernel]) -> str:
+    return f"with {len(reorders)} reorder{'s' * (len(reorders) > 1)}" if reorders else ""
 
 
-def _kernels(unit: Unit) -> tuple[Unit, ...]:
-    """A convolution computes whole blocks, four of them at a time, and what is left then by a slower loop."""
-    *first, channels = unit.sizes
-    channels += -channels % BLOCK
+def _in_blocks(kernel: Kernel) -> tuple[Kernel, ...]:
+    """Returns the kernels of a convolution on blocks.
+
+    It computes whole blocks of output channels, four of them at a time, and the blocks that are left by a slower loop.
+    """
+    *first, channels = kernel.sizes
+    channels = _rounded_up(channels, BLOCK)
     if len(first) == 1:
-        return (replace(unit, sizes=(*first, channels)),)
+        # Depth-wise: positions, channels.
+        return (replace(kernel, sizes=(*first, channels)),)
     positions, read = first
-    read += -read % ALIGNMENT
+    read = _rounded_up(read, ALIGNMENT)
     left = channels % (4 * BLOCK)
-    return tuple(replace(unit, sizes=(positions, read, part)) for part in (channels - left, left) if part)
+    return tuple(replace(kernel, sizes=(positions, read, part)) for part in (channels - left, left) if part)
+
+
+def _rounded_up(size: int, multiple: int) -> int:
+    return size + -size % multiple

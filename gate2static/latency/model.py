@@ -1,4 +1,4 @@
-"""What predicts a network's latency."""
+"""Latency models, which predict what a network's operators cost."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,13 +11,14 @@ from gate2static.latency.operators import Operator, record
 
 @dataclass(frozen=True, kw_only=True)
 class OperatorCost:
-    """What one operator is predicted to cost.
+    """The predicted cost of one operator.
 
     Attributes:
-        operator: torch's name, such as "convolution".
-        shapes: of what it reads and writes, in words.
-        ms: 0 where the backend runs it as a part of another operator.
-        note: why it costs what it does, such as "fused".
+        operator: The name of the operator in torch or of its kernel, such as "convolution".
+        shapes: The shapes of what it reads and writes, for people.
+        ms: The time in ms; 0 where the backend runs it as a part of another operator.
+        macs: The multiply-accumulates.
+        note: Why it costs what it does, such as "fused".
     """
 
     operator: str
@@ -28,10 +29,10 @@ class OperatorCost:
 
 
 class LatencyModel(ABC):
-    """Predicts latencies of one device and backend.
+    """Predicts latencies on one device and backend.
 
     Attributes:
-        name: of the device and backend.
+        name: The name of the device and backend.
         estimated: True for a roofline from a data sheet, False for a table measured on the device.
     """
 
@@ -40,30 +41,39 @@ class LatencyModel(ABC):
 
     @abstractmethod
     def costs(self, operators: Sequence[Operator]) -> tuple[OperatorCost, ...]:
-        """What each operator of one forward pass costs, and what the pass costs besides; they add up."""
+        """Returns the costs of the operators of one forward pass, and of the pass besides; they add up."""
 
     def breakdown(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[OperatorCost, ...]:
-        """What each operator of `network(*inputs)` costs; nothing is computed.
+        """Returns the cost of each operator of `network(*inputs)` without computing anything.
+
+        Args:
+            network: Any module in evaluation mode.
+            inputs: The network's inputs, batch first; real or fake tensors.
 
         Raises:
-            BenchError: the network does not run on these inputs, or has a layer that the model knows nothing of.
+            BenchError: The network does not run on these inputs, or has a layer that the model knows nothing of.
         """
         return self.costs(record(network, inputs))
 
     def predict_ms(self, network: nn.Module, inputs: tuple[Tensor, ...]) -> float:
-        """Latency in ms of one forward pass at the batch size of these inputs; nothing is computed.
+        """Returns the latency in ms of one forward pass at the batch size of the inputs, without computing anything.
 
         Args:
-            network: any module in evaluation mode; what is deployed is `static.deployed()`.
-            inputs: batch first, real or fake tensors.
+            network: Any module in evaluation mode. What is deployed of a static network is `static.deployed()`.
+            inputs: The network's inputs, batch first; real or fake tensors.
 
         Raises:
-            BenchError: the network does not run on these inputs, or has a layer that the model knows nothing of.
+            BenchError: The network does not run on these inputs, or has a layer that the model knows nothing of.
         """
         return sum(cost.ms for cost in self.breakdown(network, inputs))
 
 
 def described(operator: Operator) -> str:
-    """Shapes of what an operator reads (weights apart) and writes."""
-    read = " ".join("×".join(map(str, v.shape)) for v in operator.inputs if not v.is_constant)
-    return f"{read} → {' '.join('×'.join(map(str, v.shape)) for v in operator.outputs)}"
+    """Returns the shapes of what an operator reads (apart from weights) and writes, for people."""
+    read = " ".join(_text(value.shape) for value in operator.inputs if not value.is_constant)
+    written = " ".join(_text(value.shape) for value in operator.outputs)
+    return f"{read} → {written}"
+
+
+def _text(shape: Sequence[int]) -> str:
+    return "×".join(map(str, shape))

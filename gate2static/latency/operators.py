@@ -1,7 +1,7 @@
-"""The tensor operators of one forward pass with their sizes, recorded on tensors without content.
+"""Records the tensor operators of one forward pass with their sizes, on tensors without content.
 
-Operators are what torch dispatches below its compositions (`linear` is `addmm`, plain attention is matrix products and
-a softmax), so a module in any form gives the same list: user code, a captured graph, a folded one.
+Operators are what torch dispatches below its compositions: `linear` is `addmm`, and plain attention is matrix products
+and a softmax. So a module in any form gives the same list: user code, a captured graph, or a folded one.
 """
 
 from collections.abc import Iterable
@@ -30,8 +30,9 @@ class Value:
     """A tensor that an operator reads or writes.
 
     Attributes:
-        index: which value it is; reshaping keeps it. -1 for weights and everything that follows from weights alone.
-        shape: as this operator sees it.
+        index: The number of the value, which reshaping keeps. -1 for weights and all that follows from weights alone.
+        shape: The shape that this operator sees.
+        size_bytes: The bytes of the tensor.
     """
 
     index: int
@@ -40,7 +41,7 @@ class Value:
 
     @property
     def is_constant(self) -> bool:
-        """Whether it is known before the network runs."""
+        """Whether the value is known before the network runs."""
         return self.index < 0
 
 
@@ -49,11 +50,12 @@ class Operator:
     """One operator that runs.
 
     Attributes:
-        name: torch's, such as "convolution" or "addmm".
-        inputs: the tensors it reads, weights included, in the order of its arguments.
-        arguments: its other arguments by the names of its schema, defaults included.
-        macs: multiply-accumulates.
-        dtype: of its result.
+        name: The name of the operator in torch, such as "convolution" or "addmm".
+        inputs: The tensors it reads, weights included, in the order of its arguments.
+        outputs: The tensors it writes.
+        arguments: Its other arguments by the names of its schema, defaults included.
+        macs: The multiply-accumulates.
+        dtype: The dtype of its result.
     """
 
     name: str
@@ -65,28 +67,29 @@ class Operator:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes that it reads and writes, each tensor once."""
+        """The bytes that the operator reads and writes, each tensor once."""
         return sum(value.size_bytes for value in (*self.inputs, *self.outputs))
 
 
 def record(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Operator, ...]:
-    """The operators of `network(*inputs)` in the order in which they run; nothing is computed.
+    """Returns the operators of `network(*inputs)` in the order in which they run, without computing anything.
 
     Args:
-        network: any module, in evaluation mode; its weights may be fake tensors.
-        inputs: batch first; the batch size is the one that is predicted for. Real or fake tensors.
+        network: Any module in evaluation mode; its weights may be fake tensors.
+        inputs: The network's inputs, batch first, at the batch size that is predicted for; real or fake tensors.
 
     Raises:
-        BenchError: the network does not run on these inputs.
+        BenchError: The network does not run on these inputs.
     """
-    everything = (*inputs, *network.parameters(), *network.buffers())
-    mode = next((x.fake_mode for x in everything if isinstance(x, FakeTensor)), None)
+    tensors = (*inputs, *network.parameters(), *network.buffers())
+    mode = next((x.fake_mode for x in tensors if isinstance(x, FakeTensor)), None)
     mode = mode or FakeTensorMode(allow_non_fake_inputs=True)
     fake = tuple(x if isinstance(x, FakeTensor) else mode.from_tensor(x) for x in inputs)
     recorder = _Recorder(fake)
     # The plain form of attention is made of operators that every table knows.
+    plain = sdpa_kernel(SDPBackend.MATH)
     try:
-        with torch.no_grad(), quiet(), sdpa_kernel(SDPBackend.MATH), mode, recorder:
+        with torch.no_grad(), quiet(), plain, mode, recorder:
             network(*fake)
     except Exception as error:  # a network runs arbitrary operators
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
@@ -98,28 +101,36 @@ def record(network: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Operator, ..
 
 
 class _Recorder(TorchDispatchMode):
-    """Writes down every operator that reads a value that depends on the inputs."""
+    """Writes down every operator that reads a value that depends on the inputs.
+
+    Args:
+        inputs: The network's inputs, as fake tensors.
+    """
 
     def __init__(self, inputs: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.operators: list[Operator] = []
         self._indices: dict[int, int] = {}
-        self._alive: list[Tensor] = []  # an id stays a tensor's for as long as the tensor lives
+        # An id stays a tensor's for as long as the tensor lives.
+        self._alive: list[Tensor] = []
         for tensor in inputs:
             self._name(tensor, len(self._alive))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
-        read = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        written = [x for x in pytree.tree_leaves(result) if isinstance(x, Tensor)]
+        read = _tensors((args, kwargs))
+        written = _tensors(result)
         variable = [x for x in read if id(x) in self._indices]
         if not written or not variable:
             return result
         name = func._overloadpacket.__name__
-        if name in RESHAPES or (name == "expand" and written[0].shape == variable[0].shape):
+        # An expansion to the shape that the tensor has copies nothing.
+        is_noop = name == "expand" and written[0].shape == variable[0].shape
+        if name in RESHAPES or is_noop:
             self._name(written[0], self._indices[id(variable[0])])
             return result
+        # Before the results have numbers, since an operator may write into what it reads.
         inputs = tuple(self._value(x) for x in read)
         for tensor in written:
             self._name(tensor, len(self._alive))
@@ -145,7 +156,14 @@ class _Recorder(TorchDispatchMode):
         return Value(index=index, shape=tuple(tensor.shape), size_bytes=tensor.numel() * tensor.element_size())
 
 
+def _tensors(structure: Any) -> list[Tensor]:
+    return [x for x in pytree.tree_leaves(structure) if isinstance(x, Tensor)]
+
+
 def _arguments(schema: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Returns the arguments of a call that hold no tensors, by the names of the operator's schema."""
     named = {argument.name: argument.default_value for argument in schema.arguments if argument.has_default_value()}
-    named |= {argument.name: value for argument, value in zip(schema.arguments, args, strict=False)} | kwargs
-    return {k: v for k, v in named.items() if not any(isinstance(x, Tensor) for x in pytree.tree_leaves(v))}
+    for argument, value in zip(schema.arguments, args, strict=False):
+        named[argument.name] = value
+    named |= kwargs
+    return {name: value for name, value in named.items() if not _tensors(value)}

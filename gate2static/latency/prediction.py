@@ -1,4 +1,4 @@
-"""A predicted latency, operator by operator, for people and as JSON."""
+"""A predicted latency, operator by operator, as a table for people and as JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from gate2static.latency.model import LatencyModel, OperatorCost
 
 _ROWS = 40
+"""Rows of a table for the terminal; the cheaper operators are one more row."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """What a latency model says of a network.
+    """The latency that a model predicts for a network.
 
     Attributes:
-        model: the name of the latency model.
-        estimated: whether it is a data sheet's estimate, not made of measurements.
-        batch_size: samples in one forward pass.
-        costs: operator by operator.
+        model: The name of the latency model.
+        estimated: Whether the model is a data sheet's estimate and not made of measurements.
+        batch_size: The number of samples in one forward pass.
+        costs: The costs of the operators.
     """
 
     model: str
@@ -32,11 +33,11 @@ class Prediction:
 
     @property
     def latency_ms(self) -> float:
-        """Of one forward pass."""
+        """The latency of one forward pass in ms."""
         return sum(cost.ms for cost in self.costs)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Returns the prediction as plain values."""
         return {
             "model": self.model,
             "estimated": self.estimated,
@@ -46,41 +47,59 @@ class Prediction:
         }
 
     def table(self) -> Table:
-        """For the terminal: equal operators in one row, the dearest first."""
-        kind = "estimated from a data sheet" if self.estimated else "predicted from measured units"
-        table = Table(title=f"{self.latency_ms:.3f} ms on {escape(self.model)}, {kind}; batch size {self.batch_size}")
+        """Returns a table for the terminal, with equal operators in one row, the most expensive first."""
+        source = "estimated from a data sheet" if self.estimated else "predicted from measured kernels"
+        table = Table(title=f"{self.latency_ms:.3f} ms on {escape(self.model)}, {source}; batch size {self.batch_size}")
         table.add_column("operator", no_wrap=True)
         table.add_column("shapes")
         for name in ("times", "M MACs", "estimated ms" if self.estimated else "ms", "share"):
             table.add_column(name, justify="right", no_wrap=True)
         table.add_column("")
         groups = _grouped(self.costs)
-        for cost, times, ms in groups[:_ROWS]:
-            share = f"{ms / self.latency_ms:.1%}" if self.latency_ms else ""
-            macs = f"{times * cost.macs / 1e6:.1f}" if cost.macs else ""
-            table.add_row(cost.operator, cost.shapes, str(times), macs, f"{ms:.4f}", share, cost.note)
+        for group in groups[:_ROWS]:
+            cost = group.cost
+            macs = f"{group.times * cost.macs / 1e6:.1f}" if cost.macs else ""
+            share = f"{group.ms / self.latency_ms:.1%}" if self.latency_ms else ""
+            table.add_row(cost.operator, cost.shapes, str(group.times), macs, f"{group.ms:.4f}", share, cost.note)
         if rest := groups[_ROWS:]:
-            ms = sum(ms for _, _, ms in rest)
-            table.add_row(f"{len(rest)} others", "", str(sum(n for _, n, _ in rest)), "", f"{ms:.4f}", "", "")
+            times = sum(group.times for group in rest)
+            ms = sum(group.ms for group in rest)
+            table.add_row(f"{len(rest)} others", "", str(times), "", f"{ms:.4f}", "", "")
         return table
 
 
 def predict(network: nn.Module, inputs: tuple[Tensor, ...], model: LatencyModel) -> Prediction:
-    """Predict `network(*inputs)`; nothing is computed.
+    """Predicts the latency of `network(*inputs)` without computing anything.
+
+    Args:
+        network: Any module in evaluation mode.
+        inputs: The network's inputs, batch first; real or fake tensors.
+        model: The latency model of a device.
 
     Raises:
-        BenchError: the network does not run on these inputs, or has a layer that the model knows nothing of.
+        BenchError: The network does not run on these inputs, or has a layer that the model knows nothing of.
     """
     costs = model.breakdown(network, inputs)
     return Prediction(model=model.name, estimated=model.estimated, batch_size=len(inputs[0]), costs=costs)
 
 
-def _grouped(costs: Sequence[OperatorCost]) -> list[tuple[OperatorCost, int, float]]:
-    """Equal operators with their number and their time in all, the dearest first."""
+@dataclass(frozen=True)
+class _Group:
+    """Equal operators: one of them, their number, and their time in ms together."""
+
+    cost: OperatorCost
+    times: int
+    ms: float
+
+
+def _grouped(costs: Sequence[OperatorCost]) -> list[_Group]:
+    """Returns groups of equal operators, the most expensive first."""
 
     def key(cost: OperatorCost) -> tuple[Any, ...]:
         return cost.operator, cost.shapes, cost.note, cost.macs, cost.ms
 
-    groups = [list(group) for _, group in groupby(sorted(costs, key=key), key=key)]
-    rows = [(group[0], len(group), sum(cost.ms for cost in group)) for group in groups]
-    return sorted(rows, key=lambda row: -row[2])
+    groups = []
+    for _, equal in groupby(sorted(costs, key=key), key=key):
+        members = list(equal)
+        groups.append(_Group(members[0], len(members), sum(cost.ms for cost in members)))
+    return sorted(groups, key=lambda group: -group.ms)

@@ -1,8 +1,9 @@
-"""Estimates from a data sheet: each operator takes as long as its arithmetic or its memory traffic, and a launch.
+"""Rooflines: latency estimated from a device's data sheet.
 
-S. Williams, A. Waterman, D. Patterson: Roofline, CACM 52(4), 2009. Peaks are never reached, and operators that an
-engine fuses or takes for views are counted like others, so this gives the order of magnitude and ranks networks of one
-kind; a measured table predicts them.
+Each operator takes as long as its arithmetic or its memory traffic, whichever is longer, and a launch (S. Williams,
+A. Waterman, D. Patterson: Roofline, CACM 52(4), 2009). Peaks are never reached, and operators that an engine fuses or
+takes for views are counted like others. So this gives the order of magnitude and ranks networks of one kind, and is
+labelled as estimated wherever it is shown; a measured table predicts latencies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,10 +21,11 @@ class Roofline(LatencyModel):
     """A device as its data sheet describes it.
 
     Attributes:
-        name: of the device.
-        peak_macs_per_s: by element width in bits; a width that is not listed runs at the next wider one's peak.
-        bytes_per_s: memory bandwidth.
-        launch_s: what starting one operator costs, when they are launched back to back.
+        name: The name of the device.
+        peak_macs_per_s: Width of an element in bits -> the peak of MACs per second. A width that is not listed runs at
+            the peak of the next wider one.
+        bytes_per_s: The memory bandwidth in bytes per second.
+        launch_s: The time in seconds that starting one operator costs when operators are launched back to back.
     """
 
     estimated: ClassVar[bool] = True  # type: ignore[misc]
@@ -34,7 +36,7 @@ class Roofline(LatencyModel):
     launch_s: float
 
     def costs(self, operators: Sequence[Operator]) -> tuple[OperatorCost, ...]:
-        """See `LatencyModel`."""
+        """Returns the costs of the operators of one forward pass, see `LatencyModel`."""
         return tuple(self._cost(operator) for operator in operators)
 
     def _cost(self, operator: Operator) -> OperatorCost:
@@ -49,6 +51,7 @@ class Roofline(LatencyModel):
         )
 
     def _peak(self, dtype: torch.dtype) -> float:
+        """Returns the peak of MACs per second for elements of a dtype."""
         wide_enough = [width for width in self.peak_macs_per_s if width >= dtype.itemsize * 8]
         return self.peak_macs_per_s[min(wide_enough, default=max(self.peak_macs_per_s))]
 
@@ -57,7 +60,9 @@ class Roofline(LatencyModel):
 # twice as high). float32 on Ampere and later runs in TF32 on tensor cores only if asked to, so its peak is the CUDA
 # cores'. Launch costs are not on data sheets: 2 µs is what back-to-back launches of small kernels in a CUDA graph or an
 # engine take on a server GPU, twice that behind an embedded CPU.
-_T, _G = 1e12, 1e9
+_T = 1e12
+_G = 1e9
+
 _DEVICES = (
     Roofline(  # NVIDIA Jetson AGX Orin 64 GB data sheet DS-10662-001: 5.3 TFLOPS fp32; 170 sparse INT8 TOPS (GPU)
         name="jetson-orin-agx",
@@ -97,4 +102,4 @@ _DEVICES = (
     ),
 )
 DEVICES: Mapping[str, Roofline] = {device.name: device for device in _DEVICES}
-"""Devices by name, from their data sheets."""
+"""Name of a device -> its roofline, from its data sheet."""

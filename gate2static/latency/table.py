@@ -1,4 +1,7 @@
-"""A latency table: what the units of networks cost on one device and backend, as they were measured there."""
+"""Latency tables: what the kernels of networks cost on one device and backend, as they were measured there.
+
+A table is a file, so predicting from it needs neither the device nor the backend.
+"""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -10,27 +13,38 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from gate2static.errors import BenchError
 from gate2static.files import write_atomically
 from gate2static.latency.grid import Grid
-from gate2static.latency.kernel_units import Unit
+from gate2static.latency.kernel_kinds import Kernel
 from gate2static.latency.kernels import Backend, Step, lower
 from gate2static.latency.model import LatencyModel, OperatorCost, described
 from gate2static.latency.operators import Operator
 
 
 class LatencyTable(BaseModel, LatencyModel):
-    """Times of units, measured on one device; a network costs the sum of what its backend runs.
+    """Times of kernels, measured on one device; a network costs the sum of what its backend runs.
+
+    The factors and additions say what kernels cost in whole networks beyond the grids, see `calibration`.
 
     Attributes:
-        backend: what ran the units; it decides which operators run as parts of others.
-        threads: CPU threads the units were given.
-        environment: the machine and the versions of its libraries, for people.
-        overhead_ms: what a forward pass costs besides its units.
-        layers, movement, ms_per_weight_byte, launch_ms: what units cost in whole networks beyond the grids, see
-            `calibration`: a factor for layers and one for what only moves or maps tensors, an addition for each byte
-            of weights, and one for each operator.
-        grids: the measured times.
+        backend: The backend that ran the kernels; it decides which operators run as parts of others.
+        threads: The number of CPU threads the kernels were given.
+        environment: The machine and the versions of its libraries, for people.
+        overhead_ms: The time in ms that a forward pass costs besides its kernels.
+        layer_factor: How much longer layers take than alone. Its key in a file is `layers`.
+        movement_factor: How much longer all other kernels take than alone: those that only move or map tensors. Its
+            key in a file is `movement`.
+        ms_per_weight_byte: The time in ms that each byte of a layer's weights adds.
+        launch_ms: The time in ms that each kernel adds.
+        grids: The measured times, one grid per kind of kernel.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", ignored_types=(cached_property,))
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        ignored_types=(cached_property,),
+        validate_by_name=True,
+        validate_by_alias=True,
+        serialize_by_alias=True,
+    )
     estimated: ClassVar[bool] = False  # type: ignore[misc]
 
     format: Literal["gate2static latency table"] = "gate2static latency table"
@@ -40,21 +54,21 @@ class LatencyTable(BaseModel, LatencyModel):
     threads: int = Field(ge=1)
     environment: dict[str, str] = {}
     overhead_ms: float = Field(ge=0)
-    layers: float = Field(default=1.0, gt=0)
-    movement: float = Field(default=1.0, gt=0)
+    layer_factor: float = Field(default=1.0, gt=0, alias="layers")
+    movement_factor: float = Field(default=1.0, gt=0, alias="movement")
     ms_per_weight_byte: float = Field(default=0.0, ge=0)
     launch_ms: float = Field(default=0.0, ge=0)
     grids: tuple[Grid, ...] = Field(min_length=1)
 
     def costs(self, operators: Sequence[Operator]) -> tuple[OperatorCost, ...]:
-        """See `LatencyModel`.
+        """Returns the costs of the operators of one forward pass, see `LatencyModel`.
 
         Raises:
-            BenchError: a layer of a kind that was not measured, or whose grid is damaged.
+            BenchError: A layer is of a kind that was not measured, or its grid is damaged.
         """
-        found = [
+        costs = [
             OperatorCost(
-                operator=step.units[0].kind if step.units else step.operator.name,
+                operator=step.kernels[0].kind if step.kernels else step.operator.name,
                 shapes=described(step.operator),
                 ms=self._ms(step),
                 macs=step.operator.macs,
@@ -62,60 +76,71 @@ class LatencyTable(BaseModel, LatencyModel):
             )
             for step in lower(operators, self.backend)
         ]
-        return (*found, OperatorCost(operator="a forward pass", shapes="", ms=self.overhead_ms))
+        return (*costs, OperatorCost(operator="a forward pass", shapes="", ms=self.overhead_ms))
+
+    def kernel_ms(self, kernel: Kernel) -> float:
+        """Returns the time in ms of a kernel alone.
+
+        Raises:
+            BenchError: The kernel is of a kind that was not measured, or its grid is damaged.
+        """
+        if kernel.kind not in self._by_kind:
+            raise BenchError(
+                f"the latency table {self.name} has no times of {kernel.kind!r}; it has {', '.join(self._by_kind)}. "
+                "Profile this network: gate2static profile STATIC_DIR"
+            )
+        grid = self._by_kind[kernel.kind]
+        if len(grid.axes) != len(kernel.sizes):
+            raise BenchError(
+                f"the latency table {self.name} is damaged: its times of {kernel.kind!r} have {len(grid.axes)} axes, "
+                f"expected {len(kernel.sizes)}. Make it again: gate2static profile STATIC_DIR"
+            )
+        return grid.at(kernel.sizes)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the table as JSON, whole or not at all.
+
+        Args:
+            path: The file; its folder is made where it is missing.
+
+        Raises:
+            BenchError: The file cannot be written; what stood there is untouched.
+        """
+        write_atomically(Path(path), (self.model_dump_json(indent=1) + "\n").encode(), error=BenchError)
 
     @cached_property
     def _by_kind(self) -> dict[str, Grid]:
         return {grid.kind: grid for grid in self.grids}
 
     def _ms(self, step: Step) -> float:
-        alone = sum(self.unit_ms(unit) * (self.layers if is_layer(unit) else self.movement) for unit in step.units)
-        return alone + self.launch_ms * len(step.units) + self.ms_per_weight_byte * weight_bytes(step)
-
-    def unit_ms(self, unit: Unit) -> float:
-        """A unit alone, in ms.
-
-        Raises:
-            BenchError: a unit of a kind that was not measured, or whose grid is damaged.
-        """
-        if unit.kind not in self._by_kind:
-            raise BenchError(
-                f"the latency table {self.name} has no times of {unit.kind!r}; it has {', '.join(self._by_kind)}. "
-                "Profile this network: gate2static profile STATIC_DIR"
-            )
-        grid = self._by_kind[unit.kind]
-        if len(grid.axes) != len(unit.sizes):
-            raise BenchError(
-                f"the latency table {self.name} is damaged: its times of {unit.kind!r} have {len(grid.axes)} axes, "
-                f"expected {len(unit.sizes)}. Make it again: gate2static profile STATIC_DIR"
-            )
-        return grid.at(unit.sizes)
-
-    def save(self, path: str | Path) -> None:
-        """Write the table as JSON, whole or not at all.
-
-        Raises:
-            BenchError: the file cannot be written; what stood there is untouched.
-        """
-        write_atomically(Path(path), (self.model_dump_json(indent=1) + "\n").encode(), error=BenchError)
+        """Returns the time in ms of one step in a whole network."""
+        alone = sum(
+            self.kernel_ms(kernel) * (self.layer_factor if is_layer(kernel) else self.movement_factor)
+            for kernel in step.kernels
+        )
+        return alone + self.launch_ms * len(step.kernels) + self.ms_per_weight_byte * weight_bytes(step)
 
 
-def is_layer(unit: Unit) -> bool:
-    """Whether arithmetic is what a unit takes its time for."""
-    return "convolution" in unit.kind or unit.kind in ("linear", "matmul")
+def is_layer(kernel: Kernel) -> bool:
+    """Returns whether a kernel takes its time for arithmetic and not for moving or mapping tensors."""
+    return "convolution" in kernel.kind or kernel.kind in ("linear", "matmul")
 
 
 def weight_bytes(step: Step) -> int:
-    """Bytes of weights that a layer reads."""
-    layer = any(is_layer(unit) for unit in step.units)
-    return sum(value.size_bytes for value in step.operator.inputs if value.is_constant) if layer else 0
+    """Returns the bytes of weights that a layer reads; 0 for all other steps."""
+    if not any(is_layer(kernel) for kernel in step.kernels):
+        return 0
+    return sum(value.size_bytes for value in step.operator.inputs if value.is_constant)
 
 
 def load_latency_table(path: str | Path) -> LatencyTable:
-    """Read a table that `LatencyTable.save` wrote.
+    """Reads a table that `LatencyTable.save` wrote.
+
+    Args:
+        path: The JSON file of the table.
 
     Raises:
-        BenchError: missing, damaged, not a latency table, or of another format version.
+        BenchError: The file is missing, damaged, no latency table, or of another format version.
     """
     try:
         content = Path(path).read_bytes()

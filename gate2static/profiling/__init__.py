@@ -1,4 +1,4 @@
-"""Profiling: a latency table for this machine, measured from the units that networks consist of."""
+"""Profiling: a latency table for this machine, measured from the kernels that networks consist of."""
 
 from gate2static.profiling.measuring import profile, profile_table
 from gate2static.profiling.networks import profile_for, profile_gated

@@ -1,4 +1,4 @@
-"""The measurement of a latency table: the time of every kind of unit on this machine."""
+"""The measurement of a latency table: the time of every kind of kernel on this machine."""
 
 import math
 from collections import defaultdict
@@ -17,20 +17,20 @@ from gate2static.bench.timing import time_runs
 from gate2static.errors import BenchError
 from gate2static.latency import LatencyTable
 from gate2static.latency.grid import Grid
-from gate2static.latency.kernel_units import Unit
+from gate2static.latency.kernel_kinds import Kernel
 from gate2static.latency.kernels import BLOCK, REORDER, UNALIGNED, Backend, forms, lower
 from gate2static.latency.operators import record
 from gate2static.latency.table import is_layer
-from gate2static.profiling.node_networks import UnitNetwork
-from gate2static.profiling.unit_networks import MEAN, repeated
+from gate2static.profiling.kernel_networks import MEAN, repeated
+from gate2static.profiling.node_networks import KernelNetwork
 from gate2static.progress import progress_bar
 
 _FEW = 1
-"""The copies of a unit in the smaller of two networks."""
+"""The copies of a kernel in the smaller of two networks."""
 _SOME = 3
-"""The copies of a large unit in the larger network."""
+"""The copies of a large kernel in the larger network."""
 _MANY = 9
-"""The copies of a small unit in the larger network."""
+"""The copies of a small kernel in the larger network."""
 _WARMUP_S = 0.004
 _TIMED_S = 0.02
 _RUNS = 5
@@ -51,13 +51,13 @@ Network = tuple[nn.Module, tuple[Tensor, ...]]
 def profile(
     networks: Iterable[Network], *, backend: str = "onnxruntime", threads: int | None = None, progress: bool = True
 ) -> LatencyTable:
-    """Measures the units that networks consist of, over the range of sizes that the units have in these networks.
+    """Measures the kernels that networks consist of, over the range of sizes that the kernels have in these networks.
 
-    A unit's time is the time that one more copy adds to a network, so the overhead of a call and the conversion of
+    A kernel's time is the time that one more copy adds to a network, so the overhead of a call and the conversion of
     inputs do not count. Sessions are opened, warmed up, timed and closed one after another.
 
     Args:
-        networks: Modules in evaluation mode with example inputs. The table can predict networks of the same units;
+        networks: Modules in evaluation mode with example inputs. The table can predict networks of the same kernels;
             channel counts and sizes in between are interpolated.
         backend: A backend that runs torch or ONNX.
         threads: CPU threads, at least 1; None uses torch's number.
@@ -77,7 +77,7 @@ def profile(
             times_ms: dict[tuple[int, ...], float] = {}
             for cell in product(*axes):
                 if cell in measured:
-                    times_ms[cell] = _unit_ms(Unit(kind=kind, sizes=cell), grids, backend, threads)
+                    times_ms[cell] = _kernel_ms(Kernel(kind=kind, sizes=cell), grids, backend, threads)
                     bar.advance(task)
                 else:
                     times_ms[cell] = _in_proportion(cell, axes, times_ms)
@@ -109,10 +109,10 @@ def check_profilable(backend: str, threads: int | None) -> tuple[Backend, int]:
         MissingDependencyError: The backend's library or device is missing.
     """
     if not _can_profile(backend):
-        raise BenchError(f"units cannot be profiled on {backend!r}; allowed: {', '.join(get_args(Backend))}")
+        raise BenchError(f"kernels cannot be profiled on {backend!r}; allowed: {', '.join(get_args(Backend))}")
     threads = torch.get_num_threads() if threads is None else threads
     if threads < 1:
-        raise BenchError(f"units cannot be profiled with {threads} threads; give at least 1")
+        raise BenchError(f"kernels cannot be profiled with {threads} threads; give at least 1")
     _overhead_ms(backend, threads)
     return backend, threads
 
@@ -122,13 +122,13 @@ _Plan = Mapping[str, tuple[tuple[tuple[int, ...], ...], set[tuple[int, ...]]]]
 
 
 def _plan(networks: Iterable[Network], backend: str) -> _Plan:
-    """Plans the measurement: by kind, the axes, and the cells with at most the work of the networks' largest unit."""
+    """Plans the measurement: by kind, the axes, and the cells with at most the work of the networks' largest kernel."""
     seen: dict[str, set[tuple[int, ...]]] = defaultdict(set)
     for network, inputs in networks:
         for step in lower(record(network, inputs), backend):
-            for step_unit in step.units:
-                for unit in forms(step_unit, backend):
-                    seen[unit.kind] |= {unit.sizes, _narrow(unit)}
+            for step_kernel in step.kernels:
+                for kernel in forms(step_kernel, backend):
+                    seen[kernel.kind] |= {kernel.sizes, _narrow(kernel)}
     everywhere = {size for kind in seen for sizes in seen[kind] if len(sizes) == 1 for size in sizes}
     if not seen:
         raise BenchError("nothing to profile: the networks run no operators")
@@ -147,12 +147,12 @@ def _plan(networks: Iterable[Network], backend: str) -> _Plan:
     return plan
 
 
-def _narrow(unit: Unit) -> tuple[int, ...]:
-    """Returns the sizes of a unit with few channels, because gates leave any number of channels."""
-    if "convolution" not in unit.kind and unit.kind != "linear":
-        return unit.sizes
-    few = BLOCK + 1 if unit.kind.endswith(UNALIGNED) else BLOCK
-    return (unit.sizes[0], *(min(size, few) for size in unit.sizes[1:]))
+def _narrow(kernel: Kernel) -> tuple[int, ...]:
+    """Returns the sizes of a kernel with few channels, because gates leave any number of channels."""
+    if "convolution" not in kernel.kind and kernel.kind != "linear":
+        return kernel.sizes
+    few = BLOCK + 1 if kernel.kind.endswith(UNALIGNED) else BLOCK
+    return (kernel.sizes[0], *(min(size, few) for size in kernel.sizes[1:]))
 
 
 def _axis(sizes: Sequence[int], points: int) -> tuple[int, ...]:
@@ -170,26 +170,26 @@ def _nearest(sizes: Sequence[int], target: float) -> int:
     return min(sizes, key=lambda size: abs(math.log(size / target)))
 
 
-def _unit_ms(unit: Unit, grids: Mapping[str, Grid], backend: str, threads: int) -> float:
-    copies = _SOME if is_layer(unit) else _MANY
-    few = repeated(unit, _FEW)
-    many = repeated(unit, copies)
+def _kernel_ms(kernel: Kernel, grids: Mapping[str, Grid], backend: str, threads: int) -> float:
+    copies = _SOME if is_layer(kernel) else _MANY
+    few = repeated(kernel, _FEW)
+    many = repeated(kernel, copies)
     added = (_network_ms(many, backend, threads) - _network_ms(few, backend, threads)) / (copies - _FEW)
     added -= sum(grids[other.kind].at(other.sizes) for other in few.others if other.kind in grids)
-    if unit.kind == REORDER:
+    if kernel.kind == REORDER:
         added /= 2  # each copy has two reorders: one into blocks, and one out of them
     return max(added, _SHORTEST_MS)
 
 
-def _network_ms(network: UnitNetwork, backend: str, threads: int) -> float:
+def _network_ms(network: KernelNetwork, backend: str, threads: int) -> float:
     entry = BACKENDS[backend]
     with entry.open(network.source(entry.takes), batch_size=1, threads=threads) as runner:
         return median(time_runs(runner.run, warmup_s=_WARMUP_S, duration_s=_TIMED_S, min_runs=_RUNS))
 
 
 def _overhead_ms(backend: str, threads: int) -> float:
-    """Returns the time of a network with one tiny unit, which is almost only overhead."""
-    return _network_ms(repeated(Unit(kind="relu", sizes=(64,)), 1), backend, threads)
+    """Returns the time of a network with one tiny kernel, which is almost only overhead."""
+    return _network_ms(repeated(Kernel(kind="relu", sizes=(64,)), 1), backend, threads)
 
 
 def _in_proportion(
@@ -205,8 +205,8 @@ def _in_proportion(
 
 
 def profile_table(table: LatencyTable) -> Table:
-    """Returns a table of the measurements for the terminal, one row per kind of unit."""
-    rows = Table("unit", "sizes", title=f"{table.name}; {table.overhead_ms:.4f} ms of overhead per forward pass")
+    """Returns a table of the measurements for the terminal, one row per kind of kernel."""
+    rows = Table("kernel", "sizes", title=f"{table.name}; {table.overhead_ms:.4f} ms of overhead per forward pass")
     rows.add_column("ms", justify="right", no_wrap=True)
     for grid in table.grids:
         sizes = ", ".join(f"{axis[0]}" if len(axis) == 1 else f"{axis[0]}–{axis[-1]}" for axis in grid.axes)

@@ -21,7 +21,7 @@ _TARGETS = {"onnxruntime": "ort-cpu", "openvino": "openvino"}
 
 
 def profile_for(path: Path | None, *, backend: str, threads: int | None) -> LatencyTable:
-    """Measures the units of a network and calibrates the table with the whole network.
+    """Measures the kernels of a network and calibrates the table with the whole network.
 
     Args:
         path: A gated network's checkpoint, as for `profile_gated`, or a static network's folder. None measures common
@@ -46,7 +46,7 @@ def profile_for(path: Path | None, *, backend: str, threads: int | None) -> Late
 
 
 def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> LatencyTable:
-    """Measures the units of a gated network and calibrates the table with static networks that it may become.
+    """Measures the kernels of a gated network and calibrates the table with static networks that it may become.
 
     These are the static networks of its gates as they are, all shared, all task-specific and mixed, so that predictions
     hold for any budget between one backbone and separate networks. One network with mixed gates is also laid out for

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gate2static.bench.sources import OnnxSource, Source, TorchSource
-from gate2static.latency.kernel_units import Unit
+from gate2static.latency.kernel_kinds import Kernel
 from gate2static.runtimes.optional import require
 
 _OPSET = 20
@@ -35,22 +35,22 @@ class Node:
 
 
 @dataclass
-class UnitNetwork:
-    """A network with several copies of a unit.
+class KernelNetwork:
+    """A network with several copies of a kernel.
 
     Attributes:
         inputs: The shapes of the inputs, by name.
         constants: Weights and indices, by name.
         nodes: The operators in order.
         outputs: The names of the outputs.
-        others: Further units that each copy needs, whose time does not count as the unit's.
+        others: Further kernels that each copy needs, whose time does not count as the kernel's.
     """
 
     inputs: dict[str, tuple[int, ...]] = field(default_factory=dict)
     constants: dict[str, NDArray[Any]] = field(default_factory=dict)
     nodes: list[Node] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
-    others: tuple[Unit, ...] = ()
+    others: tuple[Kernel, ...] = ()
 
     def input(self, *shape: int) -> str:
         """Adds an input and returns its name."""
@@ -87,13 +87,13 @@ class UnitNetwork:
         kinds = onnx.TensorProto
         graph = helper.make_graph(
             [helper.make_node(n.operator, list(n.inputs), [n.output], **n.attributes) for n in self.nodes],
-            "unit",
+            "kernel",
             [helper.make_tensor_value_info(name, kinds.FLOAT, shape) for name, shape in self.inputs.items()],
             [helper.make_tensor_value_info(name, kinds.FLOAT, None) for name in self.outputs],
             [onnx.numpy_helper.from_array(array, name) for name, array in self.constants.items()],
         )
         model = helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", _OPSET)])
-        return OnnxSource(data=model.SerializeToString(), label="a unit network")
+        return OnnxSource(data=model.SerializeToString(), label="a kernel network")
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, *, strides: Any, group: int, pads: Any) -> Tensor:
@@ -140,7 +140,7 @@ _TORCH: Mapping[str, Callable[..., Tensor]] = {
 class _Interpreter(nn.Module):
     """Runs the nodes with torch."""
 
-    def __init__(self, network: UnitNetwork) -> None:
+    def __init__(self, network: KernelNetwork) -> None:
         super().__init__()
         self._network = network
         for name, array in network.constants.items():

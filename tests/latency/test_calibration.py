@@ -17,15 +17,16 @@ def moving(times: int) -> nn.Module:
 NETWORKS = [moving(times) for times in (2, 5, 9)] + [nn.Conv2d(16, 64, 3, padding=1)]
 
 
-def test_what_units_cost_in_whole_networks_is_found(table: LatencyTable) -> None:
-    true = table.model_copy(update={"layers": 0.8, "movement": 2.8, "ms_per_weight_byte": 3e-8, "launch_ms": 2e-3})
+def test_what_kernels_cost_in_whole_networks_is_found(table: LatencyTable) -> None:
+    update = {"layer_factor": 0.8, "movement_factor": 2.8, "ms_per_weight_byte": 3e-8, "launch_ms": 2e-3}
+    true = table.model_copy(update=update)
     found = calibrated(table, [(network, INPUT, true.predict_ms(network, INPUT)) for network in NETWORKS])
     for network in [*NETWORKS, moving(7)]:
         right, wrong = true.predict_ms(network, INPUT), table.predict_ms(network, INPUT)
         assert abs(found.predict_ms(network, INPUT) - right) < 0.25 * abs(wrong - right)
 
 
-def test_networks_that_cost_what_their_units_cost_change_nothing(table: LatencyTable) -> None:
+def test_networks_that_cost_what_their_kernels_cost_change_nothing(table: LatencyTable) -> None:
     measured = [(network, INPUT, table.predict_ms(network, INPUT)) for network in NETWORKS]
     assert calibrated(table, measured).predict_ms(moving(7), INPUT) == pytest.approx(table.predict_ms(moving(7), INPUT))
 
@@ -33,13 +34,13 @@ def test_networks_that_cost_what_their_units_cost_change_nothing(table: LatencyT
 def test_nothing_becomes_negative_where_networks_take_no_time(table: LatencyTable) -> None:
     found = calibrated(table, [(network, INPUT, 0.01 * table.predict_ms(network, INPUT)) for network in NETWORKS])
     assert (found.ms_per_weight_byte, found.launch_ms) == pytest.approx((0.0, 0.0), abs=1e-12)
-    assert min(found.layers, found.movement) >= 0.75
+    assert min(found.layer_factor, found.movement_factor) >= 0.75
 
 
-def test_a_machine_that_became_faster_after_its_units_were_measured_makes_layers_faster(table: LatencyTable) -> None:
+def test_a_machine_that_became_faster_after_its_kernels_were_measured_makes_layers_faster(table: LatencyTable) -> None:
     beyond = table.overhead_ms
     measured = [(n, INPUT, beyond + 0.8 * (table.predict_ms(n, INPUT) - beyond)) for n in NETWORKS]
-    assert calibrated(table, measured).layers == pytest.approx(0.8, abs=0.02)
+    assert calibrated(table, measured).layer_factor == pytest.approx(0.8, abs=0.02)
 
 
 def test_a_network_is_needed(table: LatencyTable) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gate2static.latency.kernel_units import unit_of
+from gate2static.latency.kernel_kinds import kernel_of
 from gate2static.latency.kernels import lower
 from gate2static.latency.operators import record
 
@@ -40,7 +40,7 @@ class Adds(nn.Module):
 
 def kinds(network: nn.Module, backend: str = "onnxruntime") -> list[list[str]]:
     steps = lower(record(network, (torch.ones(1, 3, 8, 8),)), backend)
-    return [[unit.kind for unit in step.units] for step in steps]
+    return [[kernel.kind for kernel in step.kernels] for step in steps]
 
 
 def test_an_activation_that_alone_reads_a_convolution_costs_nothing() -> None:
@@ -76,7 +76,7 @@ def test_a_tensor_is_reordered_once_however_many_read_it() -> None:
             return torch.cat([x[:, 1:9], x[:, 3:11], x[:, :16]], 1)
 
     network = Between(PicksTwice())
-    assert [unit for step in kinds(network) for unit in step].count("reorder") == 2
+    assert [kernel for step in kinds(network) for kernel in step].count("reorder") == 2
 
 
 def test_a_concatenation_of_whole_blocks_stays_in_blocks() -> None:
@@ -89,20 +89,20 @@ def test_a_concatenation_of_whole_blocks_stays_in_blocks() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.c(torch.cat([self.a(x), self.b(x)], 1))
 
-    assert [unit for step in kinds(Joins(16)) for unit in step].count("reorder") == 0
-    assert [unit for step in kinds(Joins(8)) for unit in step].count("reorder") == 3
+    assert [kernel for step in kinds(Joins(16)) for kernel in step].count("reorder") == 0
+    assert [kernel for step in kinds(Joins(8)) for kernel in step].count("reorder") == 3
 
 
 def test_convolutions_are_looked_up_in_whole_blocks() -> None:
     [step] = lower(record(nn.Conv2d(17, 17, 3, padding=1), (torch.ones(1, 17, 8, 8),)), "onnxruntime")
-    assert step.units[0].sizes == (64, 20, 32)
-    assert unit_of(step.operator).sizes == (64, 17, 17)
+    assert step.kernels[0].sizes == (64, 20, 32)
+    assert kernel_of(step.operator).sizes == (64, 17, 17)
 
 
 @pytest.mark.parametrize(("channels", "parts"), [(64, [64]), (80, [64, 16]), (170, [128, 48])])
 def test_a_convolution_is_four_blocks_at_a_time_and_what_is_left(channels: int, parts: list[int]) -> None:
     [step] = lower(record(nn.Conv2d(16, channels, 1), (torch.ones(1, 16, 8, 8),)), "onnxruntime")
-    found = [unit.sizes for unit in step.units if unit.kind == "convolution 1×1/1"]
+    found = [kernel.sizes for kernel in step.kernels if kernel.kind == "convolution 1×1/1"]
     assert found == [(64, 16, part) for part in parts]
 
 
@@ -110,8 +110,8 @@ def test_a_convolution_is_four_blocks_at_a_time_and_what_is_left(channels: int, 
 def test_depthwise_convolutions_have_a_kind_of_their_own(channels: int) -> None:
     layer = nn.Conv2d(channels, channels, 5, stride=2, padding=2, groups=channels)
     [operator] = record(layer, (torch.ones(1, channels, 8, 8),))
-    assert unit_of(operator).kind == "depth-wise convolution 5×5/2"
-    assert unit_of(operator).sizes == (16, channels)
+    assert kernel_of(operator).kind == "depth-wise convolution 5×5/2"
+    assert kernel_of(operator).sizes == (16, channels)
 
 
 def test_copies_are_counted_by_their_pieces() -> None:
@@ -123,7 +123,7 @@ def test_copies_are_counted_by_their_pieces() -> None:
     sizes = []
     for network.dim in (1, 3):
         [operator] = record(network, (torch.ones(1, 3, 8, 8),))
-        sizes.append(unit_of(operator).sizes)
+        sizes.append(kernel_of(operator).sizes)
     assert sizes == [(2, 8 * 8 * 4), (3 * 8 * 2, 4)]
 
 

@@ -18,7 +18,7 @@ def convolution() -> nn.Module:
     return nn.Conv2d(16, 32, 3, padding=1)
 
 
-def test_a_networks_latency_is_the_sum_of_its_units_and_the_overhead(table: LatencyTable) -> None:
+def test_a_networks_latency_is_the_sum_of_its_kernels_and_the_overhead(table: LatencyTable) -> None:
     reorder_ms = 1e-6 * 2 * 16 * 64 * 4
     assert table.predict_ms(convolution(), INPUT) == pytest.approx(1 + 1e-6 * 64 * 16 * 32 * 9 + reorder_ms)
 
@@ -53,6 +53,15 @@ def test_a_table_survives_its_file(table: LatencyTable, tmp_path: Path) -> None:
     assert latency_model(path) == table
     assert [p.name for p in path.parent.iterdir()] == ["profile.json"]
     assert not latency_model(str(path)).estimated
+
+
+def test_a_file_has_the_keys_that_it_had_from_the_first_version_on(table: LatencyTable, tmp_path: Path) -> None:
+    path = tmp_path / "profile.json"
+    table.model_copy(update={"layer_factor": 0.9, "movement_factor": 1.5}).save(path)
+    content = json.loads(path.read_text())
+    assert (content["layers"], content["movement"]) == (0.9, 1.5)
+    loaded = load_latency_table(path)
+    assert (loaded.layer_factor, loaded.movement_factor) == (0.9, 1.5)
 
 
 @pytest.mark.parametrize(

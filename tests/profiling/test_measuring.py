@@ -14,26 +14,26 @@ from gate2static.bench import BACKENDS
 from gate2static.bench.sources import EngineSource, OnnxSource, TorchSource
 from gate2static.bench.timing import time_runs
 from gate2static.errors import BenchError
-from gate2static.latency.kernel_units import Unit
+from gate2static.latency.kernel_kinds import Kernel
 from gate2static.latency.kernels import REORDER, UNALIGNED, Backend, lower
 from gate2static.latency.operators import record
 from gate2static.profiling import measuring as profiling
 from gate2static.profiling import networks as profiled_networks
 from gate2static.profiling import profile, profile_for, profile_gated, profile_table
-from gate2static.profiling.node_networks import UnitNetwork
-from gate2static.profiling.unit_networks import MEAN, repeated
+from gate2static.profiling.kernel_networks import MEAN, repeated
+from gate2static.profiling.node_networks import KernelNetwork
 from gate2static.prune import TARGETS
 
-UNITS = [
-    Unit(kind="convolution 3×3/2", sizes=(16, 16, 16)),
-    Unit(kind="depth-wise convolution 5×5/1", sizes=(16, 16)),
-    Unit(kind=f"depth-wise convolution 3×3/1{UNALIGNED}", sizes=(16, 17)),
-    Unit(kind="transposed convolution 2×2/2", sizes=(16, 8, 8)),
-    Unit(kind="linear", sizes=(5, 8, 4)),
-    Unit(kind="matmul", sizes=(2, 5, 8, 5)),
-    *(Unit(kind=kind, sizes=(6, 64)) for kind in ("concat", "slice", "gather")),
+KERNELS = [
+    Kernel(kind="convolution 3×3/2", sizes=(16, 16, 16)),
+    Kernel(kind="depth-wise convolution 5×5/1", sizes=(16, 16)),
+    Kernel(kind=f"depth-wise convolution 3×3/1{UNALIGNED}", sizes=(16, 17)),
+    Kernel(kind="transposed convolution 2×2/2", sizes=(16, 8, 8)),
+    Kernel(kind="linear", sizes=(5, 8, 4)),
+    Kernel(kind="matmul", sizes=(2, 5, 8, 5)),
+    *(Kernel(kind=kind, sizes=(6, 64)) for kind in ("concat", "slice", "gather")),
     *(
-        Unit(kind=kind, sizes=(10**4,))
+        Kernel(kind=kind, sizes=(10**4,))
         for kind in (
             "add",
             "multiply",
@@ -47,7 +47,7 @@ UNITS = [
             "softmax",
         )
     ),
-    *(Unit(kind=kind, sizes=(10**4,)) for kind in ("norm", "pool", "reduce", "transpose", REORDER, MEAN)),
+    *(Kernel(kind=kind, sizes=(10**4,)) for kind in ("norm", "pool", "reduce", "transpose", REORDER, MEAN)),
 ]
 
 
@@ -57,17 +57,17 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(profiling, "_network_ms", lambda network, backend, threads: float(len(network.nodes)))
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.kind)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.kind)
 @pytest.mark.parametrize("backend", ["onnxruntime", "torch"])
-def test_every_kind_of_unit_runs_on_onnx_and_on_torch(unit: Unit, backend: str) -> None:
-    source = repeated(unit, 2).source(BACKENDS[backend].takes)
+def test_every_kind_of_kernel_runs_on_onnx_and_on_torch(kernel: Kernel, backend: str) -> None:
+    source = repeated(kernel, 2).source(BACKENDS[backend].takes)
     with BACKENDS[backend].open(source, batch_size=1, threads=1) as runner:
         assert time_runs(runner.run, warmup_s=0, duration_s=0, min_runs=1)[0] > 0
 
 
-@pytest.mark.parametrize("unit", UNITS, ids=lambda unit: unit.kind)
-def test_onnx_and_torch_run_the_same_unit(unit: Unit) -> None:
-    network = repeated(unit, 2)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: kernel.kind)
+def test_onnx_and_torch_run_the_same_kernel(kernel: Kernel) -> None:
+    network = repeated(kernel, 2)
     sources = network.source(TorchSource), network.source(OnnxSource)
     assert isinstance(sources[0], TorchSource)
     inputs = sources[0].inputs(1)
@@ -79,12 +79,12 @@ def test_onnx_and_torch_run_the_same_unit(unit: Unit) -> None:
 
 
 def test_more_copies_are_more_of_the_same() -> None:
-    one, three = (repeated(UNITS[0], copies) for copies in (1, 3))
+    one, three = (repeated(KERNELS[0], copies) for copies in (1, 3))
     assert len(three.nodes) == 3 * len(one.nodes)
     assert one.inputs == three.inputs
 
 
-def test_a_profile_knows_every_unit_of_its_network_and_gives_it_its_own_time(made_up: None) -> None:
+def test_a_profile_knows_every_kernel_of_its_network_and_gives_it_its_own_time(made_up: None) -> None:
     network = nn.Sequential(nn.Conv2d(3, 32, 3, 1, 1), nn.ReLU(), nn.Conv2d(32, 16, 1), nn.Flatten(), nn.Linear(256, 4))
     table = profile([(network, (torch.ones(1, 3, 4, 4),))], threads=1, progress=False)
     assert {"convolution 3×3/1", "convolution 1×1/1", "linear", REORDER} <= {grid.kind for grid in table.grids}
@@ -107,13 +107,13 @@ def test_a_profile_knows_depthwise_layers_with_any_number_of_channels(channels: 
 
 
 def test_cells_too_large_to_measure_grow_in_proportion(made_up: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    timed: list[UnitNetwork] = []
-    monkeypatch.setattr(profiling, "repeated", lambda unit, copies: timed.append(unit) or repeated(unit, copies))
+    timed: list[KernelNetwork] = []
+    monkeypatch.setattr(profiling, "repeated", lambda kernel, copies: timed.append(kernel) or repeated(kernel, copies))
     network = nn.Sequential(nn.Conv2d(16, 16, 1), nn.Conv2d(16, 256, 1))
     inputs = (torch.ones(1, 16, 8, 8),)
     table = profile([(network, inputs), (nn.Conv2d(256, 16, 1), (torch.ones(1, 256, 8, 8),))], progress=False)
     [grid] = [grid for grid in table.grids if grid.kind == "convolution 1×1/1"]
-    assert (64, 256, 256) not in {unit.sizes for unit in timed}
+    assert (64, 256, 256) not in {kernel.sizes for kernel in timed}
     assert grid.at((64, 256, 256)) == pytest.approx(16 * grid.at((64, 256, 16)))
 
 
@@ -133,7 +133,8 @@ def test_a_gated_network_is_profiled_from_one_backbone_to_separate_ones(
     before = {name: unit.alpha.clone() for name, unit in gated.gates.items()}
     table = profile_gated(gated, backend="onnxruntime", threads=1)
     assert all(torch.equal(unit.alpha, before[name]) for name, unit in gated.gates.items())
-    assert (table.layers, table.movement) != (1.0, 1.0)  # every unit is said to take a millisecond, which none does
+    # Every kernel is said to take a millisecond, which none does.
+    assert (table.layer_factor, table.movement_factor) != (1.0, 1.0)
     for decisions in (False, True):
         set_gates(gated, decisions)
         static = prune(gated)
@@ -141,7 +142,7 @@ def test_a_gated_network_is_profiled_from_one_backbone_to_separate_ones(
 
 
 def test_a_profile_knows_networks_that_are_laid_out_for_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Channels that convolutions move are units that no other static network has."""
+    """Channels that convolutions move are kernels that no other static network has."""
     whole = MagicMock()
     monkeypatch.setattr(profiled_networks, "_profile_whole", whole)
     monkeypatch.setitem(TARGETS, "ort-cpu", replace(TARGETS["ort-cpu"], layouts=TARGETS["ort-cpu"].layouts[-1:]))  # type: ignore[arg-type]
@@ -150,18 +151,18 @@ def test_a_profile_knows_networks_that_are_laid_out_for_its_backend(monkeypatch:
     gated = gate(backbone, tasks=tuple(heads), example_inputs=(torch.zeros(2, 3, 16, 16),), heads=heads)
     profile_gated(gated, backend="onnxruntime", threads=1)
     operators = [record(static.deployed(), static.example_inputs(1)) for static in whole.call_args.args[0]]
-    kinds = {unit.kind for network in operators for step in lower(network, "onnxruntime") for unit in step.units}
+    kinds = {kernel.kind for network in operators for step in lower(network, "onnxruntime") for kernel in step.kernels}
     assert "depth-wise convolution 1×1/1" in kinds
 
 
 def test_a_backend_that_cannot_profile_is_refused_before_anything_is_pruned(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="units cannot be profiled on 'tensorrt'"):
+    with pytest.raises(BenchError, match="kernels cannot be profiled on 'tensorrt'"):
         profile_for(tmp_path / "missing.pt", backend="tensorrt", threads=1)
 
 
 @pytest.mark.parametrize("backend", ["abacus", "tensorrt"])
 def test_a_backend_that_cannot_profile_is_answered_with_those_that_can(backend: str) -> None:
-    with pytest.raises(BenchError, match=f"units cannot be profiled on '{backend}'; allowed: torch, .*onnxruntime"):
+    with pytest.raises(BenchError, match=f"kernels cannot be profiled on '{backend}'; allowed: torch, .*onnxruntime"):
         profile([], backend=backend)
 
 

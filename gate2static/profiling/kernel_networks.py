@@ -1,4 +1,4 @@
-"""Networks that repeat one unit: the time that one more copy adds is the unit's own time."""
+"""Networks that repeat one kernel: the time that one more copy adds is the kernel's own time."""
 
 import math
 import re
@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from gate2static.latency.kernel_units import Unit
+from gate2static.latency.kernel_kinds import Kernel
 from gate2static.latency.kernels import REORDER
-from gate2static.profiling.node_networks import UnitNetwork
+from gate2static.profiling.node_networks import KernelNetwork
 
 MEAN = "mean over everything"
-"""The last unit of networks that would otherwise write large outputs; only profiling has this kind."""
+"""The last kernel of networks that would otherwise write large outputs; only profiling has this kind."""
 
 _FLOAT_BYTES = 4
 _ROW = 192
@@ -20,18 +20,18 @@ _GATHERED = 64
 """The channels that a gather picks from."""
 
 
-def repeated(unit: Unit, copies: int) -> UnitNetwork:
-    """Returns a network with copies of a unit, in a chain or side by side; all else is equal for any number."""
-    network = UnitNetwork()
-    if match := re.fullmatch(r"(depth-wise )?(transposed )?convolution ([\d×]+)/(\d+)\D*.*", unit.kind):
-        _convolutions(network, unit, copies, match)
+def repeated(kernel: Kernel, copies: int) -> KernelNetwork:
+    """Returns a network with copies of a kernel, in a chain or side by side; all else is equal for any number."""
+    network = KernelNetwork()
+    if match := re.fullmatch(r"(depth-wise )?(transposed )?convolution ([\d×]+)/(\d+)\D*.*", kernel.kind):
+        _convolutions(network, kernel, copies, match)
     else:
-        _BUILDERS.get(unit.kind, _elementwise)(network, unit, copies)
+        _BUILDERS.get(kernel.kind, _elementwise)(network, kernel, copies)
     return network
 
 
-def _convolutions(network: UnitNetwork, unit: Unit, copies: int, match: re.Match[str]) -> None:
-    positions, channels_in, channels_out = unit.sizes if len(unit.sizes) == 3 else (*unit.sizes, unit.sizes[-1])
+def _convolutions(network: KernelNetwork, kernel: Kernel, copies: int, match: re.Match[str]) -> None:
+    positions, channels_in, channels_out = kernel.sizes if len(kernel.sizes) == 3 else (*kernel.sizes, kernel.sizes[-1])
     window = [int(size) for size in match[3].split("×")]
     stride = int(match[4])
     side = max(1, round(positions ** (1 / len(window))))
@@ -48,78 +48,78 @@ def _convolutions(network: UnitNetwork, unit: Unit, copies: int, match: re.Match
         operator = "ConvTranspose" if match[2] else "Conv"
         y = network.add(operator, x, weight, bias, strides=[stride] * len(window), group=groups, **padding)
         network.outputs.append(network.add("GlobalAveragePool", y))
-    network.others = (Unit(kind="reduce", sizes=(_FLOAT_BYTES * positions * channels_out,)),)
+    network.others = (Kernel(kind="reduce", sizes=(_FLOAT_BYTES * positions * channels_out,)),)
 
 
-def _linear(network: UnitNetwork, unit: Unit, copies: int) -> None:
-    rows, inner, columns = unit.sizes
+def _linear(network: KernelNetwork, kernel: Kernel, copies: int) -> None:
+    rows, inner, columns = kernel.sizes
     x = network.input(1, rows, inner)
     for _ in range(copies):
         y = network.add("Add", network.add("MatMul", x, network.weight(inner, columns)), network.weight(columns))
         _reduce_to_output(network, y)
-    network.others = (Unit(kind=MEAN, sizes=(_FLOAT_BYTES * rows * columns,)),)
+    network.others = (Kernel(kind=MEAN, sizes=(_FLOAT_BYTES * rows * columns,)),)
 
 
-def _matmul(network: UnitNetwork, unit: Unit, copies: int) -> None:
-    products, rows, inner, columns = unit.sizes
+def _matmul(network: KernelNetwork, kernel: Kernel, copies: int) -> None:
+    products, rows, inner, columns = kernel.sizes
     x = network.input(1, products, rows, inner)
     for _ in range(copies):
         _reduce_to_output(network, network.add("MatMul", x, network.input(1, products, inner, columns)))
-    network.others = (Unit(kind=MEAN, sizes=(_FLOAT_BYTES * products * rows * columns,)),)
+    network.others = (Kernel(kind=MEAN, sizes=(_FLOAT_BYTES * products * rows * columns,)),)
 
 
-def _reduce(network: UnitNetwork, unit: Unit, copies: int) -> None:
+def _reduce(network: KernelNetwork, kernel: Kernel, copies: int) -> None:
     for _ in range(copies):
-        side = _side(unit.sizes[0] / _FLOAT_BYTES / 16)
+        side = _side(kernel.sizes[0] / _FLOAT_BYTES / 16)
         network.outputs.append(network.add("GlobalAveragePool", network.input(1, 16, side, side)))
 
 
-def _mean(network: UnitNetwork, unit: Unit, copies: int) -> None:
+def _mean(network: KernelNetwork, kernel: Kernel, copies: int) -> None:
     for _ in range(copies):
-        _reduce_to_output(network, network.input(1, max(1, unit.sizes[0] // _FLOAT_BYTES)))
+        _reduce_to_output(network, network.input(1, max(1, kernel.sizes[0] // _FLOAT_BYTES)))
 
 
-def _reduce_to_output(network: UnitNetwork, y: str) -> None:
+def _reduce_to_output(network: KernelNetwork, y: str) -> None:
     network.outputs.append(network.add("ReduceMean", y, keepdims=0))
 
 
-def _chain(network: UnitNetwork, x: str, copies: int, link: Callable[[str], str]) -> None:
+def _chain(network: KernelNetwork, x: str, copies: int, link: Callable[[str], str]) -> None:
     y = x
     for _ in range(copies):
         y = link(y)
     network.outputs.append(y)
 
 
-def _elementwise(network: UnitNetwork, unit: Unit, copies: int) -> None:
-    operands = 3 if unit.kind in ("add", "multiply") else 2
-    elements = max(1, unit.sizes[0] // (_FLOAT_BYTES * operands))
+def _elementwise(network: KernelNetwork, kernel: Kernel, copies: int) -> None:
+    operands = 3 if kernel.kind in ("add", "multiply") else 2
+    elements = max(1, kernel.sizes[0] // (_FLOAT_BYTES * operands))
     x = network.input(1, elements)
     second = network.input(1, elements) if operands == 3 else None
 
     def link(y: str) -> str:
-        if unit.kind == "silu":
+        if kernel.kind == "silu":
             return network.add("Mul", y, network.add("Sigmoid", y))
-        operator = {"add": "Add", "multiply": "Mul"}.get(unit.kind) or _ONNX_NAMES[unit.kind]
-        attributes = {"alpha": 1 / 6} if unit.kind == "hardsigmoid" else {}  # as torch defines it
+        operator = {"add": "Add", "multiply": "Mul"}.get(kernel.kind) or _ONNX_NAMES[kernel.kind]
+        attributes = {"alpha": 1 / 6} if kernel.kind == "hardsigmoid" else {}  # as torch defines it
         return network.add(operator, y, *([second] if second else []), **attributes)
 
     _chain(network, x, copies, link)
 
 
-def _rows(network: UnitNetwork, unit: Unit, copies: int) -> None:
-    rows = max(1, unit.sizes[0] // (2 * _FLOAT_BYTES * _ROW))
+def _rows(network: KernelNetwork, kernel: Kernel, copies: int) -> None:
+    rows = max(1, kernel.sizes[0] // (2 * _FLOAT_BYTES * _ROW))
     x = network.input(1, rows, _ROW)
 
     def link(y: str) -> str:
-        if unit.kind == "softmax":
+        if kernel.kind == "softmax":
             return network.add("Softmax", y, axis=-1)
         return network.add("LayerNormalization", y, network.weight(_ROW), network.weight(_ROW), axis=-1)
 
     _chain(network, x, copies, link)
 
 
-def _pool(network: UnitNetwork, unit: Unit, copies: int) -> None:
-    side = _side(unit.sizes[0] / (2 * _FLOAT_BYTES) / 16)
+def _pool(network: KernelNetwork, kernel: Kernel, copies: int) -> None:
+    side = _side(kernel.sizes[0] / (2 * _FLOAT_BYTES) / 16)
     x = network.input(1, 16, side, side)
     _chain(
         network,
@@ -129,9 +129,9 @@ def _pool(network: UnitNetwork, unit: Unit, copies: int) -> None:
     )
 
 
-def _reorder(network: UnitNetwork, unit: Unit, copies: int) -> None:
+def _reorder(network: KernelNetwork, kernel: Kernel, copies: int) -> None:
     """Alternates pooling, which works on blocks, and a sign change, which does not: each needs a reorder."""
-    elements = unit.sizes[0] / (2 * _FLOAT_BYTES)
+    elements = kernel.sizes[0] / (2 * _FLOAT_BYTES)
     side = _side(elements / 64)
     x = network.input(1, 64, side, side)
 
@@ -140,21 +140,21 @@ def _reorder(network: UnitNetwork, unit: Unit, copies: int) -> None:
 
     _chain(network, x, copies, link)
     size = 2 * _FLOAT_BYTES * 64 * side * side
-    network.others = (Unit(kind="relu", sizes=(size,)), Unit(kind="relu", sizes=(size,)))
+    network.others = (Kernel(kind="relu", sizes=(size,)), Kernel(kind="relu", sizes=(size,)))
 
 
-def _transpose(network: UnitNetwork, unit: Unit, copies: int) -> None:
+def _transpose(network: KernelNetwork, kernel: Kernel, copies: int) -> None:
     """Flattens after each transpose, because optimisers push transposes through other operators."""
-    rows = max(1, unit.sizes[0] // (2 * _FLOAT_BYTES * _ROW))
+    rows = max(1, kernel.sizes[0] // (2 * _FLOAT_BYTES * _ROW))
     flat = network.constant(np.array([1, -1], dtype=np.int64))
     for _ in range(copies):
         y = network.add("Transpose", network.input(1, rows, 3, _ROW // 3), perm=[0, 2, 1, 3])
         _reduce_to_output(network, network.add("Reshape", y, flat))
-    network.others = (Unit(kind=MEAN, sizes=(_FLOAT_BYTES * rows * _ROW,)),)
+    network.others = (Kernel(kind=MEAN, sizes=(_FLOAT_BYTES * rows * _ROW,)),)
 
 
-def _gather(network: UnitNetwork, unit: Unit, copies: int) -> None:
-    pieces, size = unit.sizes
+def _gather(network: KernelNetwork, kernel: Kernel, copies: int) -> None:
+    pieces, size = kernel.sizes
     picked = min(_GATHERED, pieces)
     x = network.input(1, max(1, pieces // picked), picked, max(1, size // _FLOAT_BYTES))
     generator = np.random.default_rng(0)
@@ -165,9 +165,9 @@ def _gather(network: UnitNetwork, unit: Unit, copies: int) -> None:
     _chain(network, x, copies, link)
 
 
-def _slice(network: UnitNetwork, unit: Unit, copies: int) -> None:
+def _slice(network: KernelNetwork, kernel: Kernel, copies: int) -> None:
     """Chains slices that each leave out one element."""
-    pieces, size = unit.sizes
+    pieces, size = kernel.sizes
     width = max(1, size // _FLOAT_BYTES)
     x = network.input(1, pieces, width + copies)
 
@@ -178,9 +178,9 @@ def _slice(network: UnitNetwork, unit: Unit, copies: int) -> None:
     _chain(network, x, copies, link)
 
 
-def _concat(network: UnitNetwork, unit: Unit, copies: int) -> None:
+def _concat(network: KernelNetwork, kernel: Kernel, copies: int) -> None:
     """Chains concatenations of two halves, one of which is a slice of the previous result."""
-    pieces, size = unit.sizes
+    pieces, size = kernel.sizes
     rows = max(1, pieces // 2)
     width = max(1, size // _FLOAT_BYTES)
     x = network.input(1, rows, 2 * width)
@@ -192,14 +192,14 @@ def _concat(network: UnitNetwork, unit: Unit, copies: int) -> None:
         copies,
         lambda y: network.add("Concat", network.add("Slice", y, zero, half, axis), other, axis=2),
     )
-    network.others = (Unit(kind="slice", sizes=(rows, width * _FLOAT_BYTES)),)
+    network.others = (Kernel(kind="slice", sizes=(rows, width * _FLOAT_BYTES)),)
 
 
 def _side(positions: float) -> int:
     return max(1, round(math.sqrt(positions)))
 
 
-_BUILDERS: Mapping[str, Callable[[UnitNetwork, Unit, int], None]] = {
+_BUILDERS: Mapping[str, Callable[[KernelNetwork, Kernel, int], None]] = {
     "linear": _linear,
     "matmul": _matmul,
     "reduce": _reduce,
