@@ -1,4 +1,8 @@
-"""Gates: any traceable module becomes a `GatedModel` of T+1 streams."""
+"""From a `Program` to a `GatedModel`: any traceable module with T+1 streams and gates between them.
+
+`gate` checks its arguments, traces the backbone, lifts the program to T+1 streams with a gate behind each unit, and
+compares the lifted network with the backbone. `sparsity_hinge` pulls gates towards sharing while the model trains.
+"""
 
 from gate2static.gates.channel_gate import Gate
 from gate2static.gates.hinge import sparsity_hinge

@@ -84,7 +84,15 @@ def _random_constants(networks: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def _random_like(parameter: Tensor, generator: torch.Generator) -> Tensor:
-    """Returns weights that keep the scale of what they are multiplied with, or positive numbers around 1."""
+    """Returns random numbers that a network computes well with.
+
+    Args:
+        parameter: A parameter; one of several dimensions is a weight, with the outputs along the first.
+        generator: The generator to draw from.
+
+    Returns:
+        Weights that keep the scale of what they are multiplied with, or positive numbers around 1.
+    """
     shape = parameter.shape
     if len(shape) > 1 and shape[0] > 1:
         return torch.randn(shape, generator=generator) * math.sqrt(shape[0] / shape.numel())
@@ -137,6 +145,7 @@ def _differ(plain: nn.Module, lifted: nn.Module, inputs: tuple[Any, ...], finite
 
 
 def _is_close(actual: Tensor, expected: Tensor) -> bool:
+    """Returns whether two results are equal but for rounding, relative to the largest number of the expected one."""
     if actual.shape != expected.shape:
         return False
     scale = float(expected.abs().nan_to_num(0.0, 0.0).max())

@@ -30,6 +30,7 @@ def lift(program: Program, branches: Mapping[str, nn.Module], gates: Mapping[str
         a tuple over tasks of the backbone's output structure. It has only the modules and parameters that the graph
         uses.
     """
+    # fx.GraphModule takes only the modules of this one that the graph calls.
     root = nn.Module()
     root.branches = named_modules(branches)
     root.gates = named_modules(gates)
@@ -46,6 +47,7 @@ def lift(program: Program, branches: Mapping[str, nn.Module], gates: Mapping[str
         outputs = graph.call_module(f"gates.{node.args[1]}", tuple(inputs))
         streams_of[node] = [graph.call_function(take, (outputs, stream)) for stream in range(len(branches))]
     _lift_segment(graph, segment, streams_of, branches)
+    # Heads read the tasks' streams; the shared one is read by gates alone.
     features = []
     for stream in range(len(branches) - 1):
         of_stream = {node: streams[stream] for node, streams in streams_of.items()}
@@ -67,7 +69,12 @@ def named_modules(modules: Mapping[str, nn.Module]) -> nn.Module:
 
 
 def take(values: Any, index: int) -> Any:
-    """Returns one of several outputs; nodes call it to read one stream of a gate."""
+    """Returns one of several outputs; nodes call it to read one stream of a gate.
+
+    Args:
+        values: The outputs.
+        index: The number of the output.
+    """
     return values[index]
 
 
@@ -88,6 +95,7 @@ def _lift_segment(
     # One stream after another, so that a stream's values are still in the cache: lifting costs memory traffic.
     for stream, (name, branch) in enumerate(branches.items()):
         for node in segment:
+            # Streams that are still one value cost one computation.
             owner = stream if owns_state(branch, node) else 0
             inputs = {n: streams_of[n][stream] for n in node.all_input_nodes}
             key = (node, owner, *inputs.values())

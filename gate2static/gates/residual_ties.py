@@ -110,6 +110,7 @@ def _carried_by(root: nn.Module, node: fx.Node, carried: Mapping[fx.Node, _Carri
     if not _are_alike(sources.values()):
         return None
     source = next(iter(sources.values()))
+    # An operand with fewer dimensions is broadcast, so another one must have those of the result.
     ranks = {len(info(n).shape or ()) for n in sources}
     if len(shape) not in ranks or shape[source.dim] != source.channels:
         return None
@@ -117,16 +118,23 @@ def _carried_by(root: nn.Module, node: fx.Node, carried: Mapping[fx.Node, _Carri
 
 
 def _are_alike(sources: Iterable[_Carried]) -> bool:
-    """Returns whether all sources have as many channels at the same place."""
+    """Returns whether all sources have as many channels at the same place.
+
+    The place is counted from the end, so that it is the same for operands that are broadcast.
+    """
     return len({(source.dim, source.channels) for source in sources}) == 1
 
 
 def _units_of(sources: Iterable[_Carried]) -> frozenset[str]:
+    """Returns the units of all sources together."""
     return frozenset[str]().union(*(source.units for source in sources))
 
 
 def _keeps_channels(root: nn.Module, node: fx.Node) -> bool:
-    """Returns whether a node is no weight layer: whether it is an operator, a norm, PReLU, or has no parameters."""
+    """Returns whether a node is no weight layer.
+
+    Operators, norms, PReLU and modules without parameters keep the channels of their input apart.
+    """
     if node.op != "call_module":
         return True
     module = root.get_submodule(str(node.target))
@@ -134,6 +142,7 @@ def _keeps_channels(root: nn.Module, node: fx.Node) -> bool:
 
 
 def _is_move(root: nn.Module, node: fx.Node) -> bool:
+    """Returns whether a node moves data and is followed, see `_FOLLOWED_MOVES`."""
     if node.op == "call_module":
         return isinstance(root.get_submodule(str(node.target)), MOVE_LAYERS)
     return function_name(node) in _FOLLOWED_MOVES
@@ -155,6 +164,7 @@ def _moved(root: nn.Module, node: fx.Node, sources: Mapping[fx.Node, _Carried]) 
     if len(tensors) > 1 and not joins:
         return None  # the data decide, as an index does
 
+    # The number of each element's channel, and -1 for what is joined with the channels along another dimension.
     def numbered(n: fx.Node) -> Any:
         shape = info(n).shape
         if shape is None:

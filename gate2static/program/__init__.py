@@ -1,1 +1,12 @@
-"""`nn.Module` to `Program`: what a backbone computes, and where gates may stand."""
+"""From an `nn.Module` to a `Program`: what a backbone computes, and where its gates stand.
+
+`build_program` takes these steps:
+
+1. `trace` records the forward as a graph of layers and operators. `tracer` decides what stays whole, `known_values`
+   answers what Python asks of values meanwhile, and `rewrites` brings the graph into operators that have a rule.
+2. `annotate` finds the shape, dtype, batch dimensions and MACs of every node.
+3. `units` finds the gated units and inserts a gate node behind each of them.
+4. `program` appends the heads.
+
+`operators` and `layer_kinds` are what all stages know of torch's operators and layers.
+"""

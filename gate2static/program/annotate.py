@@ -150,6 +150,17 @@ class _Recorder(fx.Interpreter):
 
 
 def _run(root: nn.Module, graph: fx.Graph, inputs: tuple[Any, ...], what: str) -> dict[fx.Node, _Result]:
+    """Runs a graph on fake tensors and returns node -> its result.
+
+    Args:
+        root: The owner of the modules that the graph calls.
+        graph: The graph to run.
+        inputs: The graph's inputs, as fake tensors.
+        what: The graph's name in an error.
+
+    Raises:
+        NodeError: The graph does not run on these inputs.
+    """
     leaves = pytree.tree_leaves(inputs)
     mode = next((x.fake_mode for x in leaves if hasattr(x, "fake_mode")), None)
     # fx.GraphModule copies the graph, and the copies keep the names.

@@ -16,11 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.proxy import Attribute, TraceError
+from torch.fx.proxy import TraceError
 from torch.utils import _pytree as pytree
 
 from gate2static.graphs import function_of, quiet
 from gate2static.program.annotate import BATCHES, fake_inputs
+from gate2static.program.known_proxies import FollowsBatchError, KnownProxy
 from gate2static.program.rewrites.gradients import (
     as_function,
     autocast_devices,
@@ -34,49 +35,6 @@ from gate2static.program.rewrites.size_functions import recorded_size_functions
 
 _UNKNOWN = object()
 """The value of a node that does not run on fake tensors."""
-
-
-class FollowsBatchError(TraceError):
-    """Python needs a number that depends on the batch size, so the code cannot run whole either."""
-
-
-class KnownProxy(fx.Proxy):
-    """A proxy that can stand where Python needs a number, if its value does not depend on the batch size."""
-
-    tracer: "ValueTracer"
-
-    def __getattr__(self, k: str) -> Attribute:
-        return _KnownAttribute(self, k)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        if self.tracer.shape(self) is None:
-            raise TypeError("only a tensor's items can be assigned while tracing")
-        self.tracer.create_proxy("call_function", operator.setitem, (self, index, value), {})
-
-    def __len__(self) -> int:
-        return self.tracer.length(self)
-
-    def __index__(self) -> int:
-        try:
-            return self.__int__()
-        except FollowsBatchError as error:
-            # Functions that torch.fx does not record ask for the index; the code around them can run whole.
-            raise TraceError(str(error)) from error
-
-    def __int__(self) -> int:
-        return int(self.tracer.constant(self))
-
-    def __float__(self) -> float:
-        return float(self.tracer.constant(self))
-
-
-class _KnownAttribute(Attribute, KnownProxy):
-    """An attribute of a known proxy."""
-
-    def __getattr__(self, k: str) -> Any:
-        attribute = super().__getattr__(k)
-        # `torch.autocast` insists on a plain string for the type of a device.
-        return self.tracer.constant(attribute) if (self.attr, k) == ("device", "type") else attribute
 
 
 class ValueTracer(fx.Tracer):
@@ -209,7 +167,10 @@ class ValueTracer(fx.Tracer):
         return self._values[node]
 
     def _missing(self, node: fx.Node) -> set[fx.Node]:
-        """Returns the nodes that a node's value comes from, itself included, whose values are not known yet."""
+        """Returns the nodes that must be evaluated for a node's value.
+
+        These are the node and all that its value comes from, unless their values are known already.
+        """
         missing = set() if node in self._values else {node}
         unseen = [node]
         while unseen:
@@ -220,7 +181,15 @@ class ValueTracer(fx.Tracer):
         return missing
 
     def _evaluate(self, node: fx.Node, run: int) -> Any:
-        """Returns the value of a node at batch size `BATCHES[run]`, given the values of its inputs."""
+        """Returns the value of a node in one run, given the values of its inputs.
+
+        Args:
+            node: The node to evaluate.
+            run: The run at batch size `BATCHES[run]`.
+
+        Returns:
+            The value, or `_UNKNOWN` where the node or one of its inputs does not run on fake tensors.
+        """
         if node.op == "placeholder":
             leaves = self._placeholders[BATCHES[run]]
             position = [*self.graph.find_nodes(op="placeholder")].index(node)
@@ -255,6 +224,7 @@ class ValueTracer(fx.Tracer):
             run: Runs the forward of the function on its arguments.
             args: The arguments, with proxies for tensors.
         """
+        # Whether a function is a derivative may depend on its settings, but not on the numbers in its tensors.
         settings = [x for x in pytree.tree_leaves(args) if not isinstance(x, fx.Proxy)]
         key = f"{id(kind)} {settings}"
         if key not in self._whole_functions:
@@ -271,13 +241,21 @@ class ValueTracer(fx.Tracer):
             self._marking = was_marking
 
     def _integer(self, proxy: fx.Proxy) -> Any:
-        """Returns `int` of a proxy: a number, or a proxy of a multiple of the batch size."""
+        """Returns `int` of a proxy.
+
+        Returns:
+            A number, or a proxy of a multiple of the batch size where the value follows the batch.
+        """
         numbers = [int(value) for value in self.values(proxy.node) if isinstance(value, int | float)]
         multiple = self._batches(numbers)
         return int(self.constant(proxy)) if multiple is None else multiple
 
     def _count(self, proxy: fx.Proxy) -> Any:
-        """Returns `len` of a proxy: a number, or a proxy of a multiple of the batch size."""
+        """Returns `len` of a proxy.
+
+        Returns:
+            A number, or a proxy of a multiple of the batch size where the length follows the batch.
+        """
         lengths = [len(value) for value in self.values(proxy.node) if isinstance(value, Tensor) and value.dim()]
         multiple = self._batches(lengths)
         return self.length(proxy) if multiple is None else multiple
@@ -293,6 +271,7 @@ class ValueTracer(fx.Tracer):
         multiple, rest = divmod(counts[0], BATCHES[0])
         if not multiple or rest or counts[1] != multiple * BATCHES[1]:
             return None
+        # An input with the batch first, whose size the graph can read.
         for node in self.graph.find_nodes(op="placeholder"):
             lengths = [len(value) if isinstance(value, Tensor) and value.dim() else 0 for value in self.values(node)]
             if lengths == [*BATCHES]:

@@ -176,12 +176,25 @@ def _check_features(features: Any) -> None:
 
 
 def _append_head(graph: fx.Graph, features: Any, head: _Head) -> fx.Node:
-    """Appends a head to a program's graph and returns the node of its output."""
+    """Appends a head to a program's graph.
+
+    Args:
+        graph: The graph of the program, changed in place.
+        features: The structure of the backbone's output, with nodes for leaves.
+        head: The head.
+
+    Returns:
+        The node of the head's output.
+
+    Raises:
+        GateError: The head does not run on the backbone's output or does not return one tensor.
+    """
     taken = pytree.tree_map(lambda leaf: _take(graph, leaf, head.stream), features)
     head_graph = _trace_head(head)
     if head_graph is None:
         return _append_whole_head(graph, taken, head)
     annotate(copy_structure(head.module), head_graph, lambda batch: (head.outputs(batch),), (head.stream,), str(head))
+    # The head's graph has a placeholder for each leaf of the features.
     placeholders = head_graph.find_nodes(op="placeholder")
     copies = dict(zip(placeholders, pytree.tree_leaves(taken), strict=True))
     for node in head_graph.nodes:
@@ -191,6 +204,7 @@ def _append_head(graph: fx.Graph, features: Any, head: _Head) -> fx.Node:
         if node.op == "placeholder":
             continue
         copies[node] = graph.node_copy(node, copies.__getitem__)
+        # The gated model has the user's head under this name.
         if node.op in ("call_module", "get_attr"):
             copies[node].target = f"heads.{head.task}.{node.target}"
     raise AssertionError("a graph without output")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from gate2static.errors import TraceError
 from gate2static.program.annotate import NodeError
-from gate2static.program.known_values import FollowsBatchError
+from gate2static.program.known_proxies import FollowsBatchError
 from gate2static.program.rewrites.gradients import is_custom
 from gate2static.program.tracer import Tracer
 

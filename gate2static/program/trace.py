@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 
 from gate2static.errors import TraceError
 from gate2static.graphs import copy_structure
-from gate2static.program.known_values import FollowsBatchError
+from gate2static.program.known_proxies import FollowsBatchError
 from gate2static.program.refusals import explain, refuse_frozen, refuse_impure, refuse_shared_forwards
 from gate2static.program.rewrites.attention import written_out
 from gate2static.program.rewrites.functional_layers import make_weight_layers
@@ -96,6 +96,11 @@ def trace(
 
 
 def _copied(module: nn.Module, what: str) -> nn.Module:
+    """Returns a copy of a module in eval mode.
+
+    Raises:
+        TraceError: The module holds a tensor that is not a leaf of autograd, which torch does not copy.
+    """
     try:
         return copy.deepcopy(module).eval()
     except RuntimeError as error:
@@ -195,7 +200,13 @@ def _attention_dropouts(
 
 
 def _run_tracer(tracer: Tracer, root: nn.Module, arguments: _Arguments) -> fx.Graph:
-    """Returns the graph of a module. One that is written out itself runs under a class with that forward."""
+    """Returns the graph of a module.
+
+    Args:
+        tracer: The tracer to run.
+        root: The module. One that has a form of its own (`written_out`) runs under a class with that forward.
+        arguments: The arguments of its forward.
+    """
     kind = type(root)
     form = written_out(root)
     if form is None:

@@ -74,6 +74,7 @@ class Tracer(ValueTracer):
         """Returns whether a module becomes one node."""
         if module_qualified_name in self._whole:
             return True
+        # These are torch's, so torch.fx would keep them whole.
         if isinstance(m, (*_CONTAINERS, *LAYERS)):
             return False
         if super().is_leaf_module(m, module_qualified_name) or isinstance(m, RUNNING_NORMS):
@@ -118,7 +119,17 @@ class Tracer(ValueTracer):
         return super().create_proxy(kind, target, args, kwargs, *rest, **options)
 
     def _in_pieces(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Records the pieces of a module that has a form of its own, and returns `NotImplemented` for all others."""
+        """Records the pieces of a module that has a form of its own.
+
+        Args:
+            module: The module that is called.
+            name: Its name.
+            args: Its positional arguments, with proxies for tensors.
+            kwargs: Its named arguments.
+
+        Returns:
+            The result, or `NotImplemented` for modules that have no form, or are used in a way that has none.
+        """
         norm = plain_norm(module) if self.trains else None
         if norm is not None:
             self.classes[name] = norm
@@ -133,7 +144,11 @@ class Tracer(ValueTracer):
         return result
 
     def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Records the inside of a function that is marked with `torch.fx.wrap`."""
+        """Records the inside of a function that is marked with `torch.fx.wrap`.
+
+        Raises:
+            TraceError: The function returns something else than one value, so that it stays whole.
+        """
         self.followed.add(function)
         try:
             result = function(*args, **kwargs)
@@ -154,7 +169,12 @@ class Tracer(ValueTracer):
         return value
 
     def _attention(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Records attention as one operator, or written out where it needs dropout that follows `train()`."""
+        """Records attention as one operator, or written out where it needs dropout that follows `train()`.
+
+        Args:
+            args: The positional arguments of `scaled_dot_product_attention`.
+            kwargs: The named arguments.
+        """
         named = {**dict(zip(_ATTENTION_ARGUMENTS, args, strict=False)), **kwargs}
         dropout = named.get("dropout_p", 0.0)
         index = len(self.attentions)

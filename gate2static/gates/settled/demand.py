@@ -54,11 +54,13 @@ class Demand:
         A task's are its undecided ones, followed by those that are its own for good. The shared stream's are those
         that some task takes, or may still take.
         """
+        # (T, C)
         specific_for_good = self.settled & self.specific
         of_tasks = []
         for t, needed in enumerate(self._needed):
             decided = np.flatnonzero(specific_for_good[t] & needed)
             of_tasks.append(np.concatenate([self.undecided[t], decided]))
+        # (C,)
         takes_psi = (self._needed[:, None] & ~specific_for_good).any(0)
         return [*of_tasks, np.flatnonzero(takes_psi)]
 
@@ -70,6 +72,7 @@ class Demand:
     @cached_property
     def passed_on(self) -> Ids:
         """The channels of ψ with which some stream goes on, or all that are computed where that is nearly the same."""
+        # (C,): some task that is read takes ψ for good, or all do and the mix, which then is ψ, is read.
         by_tasks = (self.shared & self.read[:-1, None]).any(0)
         by_the_mix = self.shared.all(0) & self.read[-1]
         channels = np.flatnonzero(by_tasks | by_the_mix)
@@ -79,6 +82,7 @@ class Demand:
     @cached_property
     def starts(self) -> list[int]:
         """The positions at which ψ's distinct channels, each task's and the mixed ones start; last, their number."""
+        # (T+2,): ψ, the tasks, the mix.
         sizes = [len(ids) for ids in (self.passed_on, *self.computed[:-1], self.mixed)]
         return [0, *np.cumsum(sizes).tolist()]
 

@@ -43,6 +43,7 @@ class SettledGate(nn.Module):
         Args:
             streams: The computed channels (`Demand.computed`) of the streams that have any.
         """
+        # (T, C)
         soft = self.gate.probabilities()
         # Straight through: 0 or 1 forwards, the gradient of σ(α) backwards.
         gates = self.gate.decisions().to(soft.dtype) + (soft - soft.detach())
@@ -147,10 +148,12 @@ class _SelectAndMixDistinct(torch.autograd.Function):
         ctx.index = index
         ctx.save_for_backward(gates, mixing, *streams)
         own_gates, weights, psi_weight = index.factors(gates, mixing, ctx.shape)
+        # The streams' shape, but with as many channels as there are distinct ones.
         distinct = _empty(streams[0], dim, starts[-1])
         for out, *parts in chunks((distinct, *streams), _CHUNK_ELEMENTS):
             phi = dict(zip(index.present, parts, strict=True))
             psi = phi.get(index.tasks)
+            # The mix is summed up: ψ where some task passes it on for good, and each task's picked channels.
             mix = out.narrow(dim, starts[-2], starts[-1] - starts[-2])
             if psi is None:
                 mix.zero_()
@@ -162,6 +165,7 @@ class _SelectAndMixDistinct(torch.autograd.Function):
                 x = phi[t]
                 picked = out.narrow(dim, starts[t + 1], x.shape[dim])
                 undecided = index.undecided[t]
+                # φ′ = ψ + g (φ - ψ), with 0 or 1 for g.
                 if undecided:
                     assert psi is not None
                     below = _take(psi, dim, index.below[t])
@@ -206,6 +210,7 @@ class _SelectAndMixDistinct(torch.autograd.Function):
                 x = phi[t]
                 undecided = index.undecided[t]
                 picked = grad.narrow(dim, starts[t + 1], x.shape[dim])
+                # dφ′ comes from the task's own stream and, with its weight, from the mix.
                 if index.mixes:
                     mixed = _take(grad_mix, dim, index.in_mix[t])
                     torch.addcmul(picked, mixed, weights[t], out=out)
@@ -220,6 +225,7 @@ class _SelectAndMixDistinct(torch.autograd.Function):
                 grad_undecided = out.narrow(dim, 0, undecided)
                 change = x.narrow(dim, 0, undecided) - _take(psi, dim, index.below[t])
                 change_sums[t][:undecided] += change.mul_(grad_undecided).sum(others)
+                # dψ gets it where the gate is closed.
                 weight = closed_of[t][:undecided].view(ctx.shape)
                 _add_product(grad_psi, dim, index.below[t], grad_undecided, weight)
                 grad_undecided.mul_(own_gates[t])
@@ -227,6 +233,7 @@ class _SelectAndMixDistinct(torch.autograd.Function):
         with_own = _joined(mix_sums, gates)
         # What a task passes into the mix is φ where its gate is open and ψ where it is closed.
         with_psi = torch.zeros_like(gates[0]).index_copy_(0, index.psi_channels, psi_sums).take(index.flat_channels)
+        # (T, C), with zeros for settled gates and for what is not computed.
         grad_gates = torch.zeros_like(gates).put_(index.flat, change)
         grad_mixing = torch.zeros_like(mixing).put_(index.flat, torch.where(closed > 0, with_psi, with_own))
         grad_mixing.index_add_(1, index.psi_channels, psi_sums * index.psi_tasks)
@@ -234,17 +241,35 @@ class _SelectAndMixDistinct(torch.autograd.Function):
 
 
 def _joined(sums: _Factors, like: Tensor) -> Tensor:
-    """Returns the sums of all tasks one after the other."""
+    """Returns the sums of all tasks one after the other.
+
+    Args:
+        sums: Task -> one number per channel.
+        like: A tensor with the dtype and device of the result, should there be no task.
+    """
     return torch.cat([*sums.values()]) if sums else like.new_empty(0)
 
 
 def _take(x: Tensor, dim: int, index: Tensor | None) -> Tensor:
-    """Returns the channels of a tensor at some positions; None for all of them."""
+    """Returns the channels of a tensor at some positions.
+
+    Args:
+        x: A feature map.
+        dim: Its channel dimension.
+        index: The positions, or None for all of them in order.
+    """
     return x if index is None else x.index_select(dim, index)
 
 
 def _copy_taken(out: Tensor, dim: int, index: Tensor | None, source: Tensor) -> None:
-    """Writes the channels of `source` at some positions into `out`."""
+    """Writes the channels of `source` at some positions into `out`.
+
+    Args:
+        out: The tensor to write into, with as many channels as there are positions.
+        dim: The channel dimension.
+        index: The positions, or None for all channels in order.
+        source: The tensor to read.
+    """
     if index is None:
         out.copy_(source)
     else:
@@ -252,7 +277,14 @@ def _copy_taken(out: Tensor, dim: int, index: Tensor | None, source: Tensor) -> 
 
 
 def _put(x: Tensor, dim: int, index: Tensor | None, values: Tensor) -> None:
-    """Writes values into some channels of a tensor, and zeros into the others."""
+    """Writes values into some channels of a tensor, and zeros into the others.
+
+    Args:
+        x: The tensor to write into.
+        dim: Its channel dimension.
+        index: The positions of the values, or None for all channels in order.
+        values: As many channels as there are positions.
+    """
     if index is None:
         x.copy_(values)
     else:
@@ -261,7 +293,15 @@ def _put(x: Tensor, dim: int, index: Tensor | None, values: Tensor) -> None:
 
 
 def _add_product(x: Tensor, dim: int, index: Tensor | None, values: Tensor, weights: Tensor) -> None:
-    """Adds values times weights to some channels of a tensor."""
+    """Adds values times weights to some channels of a tensor.
+
+    Args:
+        x: The tensor to add to.
+        dim: Its channel dimension.
+        index: The positions of the values, or None for all channels in order.
+        values: As many channels as there are positions.
+        weights: One weight per channel of the values, lined up with them.
+    """
     if index is None:
         x.addcmul_(values, weights)
     else:

@@ -38,8 +38,10 @@ def narrowable(branch: nn.Module, end: fx.Node) -> tuple[fx.Node, ...] | None:
         return None
     layer = _module(branch, node)
     kind = layer_class(layer)
+    # Only torch's own forwards are known to run on cut weights.
     if kind not in WEIGHT_LAYERS or getattr(type(layer), "forward", None) is not kind.forward:
         return None
+    # Whatever else reads the layer's output, or a second argument, needs the whole layer.
     if getattr(layer, "groups", 1) != 1 or len(node.users) > 1 or len(node.args) != 1 or node.kwargs:
         return None
     if norm is None:
@@ -56,10 +58,12 @@ def _calls(node: fx.Node) -> int:
 
 
 def _module(branch: nn.Module, node: fx.Node) -> nn.Module | None:
+    """Returns the module that a node calls, or None for all other nodes."""
     return branch.get_submodule(str(node.target)) if node.op == "call_module" else None
 
 
 def _is_altered(norm: nn.Module | None) -> bool:
+    """Returns whether hooks or a forward of its own may change what a batch norm computes."""
     return not isinstance(norm, nn.SyncBatchNorm) and layer_class(norm) not in BATCH_NORMS
 
 
@@ -84,10 +88,15 @@ class NarrowLayer(nn.Module):
         self._is_whole = torch.equal(channels.cpu(), everything)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the computed channels of the layer's output, normalised."""
+        """Returns the computed channels of the layer's output, normalised.
+
+        Args:
+            x: The input of the whole layer.
+        """
         if self._is_whole:
             y: Tensor = self.layer(x)
             return y if self.norm is None else self.norm(y)
+        # The whole layer runs on cut weights, so their gradients go to the whole weights.
         y = functional_call(self.layer, self._cut(self.layer, self._dim), (x,), tie_weights=False)
         if self.norm is None:
             return y
@@ -118,6 +127,8 @@ class NarrowLayer(nn.Module):
 class PickChannels(nn.Module):
     """Picks the channels of several tensors from one tensor.
 
+    Its tensors are the inputs of what does not work channel by channel, for the streams that need them.
+
     Args:
         dim: The channel dimension.
         picks: For each of the tensors, its channels.
@@ -129,7 +140,11 @@ class PickChannels(nn.Module):
         self._picks = tuple(picks)
 
     def forward(self, source: Tensor) -> tuple[Tensor, ...]:
-        """Returns one tensor for each pick."""
+        """Returns one tensor for each pick.
+
+        Args:
+            source: The tensor to pick from.
+        """
         picked: tuple[Tensor, ...] = _PickChannels.apply(source, self._dim, self._picks)
         return picked
 
@@ -147,9 +162,11 @@ class _PickChannels(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        # Laid out like the source, as the gradients of the operators before it expect.
         result = torch.empty_strided(ctx.shape, ctx.strides, dtype=grads[0].dtype, device=grads[0].device)
         for whole, *parts in chunks((result, *grads)):
             whole.zero_()
+            # Channels that several tensors picked get the sum of their gradients.
             for pick, part in zip(ctx.picks, parts, strict=True):
                 whole.index_add_(ctx.dim, pick, part)
         return result, None, None

@@ -12,17 +12,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import fx, nn
 
 from gate2static.gates.channel_gate import Gate
-from gate2static.gates.lift import named_modules, take
 from gate2static.gates.settled.demand import Bools, Demand, Ids
 from gate2static.gates.settled.gate import SettledGate
-from gate2static.gates.settled.layers import NarrowLayer, PickChannels, narrowable
+from gate2static.gates.settled.layers import NarrowLayer, narrowable
 from gate2static.gates.settled.liveness import find_liveness
 from gate2static.gates.settled.operators import works_by_channel
 from gate2static.gates.settled.rectifiers import rectify_in_place
+from gate2static.gates.settled.writing import NetworkWriter
 from gate2static.program.program import Program
 from gate2static.program.units import gated_unit, owns_state
 
@@ -110,14 +109,8 @@ class _SettledLift:
         self._reads = reads
         self._demands = demands
         self._units = {unit.name: unit for unit in program.units}
-        self._device = next(iter(gates.values())).alpha.device
-        self._graph = fx.Graph()
-        self._root = nn.Module()
-        self._root.branches = named_modules(branches)
-        self._root.gates = named_modules(gates)
-        self._root.made = nn.Module()
+        self._writer = NetworkWriter(branches, gates)
         self._values: dict[fx.Node, _Value] = {}
-        self._copies: dict[Any, fx.Node] = {}
         self._settled_gates: dict[fx.Node, SettledGate] = {}
 
     def build(self) -> fx.GraphModule:
@@ -134,10 +127,7 @@ class _SettledLift:
                 self._values[node] = self._whole_gate(node)
             else:
                 self._values[node] = self._by_channel(node) or self._by_stream(node)
-        self._graph.output(self._features())
-        self._graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
-        self._graph.lint()
-        network = rectify_in_place(fx.GraphModule(self._root, self._graph, "SettledLift"))
+        network = rectify_in_place(self._writer.finish(self._features()))
         self._keep_gradients(network)
         return network
 
@@ -145,6 +135,7 @@ class _SettledLift:
         """Returns the output: the backbone's output structure for each task."""
         tasks = len(self._branches) - 1
         read = np.arange(tasks + 1) < tasks
+        # Leaf of the program's output -> its streams.
         leaves: dict[fx.Node, list[fx.Node | None]] = {}
         fx.map_arg(self._program.features, lambda leaf: leaves.setdefault(leaf, self._streams(leaf, read)))
         features = []
@@ -154,16 +145,26 @@ class _SettledLift:
         return tuple(features)
 
     def _layer(self, gate: fx.Node) -> tuple[fx.Node, ...] | None:
-        """Returns the nodes of a unit that can be computed in part: its layer, and the norm if there is one."""
+        """Returns the nodes of a unit that can be computed in part.
+
+        Args:
+            gate: The gate of the unit.
+
+        Returns:
+            The layer, and the norm if there is one; None where the unit has to be computed whole.
+        """
         branch = next(iter(self._branches.values()))
         return narrowable(branch, gate.all_input_nodes[0])
 
     def _whole_gate(self, node: fx.Node) -> _Value:
-        """Calls a gate as `lift` does: on all streams."""
+        """Calls a gate as `lift` does: on all streams.
+
+        Args:
+            node: The gate of a unit that still needs almost all of its channels.
+        """
         everything = np.ones(len(self._branches), bool)
         inputs = self._streams(node.all_input_nodes[0], everything)
-        call = self._graph.call_module(f"gates.{node.args[1]}", tuple(inputs))
-        return _Value([self._graph.call_function(take, (call, stream)) for stream in range(len(inputs))])
+        return _Value([*self._writer.call_gate(str(node.args[1]), inputs)])
 
     def _settled_unit(self, node: fx.Node, layer: tuple[fx.Node, ...] | None) -> _Value:
         """Computes the channels that a unit needs, and makes the distinct channels of them.
@@ -179,22 +180,27 @@ class _SettledLift:
         streams = self._streams(source, is_computed)
         parts = []
         for branch, stream, channels in zip(self._branches.values(), streams, demand.computed, strict=True):
+            # A stream that was made for another reader may have nothing to compute here.
             if stream is None or not len(channels):
                 continue
             if layer is None:
-                parts.append(self._pick(stream, unit.dim, [channels], unit.channels)[0])
+                parts.append(self._writer.pick(stream, unit.dim, [channels], unit.channels)[0])
                 continue
             modules = [branch.get_submodule(str(n.target)) for n in layer]
-            narrow = NarrowLayer(*modules, channels=self._index(channels))
-            parts.append(self._call(f"{unit.name}_layer", narrow, stream))
+            narrow = NarrowLayer(*modules, channels=self._writer.index(channels))
+            parts.append(self._writer.call(f"{unit.name}_layer", narrow, stream))
         gate = SettledGate(self._gates[unit.name], demand)
         self._settled_gates[node] = gate
-        call = self._call(f"{unit.name}_gate", gate, *parts)
+        call = self._writer.call(f"{unit.name}_gate", gate, *parts)
         distinct = _DistinctChannels(call, demand.starts[-1], demand.views, unit.dim)
         return _Value([None] * len(streams), distinct)
 
     def _by_stream(self, node: fx.Node) -> _Value:
-        """Copies a node as `lift` does, for the streams that are read."""
+        """Copies a node as `lift` does, for the streams that are read.
+
+        Args:
+            node: The node of the program.
+        """
         read = self._reads[node]
         inputs = {n: self._streams(n, read) for n in node.all_input_nodes}
         copies: list[fx.Node | None] = [None] * len(read)
@@ -203,7 +209,7 @@ class _SettledLift:
         has_state = owns_state(self._branches[names[0]], node)
         for stream in np.flatnonzero(read):
             arguments = {n: streams[stream] for n, streams in inputs.items()}
-            copies[stream] = self._copy(node, names[stream if has_state else 0], arguments)
+            copies[stream] = self._writer.copy(node, names[stream if has_state else 0], arguments)
         return _Value(copies)
 
     def _by_channel(self, node: fx.Node) -> _Value | None:
@@ -225,7 +231,7 @@ class _SettledLift:
         # (operands, T+1, C): the distinct channel of each operand.
         views = np.stack([np.where(read[:, None], operand.views, -1) for operand in operands])
         if len(operands) == 1:
-            copied = self._copy(node, name, {inputs[0]: operands[0].node})
+            copied = self._writer.copy(node, name, {inputs[0]: operands[0].node})
             return _Value(no_streams, _DistinctChannels(copied, operands[0].count, views[0], dim))
         # Distinct combinations of the operands' channels are the distinct channels of the result.
         in_read = views[:, read]
@@ -236,10 +242,10 @@ class _SettledLift:
             return None
         arguments = {}
         for n, operand, channels in zip(inputs, operands, combinations, strict=True):
-            arguments[n] = self._pick(operand.node, operand.dim, [channels], operand.count)[0]
+            arguments[n] = self._writer.pick(operand.node, operand.dim, [channels], operand.count)[0]
         result_views = np.full(views.shape[1:], -1)
         result_views[read] = inverse.reshape(in_read.shape[1:])
-        copied = self._copy(node, name, arguments)
+        copied = self._writer.copy(node, name, arguments)
         return _Value(no_streams, _DistinctChannels(copied, combinations.shape[1], result_views, dim))
 
     def _streams(self, node: fx.Node, read: Bools) -> list[fx.Node | None]:
@@ -255,47 +261,19 @@ class _SettledLift:
             distinct = value.distinct
             # Streams with equal views are one tensor.
             views, which = np.unique(distinct.views[missing], axis=0, return_inverse=True)
-            picked = self._pick(distinct.node, distinct.dim, list(views), distinct.count)
+            picked = self._writer.pick(distinct.node, distinct.dim, list(views), distinct.count)
             for stream, index in zip(missing, which.ravel(), strict=True):
                 value.streams[stream] = picked[index]
         return value.streams
 
-    def _copy(self, node: fx.Node, branch: str, inputs: Mapping[fx.Node, fx.Node | None]) -> fx.Node:
-        """Returns a copy of a node on other inputs: the same copy for the same inputs."""
-        key = (node, branch, *inputs.values())
-        if key not in self._copies:
-            copied = self._graph.node_copy(node, inputs.__getitem__)
-            if node.op in ("call_module", "get_attr"):
-                copied.target = f"branches.{branch}.{node.target}"
-            self._copies[key] = copied
-        return self._copies[key]
+    def _keep_gradients(self, network: fx.GraphModule) -> None:
+        """Gives parameters that take no part zero gradients.
 
-    def _pick(self, source: fx.Node, dim: int, picks: list[Ids], count: int) -> list[fx.Node]:
-        """Returns tensors with some channels of another tensor, or that tensor for all its channels in order.
+        They get them through the first gate that heads read anything of, since its backward always runs.
 
         Args:
-            source: The tensor to pick from.
-            dim: Its channel dimension.
-            picks: For each of the tensors, its channels.
-            count: The number of channels of the source.
+            network: The network, which has only the parameters that take part.
         """
-        if len(picks) == 1 and np.array_equal(picks[0], np.arange(count)):
-            return [source]
-        call = self._call("picks", PickChannels(dim, [self._index(channels) for channels in picks]), source)
-        return [self._graph.call_function(take, (call, i)) for i in range(len(picks))]
-
-    def _call(self, name: str, module: nn.Module, *inputs: fx.Node) -> fx.Node:
-        """Adds a module to the network and returns the node of its call."""
-        parent = self._root.get_submodule("made")
-        unique_name = f"{name}_{len(parent._modules)}"
-        parent.add_module(unique_name, module)
-        return self._graph.call_module(f"made.{unique_name}", inputs)
-
-    def _index(self, channels: Ids) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(channels)).to(self._device)
-
-    def _keep_gradients(self, network: fx.GraphModule) -> None:
-        """Gives parameters that take no part zero gradients, through the first gate that heads read anything of."""
         used = {id(p) for p in network.parameters()}
         modules = [*self._branches.values(), *self._gates.values()]
         parameters = {id(p): p for module in modules for p in module.parameters()}

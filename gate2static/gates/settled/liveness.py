@@ -27,6 +27,7 @@ def find_liveness(
     Returns:
         Node -> (T+1,), the streams that are read; and gate node -> its demand, for the units that are worth cutting.
     """
+    # Backwards: a node is read for a stream if one of its users is computed for that stream.
     nodes = list(program.backbone())
     units = {unit.name: unit for unit in program.units}
     tasks = len(next(iter(settled.values())))

@@ -31,6 +31,7 @@ def rectify_in_place(network: fx.GraphModule) -> fx.GraphModule:
         if not _is_rectifier(network, node):
             continue
         (source,) = node.all_input_nodes
+        # What something else reads must not change.
         if len(source.users) == 1 and _is_fresh(network, source):
             node.op = "call_function"
             node.target = torch.relu_
@@ -41,11 +42,19 @@ def rectify_in_place(network: fx.GraphModule) -> fx.GraphModule:
 
 
 def _is_rectifier(network: fx.GraphModule, node: fx.Node) -> bool:
+    """Returns whether a node is a ReLU: a call of the function, or of an unaltered layer."""
     return node.target in (torch.relu, F.relu) or type(_layer(network, node)) is nn.ReLU
 
 
 def _is_fresh(network: fx.GraphModule, node: fx.Node) -> bool:
-    """Returns whether a value is a sum or what a gate made, so that it lies in memory of its own."""
+    """Returns whether a value lies in memory of its own that no gradient needs.
+
+    That is what a sum, a gate or a pick of channels made. A gate that makes one tensor per stream is read by `take`.
+
+    Args:
+        network: The owner of the modules that the node's graph calls.
+        node: The node of the value.
+    """
     if node.target is operator.add:
         return True
     maker = _layer(network, node.args[0] if node.target is take else node)  # type: ignore[arg-type]
@@ -53,7 +62,10 @@ def _is_fresh(network: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _layer(network: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """Returns the module that a node calls, or None where hooks or a forward of its own may see the value."""
+    """Returns the module that a node calls.
+
+    It is None for all other nodes, and for modules whose hooks or own forward may hold on to what they are given.
+    """
     module = network.get_submodule(str(node.target)) if node.op == "call_module" else None
     if module is None or module._forward_hooks or module._forward_pre_hooks or has_own_forward(module):
         return None

@@ -87,6 +87,7 @@ class GateSettling:
         self._steps += 1
         for name in self._histories:
             self._observe(name)
+        # Gates settle together, so that the network is not built anew in every step.
         if self._steps % math.ceil(self.after_steps / _LIFTS) == 0:
             self._settle_if_worth_it()
 
@@ -110,6 +111,7 @@ class GateSettling:
                 f"the state of settled gates is for {shapes}, the model's gates are {expected}; go on with the model "
                 "that it was saved with."
             )
+        # Until `_settle` has built the network anew, the whole one trains.
         self.gated.train_with(None)
         self._encoder = None
         self._steps = state["steps"]
@@ -126,7 +128,11 @@ class GateSettling:
         return self.gated.settled_encoder is self._encoder
 
     def _begin(self) -> dict[str, _History]:
-        """Returns the histories of gates of which none is settled."""
+        """Returns new histories, in which no gate is settled.
+
+        Returns:
+            Unit -> the history of its α; tied units have one entry, under the first of them.
+        """
         histories = {}
         for name in self._names.values():
             value = self.gated.gates[name].alpha.detach().clone()
@@ -135,7 +141,11 @@ class GateSettling:
         return histories
 
     def _observe(self, name: str) -> None:
-        """Puts settled gates back, and counts the steps of the others."""
+        """Puts settled gates back to their logits, and counts the steps for which the others kept their side.
+
+        Args:
+            name: The unit of the gates; of tied units, the first one.
+        """
         alpha = self.gated.gates[name].alpha.detach()
         # The model may have moved to another device.
         history = _History(**{key: value.to(alpha.device) for key, value in vars(self._histories[name]).items()})
@@ -148,7 +158,12 @@ class GateSettling:
         history.value = alpha.clone()
 
     def _without_settled(self, grad: Tensor, name: str) -> Tensor:
-        """Returns a gradient of α that is zero for settled gates."""
+        """Returns a gradient of α that is zero for settled gates.
+
+        Args:
+            grad: (T, groups), the gradient of one α.
+            name: The unit of the α; of tied units, the first one.
+        """
         return grad.masked_fill(self._histories[name].settled.to(grad.device), 0) if self._holds else grad
 
     def _settle_if_worth_it(self) -> None:
@@ -156,6 +171,7 @@ class GateSettling:
         ready = {}
         new = []
         for name, history in self._histories.items():
+            # (T, groups)
             ready[name] = history.settled | (history.kept >= self.after_steps)
             new.append((ready[name] & ~history.settled).flatten())
         if float(torch.cat(new).double().mean()) >= _WORTH_A_LIFT:
@@ -170,6 +186,7 @@ class GateSettling:
         gates = self.gated.gates
         by_unit = {}
         for name, gate in gates.items():
+            # (T, groups) to (T, C)
             groups = ready[self._names[id(gate.alpha)]]
             by_unit[name] = gate.per_channel(groups).cpu().numpy()
         encoder = lift_settled(self.gated.program, self.gated.branches, gates, by_unit)
@@ -177,5 +194,6 @@ class GateSettling:
             return
         for name, history in self._histories.items():
             history.settled = ready[name]
+        # From here on `_holds` is true until the model is set, moved or loaded.
         self.gated.train_with(encoder)
         self._encoder = encoder

@@ -71,6 +71,7 @@ def make_weight_layers(root: nn.Module, graph: fx.Graph, shape_of: Callable[[Any
 
 
 def _calls(graph: fx.Graph, shape_of: Callable[[Any], tuple[int, ...] | None]) -> list[_Call]:
+    """Returns the calls of a graph that have a layer, in order; see `make_weight_layers` for the arguments."""
     calls = []
     for node in graph.nodes:
         if node.op == "call_function" and node.target in _LAYERS:
@@ -82,7 +83,15 @@ def _calls(graph: fx.Graph, shape_of: Callable[[Any], tuple[int, ...] | None]) -
 
 
 def _take_computed_bias(root: nn.Module, call: _Call) -> fx.Node | None:
-    """Takes a bias that is no parameter out of a linear layer's arguments; it is added afterwards."""
+    """Takes a bias that is no parameter out of a linear layer's arguments.
+
+    Args:
+        root: The owner of the parameters.
+        call: The call; its arguments lose the bias.
+
+    Returns:
+        The node of the bias, which is added to the output of the layer, or None for all other calls.
+    """
     bias = call.arguments.get("bias")
     if call.node.target is not F.linear or not isinstance(bias, fx.Node) or _stored(root, bias) is not None:
         return None
@@ -91,7 +100,15 @@ def _take_computed_bias(root: nn.Module, call: _Call) -> fx.Node | None:
 
 
 def _tied_layer(root: nn.Module, call: _Call) -> nn.Module | None:
-    """Returns the layer that computes the same as a call, on the same tensors, or None where there is none."""
+    """Makes the layer that computes the same as a call, on the same tensors.
+
+    Args:
+        root: The owner of the tensors.
+        call: The call, whose bias is a stored tensor if it has one.
+
+    Returns:
+        The layer, or None where the weight, the bias or an option is computed, or where no layer computes the same.
+    """
     options = {name: value for name, value in call.arguments.items() if name not in ("weight", "bias")}
     weight = _stored(root, call.arguments.get("weight"))
     bias = _stored(root, call.arguments.get("bias"))
@@ -112,6 +129,7 @@ def _tied_layer(root: nn.Module, call: _Call) -> nn.Module | None:
             continue
         if getattr(layer, name).shape != tensor.shape:
             return None
+        # The new layer has a parameter without values under this name.
         delattr(layer, name)
         if isinstance(tensor, nn.Parameter):
             layer.register_parameter(name, tensor)
@@ -141,9 +159,19 @@ def _base_name(weight: Any, node: fx.Node) -> str:
 
 
 def _owner(root: nn.Module, weight: fx.Node, layer: nn.Module) -> str | None:
-    """Returns the name of the module that a weight belongs to, if it is this very layer, only called by its parts."""
+    """Returns the name of a weight's owner if that is the layer itself, of which a forward uses the parts.
+
+    Args:
+        root: The owner of all modules.
+        weight: The node that reads the weight.
+        layer: The layer that was made for the call.
+
+    Returns:
+        The name of the module, or None where it is another class or has other settings or parameters.
+    """
     name = str(weight.target).rpartition(".")[0]
     owner = root.get_submodule(name)
+    # A layer's text has all of its settings.
     if type(owner) is not type(layer) or repr(owner) != repr(layer):
         return None
     pairs = zip(owner.parameters(), layer.parameters(), strict=True)

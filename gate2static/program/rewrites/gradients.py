@@ -32,6 +32,7 @@ def custom_functions(call: Callable[..., Any]) -> Iterator[None]:
     original = torch.autograd.Function.__dict__["apply"]
 
     def apply(kind: type[torch.autograd.Function], *args: Any, **kwargs: Any) -> Any:
+        # The original is a class method, which has to be bound to the function's class.
         run = functools.partial(original.__get__(None, kind), *args, **kwargs)
         has_proxies = any(isinstance(x, fx.Proxy) for x in pytree.tree_leaves(args))
         return call(kind, run, args) if has_proxies and not kwargs else run()
@@ -116,7 +117,10 @@ class _Context(types.SimpleNamespace):
 
 @functools.cache
 def as_function(kind: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """Returns the function that a node calls for an autograd function: the same object for the same class."""
+    """Returns the function that a node calls for an autograd function.
+
+    It is the same object for the same class, so that nodes of equal functions have equal targets.
+    """
 
     def apply(*args: Any) -> Any:
         return kind.apply(*args)
@@ -164,6 +168,7 @@ def settle_marks(graph: fx.Graph, shape_of: Callable[[Any], Any]) -> None:
         shape_of: Returns the shape of a node's value, or None where it is no tensor.
     """
     for node in graph.nodes:
+        # An item of a marked tuple may be read after gradients are on again.
         source = node.args[0] if node.target in (operator.getitem, getattr) else None
         if isinstance(source, fx.Node) and _MARK in source.meta and shape_of(source) is None:
             node.meta[_MARK] = True

@@ -52,15 +52,18 @@ def _integer_type(convert: Callable[[fx.Proxy], Any]) -> type:
     """
 
     class Meta(type):
+        # `int(x)`
         def __call__(cls, *args: Any, **kwargs: Any) -> Any:
             return convert(args[0]) if len(args) == 1 and isinstance(args[0], fx.Proxy) else int(*args, **kwargs)
 
+        # `isinstance(x, int)` and `issubclass(t, int)`
         def __instancecheck__(cls, instance: Any) -> bool:
             return isinstance(instance, int)
 
         def __subclasscheck__(cls, subclass: type) -> bool:
             return issubclass(subclass, int)
 
+        # `type(x) == int`
         def __eq__(cls, other: object) -> bool:
             return other is cls or other is int
 
@@ -71,7 +74,14 @@ def _integer_type(convert: Callable[[fx.Proxy], Any]) -> type:
 
 
 def _global_names(root: nn.Module) -> list[dict[str, Any]]:
-    """Returns the global names of the files in which a network's forwards, and the functions they import, stand."""
+    """Returns the global names of the files in which a network's forwards, and the functions they import, stand.
+
+    Args:
+        root: The network.
+
+    Returns:
+        The dictionaries that Python looks global names up in, one per file.
+    """
     forwards = (getattr(type(module), "forward", None) for module in root.modules())
     files = _files_of(forwards)
     for names in list(files.values()):

@@ -10,10 +10,16 @@ _MODULE = "timm.layers.norm_act"
 
 
 def plain_norm(module: nn.Module) -> type[nn.Module] | None:
-    """Returns the class whose forward is the norm alone, on the same parameters, or None for other modules.
+    """Returns the class whose forward is the norm alone, on the same parameters.
 
     A fused module computes norm, `drop` and `act`. Its children stay where they are, so that the names in its state
     dict stay too.
+
+    Args:
+        module: Any module.
+
+    Returns:
+        The class, or None for modules that are no norm with activation.
     """
     kind = type(module)
     if kind.__module__ != _MODULE or not hasattr(module, "act") or has_own_forward(module):

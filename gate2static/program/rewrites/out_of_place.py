@@ -71,7 +71,12 @@ def set_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
 
 
 def _read_instead(written: fx.Node, result: fx.Node) -> None:
-    """Lets the nodes after `result` read it instead of the tensor that was written into."""
+    """Lets the nodes after a write read its result.
+
+    Args:
+        written: The tensor that was written into. The nodes before `result` still read it.
+        result: The out-of-place form of the write.
+    """
     written.replace_all_uses_with(result, delete_user_cb=lambda user: user > result)
 
 
@@ -84,6 +89,7 @@ def _write_through(graph: fx.Graph, view: fx.Node, result: fx.Node, shape_of: Sh
         result: The new value of `view`.
         shape_of: Returns the shape of a node's value, or None where it is not known to be a tensor.
     """
+    # An item of a tuple shares no memory with it.
     while view.target is operator.getitem and shape_of(view.args[0]) is not None:
         base: Any = view.args[0]
         index = view.args[1]
@@ -94,7 +100,16 @@ def _write_through(graph: fx.Graph, view: fx.Node, result: fx.Node, shape_of: Sh
 
 
 def _make_out_of_place(root: nn.Module, node: fx.Node) -> bool:
-    """Replaces an in-place operation by its out-of-place form, and returns whether the node was one."""
+    """Replaces an in-place operation by its out-of-place form.
+
+    Args:
+        root: The owner of the modules that the graph calls.
+        node: Any node; its target or arguments are changed.
+
+    Returns:
+        Whether the node wrote into its first argument.
+    """
+    # The flags of all layers are switched off at the end.
     if node.op == "call_module":
         return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
     if node.op == "call_method":
@@ -121,9 +136,15 @@ def _is_in_place(name: str) -> bool:
 
 
 def _make_method_out_of_place(node: fx.Node) -> bool:
+    """Replaces an in-place method such as `x.add_(y)`, and returns whether the node called one.
+
+    Raises:
+        TraceError: The method has no out-of-place form.
+    """
     name = str(node.target)
     if not _is_in_place(name):
         return False
+    # `x.zero()` does not exist.
     if name == "zero_":
         node.op = "call_function"
         node.target = torch.zeros_like
@@ -150,6 +171,7 @@ def _clear_inplace_flag(node: fx.Node) -> bool:
 
 def _make_dropout_layer(root: nn.Module, node: fx.Node) -> None:
     """Turns a call of functional dropout, whose flag `training` the trace fixed, into a call of a layer."""
+    # 0.5 is torch's default.
     p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
     name = f"{node.name}_layer"
     root.add_module(name, _DROPOUTS[node.target](p))

@@ -27,6 +27,7 @@ def recorded_size_functions(record: Record) -> Iterator[None]:
     """
     plain = {name: getattr(torch, name) for name in _FACTORIES}
     for name, function in plain.items():
+        # The node calls the plain function, not the one that stands for it meanwhile.
         setattr(torch, name, _recorded(function, record, "call_function", function))
     Tensor.expand = _recorded(Tensor.expand, record, "call_method", "expand")  # type: ignore[method-assign]
     try:
@@ -39,7 +40,14 @@ def recorded_size_functions(record: Record) -> Iterator[None]:
 
 
 def _recorded(function: Callable[..., Any], record: Record, kind: str, target: Any) -> Callable[..., Any]:
-    """Returns a function that is recorded where an argument is a proxy, and called otherwise."""
+    """Returns a function that is recorded where an argument is a proxy, and called otherwise.
+
+    Args:
+        function: The function to call.
+        record: Makes a node of a call.
+        kind: The kind of the node, "call_function" or "call_method".
+        target: The target of the node.
+    """
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
