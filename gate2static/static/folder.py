@@ -138,6 +138,11 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _read_json(path: Path) -> Any:
+    """Reads a JSON file that need not be trusted.
+
+    Raises:
+        ArtefactError: The file cannot be read, or is no JSON.
+    """
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:

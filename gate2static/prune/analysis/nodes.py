@@ -68,6 +68,7 @@ def argument(node: fx.Node, position: int, name: str, default: Any = None) -> An
         The argument. Nodes whose value is a known constant, such as a read of a size, are replaced by it.
     """
     value = node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
+
     def known(source: fx.Node) -> Any:
         constant = info(source).constant
         return source if constant is None else constant
