@@ -1,7 +1,7 @@
 """Layers that map every channel by itself with parameters of its own.
 
-Batch norm in eval mode, depth-wise convolution, instance norm, PReLU. The same input channel mapped by two streams is
-two channels, but by a fixed filter, which is the same in all streams.
+Batch norm in eval mode, depth-wise convolution, instance norm, PReLU. Where two streams map the same input channel,
+their parameters differ, so they have two results. A fixed filter is the same in all streams and has one result.
 """
 
 from collections.abc import Mapping, Sequence

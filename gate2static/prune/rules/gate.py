@@ -1,8 +1,8 @@
 """The gate of a unit: task streams pick, the shared stream mixes (eq. 2 and 3).
 
-A picked channel is the picked channel: the gate computes nothing. A mixed channel is new only where the tasks picked
-different things; where all picked the shared one, the mix is that channel, since the mixing weights sum to one. With
-hard mixing none is new: the shared stream reads what the winner picked.
+Picking computes nothing: a task's stream reads one of the unit's own channels. A mixed channel is computed only where
+the tasks picked different channels. Where all picked the shared one, the mix is that channel, since the mixing weights
+sum to one. With hard mixing nothing is computed: the shared stream reads what the winner picked.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,8 @@
 """Operators that only move data: reshape, permute, slice, split, flip, roll, expand, repeat and their relatives.
 
 Along channels they compute nothing: the views are indexed, and channels that nobody reads any more are dead. Along the
-other dimensions they stay operators, applied to each physical part.
+other dimensions they stay operators, applied to each physical part. What leaves a single channel, such as `x[:, :1]`,
+has no rule: a dimension of size one does not show whether it carries channels.
 """
 
 from collections.abc import Mapping, Sequence

@@ -48,7 +48,8 @@ class Rule(Value, ABC):
 
     Attributes:
         inputs: How it reads the values that it depends on.
-        keeps_numbers: Whether pool channels keep the numbers that they have in the first input's pool.
+        keeps_numbers: Whether channels that no two streams share keep the numbers that they have in the first input's
+            pool. So a layer's channels have the same numbers up to the gate of its unit.
         ends_unit: Whether this is the gate of a unit.
     """
 
