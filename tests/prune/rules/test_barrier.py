@@ -38,12 +38,13 @@ def test_it_takes_what_no_other_rule_takes() -> None:
     assert kinds_of(_cumulated, Mixed(), lambda x: x.sort(1).values) == [Barrier] * 3
 
 
-def test_every_distinct_value_is_one_opaque_channel(toy: Toy, layer: Toy) -> None:
+def test_every_distinct_value_is_one_opaque_channel(toy: Toy) -> None:
     assert toy.rule(Barrier).dims is None
     assert toy.views(toy.rule(Barrier)) == [[0], [1], [2]]
     shared = make_toy(After(_cumulated), {"first": SHARED})
     assert shared.views(shared.rule(Barrier)) == [[0], [0], [0]]  # all streams read the same
-    assert layer.views(layer.rule(Barrier)) == [[0], [1], [2]]
+    for_one_input = make_toy(After(torch.relu, Mixed()), {"first": SHARED, "last": OWN})
+    assert for_one_input.views(for_one_input.rule(Barrier)) == [[0], [1], [2]]  # by parameters of their own
 
 
 def test_a_result_needs_its_input_whole(toy: Toy) -> None:

@@ -2,13 +2,24 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gate2static.prune.emission.layout import PLAIN
 from gate2static.prune.rules import Barrier
 from gate2static.prune.rules.broadcast_map import BroadcastMap
 from gate2static.prune.rules.concat import Concat
-from tests.prune.rules.toys import After, Toy, calls, kinds_of, make_toy
+from tests.prune.rules.toys import OWN, After, Layer, Toy, calls, kinds_of, make_toy
+
+
+class Positions(nn.Module):
+    """Adds a map that every stream learns for itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(6, 6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu() + self.position
 
 
 def _residual(x: Tensor) -> Tensor:
@@ -39,13 +50,12 @@ def centred() -> Toy:
     return make_toy(After(_centred))
 
 
-def test_it_takes_sums_products_choices_and_joins_along_other_dimensions() -> None:
+def test_it_takes_sums_products_choices_and_joins_along_other_dimensions_than_the_channels() -> None:
     rows = lambda x: torch.cat([x, x], 2)  # noqa: E731
-    assert kinds_of(_residual, _weighted, _centred, lambda x: x.where(x > 0, -x), rows) == [BroadcastMap] * 5
-
-
-def test_it_leaves_joins_along_channels_and_what_it_does_not_know() -> None:
-    assert kinds_of(lambda x: torch.cat([x, x], 1), lambda x: torch.fmax(x, x)) == [Concat, Barrier]
+    taken: list[Layer] = [_residual, _weighted, _centred, lambda x: x.where(x > 0, -x), rows]
+    joined_channels = lambda x: torch.cat([x, x], 1)  # noqa: E731
+    unknown = lambda x: torch.fmax(x, x)  # noqa: E731
+    assert kinds_of(*taken, joined_channels, unknown) == [*[BroadcastMap] * 5, Concat, Barrier]
 
 
 def test_a_result_is_a_channel_for_every_distinct_row_of_operands(toy: Toy) -> None:
@@ -88,5 +98,13 @@ def test_it_runs_once_on_the_live_channels_of_all_streams(toy: Toy, centred: Toy
 
 
 @pytest.mark.parametrize("then", [_weighted, lambda x: torch.cat([x, x.relu()], 2), lambda x: x + x.shape[0]])
-def test_other_operands_are_aligned(then: object) -> None:
-    make_toy(After(then)).static()  # type: ignore[arg-type]
+def test_other_operands_are_aligned(then: Layer) -> None:
+    make_toy(After(then)).static()
+
+
+def test_what_is_broadcast_and_differs_between_streams_is_repeated_for_each_channel() -> None:
+    toy = make_toy(After(Positions()), {"add": OWN})
+    # Channel 3 of a and b is the same, 11, but each adds its own map to it.
+    a, b, _ = toy.views(toy.rule(BroadcastMap))
+    assert set(a) & set(b) == set()
+    toy.static()

@@ -43,9 +43,9 @@ def blur() -> Toy:
 
 def test_it_takes_layers_with_one_filter_per_channel_but_no_others() -> None:
     taken = (nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=4), nn.InstanceNorm2d(4, affine=True), nn.PReLU(4), Blur())
-    assert kinds_of(*taken) == [ChannelParameters] * 5
-    two_per_channel, by_batch = nn.Conv2d(4, 8, 3, groups=4), nn.BatchNorm2d(4, track_running_stats=False)
-    assert kinds_of(two_per_channel, by_batch) == [Grouped, Barrier]
+    two_per_channel = nn.Conv2d(4, 8, 3, groups=4)
+    by_batch = nn.BatchNorm2d(4, track_running_stats=False)
+    assert kinds_of(*taken, two_per_channel, by_batch) == [*[ChannelParameters] * 5, Grouped, Barrier]
 
 
 def test_behind_its_layer_a_norm_keeps_the_layers_numbers(norm: Toy) -> None:

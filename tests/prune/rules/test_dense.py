@@ -26,8 +26,9 @@ def toy() -> Toy:
 
 
 def test_it_takes_convolutions_and_linear_layers_but_not_those_with_groups_or_a_forward_of_their_own() -> None:
-    assert kinds_of(nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(4, 6, 2), nn.Linear(6, 4)) == [Dense, Dense, Dense]
-    assert kinds_of(nn.Conv2d(4, 6, 3, groups=2), Doubled(4, 6, 3)) == [Grouped, Barrier]
+    taken = (nn.Conv2d(4, 6, 3), nn.ConvTranspose2d(4, 6, 2), nn.Linear(6, 4))
+    others = (nn.Conv2d(4, 6, 3, groups=2), Doubled(4, 6, 3))
+    assert kinds_of(*taken, *others) == [Dense, Dense, Dense, Grouped, Barrier]
 
 
 def test_every_stream_has_output_channels_of_its_own(toy: Toy) -> None:

@@ -24,6 +24,11 @@ def _attended(x: Tensor) -> Tensor:
     return _scores(x) @ _heads(x)
 
 
+def _attending(x: Tensor) -> Tensor:
+    """The transpose of that with transposed scores: (N, heads, 2, 5)."""
+    return _heads(x).transpose(2, 3) @ _scores(x)
+
+
 def _first_three(x: Tensor) -> Tensor:
     """Of (N, heads, 5, 2) the first head, and the first channel of the second."""
     return x.transpose(1, 2).flatten(2)[:, :, :3]
@@ -61,6 +66,13 @@ def test_a_column_is_a_channel_where_the_operand_has_channels_there(toy: Toy) ->
     sources = toy.numbering(attended).sources
     assert sources is not None
     assert sources[[0, 1, 6, 7]].tolist() == [[0, 0], [0, 1], [3, 10], [3, 11]]  # a's: (pair, channel of the head)
+
+
+def test_rows_of_the_first_operand_may_carry_the_channels_too() -> None:
+    toy = make_toy(After(_attending, tokens=True))
+    _, attending = _products(toy)
+    assert (attending.dims, attending.free) == ((1, 2), 0)
+    toy.static()
 
 
 def test_a_pair_needs_both_its_matrices_and_a_column_its_own_channel(toy: Toy) -> None:

@@ -64,7 +64,13 @@ def test_it_runs_once_on_the_tensor_that_holds_the_channels(toy: Toy, heads: Toy
 
 
 def test_a_dimension_is_named_as_it_lies_in_the_emitted_tensor() -> None:
-    # (N, L, 2, 2) is emitted as (N, L, channels), so what was the third dimension is the second from the start.
-    toy = make_toy(After(lambda x: x.unflatten(2, (2, 2)).cumsum(1), tokens=True))
+    # Heads (N, 2, L, 2) are emitted as (N, L, channels): their third dimension is the second there.
+    toy = make_toy(After(lambda x: x.unflatten(2, (2, 2)).transpose(1, 2).cumsum(2), tokens=True))
     (cumsum,) = (node for node in toy.static().graph.nodes if node.target == "cumsum")
     assert cumsum.args[1] == 1
+
+
+def test_a_reduction_over_a_dimension_in_front_moves_the_channels_forward() -> None:
+    toy = make_toy(After(lambda x: x.mean(1), tokens=True))
+    assert toy.rule(UnaryMap).dims == (1,)  # (N, L, 4) -> (N, 4)
+    toy.static()
