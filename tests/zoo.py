@@ -92,24 +92,24 @@ class TokenRules(nn.Module):
         return nn.functional.pixel_shuffle(x.reshape(batch, -1, 12).transpose(1, 2).unflatten(2, (height, width)), 2)
 
 
-def _densenet() -> nn.Module:
+def densenet() -> nn.Module:
     """Two dense blocks of two layers and the transition between them: every joint that more of them have."""
     return torchvision.models.DenseNet(8, (2, 2), 16, num_classes=10)
 
 
-def _vgg() -> nn.Module:
+def vgg() -> nn.Module:
     """A chain: pooling between layers, and two layers in a row."""
     return make_layers([16, "M", 32, 32, "M"], batch_norm=True)
 
 
-def _resnet12() -> nn.Module:
+def resnet12() -> nn.Module:
     """A ResNet-20 with two blocks in the first and second stage and one in the third: outputs of three scales."""
     network = ResNet20(width=0.5)
     network.stage1, network.stage2, network.stage3 = network.stage1[:2], network.stage2[:2], network.stage3[:1]
     return network
 
 
-def _resnet6() -> nn.Module:
+def resnet6() -> nn.Module:
     """Torchvision's own up to its second stage: a pooled stem, a plain shortcut, one with a layer, a classifier."""
     network = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])
     network.layer3 = network.layer4 = nn.Identity()
@@ -118,10 +118,10 @@ def _resnet6() -> nn.Module:
 
 
 BACKBONES: dict[str, tuple[Callable[[], nn.Module], int]] = {
-    "resnet12": (_resnet12, 16),
-    "resnet6": (_resnet6, 32),
-    "vgg": (_vgg, 16),
-    "densenet": (_densenet, 32),
+    "resnet12": (resnet12, 16),
+    "resnet6": (resnet6, 32),
+    "vgg": (vgg, 16),
+    "densenet": (densenet, 32),
     "two_scales": (TwoScales, 12),
     "many_rules": (ManyRules, 8),
     "token_rules": (TokenRules, 8),

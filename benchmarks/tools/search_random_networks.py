@@ -2,7 +2,7 @@
 
 Run:  python -m benchmarks.tools.search_random_networks
 Allowed: no failure in 10,000 networks. Each failure is cut down and printed as the case that makes it again; put it
-into tests/prune/random/test_found_by_search.py once it is mended.
+into tests/prune/test_found_by_search.py once it is mended.
 """
 
 import argparse

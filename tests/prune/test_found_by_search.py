@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from gate2static.gates import gate
 from gate2static.prune import expected_macs, prune
 from tests import zoo
+from tests.prune.random.checking import Case, check
 
 
 class After(nn.Module):
@@ -234,3 +235,19 @@ def test_a_backbone_whose_output_is_all_rounding_is_lifted_to_the_same_rounding(
     heads = {task: nn.Identity() for task in "abc"}
     gated = gate(backbone, tasks=list(heads), example_inputs=(x,), heads=heads, gate_init=-1.0, gate_init_std=0.0)
     assert all(torch.equal(output, backbone(x)) for output in gated(x).values())
+
+
+def test_features_that_are_rounding_errors_are_told_from_a_wrong_trace() -> None:
+    # Attention makes the tokens equal but for rounding; the norm over tokens then divides by almost nothing.
+    program = (
+        ("attention.attention_by_einsum", 6596),
+        ("tokens.class_token", 9018),
+        ("attention.torch_attention", 743),
+        ("tokens.convolution_1d", 4633),
+    )
+    check(Case(kind="tokens", program=program, heads=("pooled",), p=1.0, seed=881))
+
+
+def test_ties_end_where_other_numbers_of_channels_are_concatenated() -> None:
+    program = (("any.concatenation", 9987),)
+    check(Case(kind="vectors", program=program, heads=("tokens",), p=1.0, seed=289, tie_residual=True))

@@ -64,17 +64,17 @@ def _mobilenet() -> nn.Module:
 
 
 class ResNet(nn.Module):
-    """ResNet-18 without its head."""
+    """Torchvision's, with one block in its first stage and two in its second, the last, and without a head."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = torchvision.models.resnet18()
-        self.net.avgpool = self.net.fc = nn.Identity()
+        self.net = torchvision.models.ResNet(torchvision.models.resnet.BasicBlock, [1, 2, 1, 1])
+        self.net.layer3 = self.net.layer4 = self.net.avgpool = self.net.fc = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         net = self.net
         x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
-        return net.layer4(net.layer3(net.layer2(net.layer1(x))))
+        return net.layer2(net.layer1(x))
 
 
 class Head(nn.Module):
@@ -100,13 +100,13 @@ class Plain(nn.Module):
 
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "vgg11_bn": (lambda: torchvision.models.vgg11_bn().features, "25"),
+    "vgg": (zoo.vgg, "7"),
     "densenet": (lambda: torchvision.models.DenseNet(8, (2, 2), 16).features, "denseblock2.denselayer2.conv2"),
     "mobilenet_v2 to a depth-wise layer": (_mobilenet, "3.0.0"),
     "mobilenet_v2 to a shortcut": (lambda: torchvision.models.mobilenet_v2().features[:4], "3.conv.2"),
     "a concatenation after a depth-wise layer": (Branches, "wide.0"),
     "a concatenation after a sum": (Branches, "right"),
-    "resnet18": (ResNet, "net.layer4.1.conv2"),
+    "resnet": (ResNet, "net.layer2.1.conv2"),
 }
 """Name -> a network that returns its last feature map, and the layer to take channels from."""
 
@@ -161,11 +161,15 @@ def _mixes_channels(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d) and module.groups == 1
 
 
+def _classifier(features: nn.Module, channels: int) -> nn.Module:
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, 10))
+
+
 PRUNED = {
-    "resnet18": lambda: torchvision.models.resnet18(num_classes=10),
-    "vgg11_bn": lambda: nn.Sequential(torchvision.models.vgg11_bn().features, nn.Flatten(), nn.Linear(512, 10)),
-    "mobilenet_v2": lambda: torchvision.models.mobilenet_v2(num_classes=10, width_mult=0.35),
-    "densenet": lambda: torchvision.models.DenseNet(8, (2, 2, 2, 2), 16, num_classes=10),
+    "resnet": lambda: _classifier(ResNet(), 128),
+    "vgg": lambda: _classifier(zoo.vgg(), 32),
+    "mobilenet_v2": lambda: _classifier(torchvision.models.mobilenet_v2(width_mult=0.5).features[:5], 16),
+    "densenet": zoo.densenet,
 }
 
 

@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.prune.random.checking import Case, check
 from tests.prune.random.networks import HEADS, INPUTS, NAMES, STEPS, RandomNet
 
 
@@ -34,12 +35,12 @@ def programs(kind: str) -> st.SearchStrategy[Any]:
     tie_residual=st.booleans(),
 )
 def test_a_pruned_random_network_computes_what_the_gated_one_does(
-    kind_and_program: Any, seed: int, generator: Any, **settings: Any
+    kind_and_program: Any, seed: int, **settings: Any
 ) -> None:
     kind, program = kind_and_program
-    case = generator.Case(kind=kind, program=program, seed=seed, **settings)
+    case = Case(kind=kind, program=program, seed=seed, **settings)
     with TemporaryDirectory() as folder:
-        generator.check(case, Path(folder) / "static" if seed % 4 == 0 else None)
+        check(case, Path(folder) / "static" if seed % 4 == 0 else None)
 
 
 @pytest.mark.parametrize("name", STEPS)
