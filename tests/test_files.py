@@ -1,14 +1,65 @@
 """Writing a file: whole or not at all, never through a link, and nothing of a killed writer left."""
 
+import os
+import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from gate2static.errors import ExportError
-from gate2static.files import write_atomically
+from gate2static.errors import BenchError, ExportError
+from gate2static.files import read_bytes, write_atomically
+from tests.forking import exit_code_of_fork
+
+
+def test_folders_are_made_and_permissions_are_the_users(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "model.onnx"
+    write_atomically(path, b"new")
+    assert path.read_bytes() == b"new"
+    (tmp_path / "plain").touch()
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(ExportError, match=r"cannot write .*model\.onnx: No space left on device; nothing was changed"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_process_killed_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+
+    def killed() -> None:
+        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        write_atomically(path, b"new")
+
+    assert exit_code_of_fork(killed) == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+
+
+def test_a_missing_file_is_named_with_the_callers_error(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"cannot read the engine .*nowhere: No such file or directory"):
+        read_bytes(tmp_path / "nowhere", what="engine", error=BenchError)
+
+
+def test_who_has_the_old_file_open_keeps_reading_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+    with path.open("rb") as reader:
+        write_atomically(path, b"new")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new"
 
 
 def test_a_link_in_the_place_of_the_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
@@ -44,21 +95,17 @@ def test_a_null_character_in_the_path_is_one_clear_line(tmp_path: Path) -> None:
         write_atomically(tmp_path / "a\0b", b"ours")
 
 
-_KILLED_WHILE_WRITING = """
-import os, signal, sys
-from pathlib import Path
-from gate2static import files
-files._write = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
-files.write_atomically(Path(sys.argv[1]), b"half")
-"""
-
-
 def test_what_a_killed_writer_left_is_removed_by_the_next_and_nothing_else_is(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     theirs = tmp_path / ".file.backup.tmp"
     theirs.write_text("theirs")
-    subprocess.run([sys.executable, "-c", _KILLED_WHILE_WRITING, str(path)], check=False)
+
+    def killed() -> None:
+        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        write_atomically(path, b"half")
+
+    assert exit_code_of_fork(killed) == -signal.SIGKILL
     assert len(list(tmp_path.glob(".file.*.tmp"))) == 2
     assert path.read_bytes() == b"old"
     write_atomically(path, b"new")

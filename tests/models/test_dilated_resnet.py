@@ -63,7 +63,6 @@ def test_imagenet_weights_of_a_narrow_network_do_not_exist() -> None:
         parse(DilatedResNetOptions, {"width": 0.5, "pretrained": True}, where="model.options")
 
 
-@pytest.mark.parametrize("depth", [18, 50])
-def test_it_prunes_exactly_with_its_decoder(depth: Literal[18, 50], nets: SimpleNamespace) -> None:
+def test_it_prunes_exactly_with_its_decoder(nets: SimpleNamespace) -> None:
     size = (32, 36)
-    nets.assert_prunes_exactly(DilatedResNet(depth, 3, 0.0625), lambda s, c: AsppHead(s, c, size), size)
+    nets.assert_prunes_exactly(DilatedResNet(18, 3, 0.0625), lambda s, c: AsppHead(s, c, size), size)

@@ -111,7 +111,7 @@ def test_a_pass_is_judged_by_the_lowering_that_it_was_left_out_of() -> None:
 
 
 def test_rows_of_a_page_of_the_documentation_lie_with_the_results_and_those_of_others_beside_them() -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     assert rows_of(root / "docs" / "latency.md") == root / "benchmarks" / "results" / "latency.jsonl"
     assert rows_of(root / "runs" / "latency.md") == root / "runs" / "latency.jsonl"
 
