@@ -15,7 +15,7 @@ from gate2static.prune.emission.layout import Layout, find_target
 from gate2static.prune.emit import emit
 from gate2static.prune.plan import ChannelPlan, Plan, keep_needed
 from gate2static.static.aten import annotate
-from gate2static.static.capture import capture, sketch
+from gate2static.static.capture import capture
 from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.deploy.traffic_cost import traffic_cost
 from gate2static.static.model import StaticModel
@@ -87,7 +87,7 @@ def _cheapest_layout(channels: ChannelPlan, layouts: tuple[Layout, ...]) -> Layo
         layouts = tuple(layout for layout in layouts if not layout.convolve_moves)
     if len(layouts) == 1:
         return layouts[0]
-    # Each candidate is emitted and deployed for the comparison; only the chosen one is captured.
+    # Each candidate is emitted, captured and deployed for the comparison.
     return min(layouts, key=lambda layout: _traffic(channels, layout))
 
 
@@ -95,7 +95,7 @@ def _traffic(channels: ChannelPlan, layout: Layout) -> float:
     """Returns the estimated cost of the deployed form of a layout."""
     floating = _dtype_of(channels.gated)
     examples = _examples(channels.gated, floating)
-    network = sketch(emit(channels, layout).cpu(), examples)
+    network = capture(emit(channels, layout).cpu(), examples)
     deployed = deploy(network, examples, convolve_moves=layout.convolve_moves, channels_first=layout.channels_first)
     annotate(deployed, examples)
     return traffic_cost(deployed)

@@ -6,27 +6,24 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
+from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
-from gate2static.graphs import quiet
+from gate2static.static.meta_tensors import META, run_without_content, without_content
 
 _SHAPES = "tensor_meta"
 _aten = torch.ops.aten
 CONVOLUTIONS = {3: _aten.conv1d.default, 4: _aten.conv2d.default, 5: _aten.conv3d.default}
 """By the number of dimensions of their values."""
-ANY_BATCH = 1009
+ANY_BATCH = 1_000_003
 """A batch size that is a prime, so that no other size is taken for it."""
 
 
 def any_batch(network: nn.Module, examples: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Inputs like the examples, for a batch of `ANY_BATCH` in the network's dtype and on its device."""
+    """Inputs like the examples, for a batch of `ANY_BATCH` in the network's dtype, without content."""
     stored = chain(network.parameters(), network.buffers())
     like = next((tensor for tensor in stored if tensor.is_floating_point()), torch.empty(()))
     return tuple(
-        torch.empty(
-            (ANY_BATCH, *x.shape[1:]), dtype=like.dtype if x.is_floating_point() else x.dtype, device=like.device
-        )
+        torch.empty((ANY_BATCH, *x.shape[1:]), dtype=like.dtype if x.is_floating_point() else x.dtype, device=META)
         for x in examples
     )
 
@@ -42,29 +39,45 @@ def annotate(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
         # Never annotated, or converted to another dtype since.
         for node in network.graph.nodes:
             node.meta.pop(_SHAPES, None)
-    # Made before the mode is entered: inside it, ShapeProp copies the network, which takes longer than the shapes.
-    missing = _MissingShapes(network, inputs[0].device)
-    with quiet(), FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        missing.propagate(*inputs)
+    with torch.no_grad():
+        _MissingShapes(without_content(network), graph=network.graph).run(*inputs)
 
 
-class _MissingShapes(ShapeProp):
+class _MissingShapes(fx.Interpreter):
     """Runs only the nodes whose values are not known yet."""
-
-    def __init__(self, network: fx.GraphModule, device: torch.device) -> None:
-        super().__init__(network)
-        self._device = device
 
     def run_node(self, n: fx.Node) -> Any:
         known = n.meta.get(_SHAPES)
-        if n.op != "call_function" or not isinstance(known, TensorMetadata):
-            return super().run_node(n)
-        return torch.empty_strided(known.shape, known.stride, dtype=known.dtype, device=self._device)
+        if n.op == "call_function" and isinstance(known, TensorMetadata):
+            return torch.empty_strided(known.shape, known.stride, dtype=known.dtype, device=META)
+        value = super().run_node(n)
+        note(n, value)
+        return value
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        is_operator = isinstance(target, torch._ops.OpOverload)
+        return run_without_content(target, args, kwargs) if is_operator else target(*args, **kwargs)
+
+
+def note(node: fx.Node, value: Any) -> None:
+    """Notes on a node what its value looks like, if it is a tensor or several."""
+    if isinstance(value, Tensor):
+        node.meta[_SHAPES] = _extract_tensor_metadata(value, include_contiguity=False)
+    elif isinstance(value, list | tuple) and any(isinstance(x, Tensor) for x in value):
+        node.meta[_SHAPES] = type(value)(
+            _extract_tensor_metadata(x, include_contiguity=False) if isinstance(x, Tensor) else x for x in value
+        )
 
 
 def _fits(node: fx.Node, value: Tensor) -> bool:
     known = node.meta.get(_SHAPES)
     return isinstance(known, TensorMetadata) and known.dtype == value.dtype and known.shape == value.shape
+
+
+def carry_shape(node: fx.Node, copied: fx.Node) -> None:
+    """Notes on a node the shape that another one is known to have."""
+    if _SHAPES in node.meta:
+        copied.meta[_SHAPES] = node.meta[_SHAPES]
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:

@@ -1,10 +1,11 @@
 """An emitted network -> the graph of tensor operators that a `StaticModel` runs and saves.
 
-`torch.export` reduces every module, user code included, to operators on tensors. What is verified, saved, loaded and
-exported is this one form. Most of the time that `torch.export` takes goes into keeping the batch size free, which
-networks that are only compared do not need (`sketch`).
+What is verified, saved, loaded and exported is this one form, whatever modules and user code it came from. Networks run
+twice on tensors without content, at two batch sizes; the operators of both runs give one graph for any batch. What that
+cannot follow, torch.export does, in ten times the time: writing in place, above all. Both give the same graph.
 """
 
+import inspect
 import logging
 import operator
 import warnings
@@ -15,14 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.export.graph_signature import InputKind
-from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.node import map_aggregate
 
 from gate2static.errors import PruneError
-from gate2static.graphs import copy_structure, quiet
-from gate2static.static.aten import ANY_BATCH, any_batch
+from gate2static.graphs import quiet
+from gate2static.static.any_batch import unify
+from gate2static.static.aten import ANY_BATCH, carry_shape
+from gate2static.static.recording import record, stored_tensors
 
 _aten = torch.ops.aten
 _CANONICAL: Mapping[Any, Any] = {
@@ -35,14 +35,51 @@ _FUNCTIONAL_NORM = _aten._native_batch_norm_legit_no_training.default
 
 
 def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
-    """Reduce a network to operators, with a dynamic batch size.
+    """Reduces a network to operators, with a dynamic batch size.
 
     Args:
-        network: returns a tuple of tensors; in eval mode.
-        examples: its inputs, with a batch of at least 2.
+        network: Returns a tuple of tensors; in eval mode.
+        examples: Its inputs, with a batch of at least 2.
 
     Returns:
-        A graph module that owns its tensors under plain numbered names (`store`).
+        A graph module that owns its tensors under plain numbered names (`store`). Its nodes are annotated, unless
+        torch.export had to capture it.
+
+    Raises:
+        PruneError: torch.export cannot follow the network, or it works at one batch size only.
+    """
+    try:
+        return recorded(network, examples)
+    except Exception:  # noqa: BLE001 - user code may do anything; if it is wrong, torch.export says how
+        return exported(network, examples)
+
+
+def recorded(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
+    """Captures a network by running it at two batch sizes.
+
+    Raises:
+        UnrecordedError: The network does something that operators on tensors without content cannot say.
+        Exception: Anything that its code raises on such tensors.
+    """
+    batch = next(len(x) for x in examples if x.dim())
+    with _unseen():
+        small, large = record(network, examples, batch), record(network, examples, ANY_BATCH)
+        graph, tensors = unify(small, large, stored_tensors(network), _input_names(network, examples))
+    return _own_graph(graph, tensors)
+
+
+def _input_names(network: nn.Module, examples: tuple[Tensor, ...]) -> list[str]:
+    """The names that torch.export gives a network's inputs."""
+    if isinstance(network, fx.GraphModule):
+        return [str(node.target) for node in network.graph.find_nodes(op="placeholder")]
+    names = []
+    for name, value in inspect.signature(network.forward).bind(*examples).arguments.items():
+        names += [f"{name}_{i}" for i in range(len(value))] if isinstance(value, tuple) else [name]
+    return names
+
+
+def exported(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
+    """Captures a network by torch.export; what writes in place is written out of place.
 
     Raises:
         PruneError: torch.export cannot follow the network, or it works at one batch size only.
@@ -63,53 +100,6 @@ def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
     stored = {**program.state_dict, **program.constants}
     inputs = (spec for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT)
     return _own_graph(program.graph, {spec.arg.name: stored[str(spec.target)] for spec in inputs})
-
-
-def sketch(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
-    """The operators that `capture` would find, traced at one batch size; sizes that follow it are read from an input.
-
-    What writes in place or cannot be traced so is captured.
-
-    Raises:
-        PruneError: as `capture`.
-    """
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        inputs = any_batch(network, examples)
-    # Traced are copies: what modules remember would be read by whoever captures the network itself.
-    try:
-        with _unseen():
-            traced = make_fx(copy_structure(network), tracing_mode="fake", pre_dispatch=True)(*inputs)
-        captures = any(_writes(node) for node in traced.graph.nodes)
-    except Exception:  # noqa: BLE001 - user code may do anything; if it is wrong, `capture` says so
-        captures = True
-    if captures:
-        return capture(copy_structure(network), examples)
-    read = traced.graph.find_nodes(op="get_attr")
-    found = _own_graph(traced.graph, {node.name: operator.attrgetter(str(node.target))(traced) for node in read})
-    _read_batch(found)
-    return found
-
-
-def _read_batch(network: fx.GraphModule) -> None:
-    """Write sizes that are multiples of `ANY_BATCH` as multiples of an input's batch."""
-    graph = network.graph
-    *_, last = graph.find_nodes(op="placeholder")
-    with graph.inserting_after(last):
-        batch = graph.call_function(_aten.sym_size.int, (last, 0))
-    sizes = {ANY_BATCH: batch}
-
-    def read(value: Any) -> Any:
-        if not isinstance(value, int) or not value or value % ANY_BATCH:
-            return value
-        if value not in sizes:
-            with graph.inserting_after(batch):
-                sizes[value] = graph.call_function(operator.mul, (batch, value // ANY_BATCH))
-        return sizes[value]
-
-    for node in [node for node in graph.nodes if node.op == "call_function"]:
-        node.args, node.kwargs = map_aggregate(node.args, read), map_aggregate(node.kwargs, read)
-    graph.eliminate_dead_code()
-    network.recompile()
 
 
 @contextmanager
@@ -137,14 +127,13 @@ def _own_graph(traced: fx.Graph, stored: Mapping[str, Tensor]) -> fx.GraphModule
                 env[node] = graph.get_attr(store(root, value, trained=isinstance(value, nn.Parameter)))
         elif node.op == "placeholder":
             env[node] = graph.placeholder(node.name)
+            carry_shape(node, env[node])
         elif node.op == "output":
             graph.output(tuple(env[n] for n in node.args[0]))
         elif not _is_check(node):
             env[node] = _translate(graph, node, env)
-    network = fx.GraphModule(root, graph, "StaticNetwork")
-    network.graph.eliminate_dead_code()
-    network.recompile()
-    return network
+    graph.eliminate_dead_code()
+    return fx.GraphModule(root, graph, "StaticNetwork")
 
 
 def _translate(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, fx.Node]) -> fx.Node:
@@ -158,6 +147,7 @@ def _translate(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, fx.Node]) -
     copied = graph.node_copy(node, env.__getitem__)
     copied.target = _CANONICAL.get(node.target, node.target)
     copied.meta = {}
+    carry_shape(node, copied)
     return copied
 
 
