@@ -40,12 +40,12 @@ def test_heads_lie_side_by_side_in_a_physical_tensor() -> None:
     assert torch.equal(physical, heads.transpose(1, 2).flatten(2))  # (N, L, C)
 
 
-@pytest.mark.parametrize("dims", [(1,), (2,), (1, 2), (1, 3), (2, 3), (1, 2, 3)])
+@pytest.mark.parametrize("dims", [(1,), (2,), (1, 2), (1, 3), (2, 3), (1, 4), (2, 4), (1, 2, 4)])
 def test_canonical_is_the_way_back_from_physical(dims: Dims) -> None:
-    x = torch.randn(2, 3, 5, 4)
+    x = torch.randn(2, 3, 5, 4, 2)
 
     def there_and_back(graph: fx.Graph, node: fx.Node) -> fx.Node:
-        return to_canonical(graph, to_physical(graph, node, 4, dims), x.shape, dims)
+        return to_canonical(graph, to_physical(graph, node, 5, dims), x.shape, dims)
 
     assert torch.equal(_run(there_and_back, x), x)
 

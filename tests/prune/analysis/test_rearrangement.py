@@ -90,6 +90,7 @@ def test_positions_that_become_channels_are_read_finer() -> None:
     "call",
     [
         lambda x: x.flatten(0, 1),  # channels mix with the batch
+        lambda x: x.flip(0),  # samples change places
         lambda x: x[:2],  # all of the batch at one size, and not at the other
         lambda x: x[:, :, :0],  # nothing is left
         lambda x: x[:, :1],  # a dimension of one channel does not say that it carries channels

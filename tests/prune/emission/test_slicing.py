@@ -28,9 +28,9 @@ def test_tensors_are_parameters_and_buffers_but_no_counters() -> None:
 
 def test_slices_of_several_layers_stand_in_the_order_that_is_asked_for() -> None:
     layers = [_layer(0), _layer(1), _layer(2)]
-    owners = np.array([1, 0, 1, 2])
-    channels = np.array([2, 1, 0, 2])
-    assert picked(layers, "weight", owners, channels)[:, 0].tolist() == [12, 1, 10, 22]
+    owners = np.array([2, 0, 1, 2, 0])
+    channels = np.array([2, 1, 0, 0, 2])
+    assert picked(layers, "weight", owners, channels)[:, 0].tolist() == [22, 1, 10, 20, 2]
 
 
 def test_all_positions_in_order_are_the_tensor_itself() -> None:

@@ -77,6 +77,12 @@ def test_along_the_last_dimension_groups_and_long_runs_are_copied_in_one_piece(
     assert channels.run(channels.view(*wanted)) == ([list(wanted)], expected)
 
 
+def test_groups_are_as_wide_as_the_tensor_and_all_runs_allow() -> None:
+    channels = Channels(range(10), dim=3)
+    rows = channels.view(4, 5, 6, 7, 0, 1, 2, 3)  # runs of four, but ten channels are no multiple of that
+    assert channels.run(rows) == ([[4, 5, 6, 7, 0, 1, 2, 3]], ["unflatten", "index_select", "flatten"])
+
+
 def test_one_tensor_put_side_by_side_is_that_tensor() -> None:
     channels = Channels([4, 0])
     node = channels.parts.parts[0].node

@@ -98,3 +98,7 @@ def test_whole_streams_are_mixed_where_they_are_put_together_anyway(toy: Toy) ->
     (beta,) = (p for name, p in static.named_parameters() if name.startswith("constant"))
     assert beta.shape == (2, 4)
     assert [layer.out_channels for layer in layers(static, nn.Conv2d)] == [7, 4]
+    # Of the mix, this one reads the last three channels.
+    cut = make_toy(After(lambda x: x[:, 1:], nn.Conv2d(3, 4, 1)), {"last": SHARED})
+    (beta,) = (p for name, p in cut.static(PLAIN).named_parameters() if name.startswith("constant"))
+    assert torch.equal(beta, cut.gated.gates["first"].beta[:, 1:])

@@ -227,7 +227,7 @@ class _Branches(nn.Module):
     def __init__(self, layers: Sequence[Layer]) -> None:
         super().__init__()
         self.layers = layers
-        self.modules_among = nn.ModuleList(layer for layer in layers if isinstance(layer, nn.Module))
+        self.registered = nn.ModuleList(layer for layer in layers if isinstance(layer, nn.Module))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         return tuple(layer(x) for layer in self.layers)
