@@ -69,6 +69,6 @@ def test_macs_of_probabilities_are_expected_ones() -> None:
     # One layer: a task's own channel is needed with the probability p of its gate, and the shared one where either
     # task is without: 1 - p².
     toy = make_toy(After(torch.relu))
-    half = torch.full((2, 4), 0.5, dtype=torch.float64)
-    macs = toy.analysis.macs(gate_decisions(toy.gated), {"first": half})
-    assert float(macs) == 4 * (0.5 + 0.5 + 0.75) * 3 * 36
+    quarter = torch.full((2, 4), 0.25, dtype=torch.float64)
+    macs = toy.analysis.macs(gate_decisions(toy.gated), {"first": quarter})
+    assert float(macs) == 4 * (0.25 + 0.25 + 0.9375) * 3 * 36
