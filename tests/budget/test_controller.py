@@ -79,12 +79,12 @@ def test_lambda_keeps_within_its_range_and_comes_back_at_once(make: Make) -> Non
     """Anti-windup: a cost that was above the budget for long leaves no memory once it is below."""
     gated = make()
     g2s.set_gates(gated, True)
-    steered = g2s.BudgetController(gated, g2s.Budget(macs=0.5), weight=2.0, epochs=100, epoch_steps=10)
-    high = [steered.step(gated) for _ in range(900)][-1]
+    steered = g2s.BudgetController(gated, g2s.Budget(macs=0.5), weight=2.0, epochs=10, epoch_steps=10)
+    high = [steered.step(gated) for _ in range(90)][-1]
     assert high == pytest.approx(2000)
     g2s.set_gates(gated, False)
     assert steered.step(gated) < 100
-    low = [steered.step(gated) for _ in range(90)][-1]
+    low = [steered.step(gated) for _ in range(9)][-1]
     assert low == pytest.approx(0.002)
 
 

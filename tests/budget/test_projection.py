@@ -20,9 +20,17 @@ def alphas(gated: g2s.GatedModel) -> torch.Tensor:
     return torch.cat([alpha.flatten() for alpha in gate_logits(gated).values()]).clone()
 
 
-@pytest.mark.parametrize("share", [0.36, 0.5, 0.7, 0.9])
-@pytest.mark.parametrize("options", [{}, {"group_size": 4}, {"mixing": "hard"}, {"tie_residual": True}], ids=str)
-@pytest.mark.parametrize("seed", [0, 1])
+_SHARES = (0.36, 0.5, 0.7, 0.9)
+_KINDS_OF_GATES: tuple[dict[str, object], ...] = ({}, {"group_size": 4}, {"mixing": "hard"}, {"tie_residual": True})
+# Every share with every kind of gates; each of both with both seeds.
+_DRAWN = [
+    (share, options, (row + column) % 2)
+    for row, share in enumerate(_SHARES)
+    for column, options in enumerate(_KINDS_OF_GATES)
+]
+
+
+@pytest.mark.parametrize(("share", "options", "seed"), _DRAWN, ids=str)
 def test_the_static_network_costs_at_most_the_budget_and_at_least_99_per_cent_of_it(
     make: Make, share: float, options: dict[str, object], seed: int
 ) -> None:
