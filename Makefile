@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test check lint types layers clean
+.PHONY: help demo test test-fast check lint types layers clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 # torch first: it decides which CUDA libraries everything after it has to agree with.
 $(STAMP): pyproject.toml
@@ -21,8 +21,13 @@ demo: $(STAMP)  ## train, prune, verify, export and time on real digits; writes 
 	$(BIN)/gate2static demo
 
 # Two processes of one thread each: most tests are many small operators. A file stays whole, and with it what it makes once.
-test: $(STAMP)  ## all tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+test: $(STAMP)  ## all tests; at most 12 minutes
+	$(PYTEST)
+
+test-fast: $(STAMP)  ## those that are not marked slow; under 2 minutes
+	$(PYTEST) -m "not slow"
 
 check: lint types layers  ## what must hold before a commit, besides the tests
 

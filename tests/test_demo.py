@@ -13,6 +13,8 @@ from gate2static.errors import MissingDependencyError, RecipeError, Verification
 from gate2static.report import was_verified
 from gate2static.static.folder import read_manifest
 
+pytestmark = pytest.mark.slow
+
 ROWS = ("separate", "shared", "gated-60")
 
 

@@ -18,6 +18,7 @@ def gated() -> g2s.GatedModel:
     return g2s.gate(backbone, tasks=tuple(heads), example_inputs=(torch.zeros(2, 3, 32, 32),), heads=heads)
 
 
+@pytest.mark.slow
 def test_three_networks_take_longer_than_one(gated: g2s.GatedModel) -> None:
     watch = g2s.Stopwatch("onnxruntime", rounds=3, duration_s=0.1, threads=1)
     g2s.set_gates(gated, False)

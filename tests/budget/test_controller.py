@@ -10,6 +10,8 @@ import gate2static as g2s
 from gate2static.budget import controller as controlled
 from gate2static.errors import BudgetError
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., g2s.GatedModel]
 TAUS = {"left": 0.0, "right": 0.0, "mask": 0.0}
 EPOCHS, STEPS = 6, 20

@@ -13,6 +13,8 @@ from gate2static.budget.meter import Meter, gate_logits, task_macs
 from gate2static.errors import BenchError, BudgetError
 from gate2static.latency import latency_model
 
+pytestmark = pytest.mark.slow
+
 Make = Callable[..., g2s.GatedModel]
 
 

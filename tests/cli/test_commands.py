@@ -164,6 +164,7 @@ def test_doctor_writes_what_a_machine_can_read(run, tmp_path):
     assert [f["item"] for f in json.loads((tmp_path / "doctor.json").read_text())] == [f["item"] for f in findings]
 
 
+@pytest.mark.slow
 def test_train_goes_on_where_it_was_killed(tmp_path, tiny):
     """Started as a user would, so that the signal meets the real process."""
     run_dir = tmp_path / "run"

@@ -63,6 +63,7 @@ def test_imagenet_weights_of_a_narrow_network_do_not_exist() -> None:
         parse(DilatedResNetOptions, {"width": 0.5, "pretrained": True}, where="model.options")
 
 
+@pytest.mark.slow
 def test_it_prunes_exactly_with_its_decoder(nets: SimpleNamespace) -> None:
     size = (32, 36)
     nets.assert_prunes_exactly(DilatedResNet(18, 3, 0.0625), lambda s, c: AsppHead(s, c, size), size)

@@ -27,6 +27,7 @@ def test_images_that_do_not_divide_by_32_give_maps_that_cover_them() -> None:
     assert [tuple(m.shape[2:]) for m in maps] == [(10, 18), (5, 9), (3, 5), (2, 3)]
 
 
+@pytest.mark.slow
 def test_it_prunes_exactly_with_its_head(nets: SimpleNamespace) -> None:
     size = (32, 36)
     nets.assert_prunes_exactly(HRNet((3, *size), name="hrnet_w18_small"), lambda s, c: HrnetHead(s, c, size), size)

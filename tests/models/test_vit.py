@@ -60,6 +60,7 @@ def test_nothing_is_built_that_no_map_reads() -> None:
     assert all(p.grad is not None for p in (*backbone.parameters(), *head.parameters()))
 
 
+@pytest.mark.slow
 def test_it_prunes_exactly_with_its_decoder(nets: SimpleNamespace) -> None:
     size = (32, 36)
     nets.assert_prunes_exactly(

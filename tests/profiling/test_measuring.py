@@ -117,6 +117,7 @@ def test_cells_too_large_to_measure_grow_in_proportion(made_up: None, monkeypatc
     assert grid.at((64, 256, 256)) == pytest.approx(16 * grid.at((64, 256, 16)))
 
 
+@pytest.mark.slow
 def test_a_gated_network_is_profiled_from_one_backbone_to_separate_ones(
     made_up: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_gated_network_is_profiled_from_one_backbone_to_separate_ones(
         assert 0 < table.predict_ms(static.deployed(), static.example_inputs()) < 100
 
 
+@pytest.mark.slow
 def test_a_profile_knows_networks_that_are_laid_out_for_its_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     """Channels that convolutions move are kernels that no other static network has."""
     whole = MagicMock()

@@ -12,6 +12,8 @@ from gate2static.prune import expected_macs, prune
 from tests import zoo
 from tests.prune.random.checking import Case, check
 
+pytestmark = pytest.mark.slow
+
 
 class After(nn.Module):
     """Two convolutions with something between them."""

@@ -19,13 +19,15 @@ WHOLE = ("resnet6", "resnet12", "vgg", "densenet")
 PATTERNS = ("random_0.1", "random_0.5", "one_channel", "one_task")
 
 
-def cases(patterns: Sequence[Any]) -> list[tuple[str, int, Any]]:
+def cases(patterns: Sequence[Any]) -> list[Any]:
     """Network, number of tasks, pattern; those of one network follow each other, so that it is made once."""
-    return [
-        *product(SMALL, (2, 3, 5), patterns),
+    first = product(SMALL[:1], (2, 3, 5), patterns)
+    others = [
+        *product(SMALL[1:], (2, 3, 5), patterns),
         *product(WHOLE, (3,), patterns),
         *product(WHOLE, (2, 5), patterns[1:2]),
     ]
+    return [*first, *(pytest.param(*case, marks=pytest.mark.slow) for case in others)]
 
 
 @lru_cache(maxsize=1)

@@ -14,6 +14,8 @@ from gate2static.errors import ArtefactError, TraceError, VerificationError
 from gate2static.static.graph_json import graph_from_dict
 from tests import zoo
 
+pytestmark = pytest.mark.slow
+
 
 @fx.wrap
 def square(x: Tensor) -> Tensor:

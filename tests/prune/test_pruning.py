@@ -59,6 +59,7 @@ def test_a_static_network_refuses_images_of_another_size() -> None:
         static()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet12", "densenet"])
 def test_the_whole_road_on_a_whole_network(name: str) -> None:
     gated, x = zoo.make_gated(name, tasks=3)
@@ -101,6 +102,7 @@ def test_channels_of_a_group_are_pruned_alike(group_size: int) -> None:
     }
 
 
+@pytest.mark.slow
 def test_aligned_layers_keep_a_multiple_or_all_channels_and_stay_exact() -> None:
     gated, x = zoo.make_gated("resnet12", tasks=3, p=0.3)
     static = prune(gated, align=8)

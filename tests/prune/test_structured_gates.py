@@ -18,6 +18,8 @@ from gate2static.static import load_static
 from gate2static.verify import verify
 from tests import zoo
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("two_scales", "many_rules", "token_rules")
 """Every rule; these meet every kind of gates."""
 WHOLE = {"resnet12": ("tied_groups", "tied_hard_groups"), "densenet": ("hard_groups",)}

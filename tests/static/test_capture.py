@@ -21,6 +21,8 @@ from gate2static.static.deploy.traffic_cost import traffic_cost
 from gate2static.verify import verify
 from tests import zoo
 
+pytestmark = pytest.mark.slow
+
 
 def _operators(network: fx.GraphModule) -> Counter[str]:
     return Counter(str(node.target) for node in network.graph.nodes if node.op == "call_function")

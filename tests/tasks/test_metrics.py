@@ -193,6 +193,7 @@ def _measure_share(rank: int, folder: str) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_measure_what_one_would(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     processes = [context.Process(target=_measure_share, args=(rank, str(tmp_path)), daemon=True) for rank in range(2)]

@@ -20,6 +20,8 @@ from gate2static.train.loop.checkpoints import load_checkpoint
 from gate2static.train.loop.log_columns import budget_columns, note
 from gate2static.train.loop.progress import TrainingProgress
 
+pytestmark = pytest.mark.slow
+
 Run = tuple[Path, RunResult]
 NAME = "gated-macs-0.7"
 

@@ -17,6 +17,8 @@ from gate2static.train import RunResult, gated_baseline, load_gated, train
 from gate2static.train.loop.checkpoints import load_checkpoint, save_checkpoint
 from gate2static.train.networks import build_gated, build_shared, build_single
 
+pytestmark = pytest.mark.slow
+
 Run = tuple[Path, RunResult]
 
 

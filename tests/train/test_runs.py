@@ -25,6 +25,8 @@ from gate2static.train import RunResult, load_result, runs, sweep, train
 from gate2static.train.loop.checkpoints import load_checkpoint, save_checkpoint
 from gate2static.train.results import ResultRow
 
+pytestmark = pytest.mark.slow
+
 Run = tuple[Path, RunResult]
 
 # Trains until a checkpoint is being written for the nth time, writes half of it and kills itself.

@@ -10,6 +10,8 @@ import pytest
 from gate2static.errors import CheckpointError, TrainingError
 from gate2static.train import RunResult, suggest_for_run
 
+pytestmark = pytest.mark.slow
+
 Run = tuple[Path, RunResult]
 
 

@@ -15,6 +15,8 @@ from gate2static.gates.settled import gate as settled_gate
 from gate2static.gates.settled.lift import lift_settled
 from tests.gates.settled.networks import TASKS, Backbone, Head, Settled, backward, make, narrow, settle
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def x() -> Tensor:

@@ -20,6 +20,8 @@ from gate2static.gates.settled.settling import GateSettling
 from gate2static.prune import prune
 from tests.gates.settled.networks import TASKS, backward, make, narrow, settle
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def x() -> Tensor:

@@ -21,6 +21,8 @@ from gate2static.static.capture import capture
 from gate2static.static.deploy.traffic_cost import MACS_PER_NUMBER, NUMBERS_PER_START, traffic_cost
 from tests import zoo
 
+pytestmark = pytest.mark.slow
+
 LAYOUTS = {
     "plain": PLAIN,
     "streams put together": replace(LAYOUT, share_work=False),

@@ -25,6 +25,8 @@ from gate2static.prune import prune
 from gate2static.static import StaticModel
 from tests import zoo
 
+pytestmark = pytest.mark.slow
+
 Channels = dict[str, set[int]]
 """Layer -> output channels."""
 

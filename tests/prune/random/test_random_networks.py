@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 from tests.prune.random.checking import Case, check
 from tests.prune.random.networks import HEADS, INPUTS, NAMES, STEPS, RandomNet
 
+pytestmark = pytest.mark.slow
+
 
 def programs(kind: str) -> st.SearchStrategy[Any]:
     steps = st.tuples(st.sampled_from(NAMES[kind]), st.integers(0, 9999))

@@ -14,6 +14,8 @@ from gate2static.static import StaticModel, load_static
 from gate2static.static.deploy import fold_norms as fold
 from tests import zoo
 
+pytestmark = pytest.mark.slow
+
 
 def _targets(model: StaticModel) -> list[str]:
     return [str(node.target) for node in model.network.graph.nodes if node.op == "call_function"]

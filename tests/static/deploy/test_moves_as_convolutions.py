@@ -21,6 +21,8 @@ from gate2static.static.deploy.pipeline import deploy
 from gate2static.verify import verify
 from tests import zoo
 
+pytestmark = pytest.mark.slow
+
 convolve: Any = import_module("gate2static.static.deploy.moves_as_convolutions")
 CONVOLVED = TARGETS["ort-cpu"].layouts[-1]
 

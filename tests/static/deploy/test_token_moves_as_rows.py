@@ -22,6 +22,8 @@ from gate2static.static.deploy.token_regions import token_regions
 from gate2static.verify import verify
 from tests import zoo
 
+pytestmark = pytest.mark.slow
+
 rows: Any = import_module("gate2static.static.deploy.token_moves_as_rows")
 regions: Any = import_module("gate2static.static.deploy.token_regions")
 writer: Any = import_module("gate2static.static.deploy.token_region_writer")

@@ -95,6 +95,7 @@ if __name__ == "__main__":  # what imports torch stands here: the process that i
 """
 
 
+@pytest.mark.slow
 def test_an_interruption_of_the_first_process_alone_ends_only_what_trains(small: Recipe, tmp_path: Path) -> None:
     recipe, script = tmp_path / "recipe.yaml", tmp_path / "waiting.py"
     recipe.write_text(yaml.safe_dump(small.model_dump(mode="json")))

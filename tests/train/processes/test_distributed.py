@@ -13,6 +13,8 @@ from gate2static.recipe import Recipe
 from gate2static.train import load_result, train
 from gate2static.train.loop.checkpoints import load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -21,6 +21,7 @@ print(faults_of_a_repetition())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no such setting")
 def test_memory_that_was_used_before_costs_no_page_faults() -> None:
     run = subprocess.run([sys.executable, "-c", _FAULTS], capture_output=True, text=True, check=True)
