@@ -41,7 +41,7 @@ class Value:
 
     @property
     def is_constant(self) -> bool:
-        """Whether the value is known before the network runs."""
+        """True for a value that is known before the network runs."""
         return self.index < 0
 
 

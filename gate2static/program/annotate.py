@@ -47,7 +47,7 @@ class NodeInfo:
         streams: The streams that the node exists for. Tasks are 0 … T-1, and the shared stream is T.
         shape: The shape of a tensor at batch size 2. None for a value that is not a tensor.
         dtype: The dtype of a tensor. None for a value that is not a tensor.
-        batch_multiple: k where the first dimension is k · batch, and 0 where it does not follow the batch.
+        batch_multiple: The factor k of a first dimension that is k · batch; 0 where it does not follow the batch.
         batch_dims: All dimensions that follow the batch.
         constant: The value of a node that is neither a tensor nor dependent on the batch size. None for others.
         values: The values at each of `BATCHES` of a node that is not a tensor.

@@ -124,7 +124,7 @@ class GateSettling:
 
     @property
     def _holds(self) -> bool:
-        """Whether the model still trains with what was built last; setting or loading the model ends that."""
+        """True while the model trains with what was built last; setting or loading the model ends that."""
         return self.gated.settled_encoder is self._encoder
 
     def _begin(self) -> dict[str, _History]:
