@@ -85,7 +85,10 @@ def _sync_folder(folder: Path) -> None:
     """Makes a rename durable, where folders can be opened."""
     if not hasattr(os, "O_DIRECTORY"):
         return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError:
+        return  # a folder that may be written but not read
     try:
         os.fsync(descriptor)
     except OSError:
@@ -99,7 +102,10 @@ def _remove_orphans(path: Path) -> None:
     if fcntl is None:
         return
     pattern = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{16}\.tmp")
-    orphans = [entry.path for entry in os.scandir(path.parent) if pattern.fullmatch(entry.name)]
+    try:
+        orphans = [entry.path for entry in os.scandir(path.parent) if pattern.fullmatch(entry.name)]
+    except OSError:
+        return  # a folder that may be written but not read
     for orphan in orphans:
         try:
             descriptor = os.open(orphan, _READ_ONLY)

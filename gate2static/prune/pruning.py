@@ -21,7 +21,8 @@ from gate2static.static.deploy.traffic_cost import traffic_cost
 from gate2static.static.model import StaticModel
 
 _EXPORTED_BATCH = 3
-"""The batch that networks are captured with; not 2, since code that reads a size of 2 elsewhere would tie it to it."""
+"""The batch that networks are captured with. Not 2: torch.export, where it has to help, would tie a size of 2 that code
+reads elsewhere to the batch."""
 
 
 def prune(

@@ -1,6 +1,7 @@
 """Shapes of a captured network, found on tensors without content."""
 
 import math
+import operator
 from itertools import chain
 from typing import Any
 
@@ -34,9 +35,11 @@ def annotate(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> None:
     Nodes that say so already are not run: shapes are carried along when a network is copied or rewritten.
     """
     inputs = any_batch(network, examples)
-    placeholders = network.graph.find_nodes(op="placeholder")
-    if any(not _fits(node, value) for node, value in zip(placeholders, inputs, strict=True)):
-        # Never annotated, or converted to another dtype since.
+    values = dict(zip(network.graph.find_nodes(op="placeholder"), inputs, strict=True))
+    for node in network.graph.find_nodes(op="get_attr"):
+        values[node] = operator.attrgetter(str(node.target))(network)
+    if any(_is_stale(node, value) for node, value in values.items()):
+        # Converted to another dtype since it was annotated.
         for node in network.graph.nodes:
             node.meta.pop(_SHAPES, None)
     with torch.no_grad():
@@ -69,9 +72,10 @@ def note(node: fx.Node, value: Any) -> None:
         )
 
 
-def _fits(node: fx.Node, value: Tensor) -> bool:
+def _is_stale(node: fx.Node, value: Tensor) -> bool:
+    """Returns whether a node says of itself what is not so any more."""
     known = node.meta.get(_SHAPES)
-    return isinstance(known, TensorMetadata) and known.dtype == value.dtype and known.shape == value.shape
+    return isinstance(known, TensorMetadata) and (known.dtype, known.shape) != (value.dtype, value.shape)
 
 
 def carry_shape(node: fx.Node, copied: fx.Node) -> None:

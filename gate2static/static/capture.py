@@ -97,6 +97,8 @@ def exported(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule
             f"torch.export cannot turn the pruned network into one graph with a dynamic batch size: {reason}. Backbone "
             "and heads may not branch on tensor values or fix the batch size."
         ) from error
+    for node in program.graph.nodes:
+        node.meta.clear()  # sizes that are symbols; `annotate` finds them as numbers
     stored = {**program.state_dict, **program.constants}
     inputs = (spec for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT)
     return _own_graph(program.graph, {spec.arg.name: stored[str(spec.target)] for spec in inputs})

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -250,5 +251,8 @@ def _swap(staging: Path, folder: Path) -> None:
         except OSError:
             previous.rename(folder)
             raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    except OSError:
+        with suppress(OSError):
+            old.rmdir()  # not empty where the old folder could not be put back: it stays there
+        raise
+    shutil.rmtree(old, ignore_errors=True)

@@ -64,34 +64,22 @@ def run_without_content(operator: torch._ops.OpOverload, args: tuple[Any, ...], 
             return operands[-1]
         return META if isinstance(value, torch.device) else value
 
-    args, named = map_aggregate(args, on_meta), dict(map_aggregate(dict(kwargs), on_meta))
+    args = map_aggregate(args, on_meta)
+    named = dict(map_aggregate(dict(kwargs), on_meta))
     if not operands and any(argument.name == "device" for argument in operator._schema.arguments):
         named["device"] = META
     # Torch computes the shapes of these in Python, which takes a hundred times as long as making the tensor.
     if operator is _aten.cat.default and (shape := _concatenated(*args)) is not None:
         return operands[0].new_empty(shape)
-    if not _keeps_shape(operator, operands):
-        return operator(*args, **named)
-    key = (operator, *(x.dtype for x in operands), *map(type, args), *named.items())
-    if key not in _DTYPES:
-        _DTYPES[key] = operator(*args, **named).dtype
-    return torch.empty_like(operands[0], dtype=_DTYPES[key])
+    if operator in _LIKE_THE_INPUT:
+        return torch.empty_like(operands[0])
+    if operator is _aten.layer_norm.default:
+        return operands[0].new_empty(operands[0].shape)
+    return operator(*args, **named)
 
 
-_KEEP_SHAPES = {_aten.batch_norm.default, _aten.layer_norm.default, _aten.hardswish.default}
-"""Operators that are not pointwise, or not marked so, and return a tensor like their first operand."""
-_DTYPES: dict[Any, torch.dtype] = {}
-"""Operator and what it is called with, but for shapes -> the dtype of what it returns."""
-
-
-def _keeps_shape(operator: torch._ops.OpOverload, operands: list[Tensor]) -> bool:
-    """Whether an operator returns a tensor as large as its first operand, as far as is known without running it."""
-    if operator in _KEEP_SHAPES:
-        return True
-    if torch.Tag.pointwise not in operator.tags or not operands or not operands[0].dim():
-        return False
-    shape = operands[0].shape
-    return all(torch.broadcast_shapes(x.shape, shape) == shape for x in operands[1:])
+_LIKE_THE_INPUT = {_aten.batch_norm.default, _aten.hardswish.default}
+"""Operators that return a tensor of their first operand's shape, dtype and strides."""
 
 
 def _concatenated(tensors: list[Tensor], dim: int = 0) -> tuple[int, ...] | None:
