@@ -151,8 +151,8 @@ def test_a_wrong_matrix_is_noticed(planted: str, mixed: StaticModel, monkeypatch
     name = {"matrix": "_convolution", "weights": "_with_channels"}[planted]
     right = getattr(convolve, name)
 
-    def wrong(network: Any, node: Any, what: Any, *rest: Any) -> Any:
-        made = right(network, node, what[::-1].copy() if planted == "weights" else what.flip(0), *rest)
+    def wrong(network: Any, node: Any, what: Any, *rest: Any, **options: Any) -> Any:
+        made = right(network, node, what[::-1].copy() if planted == "weights" else what.flip(0), *rest, **options)
         return convolve._SourceTensor(made.node, what) if planted == "weights" else made
 
     monkeypatch.setattr(convolve, name, wrong)
