@@ -70,6 +70,7 @@ def traffic_cost(network: fx.GraphModule) -> float:
     Raises:
         ValueError: The network is not annotated.
     """
+    _check_annotated(network)
     cost = 0.0
     with_layer = set[fx.Node]()
     in_lanes = set[fx.Node]()
@@ -117,19 +118,23 @@ def copy_cost(node: fx.Node) -> float:
     return elements(node)
 
 
-def _has_tensors(node: fx.Node) -> bool:
-    """Returns whether a node's value is a tensor, or holds tensors; sizes do not, and cost nothing.
+def _check_annotated(network: fx.GraphModule) -> None:
+    """Refuses a network whose shapes are not known, which would seem to cost less.
 
     Raises:
-        ValueError: The node must have a tensor, and nobody noted its shape.
+        ValueError: A node that must have a tensor, and whose shape nobody noted.
     """
-    if "tensor_meta" in node.meta:
-        return True
-    schema = getattr(node.target, "_schema", None)
-    returns = [str(value.type) for value in schema.returns] if schema is not None else []
-    if node.op == "placeholder" or any("Tensor" in kind for kind in returns):
-        raise ValueError(f"the shape of {node} is not known; annotate the network before its cost is estimated.")
-    return False
+    for node in network.graph.nodes:
+        schema = getattr(node.target, "_schema", None)
+        returns = [str(value.type) for value in schema.returns] if schema is not None else []
+        must_have_tensors = node.op in ("placeholder", "get_attr") or any("Tensor" in kind for kind in returns)
+        if must_have_tensors and not _has_tensors(node):
+            raise ValueError(f"the shape of {node} is not known; annotate the network before its cost is estimated.")
+
+
+def _has_tensors(node: fx.Node) -> bool:
+    """Returns whether a node's value is a tensor, or holds tensors; sizes do not, and cost nothing."""
+    return "tensor_meta" in node.meta
 
 
 def _is_fused(node: fx.Node, inputs: list[fx.Node], with_layer: set[fx.Node]) -> bool:

@@ -204,9 +204,14 @@ def _traffic(network: torch.fx.GraphModule, x: torch.Tensor) -> float:
 
 
 def test_the_cost_of_a_network_without_shapes_is_refused() -> None:
-    network = capture(_Tuple(nn.Conv2d(16, 16, 1)).eval(), (torch.randn(2, 16, 8, 8),))
-    with pytest.raises(ValueError, match="is not known; annotate the network"):
-        traffic_cost(network)
+    x = torch.randn(2, 16, 8, 8)
+    network = capture(_Tuple(nn.Conv2d(16, 16, 1)).eval(), (x,))
+    annotate(network, (x,))
+    for node in list(network.graph.nodes)[:-1]:
+        shape = node.meta.pop("tensor_meta")
+        with pytest.raises(ValueError, match=f"the shape of {node} is not known; annotate the network"):
+            traffic_cost(network)
+        node.meta["tensor_meta"] = shape
 
 
 class _Tuple(nn.Sequential):
