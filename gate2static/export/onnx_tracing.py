@@ -62,7 +62,7 @@ def _simplify(model: Any) -> None:
     """Fold constants and drop what is unused or computed twice, in an onnx_ir.Model.
 
     The exporter's own optimiser also matches a set of rewrite rules against the whole graph, which takes most of an
-    export and after which the runtimes' own optimisers arrive at the same graphs (`benchmarks/onnx_export.py`).
+    export and after which the runtimes' own optimisers arrive at the same graphs (`benchmarks/speed/onnx_export.py`).
     """
     passes = require("onnx_ir.passes.common")
     passes.InlinePass()(model)
