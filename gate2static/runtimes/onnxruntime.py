@@ -24,6 +24,7 @@ def open_session(
     *,
     label: str = "the ONNX model",
     threads: int | None = None,
+    as_written: bool = False,
     error: type[Gate2StaticError] = ExportError,
 ) -> Any:
     """Opens an `onnxruntime.InferenceSession` on the CPU.
@@ -32,6 +33,7 @@ def open_session(
         model: The path of a file, or its content.
         label: The name of the content in error messages.
         threads: Intra-op threads; None leaves the number to ONNX Runtime.
+        as_written: Whether operators run one by one as the file has them, instead of rewritten and fused.
         error: The exception class for a model that cannot be opened.
 
     Raises:
@@ -40,7 +42,10 @@ def open_session(
     """
     label = str(model) if isinstance(model, Path) else label
     data = read_bytes(model, what="ONNX file", error=error) if isinstance(model, Path) else model
-    return _create(data, session_options(threads=threads), list(CPU), label, error)
+    options = session_options(threads=threads)
+    if as_written:
+        options.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
+    return _create(data, options, list(CPU), label, error)
 
 
 def open_cuda_session(
