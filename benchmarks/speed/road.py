@@ -1,8 +1,8 @@
 """Seconds of gate, prune and verify, stage by stage, for ten usual networks of torchvision.
 
-    python -m benchmarks.road                             # the ten, and the median of their sums
-    python -m benchmarks.road resnet18 --repeat 3         # one of them, the fastest of three rounds
-    python -m benchmarks.road --against DIR               # and the same with another checkout of gate2static
+    python -m benchmarks.speed.road                             # the ten, and the median of their sums
+    python -m benchmarks.speed.road resnet18 --repeat 3         # one of them, the fastest of three rounds
+    python -m benchmarks.speed.road --against DIR               # and the same with another checkout of gate2static
 
 Each network is gated for two tasks at the smallest size it takes, as in `benchmarks.coverage`, with random weights and
 30 % of its gates task-specific. A network runs in a process of its own, on one thread. Seconds are those of the
@@ -38,7 +38,7 @@ NETWORKS = (
 STAGES = ("gate", "emit", "capture", "describe", "verify")
 """`prune` is plan and emit, then capture, then describe, which counts and serialises."""
 SPECIFIC = 0.3
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 
 Seconds = dict[str, float]
 
