@@ -12,6 +12,7 @@ from gate2static.progress import progress_bar
 from gate2static.recipe import load_recipe
 from gate2static.report import WrittenReport, write_report
 from gate2static.train import RunResult, sweep, train
+from gate2static.train.run_lock import locked
 
 RECIPE = "digits_resnet20.yaml"
 
@@ -43,10 +44,11 @@ def run_demo(run_dir: Path, *, overrides: Sequence[str] = ()) -> WrittenReport:
         Gate2StaticError: A stage cannot do its work; the message says which stage and why.
     """
     recipe = load_recipe(bundled_recipe(), overrides)
-    result = (sweep if recipe.budget is None else train)(recipe, run_dir, resume=True)
-    _deliver(run_dir, result)
-    _time(run_dir, result)
-    return write_report(run_dir)
+    with locked(run_dir):
+        result = (sweep if recipe.budget is None else train)(recipe, run_dir, resume=True)
+        _deliver(run_dir, result)
+        _time(run_dir, result)
+        return write_report(run_dir)
 
 
 def _deliver(run_dir: Path, result: RunResult) -> None:
@@ -60,7 +62,7 @@ def _deliver(run_dir: Path, result: RunResult) -> None:
                 try:
                     step.run()
                 except MissingDependencyError as error:
-                    bar.console.print(f"{name}: cannot {step.verb}: {error}", style="yellow", markup=False)
+                    bar.console.print(f"{name}: cannot {step.verb}: {error}", style="yellow")
                 bar.advance(bar_task)
 
 

@@ -4,10 +4,22 @@ A message says what is wrong, what was found, what is allowed, and what to do.
 """
 
 
+_LONGEST = 900
+"""The most characters of a message: names and values from files may be of any length."""
+
+
 class Gate2StaticError(Exception):
     """Root of all errors raised on purpose; the command line prints it as one line and exits with `exit_status`."""
 
     exit_status = 2
+
+    def __str__(self) -> str:
+        """Returns the message, without its middle where it is long: both its ends matter, the fault and the advice."""
+        message = super().__str__()
+        if len(message) <= _LONGEST:
+            return message
+        half = _LONGEST // 2
+        return f"{message[:half]} [...] {message[-half:]}"
 
 
 class RecipeError(Gate2StaticError):

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gate2static.errors import ExportError, Gate2StaticError
@@ -128,6 +128,24 @@ def _lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return
+
+
+@contextmanager
+def in_turn(folder: Path) -> Iterator[None]:
+    """Lets a block that reads and rewrites files of a folder run in one process at a time, where there are locks.
+
+    The lock is on the folder itself, so it needs no file and no permission to write.
+    """
+    descriptor = None
+    if fcntl is not None:
+        with suppress(OSError):
+            descriptor = os.open(folder, _READ_ONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def read_bytes(path: Path, *, what: str, error: type[Gate2StaticError] = ExportError) -> bytes:

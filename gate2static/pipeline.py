@@ -12,6 +12,7 @@ import torch
 
 from gate2static.bench import NETWORK_BACKENDS, Stopwatch
 from gate2static.budget import BudgetReport
+from gate2static.errors import ArtefactError
 from gate2static.export import build_engine, export_onnx, onnx_errors
 from gate2static.export.equality import check_equal, onnx_tolerances
 from gate2static.files import is_up_to_date
@@ -19,7 +20,7 @@ from gate2static.gates import GatedModel
 from gate2static.prune import Plan, apply, plan, prune
 from gate2static.prune.emission.layout import find_target
 from gate2static.recipe import Budget
-from gate2static.report import gated_checks, onnx_checks, record, was_verified
+from gate2static.report import gated_checks, onnx_checks, record, was_verified, with_checks
 from gate2static.static import Manifest, StaticModel, load_static
 from gate2static.train import Projected, ResultRow, gated_baseline, load_gated, project_checkpoint, trained_budget
 from gate2static.verify import EquivalenceReport, verify
@@ -95,12 +96,14 @@ class Verification:
         report: The comparison with the gated network.
         errors: The ONNX file's relative error by task; empty without an ONNX file.
         tolerances: The largest allowed relative error by task; empty without an ONNX file.
+        unrecorded: The reason why the manifest in the folder does not say of it; empty where it does.
     """
 
     manifest: Manifest
     report: EquivalenceReport
     errors: dict[str, float]
     tolerances: dict[str, float]
+    unrecorded: str = ""
 
     def require(self) -> None:
         """Raises a VerificationError unless all networks compute the same function."""
@@ -211,9 +214,17 @@ def verify_folder(checkpoint: Path, static_dir: Path, onnx: Path | None = None) 
     report = verify(load_network(checkpoint), static)
     errors = onnx_errors(static, onnx) if onnx else {}
     tolerances = onnx_tolerances(static) if onnx else {}
+    checks = (*gated_checks(report), *onnx_checks(errors, tolerances))
+    unrecorded = ""
     # Recorded before anything is raised, so that the manifest says of a failure too.
-    manifest = record(static_dir, (*gated_checks(report), *onnx_checks(errors, tolerances)))
-    return Verification(manifest=manifest, report=report, errors=errors, tolerances=tolerances)
+    try:
+        manifest = record(static_dir, checks)
+    except ArtefactError as error:  # the verdict does not depend on whether the folder can be written
+        unrecorded = str(error)
+        manifest = with_checks(static.manifest, checks)
+    return Verification(
+        manifest=manifest, report=report, errors=errors, tolerances=tolerances, unrecorded=unrecorded
+    )
 
 
 def delivery(run_dir: Path, row: ResultRow) -> tuple[Step, ...]:

@@ -114,7 +114,7 @@ def test_the_commands_are_those_of_the_design() -> None:
 def test_help_imports_neither_torch_nor_numpy() -> None:
     code = """
 import sys
-from gate2static.cli.commands import main
+from gate2static.cli import main
 sys.argv = ["gate2static", *sys.argv[1:]]
 try:
     main()

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 
 from gate2static.bench.environment import cpu_model, usable_cores
@@ -13,6 +12,7 @@ from gate2static.bench.runners.torch_compiled import compiler
 from gate2static.errors import MissingDependencyError
 from gate2static.runtimes.onnxruntime import onnxruntime
 from gate2static.runtimes.optional import require
+from gate2static.terminal import styled
 
 State = Literal["ok", "missing"]
 
@@ -56,8 +56,8 @@ def findings_table(findings: tuple[Finding, ...]) -> Table:
     """Returns a table of the findings for the terminal."""
     table = Table("", "item", "found", "what to do")
     for finding in findings:
-        mark = "[green]ok[/green]" if finding.state == "ok" else "[yellow]missing[/yellow]"
-        table.add_row(mark, finding.item, escape(finding.found), escape(finding.advice))
+        mark = styled(finding.state, "green" if finding.state == "ok" else "yellow")
+        table.add_row(mark, finding.item, finding.found, finding.advice)
     return table
 
 

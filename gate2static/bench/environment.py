@@ -66,7 +66,7 @@ def installed_versions() -> dict[str, str]:
 def cpu_model() -> str:
     """Returns the processor's name, or its architecture where the system does not tell the name."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
     except OSError:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

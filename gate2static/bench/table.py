@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from functools import partial
 
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from gate2static.bench.report import UNSTABLE_CV, LatencyReport, TargetLatency
+from gate2static.terminal import lines, styled
 
 PERCENTILES = (50, 90, 95, 99)
 _WORDS = ("target", "backend", "precision")
@@ -27,10 +28,10 @@ def latency_table(report: LatencyReport) -> Table:
     return table
 
 
-def _columns(report: LatencyReport) -> dict[str, Callable[[TargetLatency], str]]:
+def _columns(report: LatencyReport) -> dict[str, Callable[[TargetLatency], str | Text]]:
     """Returns the columns: by name, a function that returns a cell; columns without information are left out."""
-    columns: dict[str, Callable[[TargetLatency], str]] = {
-        "target": lambda target: escape(target.name),
+    columns: dict[str, Callable[[TargetLatency], str | Text]] = {
+        "target": lambda target: target.name,
     }
     if len(_backends(report)) > 1:
         columns["backend"] = lambda target: target.backend
@@ -58,24 +59,24 @@ def _transfers(target: TargetLatency) -> str:
     return f"{target.transfers.upload_ms + target.transfers.download_ms:.3f}" if target.transfers else "-"
 
 
-def _variation(target: TargetLatency) -> str:
+def _variation(target: TargetLatency) -> str | Text:
     text = f"{target.variation:.0%}" if target.variation >= 0.1 else f"{target.variation:.1%}"
-    return text if target.stable else f"[yellow]{text} ![/yellow]"
+    return text if target.stable else styled(f"{text} !", "yellow")
 
 
-def _caption(report: LatencyReport) -> str:
+def _caption(report: LatencyReport) -> Text:
     machine = report.environment
     protocol = report.protocol
     device = f", {machine.gpu} (compute capability {machine.gpu_compute_capability})" if machine.gpu else ""
     hardware = f"{machine.cpu}, {machine.threads} of {machine.cores} cores{device}"
     timed = f"{protocol.rounds} rounds, {protocol.warmup_s:g} s warm-up each, {protocol.duration_s:g} s timed in all"
-    lines = [
+    said = [
         f"{hardware}; batch size {protocol.batch_size}; {timed}",
         ", ".join(f"{name} {version}" for name, version in machine.versions.items()),
     ]
     if not all(target.stable for target in report.targets):
-        lines.append(
+        said.append(
             f"! varies by more than {UNSTABLE_CV:.1%}: something else is running, or the clock is not steady. "
             "Trust the ratios more than the times, or measure longer."
         )
-    return "\n".join(lines)
+    return lines(said)

@@ -1,15 +1,12 @@
-"""Arguments that several commands share, errors as one line with an exit status, and output to the terminal."""
+"""Arguments that several commands share, and their output."""
 
-import json as json_format
-import shlex
-import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console, RenderableType
-from typer.core import TyperGroup
+from rich.console import RenderableType
 
+from gate2static import terminal
 from gate2static.errors import Gate2StaticError
 
 if TYPE_CHECKING:
@@ -30,54 +27,12 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted 
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's number by default.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - for stdout.")]
 
-BAD_INPUT = 2
-"""The exit status after an error that the user can correct."""
-INTERRUPTED = 130
-"""The exit status after Ctrl-C."""
-
-
-class Commands(TyperGroup):
-    """Turns errors that a user can cause into one line on stderr and an exit status; a bug keeps its traceback."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Keeps the command line, so that a message can repeat it after an interruption."""
-        ctx.meta["typed"] = list(args)
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: Any) -> Any:
-        """Runs a command."""
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:
-            # `gate2static … | head` is not an error; typer ends quietly.
-            raise
-        except (Gate2StaticError, OSError, KeyboardInterrupt) as error:
-            if ctx.params.get("debug"):
-                traceback.print_exc()
-            status, line = _status_and_line(error, ctx.meta["typed"])
-            typer.echo(f"gate2static: {line}", err=True)
-            raise typer.Exit(status) from error
-
-
-def _status_and_line(error: BaseException, typed: list[str]) -> tuple[int, str]:
-    """Returns the exit status and the message for an error that a user can cause."""
-    if isinstance(error, Gate2StaticError):
-        return error.exit_status, " ".join(str(error).split())
-    if isinstance(error, OSError):
-        path = f"{error.filename}: " if error.filename else ""
-        return BAD_INPUT, f"{path}{error.strerror or error}; files that were complete before are untouched"
-    # Commands without --resume are simply repeated.
-    can_resume = not {"train", "sweep"}.isdisjoint(typed) and "--resume" not in typed
-    command = shlex.join([*typed, "--resume"] if can_resume else typed)
-    return INTERRUPTED, f"interrupted; continue with: gate2static {command}"
-
-
 def _print_version(requested: bool) -> None:
     """Prints the version and ends the program, where `--version` was typed."""
     if requested:
         import gate2static
 
-        typer.echo(f"gate2static {gate2static.__version__}")
+        terminal.say(f"gate2static {gate2static.__version__}")
         raise typer.Exit
 
 
@@ -109,12 +64,12 @@ def show(table: RenderableType, json: Path | None = None, content: object = None
         json: The file for the JSON; `-` prints the JSON instead of the table, None writes none.
         content: The table's content as plain values.
     """
-    text = json_format.dumps(content, indent=1, ensure_ascii=False) + "\n"
     if json == Path("-"):
-        typer.echo(text, nl=False)
+        terminal.say_json(content)
         return
-    Console().print(table)
     if json is not None:
         from gate2static.files import write_atomically
 
-        write_atomically(json, text.encode(), error=Gate2StaticError)
+        # Before the table, so that a terminal that fails does not take the result with it.
+        write_atomically(json, terminal.as_json(content).encode(), error=Gate2StaticError)
+    terminal.show(table)

@@ -8,7 +8,6 @@ import typer
 
 from gate2static.cli.arguments import (
     Checkpoint,
-    Commands,
     DType,
     Json,
     Overrides,
@@ -23,6 +22,8 @@ from gate2static.cli.arguments import (
     reference_first,
     show,
 )
+from gate2static.cli.group import Commands
+from gate2static.terminal import say
 
 # Everything heavy (torch, matplotlib, the stages) is imported inside the commands, so that --help answers at once.
 
@@ -48,7 +49,7 @@ def demo(
 
     report = run_demo(run_dir, overrides=overrides or ())
     show(rich_table(report.content))
-    typer.echo(f"report: {report.html}")
+    say(f"report: {report.html}")
 
 
 @app.command()
@@ -58,7 +59,7 @@ def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = Fals
 
     loaded, folder = open_run(recipe, overrides, run_dir)
     train_run(loaded, folder, resume=resume)
-    typer.echo(f"trained: {folder}")
+    say(f"trained: {folder}")
 
 
 @app.command()
@@ -68,7 +69,7 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = Fals
 
     loaded, folder = open_run(recipe, overrides, run_dir)
     sweep_run(loaded, folder, resume=resume)
-    typer.echo(f"trained: {folder}")
+    say(f"trained: {folder}")
 
 
 @app.command()
@@ -118,22 +119,23 @@ def prune(
     check_prune_output(checkpoint, output, dry_run=dry_run, budget=bool(budget))
     request = prune_request(align=align, target=target, dtype=dtype, budget=budget, threads=threads)
     pruning = prepare_pruning(checkpoint, request)
+    # Written before anything is printed, so that a terminal that fails costs nothing.
+    pruned = None if output is None or dry_run else prune_to_folder(pruning, output)
     if pruning.projected:
-        typer.echo(f"budget: {pruning.projected.report}")
+        say(f"budget: {pruning.projected.report}")
     if explain or dry_run:
         show(plan_table(pruning.plan))
         if costs := barrier_costs(pruning.plan.channels):
             show(barrier_table(costs))
-    if output is None or dry_run:
+    if pruned is None or output is None:
         return
-    pruned = prune_to_folder(pruning, output)
     if pruned.broken_promise:
-        typer.echo(
+        say(
             f"budget: {pruned.broken_promise}; --align, --target or --dtype change that cost, it is not promised here"
         )
     if pruned.checkpoint:
-        typer.echo(f"projected: {pruned.checkpoint}; verify the static network with it")
-    typer.echo(pruned_line(pruned.static.manifest, output))
+        say(f"projected: {pruned.checkpoint}; verify the static network with it")
+    say(pruned_line(pruned.static.manifest, output))
 
 
 @app.command()
@@ -149,6 +151,8 @@ def verify(
 
     verification = verify_folder(checkpoint, static_dir, onnx)
     show(checks_table(verification.manifest), json, verification.manifest.equivalence)
+    if verification.unrecorded:
+        say(f"gate2static: not recorded: {verification.unrecorded}", error=True)
     verification.require()
 
 
@@ -192,7 +196,7 @@ def export(
         compute_capabilities=compute_capability,
     )
     show(export_table(reports))
-    typer.echo(f"exported: {folder}")
+    say(f"exported: {folder}")
 
 
 @app.command()
@@ -241,7 +245,7 @@ def profile(
     table.save(output)
     show(profile_table(table), json, table.model_dump(mode="json"))
     if json != Path("-"):
-        typer.echo(f"profiled: {output}")
+        say(f"profiled: {output}")
 
 
 @app.command()
@@ -270,7 +274,7 @@ def report(
 
     written = write_report(run_dir)
     show(rich_table(written.content))
-    typer.echo(f"report: {written.html}")
+    say(f"report: {written.html}")
 
 
 @app.command()
@@ -280,8 +284,3 @@ def doctor(json: Json = None) -> None:
 
     findings = diagnose()
     show(findings_table(findings), json, [asdict(finding) for finding in findings])
-
-
-def main() -> None:
-    """Runs the command line."""
-    app()

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from itertools import groupby
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor, nn
 
@@ -49,7 +48,7 @@ class Prediction:
     def table(self) -> Table:
         """Returns a table for the terminal, with equal operators in one row, the most expensive first."""
         source = "estimated from a data sheet" if self.estimated else "predicted from measured kernels"
-        table = Table(title=f"{self.latency_ms:.3f} ms on {escape(self.model)}, {source}; batch size {self.batch_size}")
+        table = Table(title=f"{self.latency_ms:.3f} ms on {self.model}, {source}; batch size {self.batch_size}")
         table.add_column("operator", no_wrap=True)
         table.add_column("shapes")
         for name in ("times", "M MACs", "estimated ms" if self.estimated else "ms", "share"):

@@ -1,6 +1,6 @@
 """Reports: a run folder as one HTML page that opens offline, with its pictures as PNG files."""
 
-from gate2static.report.checks import checks_table, gated_checks, onnx_checks, record, was_verified
+from gate2static.report.checks import checks_table, gated_checks, onnx_checks, record, was_verified, with_checks
 from gate2static.report.plan_table import barrier_table, plan_table, pruned_line
 from gate2static.report.table import markdown_table, rich_table
 from gate2static.report.writing import WrittenReport, write_report
@@ -17,5 +17,6 @@ __all__ = [
     "record",
     "rich_table",
     "was_verified",
+    "with_checks",
     "write_report",
 ]

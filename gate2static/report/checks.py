@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
-from rich.markup import escape
 from rich.table import Table
 
 from gate2static.errors import ArtefactError
+from gate2static.files import in_turn
 from gate2static.report.content import Check
 from gate2static.static import Manifest
 from gate2static.static.folder import read_manifest, write_manifest
+from gate2static.terminal import lines, styled
 from gate2static.verify import EquivalenceReport
 
 _GATED = "gated / static"
@@ -70,7 +71,15 @@ def record(static_dir: Path, checks: Sequence[Check]) -> Manifest:
     Raises:
         ArtefactError: The manifest cannot be read or written.
     """
-    manifest = read_manifest(static_dir)
+    # Two processes that record at once would otherwise lose the comparisons of one.
+    with in_turn(static_dir):
+        manifest = with_checks(read_manifest(static_dir), checks)
+        write_manifest(static_dir, manifest)
+    return manifest
+
+
+def with_checks(manifest: Manifest, checks: Sequence[Check]) -> Manifest:
+    """Returns a manifest with comparisons, which replace its earlier comparisons of the same kind."""
     # A second `verify` replaces the first one, and keeps the comparison with an ONNX file.
     replaced = {check.comparison for check in checks}
     others = [check for check in read_checks(manifest) if check.comparison not in replaced]
@@ -79,9 +88,7 @@ def record(static_dir: Path, checks: Sequence[Check]) -> Manifest:
         "passed": all(check.passed for check in all_checks),
         "checks": _CHECKS.dump_python(all_checks, mode="json"),
     }
-    manifest = manifest.model_copy(update={"equivalence": entry})
-    write_manifest(static_dir, manifest)
-    return manifest
+    return manifest.model_copy(update={"equivalence": entry})
 
 
 def read_checks(manifest: Manifest) -> tuple[Check, ...]:
@@ -110,13 +117,13 @@ def checks_table(manifest: Manifest) -> Table:
     """Returns a table of the comparisons for a terminal."""
     checks = read_checks(manifest)
     reasons = {f"{check.comparison}: allowed is {check.reason}" for check in checks if check.reason}
-    table = Table("comparison", "task", title="Equivalence", caption=escape("\n".join(sorted(reasons))))
+    table = Table("comparison", "task", title="Equivalence", caption=lines(sorted(reasons)))
     for title in ("relative difference", "allowed", "verdict"):
         table.add_column(title, justify="right")
     for check in checks:
         difference = "not finite" if check.max_rel is None else f"{check.max_rel:.1e}"
-        verdict = "[green]equivalent[/]" if check.passed else "[red]DIFFERENT[/]"
-        table.add_row(check.comparison, escape(check.task), difference, f"{check.tolerance:.1e}", verdict)
+        verdict = styled("equivalent", "green") if check.passed else styled("DIFFERENT", "red")
+        table.add_row(check.comparison, check.task, difference, f"{check.tolerance:.1e}", verdict)
     return table
 
 

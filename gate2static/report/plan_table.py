@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.markup import escape
 from rich.table import Table
 
 from gate2static.prune import BarrierCost, Layout, Plan
@@ -20,7 +19,7 @@ def plan_table(plan: Plan) -> Table:
     streams = (*channels.gated.tasks, "shared")
     table = Table(title="Channels that stay, of each stream")
     for title in ("layer", *streams, "of", "MACs", "rule"):
-        table.add_column(escape(title), justify="left" if title in ("layer", "rule") else "right")
+        table.add_column(title, justify="left" if title in ("layer", "rule") else "right")
     gated_macs = 0
     for node, rule in channels.rules.items():
         if not rule.info.macs:
@@ -32,7 +31,7 @@ def plan_table(plan: Plan) -> Table:
             name = f"{node.name} (head)"
             cells = [""] * len(streams)
         kind = type(rule).__name__.lower()
-        table.add_row(escape(name), *cells, str(rule.channels), f"{channels.macs([node]):,}", kind)
+        table.add_row(name, *cells, str(rule.channels), f"{channels.macs([node]):,}", kind)
         gated_macs += rule.info.macs * rule.streams
     after = channels.macs()
     table.caption = (
@@ -51,7 +50,7 @@ def barrier_table(costs: Sequence[BarrierCost]) -> Table:
         table.add_column(title, justify="left" if title in ("operator", "where") else "right")
     for cost in costs:
         names = ", ".join(cost.nodes[:_NAMED]) + f", … {len(cost.nodes)} in all" * (len(cost.nodes) > _NAMED)
-        table.add_row(escape(cost.operator), escape(names), f"{cost.macs:,}", f"{cost.behind:,}")
+        table.add_row(cost.operator, names, f"{cost.macs:,}", f"{cost.behind:,}")
     return table
 
 

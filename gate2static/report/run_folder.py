@@ -53,7 +53,7 @@ def _row(row: ResultRow, manifest: Manifest | None, latency: LatencyReport | Non
         name=row.name,
         kind=row.kind,
         metrics=row.metrics,
-        delta_mtl_percent=100 * row.delta_mtl,
+        delta_mtl_percent=None if row.delta_mtl is None else 100 * row.delta_mtl,
         macs=row.macs,
         parameters=row.parameters,
         latency_ms=target.median_ms if target else None,
@@ -117,6 +117,8 @@ def _missing(
     else:
         timed = main_targets(latency)
         sentences += [f"{row.name} has no latency in latency.json" for row in result.rows if row.name not in timed]
+    if any(row.delta_mtl is None for row in result.rows):
+        sentences.append("Δ_MTL is not defined: a metric of the separate networks is 0; train them longer, elsewhere")
     if not result.rows:
         sentences.append("No network is trained yet: run gate2static sweep RECIPE --resume")
     return tuple(sentences)

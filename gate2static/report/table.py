@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-from rich.markup import escape
 from rich.table import Table
 
 from gate2static.report.content import Content, TableRow
@@ -46,11 +45,11 @@ def rich_table(content: Content) -> Table:
     """Returns the table for a terminal, one column per network, because most runs have few networks and many tasks."""
     # Transposed: the columns of the page are the lines here.
     titles, *lines = zip(header(content), *(cells(content, row) for row in content.rows), strict=True)
-    table = Table(title=escape(content.title), caption=escape(content.latency_setting) or None)
+    table = Table(title=content.title, caption=content.latency_setting or None)
     for index, title in enumerate(titles):
-        table.add_column(escape(title), justify="left" if index == 0 else "right")
+        table.add_column(title, justify="left" if index == 0 else "right")
     for line in lines:
-        table.add_row(*map(escape, line))
+        table.add_row(*line)
     return table
 
 

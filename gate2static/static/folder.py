@@ -53,7 +53,7 @@ def write_folder(folder: Path, network: fx.GraphModule, manifest: Manifest) -> N
         try:
             (staging / _GRAPH).write_bytes(graph)
             (staging / _WEIGHTS).write_bytes(weights)
-            (staging / _MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+            (staging / _MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
             staging.chmod(0o755)  # `mkdtemp` makes folders that nobody else can read
             _swap(staging, folder)
         finally:
@@ -145,7 +145,7 @@ def _read_json(path: Path) -> Any:
         ArtefactError: The file cannot be read, or is no JSON.
     """
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise ArtefactError(f"{path} cannot be read: {error}.") from error
 

@@ -65,7 +65,8 @@ def add_row(
         checkpoints=checkpoints,
         metrics=metrics,
         scores=scores,
-        delta_mtl=delta_mtl(metrics, baseline, tasks),
+        # Too short a training leaves metrics of 0, which is no reason to lose what is trained.
+        delta_mtl=None if 0 in baseline.values() else delta_mtl(metrics, baseline, tasks),
         macs=static.manifest.macs["static"],
         parameters=static.manifest.parameters["static"],
         budget=budget,

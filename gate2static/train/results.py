@@ -42,7 +42,8 @@ class ResultRow(_Frozen):
         checkpoints: The network's checkpoints, relative to the run's folder.
         metrics: The main metric of each task on the test split.
         scores: All metrics on the test split, by task and name.
-        delta_mtl: Δ_MTL (eq. 6) as a fraction: 0.01 is one per cent better than the single-task networks.
+        delta_mtl: Δ_MTL (eq. 6) as a fraction: 0.01 is one per cent better than the single-task networks;
+            None where a metric of theirs is 0, to which nothing can be relative.
         macs: Multiply-accumulates per image of the pruned network, heads included.
         parameters: Parameters of the pruned network, heads included.
         budget: The network's budget and the cost that it reached; None without a budget.
@@ -55,7 +56,7 @@ class ResultRow(_Frozen):
     checkpoints: Annotated[tuple[str, ...], Field(min_length=1)]
     metrics: dict[str, float]
     scores: dict[str, dict[str, float]] = {}
-    delta_mtl: float
+    delta_mtl: float | None
     macs: int
     parameters: int
     budget: BudgetReport | None = None

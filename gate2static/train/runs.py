@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -27,11 +28,12 @@ from gate2static.train.networks import (
     gated_baseline,
     load_gated,
 )
-from gate2static.train.processes.devices import launch, on_first_process, start_fabric
+from gate2static.train.processes.devices import launch, on_first_process, start_fabric, starts_the_run
 from gate2static.train.processes.memory import keep_freed_memory
 from gate2static.train.result_row import add_row
 from gate2static.train.results import FILE as RESULT
 from gate2static.train.results import RunResult, TaskInfo, load_result
+from gate2static.train.run_lock import locked
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -56,7 +58,8 @@ def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
     Raises:
         RecipeError: The recipe has a name or option that does not exist.
         BudgetError: No setting of the gates meets the budget; nothing is trained then.
-        TrainingError: A loss is no longer finite, the disk is full, or the folder already holds a run.
+        TrainingError: A loss is no longer finite, the disk is full, the folder already holds a run, or another process
+            trains in it.
         CheckpointError: The run to continue is damaged or belongs to another recipe.
     """
     return _run(recipe, Path(run_dir), {_gated_name(recipe): recipe}, resume=resume, show=progress)
@@ -79,7 +82,8 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
 
     Raises:
         RecipeError: The recipe has a name or option that does not exist, or a budget, which steers λ_s itself.
-        TrainingError: A loss is no longer finite, the disk is full, or the folder already holds a run.
+        TrainingError: A loss is no longer finite, the disk is full, the folder already holds a run, or another process
+            trains in it.
         CheckpointError: The run to continue is damaged or belongs to another recipe.
     """
     if recipe.budget is not None:
@@ -105,7 +109,9 @@ def _run(recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], *, resume: boo
     build_tasks(recipe.tasks, describe_data(recipe.data))
     if recipe.budget is not None:
         check_budget(build_untrained(recipe), recipe.budget)
-    launch(start_fabric(recipe), _run_in_process, recipe, run_dir, gated, resume, show)
+    # The lock is this process's alone; further processes of the run are its children.
+    with locked(run_dir) if starts_the_run() else nullcontext():
+        launch(start_fabric(recipe), _run_in_process, recipe, run_dir, gated, resume, show)
     return load_result(run_dir)
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from gate2static.bench import diagnose, doctor, findings_table
 from gate2static.errors import MissingDependencyError
+from gate2static.terminal import console
 
 
 def by_item() -> dict[str, Any]:
@@ -61,7 +61,7 @@ def test_a_missing_library_comes_with_its_fix_readable_in_the_table(monkeypatch:
         raise MissingDependencyError(f"{module} cannot be imported; install it with: pip install 'gate2static[gpu]'")
 
     monkeypatch.setattr(doctor, "require", missing)
-    console = Console(width=300)
-    with console.capture() as capture:
-        console.print(findings_table(diagnose()))
+    printer = console(width=300)
+    with printer.capture() as capture:
+        printer.print(findings_table(diagnose()))
     assert "pip install 'gate2static[gpu]' (needed for `export --trt`)" in capture.get().replace("] (", "] (")

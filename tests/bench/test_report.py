@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from gate2static.bench import LatencyReport, TargetLatency, latency_table
 from gate2static.bench.environment import Environment
 from gate2static.bench.report import TimingProtocol, Transfers
 from gate2static.errors import BenchError
+from gate2static.terminal import console
 
 ENVIRONMENT = Environment(
     system="Linux x86_64",
@@ -35,9 +35,9 @@ def report(*targets: TargetLatency) -> LatencyReport:
 
 
 def rendered(latencies: LatencyReport) -> str:
-    console = Console(width=100)
-    with console.capture() as capture:
-        console.print(latency_table(latencies))
+    printer = console(width=100)
+    with printer.capture() as capture:
+        printer.print(latency_table(latencies))
     return capture.get()
 
 

@@ -12,7 +12,6 @@ import time
 import pytest
 import torch
 import typer.main
-from typer.testing import CliRunner
 
 from gate2static.cli.commands import app
 from gate2static.demo import bundled_recipe
@@ -46,7 +45,7 @@ COMMANDS = {
 STARTED = """
 import signal
 import torch
-from gate2static.cli.commands import main
+from gate2static.cli import main
 signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 main()
@@ -148,13 +147,17 @@ def test_a_full_disk_is_one_line_and_exit_status_2(run, monkeypatch, tmp_path):
     assert "report.html: No space left on device" in one_line(run("report", tmp_path, code=2))
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch, tmp_path):
+def test_a_bug_is_one_line_with_a_status_of_its_own(run, monkeypatch, tmp_path):
+    """Tracebacks ended with status 1, which means "not equal" to whoever called `verify`."""
+
     def broken(*args, **kwargs):
-        raise ZeroDivisionError
+        raise ZeroDivisionError("three by zero")
 
     monkeypatch.setattr("gate2static.report.write_report", broken)
-    result = CliRunner().invoke(app, ["report", str(tmp_path)])
-    assert isinstance(result.exception, ZeroDivisionError)
+    line = one_line(run("report", tmp_path, code=3))
+    assert "this is a bug, please report it: ZeroDivisionError: three by zero; set GATE2STATIC_TRACEBACK=1" in line
+    monkeypatch.setenv("GATE2STATIC_TRACEBACK", "1")
+    assert "Traceback (most recent call last)" in run("report", tmp_path, code=3).stderr
 
 
 def test_doctor_writes_what_a_machine_can_read(run, tmp_path):

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from gate2static.errors import ExportError, MissingDependencyError
 from gate2static.export import export_static, export_table, formats
 from gate2static.static import StaticModel
+from gate2static.terminal import console
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx not installed")
 
@@ -27,9 +27,9 @@ def test_each_file_is_made_from_the_one_before(
     made = ["model.onnx", "model.int8.onnx", "model.int8.trt-rtx.engine"]
     assert [report.path.name for report in reports] == made
     assert folder_contents() == sorted([*made, "model.int8.trt-rtx.engine.json", "images.npy"])
-    console = Console(width=120)
-    with console.capture() as capture:
-        console.print(export_table(reports))
+    printer = console(width=120)
+    with printer.capture() as capture:
+        printer.print(export_table(reports))
     assert "RMS against fp32 on 4 samples" in capture.get()
     assert "tensorrt-rtx for compute capability 8.9" in capture.get()
 

@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from rich.console import Console
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gate2static.errors import BenchError
 from gate2static.latency import DEVICES, Roofline, latency_model, predict
+from gate2static.terminal import console
 
 DEVICE = Roofline(name="toy", peak_macs_per_s={32: 1e9, 16: 4e9}, bytes_per_s=1e6, launch_s=0.5)
 
@@ -34,9 +34,9 @@ def test_every_data_sheet_predicts_and_says_that_it_is_an_estimate(name: str) ->
     found = predict(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), (torch.ones(1, 3, 8, 8),), model)
     assert 0 < found.latency_ms < 10
     assert found.as_json()["estimated"] is True
-    console = Console(width=200)
-    with console.capture() as capture:
-        console.print(found.table())
+    printer = console(width=200)
+    with printer.capture() as capture:
+        printer.print(found.table())
     assert "estimated from a data sheet" in capture.get()
     assert "estimated ms" in capture.get()
 

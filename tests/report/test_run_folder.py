@@ -136,3 +136,14 @@ def test_a_budget_from_a_data_sheet_is_labelled_as_estimated(run_dir):
     result.with_row(result.rows[0].model_copy(update={"budget": spent})).save(run_dir)
     (row,) = (row for row in read_content(run_dir).rows if row.budget)
     assert row.budget == "0.750 of 8 estimated ms, λ 0.1"
+
+
+def test_a_gain_that_is_not_defined_is_a_dash_with_a_reason(run_dir):
+    """A single-task metric of 0 ended the training after the single-task networks, and every resume of it."""
+    result = load_result(run_dir)
+    rows = tuple(row.model_copy(update={"delta_mtl": None}) for row in result.rows)
+    result.model_copy(update={"rows": rows}).save(run_dir)
+    content = read_content(run_dir)
+    assert content.rows[0].delta_mtl_percent is None
+    assert "Δ_MTL is not defined" in "\n".join(content.missing)
+    assert "Δ_MTL is not defined" in write_report(run_dir).html.read_text()

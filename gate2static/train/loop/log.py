@@ -29,4 +29,6 @@ def write_log(path: Path, rows: Sequence[LogRow]) -> None:
     writer.writeheader()
     for row in rows:
         writer.writerow({key: repr(value) for key, value in row.items()})
-    write_atomically(path, text.getvalue().encode())
+    data = text.getvalue().encode()
+    if not (path.is_file() and path.read_bytes() == data):
+        write_atomically(path, data)

@@ -52,6 +52,8 @@ def train_network(
         position = resume(run, **training.parts)
         if training.controller is not None and position.budget:
             training.controller.load_state_dict(position.budget["controller"])
+        # A process that was killed behind its checkpoint has not written the log's last row.
+        _write_log(run, position, fabric)
     steps_done = position.epoch * len(order) + position.step
     progress.start_network(run.name, steps=run.settings.epochs * len(order), done=steps_done, cost=run.cost)
     while not _is_over(run, position):
@@ -60,8 +62,13 @@ def train_network(
         # The row is in the position before it is saved, so a resumed run writes the same log.
         progress.note(note(position.log[-1]))
         save(run, position, fabric=fabric, best=is_best, **training.parts)
-        on_first_process(fabric, lambda: write_log(run.checkpoint.with_name(LOG_FILE), position.log))
+        _write_log(run, position, fabric)
     progress.end_network(cost=run.cost)
+
+
+def _write_log(run: NetworkRun, position: Position, fabric: "Fabric") -> None:
+    if position.log:
+        on_first_process(fabric, lambda: write_log(run.checkpoint.with_name(LOG_FILE), position.log))
 
 
 def _order(run: NetworkRun, splits: Splits, epoch: int) -> list[list[int]]:

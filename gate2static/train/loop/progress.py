@@ -2,8 +2,10 @@
 
 from types import TracebackType
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TimeRemainingColumn
+
+from gate2static.progress import PlainColumn
+from gate2static.terminal import console
 
 
 class TrainingProgress:
@@ -18,12 +20,12 @@ class TrainingProgress:
 
     def __init__(self, *, enabled: bool, total_cost: float) -> None:
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            PlainColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=Console(stderr=True),
+            PlainColumn("{task.fields[note]}"),
+            console=console(stderr=True),
             disable=not enabled,
         )
         self._run = self._bars.add_task("training", total=round(total_cost), note="")

@@ -166,5 +166,10 @@ def _processes(recipe: Recipe, kind: str) -> tuple[int, int]:
     return devices, 1
 
 
+def starts_the_run() -> bool:
+    """Returns whether this process stands for the run: torchrun starts several that do the same."""
+    return not _under_torchrun() or os.environ.get("RANK") == "0"
+
+
 def _under_torchrun() -> bool:
     return torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
