@@ -77,7 +77,7 @@ def export_onnx(
     _add_metadata(proto, static, precision)
     data = _checked_bytes(proto)
     errors = onnx_errors(reference, data)
-    tolerances = onnx_tolerances(reference, precision)
+    tolerances = onnx_tolerances(reference, precision, errors)
     check_equal(errors, tolerances)
     write_atomically(path, data)
     return OnnxReport(

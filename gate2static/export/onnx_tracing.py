@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gate2static.errors import ExportError
+from gate2static.export.aten_to_onnx import is_always_decomposed, translate
 from gate2static.export.equality import Precision, float32_inputs
 from gate2static.runtimes.optional import require
 
@@ -34,28 +35,39 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
         ExportError: the network cannot be traced, or an operator has no ONNX form.
     """
     _write_out(network)
+    form = _DeploymentForm(network, network.tasks, precision).eval()
+    inputs = float32_inputs(network, 2)
+    names = [spec.name for spec in network.manifest.inputs]
+    with quiet():
+        try:
+            model = translate(form, inputs, batch=BATCH, opset=opset)
+        except Exception:  # noqa: BLE001 - what it cannot do, torch's exporter may, or says why not
+            model = _exported_model(form, inputs, opset)
+        _simplify(model)
+    for values, wanted in ((model.graph.inputs, names), (model.graph.outputs, network.tasks)):
+        for value, name in zip(values, wanted, strict=True):
+            value.name = name
+    return require("onnx_ir").to_proto(model)
+
+
+def _exported_model(form: nn.Module, inputs: tuple[Tensor, ...], opset: int | None) -> Any:
+    """The ONNX form of a network by torch's exporter, which takes ten times as long as `translate`."""
     try:
-        with quiet():
-            program = torch.onnx.export(
-                _exported(_DeploymentForm(network, network.tasks, precision).eval(), float32_inputs(network, 2)),
-                dynamo=True,
-                optimize=False,  # `_simplify` instead
-                verbose=False,
-                input_names=[spec.name for spec in network.manifest.inputs],
-                output_names=list(network.tasks),
-                dynamic_shapes=(tuple({0: BATCH} for _ in network.manifest.inputs),),  # names the dimension
-                opset_version=opset,
-            )
+        program = torch.onnx.export(
+            _exported(form, inputs),
+            dynamo=True,
+            optimize=False,  # `_simplify` instead
+            verbose=False,
+            dynamic_shapes=(tuple({0: BATCH} for _ in inputs),),  # names the dimension
+            opset_version=opset,
+        )
     except Exception as failure:  # tracing runs arbitrary operators
         raise ExportError(
             f"torch's ONNX exporter cannot export this network: {root_cause(failure)}. Replace the operator that it "
             "names; `static.save` and the torch runner work without ONNX."
         ) from failure
     assert program is not None
-    _simplify(program.model)
-    for value, task in zip(program.model.graph.outputs, network.tasks, strict=True):
-        value.name = task
-    return program.model_proto
+    return program.model
 
 
 def _simplify(model: Any) -> None:
@@ -133,22 +145,9 @@ class _DecomposedOnDemand(torch.export.ExportedProgram):
 
     def run_decompositions(self, decomp_table: dict[Any, Any] | None = None, **options: Any) -> Any:
         table = torch.export.default_decompositions() if decomp_table is None else decomp_table
-        if any(node.target in table or _is_always_decomposed(node.target) for node in self.graph.nodes):
+        if any(node.target in table or is_always_decomposed(node.target) for node in self.graph.nodes):
             return super().run_decompositions(table, **options)
         return self
-
-
-def _is_always_decomposed(operator: Any) -> bool:
-    """Composites that may return views or write: torch decomposes them whether or not a table has them.
-
-    Two views that the exporter knows as they are can stay.
-    """
-    return (
-        isinstance(operator, torch._ops.OpOverload)
-        and operator.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
-        and (operator.is_view or torch.Tag.maybe_aliasing_or_mutating in operator.tags)
-        and operator not in (_aten.reshape.default, _aten.narrow.default)
-    )
 
 
 def _write_out(network: "StaticModel") -> None:

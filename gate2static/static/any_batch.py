@@ -71,7 +71,7 @@ class _Unifier:
     def add_stored(self, stored: Mapping[str, Tensor]) -> None:
         """Writes placeholders for parameters and buffers."""
         for name, tensor in stored.items():
-            node = self.graph.placeholder("stored")
+            node = self.graph.placeholder(name)
             self.stored[node.name] = tensor
             self.track(node, self.small.stored[name], self.large.stored[name])
 
@@ -92,7 +92,7 @@ class _Unifier:
             self.add_size(one, other)
             return
         args, kwargs = self.both(one.args, other.args), self.both(one.kwargs, other.kwargs)
-        node = self.graph.call_function(one.operator, args, kwargs)
+        node = self.graph.create_node("call_function", one.operator, args, kwargs, name=_name_of(one.operator))
         if isinstance(one.result, Tensor):
             self.track(node, one.result, other.result)
             return
@@ -160,6 +160,11 @@ class _Unifier:
         if node is None or node is not same:
             raise UnrecordedError("the network reads another tensor at another batch size")
         return node
+
+
+def _name_of(operator: Any) -> str:
+    """Returns an operator's name without that of its overload, as torch.export names nodes."""
+    return str(operator.overloadpacket.__name__)
 
 
 def _sizes(tensor: Tensor) -> tuple[int, ...]:

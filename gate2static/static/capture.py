@@ -55,7 +55,20 @@ def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
 
 
 def recorded(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
-    """Captures a network by running it at two batch sizes.
+    """Captures a network by running it at two batch sizes; raises what `recorded_graph` raises."""
+    return _own_graph(*recorded_graph(network, examples))
+
+
+def recorded_graph(network: nn.Module, examples: tuple[Tensor, ...]) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """Finds the operators that a network runs, for any batch size, by running it at two of them.
+
+    Args:
+        network: Returns a tuple of tensors; in eval mode.
+        examples: Its inputs, with a batch of at least 2.
+
+    Returns:
+        The annotated graph, whose placeholders are the network's tensors and then its inputs; and name of a placeholder
+        -> the network's tensor.
 
     Raises:
         UnrecordedError: The network does something that operators on tensors without content cannot say.
@@ -64,8 +77,7 @@ def recorded(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule
     batch = next(len(x) for x in examples if x.dim())
     with _unseen():
         small, large = record(network, examples, batch), record(network, examples, ANY_BATCH)
-        graph, tensors = unify(small, large, stored_tensors(network), _input_names(network, examples))
-    return _own_graph(graph, tensors)
+        return unify(small, large, stored_tensors(network), _input_names(network, examples))
 
 
 def _input_names(network: nn.Module, examples: tuple[Tensor, ...]) -> list[str]:

@@ -18,31 +18,26 @@ _aten = torch.ops.aten
 
 
 def without_content(network: nn.Module) -> nn.Module:
-    """Copies a network; the copy's parameters and buffers have shapes only. The copy of a graph module has no graph."""
+    """Copies a network; the copy's parameters and buffers have shapes only."""
     memo: dict[int, Any] = {}
     for tensor in chain(network.parameters(), network.buffers()):
         shape = torch.empty_like(tensor, device=META)
         is_parameter = isinstance(tensor, nn.Parameter)
         memo[id(tensor)] = nn.Parameter(shape, requires_grad=tensor.requires_grad) if is_parameter else shape
-    for module in network.modules():
-        if type(module).__module__.startswith("torch.nn.modules") and not module._modules:
-            memo[id(module)] = _with_tensors(module, memo)
-    if not isinstance(network, fx.GraphModule):
-        return copy.deepcopy(network, memo)
-    # Copying a graph module writes its code again, which takes longer than copying all its modules.
-    root = nn.Module()
-    for kind in ("_parameters", "_buffers", "_modules"):
-        setattr(root, kind, copy.deepcopy(getattr(network, kind), memo))
-    return root
+    # To copy every attribute of every layer, or to write the code of a graph anew, takes longer than all the rest.
+    simple = [module for module in network.modules() if _keeps_only_tensors(module)]
+    for module in simple:
+        memo[id(module)] = object.__new__(type(module))
+    for module in simple:
+        held = {kind: copy.deepcopy(getattr(module, kind), memo) for kind in ("_parameters", "_buffers", "_modules")}
+        vars(memo[id(module)]).update({**vars(module), **held})
+    return copy.deepcopy(network, memo)
 
 
-def _with_tensors(module: nn.Module, copies: Mapping[int, Any]) -> nn.Module:
-    """Copies a layer of torch, which keeps nothing between calls but its tensors, so that the rest can be shared."""
-    layer = copy.copy(module)
-    for kind in ("_parameters", "_buffers"):
-        held = getattr(module, kind)
-        setattr(layer, kind, {name: copies.get(id(tensor), tensor) for name, tensor in held.items()})
-    return layer
+def _keeps_only_tensors(module: nn.Module) -> bool:
+    """Returns whether a module keeps nothing from call to call but tensors: torch's own layers and graphs do so."""
+    is_layer = type(module).__module__.startswith("torch.nn.modules") and not module._modules
+    return is_layer or isinstance(module, fx.GraphModule)
 
 
 def run_without_content(operator: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -71,24 +66,50 @@ def run_without_content(operator: torch._ops.OpOverload, args: tuple[Any, ...], 
     # Torch computes the shapes of these in Python, which takes a hundred times as long as making the tensor.
     if operator is _aten.cat.default and (shape := _concatenated(*args)) is not None:
         return operands[0].new_empty(shape)
-    if operator in _LIKE_THE_INPUT:
-        return torch.empty_like(operands[0])
     if operator is _aten.layer_norm.default:
         return operands[0].new_empty(operands[0].shape)
+    if operator is _aten.batch_norm.default or (operator in _POINTWISE and _fit(operands, args)):
+        return torch.empty_like(operands[0])
     return operator(*args, **named)
 
 
-_LIKE_THE_INPUT = {_aten.batch_norm.default, _aten.hardswish.default}
-"""Operators that return a tensor of their first operand's shape, dtype and strides."""
+_POINTWISE = {
+    _aten.add.Tensor,
+    _aten.div.Tensor,
+    _aten.gelu.default,
+    _aten.hardsigmoid.default,
+    _aten.hardswish.default,
+    _aten.hardtanh.default,
+    _aten.mul.Tensor,
+    _aten.relu.default,
+    _aten.sigmoid.default,
+    _aten.silu.default,
+    _aten.sub.Tensor,
+    _aten.tanh.default,
+}
+"""Operators that return numbers of their operands' type, where that is one floating-point type."""
+
+
+def _fit(operands: list[Tensor], args: tuple[Any, ...]) -> bool:
+    """Returns whether a pointwise operator's result is certain to look like its first operand."""
+    first = operands[0]
+    if not first.is_floating_point() or any(isinstance(argument, complex) for argument in args):
+        return False
+    if len(operands) == 1:
+        return True
+    # The strides of others decide with those of the first.
+    plain = all(x.dtype is first.dtype and x.is_contiguous() for x in operands)
+    return plain and torch.broadcast_shapes(*(x.shape for x in operands)) == first.shape
 
 
 def _concatenated(tensors: list[Tensor], dim: int = 0) -> tuple[int, ...] | None:
-    """The shape of tensors side by side, where they fit together as they are."""
-    shape = list(tensors[0].shape)
-    for x in tensors[1:]:
-        if x.dim() != len(shape) or x.dtype is not tensors[0].dtype:
-            return None
-        if any(a != b for d, (a, b) in enumerate(zip(shape, x.shape, strict=True)) if d != dim % len(shape)):
-            return None
-        shape[dim] += x.shape[dim]
+    """Returns the shape of contiguous tensors side by side; None where they do not fit together as they are."""
+    first = tensors[0]
+    if any(x.dim() != first.dim() or x.dtype is not first.dtype or not x.is_contiguous() for x in tensors):
+        return None
+    shapes = [[size for d, size in enumerate(x.shape) if d != dim % x.dim()] for x in tensors]
+    if any(shape != shapes[0] for shape in shapes):
+        return None
+    shape = list(first.shape)
+    shape[dim] = sum(x.shape[dim] for x in tensors)
     return tuple(shape)
