@@ -4,13 +4,16 @@ Folders may be a stranger's. So temporary files have names that nobody can predi
 never opened through a link; a link in the place of the file itself is replaced, not followed.
 """
 
+import errno
 import hashlib
 import os
 import re
 import secrets
+import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from gate2static.errors import ExportError, Gate2StaticError
 
@@ -20,6 +23,8 @@ except ImportError:  # Windows: temporary files of killed processes stay
     fcntl = None  # type: ignore[assignment]
 
 _CREATE_ONLY = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+LARGEST_FILE = 2**31
+"""The most bytes of a file that is read whole, if nothing else is said: 2 GiB, which is also protobuf's limit."""
 _READ_ONLY = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)
 
 
@@ -148,21 +153,50 @@ def in_turn(folder: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
-def read_bytes(path: Path, *, what: str, error: type[Gate2StaticError] = ExportError) -> bytes:
-    """Returns a file's content.
+def read_bytes(
+    path: Path, *, what: str, error: type[Gate2StaticError] = ExportError, largest: int = LARGEST_FILE
+) -> bytes:
+    """Returns a file's content, if it is a regular file: pipes and devices may have no end.
 
     Args:
         path: The file to read.
         what: The kind of file, for the error message: "ONNX file".
         error: The exception class for a file that cannot be read.
+        largest: The most bytes that the file may have.
 
     Raises:
-        Gate2StaticError: The file cannot be read (of type `error`).
+        Gate2StaticError: The file cannot be read, is no regular file, or is larger (of type `error`).
     """
     try:
-        return path.read_bytes()
-    except OSError as failure:
-        raise error(f"cannot read the {what} {path}: {failure.strerror or failure}; check the path") from failure
+        with open_regular(path) as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            # Files of /proc say that they are empty.
+            content = b"" if size_bytes > largest else file.read(largest + 1)
+    except (OSError, ValueError) as failure:  # ValueError: a path with a null character
+        reason = getattr(failure, "strerror", None) or failure
+        raise error(f"cannot read the {what} {path}: {reason}; check the path") from failure
+    if max(size_bytes, len(content)) > largest:
+        raise error(
+            f"cannot read the {what} {path}: it has {max(size_bytes, len(content)):,} bytes, more than {largest:,}, "
+            "the most that such a file may have; check the path"
+        )
+    return content
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """Opens a regular file for reading, and never waits for a pipe or a device.
+
+    Raises:
+        OSError: The file is missing, may not be read, or is a folder, a pipe, a socket or a device.
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "it is not a regular file")
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def is_up_to_date(path: Path, sources: Iterable[Path]) -> bool:

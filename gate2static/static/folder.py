@@ -1,34 +1,36 @@
 """A static model's folder: `graph.json`, `weights.safetensors` and `manifest.json`.
 
-A folder appears whole or not at all: it is written under another name beside its place, and renamed. Reading runs no
-code from it and checks its digest.
+A folder appears whole or not at all. Reading runs no code from it, checks its digest, and is bounded by what the
+manifest says of the network.
 """
 
 import hashlib
 import json
 import re
-import shutil
-import tempfile
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as dump_tensors
 from torch import fx
 
 from gate2static.errors import ArtefactError
-from gate2static.files import write_atomically
+from gate2static.files import read_bytes, write_atomically
 from gate2static.static.graph_json import graph_from_dict, graph_to_dict
 from gate2static.static.manifest import FORMAT, FORMAT_VERSION, Manifest
+from gate2static.static.vetting.weights_file import read_tensors
+from gate2static.static.whole_folder import replace_folder
+from gate2static.strict_json import parse_json, read_json
 
 _GRAPH = "graph.json"
 _WEIGHTS = "weights.safetensors"
 _MANIFEST = "manifest.json"
-_PREVIOUS = "previous"
+_LARGEST_GRAPH = 2**25
+"""The most bytes of a graph: 32 MiB, several times that of the largest network that was ever pruned here."""
+_BYTES_PER_PARAMETER = 64
+_OTHER_WEIGHTS_BYTES = 2**28
+"""The most bytes of weights that the manifest does not count: constants, positions and the file's own header."""
 _OURS = re.compile(r"graph\.json|weights\.safetensors|manifest\.json|\.manifest\.json\.[0-9a-f]{16}\.tmp")
 """What a static model's folder holds; the last is what a killed `write_manifest` may leave."""
 
@@ -47,18 +49,10 @@ def write_folder(folder: Path, network: fx.GraphModule, manifest: Manifest) -> N
     check_replaceable(folder)
     graph, weights = serialise(network)
     manifest = manifest.model_copy(update={"digest": digest(graph, weights)})
+    files = {_GRAPH: graph, _WEIGHTS: weights, _MANIFEST: _manifest_text(manifest)}
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        try:
-            (staging / _GRAPH).write_bytes(graph)
-            (staging / _WEIGHTS).write_bytes(weights)
-            (staging / _MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-            staging.chmod(0o755)  # `mkdtemp` makes folders that nobody else can read
-            _swap(staging, folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
-    except OSError as error:
+        replace_folder(folder, files)
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise ArtefactError(f"cannot write the static model {folder}: {error}.") from error
 
 
@@ -71,23 +65,24 @@ def read_folder(folder: Path) -> tuple[fx.GraphModule, Manifest]:
     Raises:
         ArtefactError: The folder is missing, incomplete, altered, unsafe or from a newer format.
     """
-    missing = [name for name in (_MANIFEST, _GRAPH, _WEIGHTS) if not (folder / name).is_file()]
+    missing = [name for name in (_MANIFEST, _GRAPH, _WEIGHTS) if not _is_file(folder / name)]
     if missing:
         raise ArtefactError(
             f"{folder} is not a static model: {', '.join(missing)} missing. `gate2static prune` makes one."
         )
     manifest = read_manifest(folder)
-    graph = (folder / _GRAPH).read_bytes()
-    weights = (folder / _WEIGHTS).read_bytes()
+    graph = read_bytes(folder / _GRAPH, what="graph", error=ArtefactError, largest=_LARGEST_GRAPH)
+    largest = _OTHER_WEIGHTS_BYTES + _BYTES_PER_PARAMETER * max(0, manifest.parameters.static)
+    weights = read_bytes(folder / _WEIGHTS, what="weights", error=ArtefactError, largest=largest)
     if digest(graph, weights) != manifest.digest:
         raise ArtefactError(
             f"{folder} was altered or is incomplete: its digest differs from the manifest's. Prune again."
         )
+    nodes = parse_json(graph, where=str(folder / _GRAPH), error=ArtefactError)
     try:
-        network = graph_from_dict(json.loads(graph), load_tensors(weights))
-    except (ValueError, RecursionError, SafetensorError) as error:
-        raise ArtefactError(f"{folder} cannot be read: {error}.") from error
-    return network, manifest
+        return graph_from_dict(nodes, read_tensors(weights)), manifest
+    except (ArtefactError, ValueError) as error:
+        raise ArtefactError(f"{folder} cannot be read: {error}") from error
 
 
 def check_replaceable(folder: Path) -> None:
@@ -105,7 +100,8 @@ def check_replaceable(folder: Path) -> None:
     if not (folder / _MANIFEST).is_file():
         raise ArtefactError(f"{folder} exists and is not a static model; {advice}")
     try:
-        _check_format(folder / _MANIFEST, _read_json(folder / _MANIFEST), newer=True)
+        content = read_json(folder / _MANIFEST, what="manifest", error=ArtefactError)
+        _check_format(folder / _MANIFEST, content, newer=True)
     except ArtefactError as error:
         # Many tools write a file of this name.
         raise ArtefactError(f"{folder} exists and is not a static model: {error} So {advice}") from error
@@ -127,7 +123,7 @@ def read_manifest(folder: Path) -> Manifest:
         ArtefactError: The manifest is missing, not ours, or from a newer format.
     """
     path = folder / _MANIFEST
-    content = _read_json(path)
+    content = read_json(path, what="manifest", error=ArtefactError)
     _check_format(path, content)
     try:
         manifest = Manifest.model_validate(content)
@@ -136,18 +132,6 @@ def read_manifest(folder: Path) -> Manifest:
         raise ArtefactError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
     _check_names(path, manifest)
     return manifest
-
-
-def _read_json(path: Path) -> Any:
-    """Reads a JSON file that need not be trusted.
-
-    Raises:
-        ArtefactError: The file cannot be read, or is no JSON.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ArtefactError(f"{path} cannot be read: {error}.") from error
 
 
 def _check_format(path: Path, content: Any, *, newer: bool = False) -> None:
@@ -206,8 +190,7 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         ArtefactError: The manifest cannot be written; the old one is untouched.
     """
-    text = manifest.model_dump_json(indent=2) + "\n"
-    write_atomically(folder / _MANIFEST, text.encode(), error=ArtefactError)
+    write_atomically(folder / _MANIFEST, _manifest_text(manifest), error=ArtefactError)
 
 
 def serialise(network: fx.GraphModule) -> tuple[bytes, bytes]:
@@ -224,35 +207,17 @@ def digest(graph: bytes, weights: bytes) -> str:
     return hashlib.sha256(length + graph + weights).hexdigest()
 
 
+def _manifest_text(manifest: Manifest) -> bytes:
+    return (manifest.model_dump_json(indent=2) + "\n").encode()
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except ValueError:  # a path with a null character
+        return False
+
+
 def _is_empty(folder: Path) -> bool:
     """Returns whether a path is a folder without files."""
     return folder.is_dir() and not any(folder.iterdir())
-
-
-def _swap(staging: Path, folder: Path) -> None:
-    """Puts `staging` where `folder` is, and removes the old folder.
-
-    Args:
-        staging: The new folder, beside the old one.
-        folder: The old folder, which may be missing.
-
-    Raises:
-        OSError: The folder cannot be replaced; the old one is in its place again.
-    """
-    if not folder.exists():
-        staging.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    previous = old / _PREVIOUS
-    try:
-        folder.rename(previous)
-        try:
-            staging.rename(folder)
-        except OSError:
-            previous.rename(folder)
-            raise
-    except OSError:
-        with suppress(OSError):
-            old.rmdir()  # not empty where the old folder could not be put back: it stays there
-        raise
-    shutil.rmtree(old, ignore_errors=True)

@@ -2,14 +2,16 @@
 
 A file is a list of nodes. A stranger's file stays harmless because
 
-1. every operator is looked up among those that are allowed (`allowed_operators`),
-2. every argument is a number, a string, a list, an enumeration by name, or a reference to an earlier node,
-3. node names are generated on loading, and inputs' names are checked, so no text of the file ever becomes code.
+1. every operator is one of those that are allowed (`operator_table`),
+2. every argument is a number, a word, a list, an enumeration by name, or a reference to an earlier node, and of the
+   type that torch's schema of the operator says (`argument_schema`),
+3. node names are generated on loading, and inputs' names are checked, so no text of the file ever becomes code,
+4. nodes, inputs and outputs are few enough to be looked at in seconds; what they compute is bounded by `graph_bounds`.
 """
 
 import keyword
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -18,6 +20,7 @@ from torch import Tensor, fx, nn
 
 from gate2static.errors import ArtefactError, PruneError
 from gate2static.static.allowed_operators import allowed_operator, target_name
+from gate2static.static.vetting.argument_schema import check_arguments
 
 _ENUMERATIONS: Mapping[str, type] = {
     "dtype": torch.dtype,
@@ -25,8 +28,12 @@ _ENUMERATIONS: Mapping[str, type] = {
     "memory_format": torch.memory_format,
 }
 """Key in the file -> type of the enumeration; its members are attributes of torch."""
-_DEEPEST = 8
+_FLOATS = ("nan", "inf", "-inf")
+_DEEPEST = 4
 """Lists in lists that arguments may have."""
+MOST_NODES = 50_000
+MOST_INPUTS = 256
+MOST_OUTPUTS = 4_096
 
 
 def graph_to_dict(graph: fx.Graph) -> list[dict[str, Any]]:
@@ -65,6 +72,10 @@ def graph_from_dict(nodes: Any, weights: Mapping[str, Tensor]) -> fx.GraphModule
     Raises:
         ArtefactError: Anything that is not a graph of known operators.
     """
+    if not isinstance(nodes, list) or len(nodes) > MOST_NODES:
+        found = f"{len(nodes):,} nodes" if isinstance(nodes, list) else f"a {type(nodes).__name__}"
+        raise ArtefactError(f"the graph is not one of ours: it is {found}, not a list of up to {MOST_NODES:,} nodes.")
+    _check_count(nodes, "placeholder", MOST_INPUTS)
     root = nn.Module()
     for name, value in weights.items():
         _register(root, name, value)
@@ -75,9 +86,8 @@ def graph_from_dict(nodes: Any, weights: Mapping[str, Tensor]) -> fx.GraphModule
         for entry in nodes:
             built.append(_build(graph, entry, built, weights))
     except (KeyError, TypeError, IndexError, ValueError, AttributeError, RuntimeError) as error:
-        raise ArtefactError(
-            f"the graph is not one of ours: node {len(built)} cannot be read ({type(error).__name__}: {error})."
-        ) from error
+        reason = " ".join(str(error).split())[:200]
+        raise ArtefactError(f"the graph is not one of ours: node {len(built)} cannot be read ({reason}).") from error
     kinds = [node.op for node in built]
     if kinds.count("output") != 1 or kinds[-1] != "output":
         raise ArtefactError("the graph is not one of ours: it does not end with its one output.")
@@ -135,6 +145,8 @@ def _decode(value: Any, built: Sequence[fx.Node], depth: int = 0) -> Any:
         is_position = type(content) is int and content >= 0
         return built[content if is_position else len(built)]
     if key == "float":
+        if content not in _FLOATS:
+            raise ValueError(f"{content!r} is no float")
         return float(content)
     if key == "device":
         return torch.device("cpu")  # wherever it was saved
@@ -163,10 +175,12 @@ def _build(
         LookupError: An unknown weight, or something missing.
         ValueError: Anything else that is not allowed.
     """
+    if not isinstance(entry, dict) or not isinstance(entry["args"], list) or not isinstance(entry["kwargs"], dict):
+        raise TypeError("it is no operator with its arguments")
     kind = entry["op"]
     target = entry["target"]
     args = _decode(entry["args"], built)
-    kwargs = {str(name): _decode(value, built) for name, value in entry["kwargs"].items()}
+    kwargs = {name: _decode(value, built) for name, value in entry["kwargs"].items()}
     if kind == "placeholder":
         _check_input_name(target, built)
         return graph.placeholder(target)
@@ -176,10 +190,11 @@ def _build(
         return graph.get_attr(target)
     if kind == "call_function":
         function = allowed_operator(target)
-        if kwargs:
-            _check_argument_names(function, kwargs)
+        check_arguments(function, args, kwargs)
         return graph.create_node("call_function", function, tuple(args), kwargs, name=f"n{len(built)}")
     if kind == "output":
+        if len(args) != 1 or not isinstance(args[0], list) or len(args[0]) > MOST_OUTPUTS:
+            raise ValueError(f"an output that is no list of up to {MOST_OUTPUTS:,} nodes")
         if not all(isinstance(output, fx.Node) for output in args[0]):
             raise ValueError("an output that is no node")
         result: fx.Node = graph.output(tuple(args[0]))
@@ -187,21 +202,11 @@ def _build(
     raise ValueError(f"unknown kind of node {kind!r}")
 
 
-def _check_argument_names(function: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
-    """Refuses arguments that an operator does not have, since their names would become code.
-
-    Args:
-        function: An allowed operator; arithmetic on sizes takes no arguments by name.
-        kwargs: The arguments by name.
-
-    Raises:
-        ValueError: An unknown name.
-    """
-    known = set()
-    if isinstance(function, torch._ops.OpOverload):
-        known = {argument.name for argument in function._schema.arguments}
-    if unknown := set(kwargs) - known:
-        raise ValueError(f"argument names {sorted(unknown)}")
+def _check_count(nodes: Sequence[Any], kind: str, most: int) -> None:
+    """Raises an ArtefactError where a file has too many nodes of a kind."""
+    count = sum(isinstance(entry, dict) and entry.get("op") == kind for entry in nodes)
+    if count > most:
+        raise ArtefactError(f"the graph is not one of ours: it has {count:,} {kind}s, and {most} at the most.")
 
 
 def _check_input_name(name: Any, built: Sequence[fx.Node]) -> None:

@@ -1,12 +1,12 @@
 """`StaticModel`: the pruned network as a plain module, saved to a folder and loaded from it."""
 
+import math
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gate2static.errors import ArtefactError
 from gate2static.graphs import quiet
@@ -14,6 +14,8 @@ from gate2static.static.aten import ANY_BATCH
 from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.folder import read_folder, write_folder
 from gate2static.static.manifest import Manifest
+from gate2static.static.meta_tensors import META
+from gate2static.static.vetting.graph_bounds import BoundsError, bounds_for, shapes_within
 
 
 class StaticModel(nn.Module):
@@ -151,20 +153,39 @@ def _inconsistency(model: StaticModel) -> str | None:
     manifest = model.manifest
     if manifest.tasks != tuple(spec.name for spec in manifest.outputs):
         return "outputs are not named for the tasks"
+    parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    if parameters != manifest.parameters.static:
+        return f"the weights hold {parameters:,} parameters, not {manifest.parameters.static:,}"
+    stored = sum(tensor.numel() for tensor in model.network.state_dict().values())
+    sample = sum(math.prod(spec.shape) for spec in manifest.inputs)
+    bounds = bounds_for(inputs=sample, weights=stored, macs=manifest.macs.static)
     try:
-        with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), quiet():
-            inputs = [
-                torch.empty((ANY_BATCH, *spec.shape), dtype=getattr(torch, spec.dtype))
-                for spec in manifest.inputs
-            ]
-            outputs = fx.Interpreter(model.network).run(*inputs)
+        with torch.no_grad(), quiet():
+            outputs = shapes_within(model.network, _without_content(manifest, ANY_BATCH), bounds)
+            shapes_within(model.network, _without_content(manifest, 1), bounds)
+    except BoundsError as error:
+        return f"it takes more than a network of its inputs and weights: {error}"
     except Exception as error:  # noqa: BLE001 - whatever a stranger's graph does wrong
         return f"it does not run on the inputs: {' '.join(str(error).split())[:200]}"
+    if not all(isinstance(x, Tensor) for x in outputs):
+        return "an output is no tensor"
     shapes = [(tuple(x.shape[1:]), str(x.dtype).removeprefix("torch.")) for x in outputs]
     expected = [(spec.shape, spec.dtype) for spec in manifest.outputs]
     if shapes != expected:
-        return f"outputs are {shapes}, not {expected}"
+        return f"outputs are {_shortened(shapes)}, not {_shortened(expected)}"
     return None
+
+
+def _without_content(manifest: Manifest, samples: int) -> tuple[Tensor, ...]:
+    """Returns inputs on the meta device."""
+    return tuple(
+        torch.empty((samples, *spec.shape), dtype=getattr(torch, spec.dtype), device=META) for spec in manifest.inputs
+    )
+
+
+def _shortened(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 200 else f"{text[:197]}..."
 
 
 def _shapes(shapes: Iterable[tuple[int, ...]]) -> str:

@@ -185,14 +185,14 @@ def test_weights_of_another_network_are_refused(folder: Path, pruned: StaticMode
 
     tensors = {name: value[:1].clone() for name, value in pruned.network.state_dict().items()}
     _write_weights(folder, save(tensors))
-    _refused(folder, "graph and manifest disagree: it does not run on the inputs")
+    _refused(folder, "graph and manifest disagree: the weights hold [0-9,]+ parameters, not ")
     _write_weights(folder, save(tensors | {"os.system": torch.ones(1)}))
     _refused(folder, r"holds a tensor named 'os.system'; allowed are parameter_N and buffer_N")
     tensors.pop("parameter_0")
     _write_weights(folder, save(tensors))
     _refused(folder, "no weight 'parameter_0'")
     _write_weights(folder, b"\xff" * 64)
-    _refused(folder, "static cannot be read: Error while deserializing")
+    _refused(folder, "weights.safetensors is damaged: its header has [0-9,]+ bytes")
 
 
 def _write_weights(folder: Path, weights: bytes) -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from gate2static.errors import ArtefactError
-from gate2static.static import StaticModel, load_static
+from gate2static.static import StaticModel, load_static, whole_folder
 from tests.forking import exit_code_of_fork
 
 
@@ -61,6 +61,7 @@ def test_a_swap_that_fails_puts_the_old_folder_back(
         return rename(path, target)
 
     with monkeypatch.context() as patch:
+        patch.setattr(whole_folder, "_exchange", lambda one, other: False)
         patch.setattr(Path, "rename", failing)
         with pytest.raises(ArtefactError, match="cannot write the static model"):
             pruned.save(folder)
@@ -140,10 +141,66 @@ def test_a_process_killed_while_writing_leaves_the_old_folder(
 
     assert exit_code_of_fork(save) == -signal.SIGKILL
     assert load_static(folder).manifest.digest == static.manifest.digest
-    # A killed process cannot tidy up; what it left is hidden and in nobody's way.
+    # A killed process cannot tidy up; what it left is hidden, and the next one removes it.
     assert [path.name for path in folder.parent.iterdir() if not path.name.startswith(".")] == ["static"]
     pruned.save(folder)
     assert load_static(folder).manifest.digest == pruned.manifest.digest
+    assert [path.name for path in folder.parent.iterdir()] == ["static"]
+
+
+@pytest.mark.parametrize("call", ["mkdir", "_sync", "_lock", "_exchange", "_remove"])
+@pytest.mark.parametrize("nth", [1, 2, 3])
+def test_a_process_killed_anywhere_leaves_the_old_or_the_new_folder(
+    call: str, nth: int, pruned: StaticModel, static: StaticModel, tmp_path: Path
+) -> None:
+    """A kill between two renames used to leave neither folder in place, and temporary folders stayed for ever."""
+    folder = tmp_path / "run" / "static"
+    static.save(folder)
+    module: Any = Path if call == "mkdir" else whole_folder
+    original, calls = getattr(module, call), []
+
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        calls.append(call)
+        result = original(*args, **kwargs)
+        if len(calls) == nth:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    def save() -> None:
+        setattr(module, call, killed)
+        pruned.save(folder)
+
+    assert exit_code_of_fork(save) in (-signal.SIGKILL, 0)
+    assert load_static(folder).manifest.digest in (static.manifest.digest, pruned.manifest.digest)
+    pruned.save(folder)
+    assert [path.name for path in folder.parent.iterdir()] == ["static"]
+
+
+def test_what_another_process_is_writing_stays(pruned: StaticModel, tmp_path: Path) -> None:
+    with whole_folder._staging(tmp_path / "static") as living:
+        pruned.save(tmp_path / "static")
+        assert living.is_dir()
+
+
+def test_folders_that_are_not_ours_stay(pruned: StaticModel, tmp_path: Path) -> None:
+    theirs = tmp_path / ".static.0123456789abcdef.new"
+    theirs.mkdir()
+    (theirs / "notes.txt").write_text("theirs")
+    (tmp_path / ".static.0123456789abcdea.new").symlink_to(theirs)
+    pruned.save(tmp_path / "static")
+    assert (theirs / "notes.txt").read_text() == "theirs"
+    assert (tmp_path / ".static.0123456789abcdea.new").is_symlink()
+
+
+def test_a_link_to_a_folder_is_replaced_and_what_it_links_to_stays(
+    pruned: StaticModel, static: StaticModel, tmp_path: Path
+) -> None:
+    static.save(tmp_path / "elsewhere")
+    (tmp_path / "static").symlink_to(tmp_path / "elsewhere")
+    pruned.save(tmp_path / "static")
+    assert load_static(tmp_path / "static").manifest.digest == pruned.manifest.digest
+    assert load_static(tmp_path / "elsewhere").manifest.digest == static.manifest.digest
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["elsewhere", "static"]
 
 
 def test_weights_that_share_memory_are_saved_apart(pruned: StaticModel, tmp_path: Path) -> None:
