@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from gate2static.budget import BudgetReport, Measure, project_to_budget
 from gate2static.errors import CheckpointError
 from gate2static.gates import GatedModel
@@ -23,8 +25,26 @@ def trained_budget(path: Path) -> BudgetReport | None:
     """
     if path.is_dir():
         return None
-    report = checkpoints.load_checkpoint(path)["position"].get("budget", {}).get("report")
-    return None if report is None else BudgetReport.model_validate(report)
+    return reported_budget(checkpoints.load_checkpoint(path), path)
+
+
+def reported_budget(content: dict[str, Any], path: Path) -> BudgetReport | None:
+    """Returns the budget report inside a checkpoint; None where it has none.
+
+    Args:
+        content: The checkpoint.
+        path: Its file, for the error message.
+
+    Raises:
+        CheckpointError: The report is damaged.
+    """
+    budget = content["position"].get("budget", {})
+    report = budget.get("report") if isinstance(budget, dict) else budget
+    try:
+        return None if report is None else BudgetReport.model_validate(report)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise CheckpointError(f"{path}: damaged: its budget report: {first['msg']}; use another copy") from None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 import io
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +9,18 @@ import torch
 from torch import Tensor, nn
 
 from gate2static.errors import CheckpointError
+from gate2static.files import open_regular
 from gate2static.recipe import Recipe
 from gate2static.train.atomic import write_atomically
+from gate2static.train.loop.checkpoint_archive import check_archive, seal
 
 FORMAT = "gate2static-checkpoint"
 VERSION = 1
 FILE = "ckpt.pt"
 BEST_FILE = "ckpt-best.pt"
+_SEALED = "sealed"
+"""The key that says that the archive has a digest; checkpoints from before 0.2 have neither."""
+_KINDS = ("single", "shared", "gated")
 PARTS = ("kind", "identity", "recipe", "model", "optimisers", "random", "position")
 """The keys of every checkpoint, besides the format's name and version."""
 
@@ -38,7 +42,8 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """
     # Into memory first, because the file is written whole or not at all.
     buffer = io.BytesIO()
-    torch.save({"format": FORMAT, "version": VERSION, **content}, buffer)
+    torch.save({"format": FORMAT, "version": VERSION, **content, _SEALED: True}, buffer)
+    seal(buffer)
     write_atomically(path, buffer.getbuffer())
 
 
@@ -49,24 +54,26 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         CheckpointError: The file is missing, truncated, not ours, from a newer format, or holds more than tensors and
             plain values.
     """
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint; training writes it as {FILE}")
-    # A zip file has its directory at the end, so a file that was cut off is recognised at once.
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(
-            f"{path}: not a checkpoint, or one that was cut off ({path.stat().st_size} bytes, no zip directory at the "
-            "end); train again or use another copy"
-        )
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: holds more than tensors and plain values, so nothing of it was loaded "
-            f"({_first_line(error)}); only use checkpoints that gate2static wrote"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: damaged: {_first_line(error)}; use another copy") from None
+        file = open_regular(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such checkpoint; training writes it as {FILE}") from None
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        raise CheckpointError(f"{path}: cannot be read: {_first_line(error)}; give a checkpoint, {FILE}") from None
+    with file:
+        is_sealed = check_archive(file, path)
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise CheckpointError(
+                f"{path}: holds more than tensors and plain values, so nothing of it was loaded "
+                f"({_first_line(error)}); only use checkpoints that gate2static wrote"
+            ) from None
+        except Exception as error:  # noqa: BLE001 - whatever a damaged archive makes torch do
+            raise CheckpointError(f"{path}: damaged: {_first_line(error)}; use another copy") from None
     _check_content(content, path)
+    if content.get(_SEALED) and not is_sealed:
+        raise CheckpointError(f"{path}: damaged: its digest is missing or was altered; use another copy")
     checked: dict[str, Any] = content
     return checked
 
@@ -111,6 +118,11 @@ def _check_content(content: Any, path: Path) -> None:
         )
     if missing := [part for part in PARTS if part not in content]:
         raise CheckpointError(f"{path}: damaged: lacks {', '.join(missing)}; use another copy")
+    if not isinstance(content["kind"], str) or content["kind"] not in _KINDS:
+        raise CheckpointError(f"{path}: damaged: its kind is {str(content['kind'])[:60]!r}; use another copy")
+    for part in ("identity", "recipe", "model", "position"):
+        if not isinstance(content[part], dict):
+            raise CheckpointError(f"{path}: damaged: its {part} is a {type(content[part]).__name__}; use another copy")
     state = content["model"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: damaged: its weights are no tensors by name; use another copy")
@@ -118,4 +130,4 @@ def _check_content(content: Any, path: Path) -> None:
 
 def _first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, at most 160 characters."""
-    return str(error).strip().split("\n", 1)[0][:160]
+    return (str(error).strip() or type(error).__name__).split("\n", 1)[0][:160]

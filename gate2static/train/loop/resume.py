@@ -67,6 +67,17 @@ def resume(run: NetworkRun, **parts: Any) -> Position:
         CheckpointError: The checkpoint cannot be read, or belongs to another recipe; the message names a difference.
     """
     content = checkpoints.load_checkpoint(run.checkpoint)
+    try:
+        return _restored(run, content, parts)
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(
+            f"{run.checkpoint}: damaged: its training state does not fit ({type(error).__name__}: {reason}); use "
+            "another copy, or start in another folder"
+        ) from error
+
+
+def _restored(run: NetworkRun, content: dict[str, Any], parts: dict[str, Any]) -> Position:
     saved = _with_defaults(content["identity"])
     current = run.identity
     # Only current keys count: an older checkpoint may name settings that no longer exist.

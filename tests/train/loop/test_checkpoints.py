@@ -3,7 +3,10 @@
 import io
 import os
 import pickle
+import warnings
+import zipfile
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -14,7 +17,8 @@ from gate2static.errors import CheckpointError
 from gate2static.train.loop import checkpoints
 from gate2static.train.loop.checkpoints import load_checkpoint, load_weights, save_checkpoint
 
-CONTENT: dict[str, Any] = {part: {} for part in checkpoints.PARTS}
+CONTENT: dict[str, Any] = {part: {} for part in checkpoints.PARTS} | {"kind": "gated"}
+OLDER = Path(__file__).parents[2] / "fixtures" / "written_by_0_1" / "ckpt.pt"
 
 
 class Bomb:
@@ -104,6 +108,110 @@ def test_a_pickle_bomb_is_refused_and_not_executed(path: Path, tmp_path: Path, z
 def test_what_is_not_a_checkpoint_of_this_version_is_refused(path: Path, content: object, message: str) -> None:
     write(path, content)
     with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
+def _refused(path: Path, content: bytes | bytearray, reason: str) -> None:
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=reason) as error:
+        load_checkpoint(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_one_flipped_bit_anywhere_is_refused(path: Path, seed: int) -> None:
+    """Bits flipped in a tensor or in the pickle used to be accepted and to give other numbers: 35 of 140."""
+    save_checkpoint(path, {**CONTENT, "model": {"w": torch.arange(300.0)}, "position": {"epoch": 2}})
+    whole = bytearray(path.read_bytes())
+    random = Random(seed)
+    at = len(whole) - 1 - seed * 4 if seed < 25 else random.randrange(len(whole))
+    whole[at] ^= 1 << random.randrange(8)
+    _refused(path, whole, "damaged: |cut off")
+
+
+def test_every_shorter_file_is_refused(path: Path) -> None:
+    save_checkpoint(path, {**CONTENT, "model": {"w": torch.arange(300.0)}})
+    whole = path.read_bytes()
+    for length in (*range(0, len(whole), 97), *range(len(whole) - 100, len(whole))):
+        _refused(path, whole[:length], "damaged: |cut off")
+
+
+def test_a_bit_flipped_in_an_older_checkpoint_is_refused(path: Path) -> None:
+    whole = OLDER.read_bytes()
+    assert load_checkpoint(OLDER)["kind"] == "gated"
+    with zipfile.ZipFile(OLDER) as archive:
+        members = [member for member in archive.infolist() if member.file_size > 100]
+    for member in members[::20]:
+        flipped = bytearray(whole)
+        start = member.header_offset + 30
+        flipped[whole.index(archive_bytes(member), start) + member.file_size // 2] ^= 4
+        _refused(path, flipped, "damaged: the checksum of")
+
+
+def archive_bytes(member: zipfile.ZipInfo) -> bytes:
+    with zipfile.ZipFile(OLDER) as archive:
+        return archive.read(member)
+
+
+def _rewritten(content: bytes, *, compressed: bool = False, twice: bool = False) -> bytes:
+    """The archive as another program writes it."""
+    rewritten = io.BytesIO()
+    kind = zipfile.ZIP_DEFLATED if compressed else zipfile.ZIP_STORED
+    with warnings.catch_warnings(), zipfile.ZipFile(io.BytesIO(content)) as old:
+        warnings.simplefilter("ignore")
+        with zipfile.ZipFile(rewritten, "w", kind) as new:
+            for member in old.infolist():
+                for _ in range(1 + twice):
+                    new.writestr(member.filename, old.read(member))
+    return rewritten.getvalue()
+
+
+def test_an_archive_that_unpacks_to_more_than_it_holds_is_refused(path: Path) -> None:
+    """A checkpoint of 4.3 MB used to take 4.8 GB."""
+    buffer = io.BytesIO()
+    torch.save({"format": checkpoints.FORMAT, "version": 1, **CONTENT, "model": {"w": torch.zeros(10**5)}}, buffer)
+    plain = buffer.getvalue()
+    _refused(path, _rewritten(plain, compressed=True), "damaged: .* members that unpack to .* bytes")
+    _refused(path, _rewritten(plain, twice=True), "damaged: .* members that unpack to .* bytes")
+    path.write_bytes(_rewritten(plain))
+    load_checkpoint(path)
+
+
+class Large:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return bytearray, (10**12,)
+
+
+def test_only_what_makes_tensors_is_called(path: Path) -> None:
+    """Torch also lets a file make a bytearray, or an empty tensor, of any size."""
+    for content in (Large(), torch.Size([1]), {1}):
+        write(path, {"format": checkpoints.FORMAT, "version": 1, **CONTENT, "position": {"x": content}})
+        with pytest.raises(CheckpointError, match=r"more than tensors and plain values .*nothing of it was loaded"):
+            load_checkpoint(path)
+
+
+def test_a_digest_cannot_be_left_out(path: Path) -> None:
+    save_checkpoint(path, CONTENT)
+    _refused(path, _rewritten(path.read_bytes()), "damaged: its digest is missing or was altered")
+
+
+@pytest.mark.parametrize(("part", "value"), [("kind", 3), ("recipe", None), ("position", [1]), ("identity", "x")])
+def test_a_part_of_another_type_is_refused(path: Path, part: str, value: Any) -> None:
+    save_checkpoint(path, {**CONTENT, part: value})
+    with pytest.raises(CheckpointError, match=f"damaged: its {part} is"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("where", ["/dev/zero", "/proc/self/mem", "/proc/self/cmdline", "/tmp", "a\0b"])
+def test_what_is_no_file_is_not_read(where: str) -> None:
+    with pytest.raises(CheckpointError, match="cannot be read|cut off|damaged: "):
+        load_checkpoint(Path(where))
+
+
+def test_a_pipe_is_not_waited_for(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="it is not a regular file"):
         load_checkpoint(path)
 
 
