@@ -6,7 +6,7 @@ from functools import partial
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
@@ -24,6 +24,10 @@ from gate2static.recipe.parsing import suggest
 from gate2static.tasks import build_tasks
 
 
+_WIDEST = 256
+"""The square of the largest width that three blocks may have."""
+
+
 class ResNet20Options(Strict):
     """Options of `resnet20`."""
 
@@ -31,6 +35,12 @@ class ResNet20Options(Strict):
     """A factor of the stages' 16, 32 and 64 channels."""
     blocks: Annotated[int, Field(ge=1, le=200)] = 3
     """Blocks per stage: 1 gives a ResNet-8, 9 a ResNet-56."""
+
+    @model_validator(mode="after")
+    def _fits_in_memory(self) -> "ResNet20Options":
+        if self.blocks * self.width**2 > _WIDEST * 3:
+            raise ValueError(f"blocks times the square of width is at most {_WIDEST * 3}; give fewer or narrower blocks")
+        return self
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ WEIGHTS = "tv_in1k"  # torchvision's first weights, which existed when the paper
 class DilatedResNetOptions(Strict):
     """Options of `resnet18_dilated` and `resnet50_dilated`."""
 
-    width: Annotated[float, Field(gt=0, le=16)] = 1.0
+    width: Annotated[float, Field(gt=0, le=4)] = 1.0
     """A factor of every channel count, the stem's 64 included."""
     pretrained: bool = False
     """Whether to start from ImageNet weights, which are downloaded once."""

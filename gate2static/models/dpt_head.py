@@ -15,7 +15,7 @@ from gate2static.recipe import Strict
 class DptOptions(Strict):
     """Options of `dpt`."""
 
-    width: Annotated[int, Field(ge=1, le=4096)] = 64
+    width: Annotated[int, Field(ge=1, le=1024)] = 64
     """Channels of the fusion blocks: 64 in the paper (section A.3), 256 in DPT itself."""
 
 

@@ -5,21 +5,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gate2static.errors import RecipeError
+from gate2static.files import open_regular
 from gate2static.recipe.budget import Budget
-from gate2static.recipe.parsing import parse
+from gate2static.recipe.parsing import parse, shortened
+from gate2static.recipe.plain_yaml import LONGEST_TEXT, read_yaml
 from gate2static.recipe.schema import Recipe
 
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML in which 1e-3 is a number; PyYAML's own rule needs 1.0e-3 and reads 1e-3 as a string."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
+_LARGEST_FILE = 4 * LONGEST_TEXT
+"""The most bytes that are read of a recipe; a character has up to four."""
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -36,13 +30,17 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     path = Path(path)
     try:
-        raw = _yaml(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            text = file.read(_LARGEST_FILE + 1).decode("utf-8")
     except FileNotFoundError:
         raise RecipeError(f"{path}: no such recipe; give the path of a YAML file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: cannot be read as a recipe: {error}") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise RecipeError(f"{path}: cannot be read as a recipe: {str(reason)[:200]}") from None
+    try:
+        raw = read_yaml(text)
+    except ValueError as error:
+        raise RecipeError(f"{path}: not YAML: {error}") from None
     if not isinstance(raw, dict):
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values, found {type(raw).__name__}")
     for override in overrides:
@@ -78,7 +76,7 @@ def _override(
 ) -> None:
     """Applies one `key.sub=value` in place; the schema checks later whether the key exists."""
     key, equals, value = text.partition("=")
-    text = f"{option} {text}"
+    text = shortened(f"{option} {text}")
     if not equals or not key:
         raise RecipeError(f"{text}: expected {example}")
     *parents, last = key.split(".")
@@ -87,12 +85,12 @@ def _override(
         here = _step(here, part, text) if isinstance(here, list) else here.setdefault(part, {})
         if not isinstance(here, dict | list):
             path = ".".join(parents[: depth + 1])
-            raise RecipeError(f"{text}: {path} is {here!r}, which has no keys below it")
+            raise RecipeError(f"{text}: {shortened(path)} is {shortened(repr(here))}, which has no keys below it")
     # As YAML, so that numbers, lists and booleans need no quotes.
     try:
-        parsed = _yaml(value)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{text}: the value is not YAML: {' '.join(str(error).split())}") from None
+        parsed = read_yaml(value)
+    except ValueError as error:
+        raise RecipeError(f"{text}: the value is not YAML: {error}") from None
     if isinstance(here, list):
         _step(here, last, text)
         here[int(last)] = parsed
@@ -100,11 +98,8 @@ def _override(
         here[last] = parsed
 
 
-def _yaml(text: str) -> Any:
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 -- a SafeLoader with one more number format
-
-
 def _step(items: list[Any], part: str, text: str) -> Any:
-    if not part.isdigit() or int(part) >= len(items):
-        raise RecipeError(f"{text}: found item {part}, allowed: 0 to {len(items) - 1}")
+    is_number = re.fullmatch("[0-9]{1,6}", part) is not None
+    if not is_number or int(part) >= len(items):
+        raise RecipeError(f"{text}: found item {shortened(part)}, allowed: 0 to {len(items) - 1}")
     return items[int(part)]

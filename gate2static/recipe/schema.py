@@ -16,7 +16,7 @@ from gate2static.recipe.strict import Positive, Strict
 
 NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 
 
 def _plain(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
@@ -42,9 +42,12 @@ Option = Annotated[
 ]
 """An option of a data set or a model, which checks it itself (`gate2static.recipe.parse`)."""
 
+_MOST_NETWORKS = 10_000
+_LONGEST_NAME = 100
+
 # Names become folders, module names and ONNX output names, so only characters that are safe in all three.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")]
-TaskName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=_LONGEST_NAME)]
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=_LONGEST_NAME)]
 
 
 class DataRecipe(Strict):
@@ -90,7 +93,7 @@ class GatingRecipe(Strict):
     that the gated network starts close to the single-task networks that it is initialised from.
     """
 
-    group_size: Count = 1
+    group_size: Annotated[int, Field(ge=1, le=65_536)] = 1
     """Neighbouring channels that share one gate."""
     gate_init: float = 0.05
     """Mean of the first α; a gate is task-specific while α > 0."""
@@ -182,14 +185,14 @@ class TrainingRecipe(Strict):
     channels_last: bool = False
     compile: bool = False
     """Whether torch.compile compiles the network; only in a single process."""
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
     """Processes that load data, per training process."""
 
     @field_validator("devices", mode="before")
     @classmethod
     def _a_number_or_all(cls, value: object) -> object:
-        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError("allowed is a number from 1 on, or auto for all GPUs")
+        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 4096):
+            raise ValueError("allowed is a number from 1 to 4096, or auto for all GPUs")
         return value
 
     @model_validator(mode="after")
@@ -206,7 +209,7 @@ class Recipe(Strict):
     name: Name
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     data: DataRecipe
-    tasks: Annotated[tuple[TaskRecipe, ...], Field(min_length=1)]
+    tasks: Annotated[tuple[TaskRecipe, ...], Field(min_length=1, max_length=256)]
     model: ModelRecipe
     gating: GatingRecipe = GatingRecipe()
     training: TrainingRecipe = TrainingRecipe()
@@ -214,9 +217,9 @@ class Recipe(Strict):
     """λ_s of eq. 5 for `train`; with a budget, the first value of λ_s."""
     budget: Budget | None = None
     """The most that the static network of `train` may cost."""
-    sweep: Annotated[tuple[NotNegative, ...], Field(min_length=1)] = (0.01, 0.03, 0.05, 0.07, 0.1)
+    sweep: Annotated[tuple[NotNegative, ...], Field(min_length=1, max_length=1000)] = (0.01, 0.03, 0.05, 0.07, 0.1)
     """The values of λ_s for `sweep`; the default is the paper's."""
-    sweep_targets: tuple[Fraction, ...] = ()
+    sweep_targets: Annotated[tuple[Fraction, ...], Field(max_length=1000)] = ()
     """Values of τ that `sweep` gives to the tasks in all combinations, with every λ_s (appendix C). Without values,
     tasks keep their own targets."""
     runs_dir: str = "runs"
@@ -230,6 +233,12 @@ class Recipe(Strict):
             values = [f"{value:g}" for value in getattr(self, key)]
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} must hold different values, found {', '.join(values)}")
+        networks = len(self.sweep) * max(1, len(self.sweep_targets)) ** len(self.tasks)
+        if self.sweep_targets and networks > _MOST_NETWORKS:
+            raise ValueError(
+                f"sweep_targets: {len(self.sweep_targets)} targets of {len(self.tasks)} tasks make more than "
+                f"{_MOST_NETWORKS:,} networks; give fewer"
+            )
         return self
 
     @model_validator(mode="after")

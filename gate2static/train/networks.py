@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gate2static.errors import CheckpointError
 from gate2static.gates import GatedModel, gate, set_gates
@@ -103,13 +103,19 @@ def load_gated(path: str | Path) -> tuple[GatedModel, Recipe]:
         return _all_shared(recipe, content["model"]), recipe
     if content["kind"] != "gated":
         raise CheckpointError(f"{path}: holds a single-task network; give the checkpoint of a gated or shared network")
-    gated = _gate(recipe, None, {})
+    gated = _gate(recipe, None, {}, stored=content["model"], where=str(path))
     checkpoints.load_weights(gated, content["model"], where=str(path))
     return gated.eval(), recipe
 
 
 def _gate(
-    recipe: Recipe, shared: State | None, singles: dict[str, State], *, initial_weights: bool = False
+    recipe: Recipe,
+    shared: State | None,
+    singles: dict[str, State],
+    *,
+    initial_weights: bool = False,
+    stored: State | None = None,
+    where: str = "",
 ) -> GatedModel:
     """Gates a recipe's backbone.
 
@@ -118,8 +124,15 @@ def _gate(
         shared: The shared branch's weights; None keeps the backbone's.
         singles: Weights of whole single-task networks by task, for the task branches and heads.
         initial_weights: Whether the backbone gets its first weights, such as pretrained ones.
+        stored: The weights of the gated network that will be loaded; None where none will be.
+        where: The origin of `stored`, for the error message.
+
+    Raises:
+        CheckpointError: The recipe describes a network that is much larger than `stored`.
     """
     backbone, heads, examples = build_model(recipe, initial_weights=initial_weights)
+    if stored is not None:
+        _check_size(backbone, len(recipe.tasks), stored, where)
     for task, state in singles.items():
         checkpoints.load_weights(heads[task], _part(state, f"heads.{task}"), where=f"the head of {task}")
     # The first α and β follow from the recipe's seed, wherever the network is built.
@@ -137,6 +150,17 @@ def _gate(
             tie_residual=recipe.gating.tie_residual,
             shared_state=shared,
             task_states={task: _part(state, "backbone") for task, state in singles.items()},
+        )
+
+
+def _check_size(backbone: nn.Module, tasks: int, stored: State, where: str) -> None:
+    """Raises a CheckpointError before T+1 branches are made, if the weights are those of a much smaller network."""
+    needed = (tasks + 1) * sum(parameter.numel() for parameter in backbone.parameters())
+    found = sum(value.numel() for value in stored.values())
+    if 2 * found < needed:
+        raise CheckpointError(
+            f"{where}: for another model: it holds {found:,} numbers, and its recipe's network of {tasks} tasks has "
+            f"{needed:,}; use the recipe it was trained with"
         )
 
 

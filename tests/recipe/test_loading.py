@@ -1,5 +1,6 @@
 """Recipes from YAML with overrides; what is wrong is named in one line."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,82 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_shipped_recipe_loads(path: Path) -> None:
     assert load_recipe(path).name.replace("-", "_") == path.stem
+
+
+ALIASES = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [*{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}, *{old}]\n"
+    for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+MERGES = "a: &a {x: 1, y: 2}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+HOSTILE = {
+    "aliases": ALIASES,
+    "merges": MERGES,
+    "an alias of itself": "a: &a [*a]\n" + MINIMAL,
+    "depth": "a: " + "[" * 5000 + "]" * 5000,
+    "length": MINIMAL + "# " + "x" * 10**6,
+    "a long key": MINIMAL + "k" * 30_000 + ": 1\n",
+    "a long value": MINIMAL + "seed: " + "v" * 30_000,
+    "a long number": MINIMAL + "seed: " + "9" * 5_000,
+    "an octal number": MINIMAL + "seed: 0" + "7" * 5_000,
+    "a date that does not exist": MINIMAL + "seed: 2001-99-99",
+    "base 60": MINIMAL + "seed: " + ":".join(["1"] * 400) + ".5",
+    "a key that is a list": "? [a, b]\n: 1\n",
+    "a key that is a number": MINIMAL + "1: 2\n",
+    "control characters": MINIMAL + 'kind: "\\e]0;title\\a\\e[2J"\n',
+    "a large group": MINIMAL + "gating: {group_size: 1000000000000000000}\n",
+    "many tasks": MINIMAL.replace("tasks: [", "tasks: [" + "{name: a, kind: mask}, " * 300),
+    "many targets": MINIMAL + f"sweep_targets: [{', '.join(str(i / 1000) for i in range(900))}]\n"
+    "sweep: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]\n",
+    "many workers": MINIMAL + "training: {workers: 1000000000}\n",
+    "binary": MINIMAL + "seed: !!binary '####'\n",
+}
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_recipe_ends_in_one_short_line_at_once(tmp_path: Path, kind: str) -> None:
+    """Some hung for minutes, some ended in a traceback, and some were printed in 10,000 characters."""
+    path = tmp_path / "r.yaml"
+    path.write_text(HOSTILE[kind])
+    start = time.process_time()
+    with pytest.raises(RecipeError) as error:
+        load_recipe(path)
+    message = str(error.value).replace(str(path), "")
+    assert time.process_time() - start < 2
+    assert message.isprintable()
+    assert len(message) < 500
+
+
+@pytest.mark.parametrize(
+    "override", ["tasks.²=1", "tasks." + "9" * 5000 + "=1", ".".join("a" * 50) + "=1", "x" * 30_000, "seed=" + ALIASES]
+)
+def test_a_hostile_override_ends_in_one_short_line(recipe_file: Path, override: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(recipe_file, [override])
+    assert len(str(error.value).replace(str(recipe_file), "")) < 500
+
+
+@pytest.mark.parametrize("where", ["/dev/zero", "/proc/self/mem", "/tmp", "a\0b"])
+def test_what_is_no_file_is_no_recipe(where: str) -> None:
+    with pytest.raises(RecipeError, match="cannot be read as a recipe|not YAML"):
+        load_recipe(where)
+
+
+def test_plain_values_that_expand_are_refused() -> None:
+    """The recipe inside a checkpoint may hold one list many times over."""
+    values: list[object] = ["x"] * 9
+    for _ in range(9):
+        values = [values] * 9
+    cycle: list[object] = []
+    cycle.append(cycle)
+    for hostile in (values, cycle, {"a": 10**400}, "x" * 10**6):
+        with pytest.raises(RecipeError, match="more than 10,000 values|deeper than 16|a number of|a text of"):
+            parse(Recipe, {"name": hostile}, where="the recipe inside")
+
+
+def test_aliases_and_merging_stay(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(MINIMAL + "training: {single: &s {epochs: 7}, shared: *s, gated: {<<: *s, batch_size: 8}}\n")
+    training = load_recipe(path).training
+    assert (training.shared.epochs, training.gated.epochs, training.gated.batch_size) == (7, 7, 8)

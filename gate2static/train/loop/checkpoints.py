@@ -126,6 +126,10 @@ def _check_content(content: Any, path: Path) -> None:
     state = content["model"]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path}: damaged: its weights are no tensors by name; use another copy")
+    for name, value in state.items():
+        # A view can repeat one number a trillion times.
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise CheckpointError(f"{path}: damaged: {str(name)[:60]} repeats what it stores; use another copy")
 
 
 def _first_line(error: BaseException) -> str:

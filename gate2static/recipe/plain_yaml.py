@@ -1,0 +1,98 @@
+"""YAML that need not be trusted: bounded in length, depth, and in what its aliases expand to."""
+
+import re
+from typing import Any
+
+import yaml
+
+LONGEST_TEXT = 65_536
+"""The most characters of a recipe; ours have up to 2,500."""
+MOST_VALUES = 10_000
+"""The most values of a recipe, where an alias counts as often as it is used."""
+DEEPEST = 16
+"""The most mappings and lists around a value."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML in which 1e-3 is a number; PyYAML's own rule needs 1.0e-3 and reads 1e-3 as a string."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def read_yaml(text: str) -> Any:
+    """Returns the plain values of YAML text.
+
+    Raises:
+        ValueError: The text is not YAML, or longer, deeper or larger than any recipe. The message is one short line.
+    """
+    if len(text) > LONGEST_TEXT:
+        raise ValueError(f"it has {len(text):,} characters; allowed are {LONGEST_TEXT:,}")
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _check_expansion(node)
+        return loader.construct_document(node)
+    except RecursionError:
+        raise ValueError("its values are nested too deep") from None
+    # Constructors raise whatever Python says of dates that do not exist and numbers that are too long.
+    except (yaml.YAMLError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())[:300]) from None
+    finally:
+        loader.dispose()
+
+
+def _check_expansion(root: yaml.Node) -> None:
+    """Raises a ValueError where a document is too large before its aliases are followed, which merging copies."""
+    count = 0
+    level = [root]
+    for _ in range(DEEPEST + 1):
+        count += len(level)
+        if count > MOST_VALUES:
+            raise ValueError(f"it has more than {MOST_VALUES:,} values, aliases counted as often as they are used")
+        children: list[yaml.Node] = []
+        for node in level:
+            if isinstance(node, yaml.MappingNode):
+                children += [part for pair in node.value for part in pair]
+            elif isinstance(node, yaml.SequenceNode):
+                children += node.value
+            if len(children) > MOST_VALUES:
+                break
+        if not children:
+            return
+        level = children
+    raise ValueError(f"its values are nested deeper than {DEEPEST}")
+
+
+def check_plain(value: Any) -> None:
+    """Raises a ValueError where plain values from anywhere are larger or deeper than any recipe's.
+
+    Args:
+        value: Mappings, lists, texts and numbers, which may hold one another.
+    """
+    count = 0
+    level = [value]
+    for _ in range(DEEPEST + 1):
+        count += len(level)
+        if count > MOST_VALUES:
+            raise ValueError(f"it has more than {MOST_VALUES:,} values")
+        children: list[Any] = []
+        for item in level:
+            if isinstance(item, dict):
+                children += [*item, *item.values()]
+            elif isinstance(item, list | tuple):
+                children += item
+            elif isinstance(item, str) and len(item) > LONGEST_TEXT:
+                raise ValueError(f"a text of {len(item):,} characters; allowed are {LONGEST_TEXT:,}")
+            elif isinstance(item, int) and item.bit_length() > 64:
+                raise ValueError("a number of more than 64 bits")
+            if len(children) > MOST_VALUES:
+                break
+        if not children:
+            return
+        level = children
+    raise ValueError(f"its values are nested deeper than {DEEPEST}")
