@@ -19,7 +19,7 @@ FUNCTIONS = {
         "(onnx_path, engine_path, *, backend='tensorrt-rtx', compute_capabilities=None, batch=(1, 1, 8), "
         "workspace_bytes=None)"
     ),
-    "expected_macs": "(gated)",
+    "expected_macs": "(gated, *, align=1)",
     "export_onnx": "(static, path, *, opset=None, fold_norms=True, precision='fp32')",
     "gate": (
         "(backbone, *, tasks, example_inputs, heads, group_size=1, gate_init=0.05, gate_init_std=0.05, "

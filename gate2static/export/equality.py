@@ -9,6 +9,7 @@ import torch
 
 from gate2static.errors import ExportError, VerificationError
 from gate2static.runtimes.onnxruntime import open_session
+from gate2static.static.draws import draw_inputs, uncertain_batches
 from gate2static.verify.difference import difference
 from gate2static.verify.running import run_static
 
@@ -26,7 +27,7 @@ _ROUNDING_FACTOR, _CEILING = 16, 1e-2
 
 def float32_inputs(static: "StaticModel", batch_size: int) -> tuple[torch.Tensor, ...]:
     """Example inputs as ONNX files take them, whatever the network was trained in."""
-    return tuple(x.float() if x.is_floating_point() else x for x in static.example_inputs(batch_size))
+    return _as_float32(static.example_inputs(batch_size))
 
 
 def onnx_tolerances(
@@ -47,12 +48,44 @@ def onnx_tolerances(
     tolerances = dict.fromkeys(static.tasks, floor)
     are_small = errors is not None and all(error <= floor for error in errors.values())
     if precision == "fp32" and not are_small:
-        inputs = float32_inputs(static, 2)
-        truth, rounded = (run_static(static, inputs, dtype) for dtype in (torch.float64, torch.float32))
-        for task in tolerances:
-            own = _ROUNDING_FACTOR * difference(truth[task], rounded[task]).max_rel
-            tolerances[task] = min(_CEILING, max(floor, own if math.isfinite(own) else 0.0))
+        for inputs in _compared_inputs(static, (1, 3)):
+            truth, rounded = (run_static(static, inputs, dtype) for dtype in (torch.float64, torch.float32))
+            for task, least in tolerances.items():
+                own = _ROUNDING_FACTOR * difference(truth[task], rounded[task]).max_rel
+                tolerances[task] = min(_CEILING, max(least, own if math.isfinite(own) else 0.0))
     return tolerances
+
+
+def _compared_inputs(static: "StaticModel", batch_sizes: Sequence[int]) -> list[tuple[torch.Tensor, ...]]:
+    """Draws the inputs that an ONNX model is compared on.
+
+    Args:
+        static: The reference.
+        batch_sizes: The batch sizes; free sizes grow from one to the next.
+
+    Returns:
+        Random inputs of each batch size, each from its own seed, and the ends of their ranges, if the network takes
+        those.
+    """
+    specs = static.manifest.inputs
+    drawn = [draw_inputs(specs, size, seed=number, growth=number) for number, size in enumerate(batch_sizes)]
+    # Ranges that nobody knows have no ends.
+    if all(spec.values is not None for spec in specs):
+        drawn += [batch.inputs for batch in uncertain_batches(specs, constant=False) if _runs(static, batch.inputs)]
+    return [_as_float32(inputs) for inputs in drawn]
+
+
+def _runs(static: "StaticModel", inputs: tuple[torch.Tensor, ...]) -> bool:
+    """Returns whether a network computes finite numbers on some inputs."""
+    try:
+        outputs = _reference(static, _as_float32(inputs))
+    except ExportError:
+        return False
+    return all(bool(value.isfinite().all()) for value in outputs.values())
+
+
+def _as_float32(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return tuple(x.float() if x.is_floating_point() else x for x in inputs)
 
 
 def onnx_errors(static: "StaticModel", model: Path | bytes, *, batch_sizes: Sequence[int] = (1, 3)) -> dict[str, float]:
@@ -79,8 +112,7 @@ def onnx_errors(static: "StaticModel", model: Path | bytes, *, batch_sizes: Sequ
             "they were not made from the same network. Export again from this static network."
         )
     errors = dict.fromkeys(tasks, 0.0)
-    for batch_size in batch_sizes:
-        inputs = float32_inputs(static, batch_size)
+    for inputs in _compared_inputs(static, batch_sizes):
         reference = _reference(static, inputs)
         found = _run(session, names, inputs)
         for task, value in zip(tasks, found, strict=True):
@@ -109,7 +141,7 @@ def _reference(static: "StaticModel", inputs: tuple[torch.Tensor, ...]) -> Mappi
     try:
         with torch.inference_mode():
             outputs: Mapping[str, torch.Tensor] = static(*inputs)
-    except RuntimeError as failure:
+    except (RuntimeError, IndexError) as failure:
         raise ExportError(
             f"the network does not run on inputs of shape {[tuple(x.shape) for x in inputs]}: "
             f"{str(failure).strip().splitlines()[0]}. Its batch size is fixed: reshape with x.shape[0], not a number."

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gate2static.errors import TraceError
 from gate2static.graphs import quiet
+from gate2static.program.operators import FLOPS
 
 BATCHES = (2, 3)
 """The two batch sizes that networks run with; sizes that differ between them follow the batch."""
@@ -131,7 +132,7 @@ def measure_macs(call: Callable[[], Any]) -> tuple[Any, int]:
     """Returns the result of `call` and the MACs that it took."""
     # The counter knows matrix products, which the plain form of attention consists of, but no fused kernel.
     plain = sdpa_kernel(SDPBackend.MATH)
-    with torch.no_grad(), quiet(), plain, FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), quiet(), plain, FlopCounterMode(display=False, custom_mapping=dict(FLOPS)) as counter:
         result = call()
     return result, counter.get_total_flops() // 2
 

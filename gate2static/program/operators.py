@@ -9,7 +9,8 @@ so that one entry stands for the function, the method and the operator of Python
 
 import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -105,6 +106,28 @@ ADDITIONS = (operator.add, torch.add, "add")
 
 SUBTRACTIONS = (operator.sub, torch.sub, "sub")
 """Targets of nodes that subtract: function objects, and the name of the method."""
+
+# Cost: what torch's own FLOP counter does not know. Other recurrent layers run as the products that they consist of.
+
+
+def _steps(x_shape: torch.Size, *matrices: torch.Size) -> int:
+    """Returns the FLOPs of recurrent layers: each matrix multiplies a vector at every step of every sequence."""
+    return 2 * x_shape[0] * x_shape[1] * sum(matrix.numel() for matrix in matrices if len(matrix) == 2)
+
+
+def _onednn_rnn(x_shape: torch.Size, w0: torch.Size, w1: torch.Size, *rest: Any, **named: Any) -> int:
+    return _steps(x_shape, w0, w1)
+
+
+def _cudnn_rnn(x_shape: torch.Size, weights: Sequence[torch.Size], *rest: Any, **named: Any) -> int:
+    return _steps(x_shape, *weights)
+
+
+FLOPS: Mapping[Any, Callable[..., int]] = {
+    torch.ops.aten.mkldnn_rnn_layer: _onednn_rnn,
+    torch.ops.aten._cudnn_rnn: _cudnn_rnn,
+}
+"""Operator -> its FLOPs, from the shapes of its tensors and its other arguments."""
 
 # Spatial: every channel of (N, C, *positions) is mapped by itself, with one f for all channels.
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils import _pytree as pytree
@@ -19,11 +20,13 @@ from torch.utils import _pytree as pytree
 from gate2static.errors import GateError, TraceError
 from gate2static.graphs import copy_structure
 from gate2static.program.annotate import BATCHES, NodeError, NodeInfo, annotate, fake_inputs, info, measure_macs
+from gate2static.program.signatures import Signature, layer_signatures, signature_of
 from gate2static.program.trace import trace
 from gate2static.program.tracer import is_leaf
 from gate2static.program.units import Unit as Unit
 from gate2static.program.units import gated_unit as gated_unit
 from gate2static.program.units import insert_gates
+from gate2static.program.value_ranges import ValueRange, value_range
 
 
 def take_stream(value: Tensor, stream: int) -> Tensor:
@@ -46,11 +49,17 @@ class Program:
             (`heads.<task>.…`) in the heads.
         features: The structure of the backbone's output, with nodes for leaves.
         units: The gated units in data-flow order.
+        ranges: The ranges of the example inputs, in the order of the placeholders.
+        layers: Name -> signature of the modules that the backbone calls.
+        heads: Task -> signature of the head that was traced.
     """
 
     graph: fx.Graph
     features: Any
     units: tuple[Unit, ...]
+    ranges: tuple[ValueRange | None, ...]
+    layers: Mapping[str, Signature]
+    heads: Mapping[str, Signature]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
         """Returns the program itself: nothing changes it once it is built, so copies of a model share it."""
@@ -111,17 +120,63 @@ def build_program(
     units = insert_gates(root, graph)
     if not units:
         raise GateError("the backbone has no convolution or linear layer, so there is nothing to gate.")
-    program_graph = fx.Graph()
+    program = Program(
+        graph=graph,
+        # Gates have replaced their units in the output meanwhile.
+        features=output.args[0],
+        units=units,
+        ranges=tuple(value_range(leaf) for leaf in pytree.tree_leaves(examples)),
+        layers=layer_signatures(root, graph),
+        heads={},
+    )
+    return root, _with_heads(program, heads, outputs, mode)
+
+
+def retrace_heads(program: Program, heads: Mapping[str, nn.Module]) -> Program:
+    """Traces heads in place of those that a program ends with.
+
+    Args:
+        program: The program, which is not changed.
+        heads: Task -> head, in eval mode and in the order of the streams.
+
+    Returns:
+        A program with the same backbone.
+
+    Raises:
+        GateError: A head does not run on the backbone's output or does not return a tensor.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    device = next((p.device for head in heads.values() for p in head.parameters()), torch.device("cpu"))
+
+    def outputs(batch: int) -> Any:
+        with mode:
+            return pytree.tree_map_only(
+                fx.Node, lambda n: torch.empty(info(n).at(batch), dtype=info(n).dtype, device=device), program.features
+            )
+
+    return _with_heads(program, heads, outputs, mode)
+
+
+def _with_heads(program: Program, heads: Mapping[str, nn.Module], outputs: Any, mode: FakeTensorMode) -> Program:
+    """Copies a program's backbone and appends heads.
+
+    Args:
+        program: The program; its graph ends with the output of the backbone, or with other heads.
+        heads: Task -> head, in eval mode and in the order of the streams.
+        outputs: Batch size -> the backbone's output, as fake tensors.
+        mode: The mode of the fake tensors.
+    """
+    graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
-    program_graph.graph_copy(graph, copies)
-    # Gates have replaced their units in the output meanwhile.
-    features = fx.map_arg(output.args[0], copies.__getitem__)
+    for node in program.backbone():
+        copies[node] = graph.node_copy(node, copies.__getitem__)
+    features = fx.map_arg(program.features, copies.__getitem__)
     results = {}
     for stream, (task, module) in enumerate(heads.items()):
-        head = _Head(module, task, stream, outputs, mode)
-        results[task] = _append_head(program_graph, features, head)
-    program_graph.output(results).meta["info"] = NodeInfo(streams=streams)
-    return root, Program(graph=program_graph, features=features, units=units)
+        results[task] = _append_head(graph, features, _Head(module, task, stream, outputs, mode))
+    graph.output(results).meta["info"] = NodeInfo(streams=tuple(range(len(heads) + 1)))
+    signatures = {task: signature_of(module) for task, module in heads.items()}
+    return replace(program, graph=graph, features=features, heads=signatures)
 
 
 def _trace_backbone(

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from gate2static.gates.model import GatedModel, gate_decisions
 from gate2static.prune.analysis.need import either
 from gate2static.prune.analysis.numbering import Decisions, Numbering
+from gate2static.prune.present import as_it_is
 from gate2static.prune.rules import RULES, Matches, Rule
 
 
@@ -86,7 +87,13 @@ class ChannelAnalysis:
 
 
 def analyse(gated: GatedModel) -> ChannelAnalysis:
-    """Finds the rule of every node of a model's program."""
+    """Finds the rule of every node of a model's program, as the model is at present.
+
+    Raises:
+        PruneError: A layer of a branch or a gate was replaced since the model was gated.
+        GateError: A head was replaced, and the new one does not fit.
+    """
+    gated = as_it_is(gated)
     matches = Matches(gated)
     # A rule reads those of its inputs, so nodes are matched in program order. The barrier takes whatever is left.
     for node in gated.program.graph.nodes:

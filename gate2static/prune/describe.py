@@ -1,6 +1,7 @@
 """The manifest of a pruning's result."""
 
 import platform
+from dataclasses import fields
 from importlib.metadata import version
 
 import torch
@@ -8,19 +9,22 @@ from torch import fx, nn
 
 from gate2static.gates.model import SHARED, gate_decisions
 from gate2static.program.annotate import info
+from gate2static.program.value_ranges import ValueRange
 from gate2static.prune.barriers import barriers
 from gate2static.prune.plan import Plan
+from gate2static.static.aten import dtype_of, shape_of
 from gate2static.static.folder import digest, serialise
-from gate2static.static.manifest import Costs, Manifest, TensorSpec
+from gate2static.static.manifest import Costs, Manifest, Pruning, TensorSpec
 
 
-def describe(plan: Plan, network: fx.GraphModule, dtype: torch.dtype) -> Manifest:
+def describe(plan: Plan, network: fx.GraphModule, dtype: torch.dtype, *, converted: bool) -> Manifest:
     """Returns what a static network says about itself.
 
     Args:
         plan: What was applied.
-        network: The captured network.
-        dtype: Its floating-point dtype.
+        network: The captured network, annotated.
+        dtype: The floating-point dtype of its inputs.
+        converted: Whether all its floating-point numbers were converted to that.
     """
     channels = plan.channels
     gated = channels.gated
@@ -31,8 +35,10 @@ def describe(plan: Plan, network: fx.GraphModule, dtype: torch.dtype) -> Manifes
     branches = {stream: _parameters(branch) for stream, branch in gated.branches.items()}
     return Manifest(
         tasks=gated.tasks,
-        inputs=tuple(_spec(node.name, node, dtype) for node in placeholders),
-        outputs=tuple(_spec(task, node, dtype) for task, node in analysis.outputs.items()),
+        inputs=tuple(
+            _input(node, dtype, values) for node, values in zip(placeholders, gated.program.ranges, strict=True)
+        ),
+        outputs=_outputs(gated.tasks, network),
         gates={unit: ["".join(map(str, row)) for row in rows] for unit, rows in decisions.items()},
         contributions={unit: gate.contributions() for unit, gate in gated.gates.items()},
         macs=Costs(
@@ -52,6 +58,11 @@ def describe(plan: Plan, network: fx.GraphModule, dtype: torch.dtype) -> Manifes
         barriers={node.name: channels.macs([node]) for node in barriers(channels)},
         convolve_moves=plan.layout.convolve_moves,
         channels_first=plan.layout.channels_first,
+        pruning=Pruning(
+            align=channels.align,
+            layout={field.name: getattr(plan.layout, field.name) for field in fields(plan.layout)},
+            dtype=_name(dtype) if converted else None,
+        ),
         versions={
             "gate2static": version("gate2static"),
             "torch": torch.__version__,
@@ -61,12 +72,26 @@ def describe(plan: Plan, network: fx.GraphModule, dtype: torch.dtype) -> Manifes
     )
 
 
-def _spec(name: str, node: fx.Node, dtype: torch.dtype) -> TensorSpec:
-    value = info(node)
+def _input(placeholder: fx.Node, dtype: torch.dtype, values: ValueRange | None) -> TensorSpec:
+    value = info(placeholder)
     assert value.shape is not None
     assert value.dtype is not None
     static_dtype = dtype if value.dtype.is_floating_point else value.dtype
-    return TensorSpec(name=name, shape=value.shape[1:], dtype=str(static_dtype).removeprefix("torch."))
+    return TensorSpec(name=placeholder.name, shape=value.shape[1:], dtype=_name(static_dtype), values=values)
+
+
+def _outputs(tasks: tuple[str, ...], network: fx.GraphModule) -> tuple[TensorSpec, ...]:
+    (output,) = network.graph.find_nodes(op="output")
+    shapes = [shape_of(node) or () for node in output.args[0]]
+    dtypes = [dtype_of(node) for node in output.args[0]]
+    return tuple(
+        TensorSpec(name=task, shape=shape[1:], dtype=_name(dtype))
+        for task, shape, dtype in zip(tasks, shapes, dtypes, strict=True)
+    )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _parameters(module: nn.Module) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, fx
 
+from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel, gate_decisions
 from gate2static.graphs import Ids
 from gate2static.prune.analyse import ChannelAnalysis
@@ -26,14 +27,19 @@ class ChannelPlan:
         numberings: Node -> pool and views.
         needs: Node -> (S, C) 0/1.
         live: Node -> the pool channels that are computed.
-        is_filled_up: Whether channels that only fill up are among them.
+        align: Layers keep a multiple of this many output channels.
     """
 
     analysis: ChannelAnalysis
     numberings: Mapping[fx.Node, Numbering]
     needs: Mapping[fx.Node, Tensor]
     live: Mapping[fx.Node, Ids]
-    is_filled_up: bool
+    align: int
+
+    @property
+    def is_filled_up(self) -> bool:
+        """Whether channels that only fill up are among those that are computed."""
+        return self.align > 1
 
     @property
     def gated(self) -> GatedModel:
@@ -64,6 +70,16 @@ class Plan:
     layout: Layout
 
 
+def check_align(align: int) -> None:
+    """Refuses an alignment that layers cannot have.
+
+    Raises:
+        PruneError: It is not a positive integer.
+    """
+    if not isinstance(align, int) or align < 1:
+        raise PruneError(f"align is {align}; it counts channels and must be at least 1.")
+
+
 def keep_needed(analysis: ChannelAnalysis, *, align: int = 1) -> ChannelPlan:
     """Keeps the channels that the outputs need.
 
@@ -81,7 +97,7 @@ def keep_needed(analysis: ChannelAnalysis, *, align: int = 1) -> ChannelPlan:
         for node, rule in analysis.rules.items():
             if isinstance(rule, Dense):
                 live[node] = _filled_up(rule, live[node], align)
-    return ChannelPlan(analysis=analysis, numberings=numberings, needs=needs, live=live, is_filled_up=align > 1)
+    return ChannelPlan(analysis=analysis, numberings=numberings, needs=needs, live=live, align=align)
 
 
 def _filled_up(rule: Dense, live: Ids, align: int) -> Ids:

@@ -13,7 +13,7 @@ from gate2static.prune.analyse import analyse
 from gate2static.prune.describe import describe
 from gate2static.prune.emission.layout import Layout, find_target
 from gate2static.prune.emit import emit
-from gate2static.prune.plan import ChannelPlan, Plan, keep_needed
+from gate2static.prune.plan import ChannelPlan, Plan, check_align, keep_needed
 from gate2static.static.aten import annotate
 from gate2static.static.capture import capture
 from gate2static.static.deploy.pipeline import deploy
@@ -39,13 +39,15 @@ def prune(
             read.
         target: Where the network is to run, "any", "ort-cpu", "openvino" or "trt", which decides how it is laid out;
             or a layout. What is computed, and its MACs, are the same, but for the target's alignment.
-        dtype: The static model's; the gated model's when absent.
+        dtype: The type that all floating-point numbers of the static network are converted to. When absent, parameters
+            and buffers keep the types that they have, whatever these are.
 
     Returns:
         The static model, on the CPU.
 
     Raises:
-        PruneError: An impossible alignment, an unknown target, or a network that cannot be captured.
+        PruneError: An impossible alignment, an unknown target, a network that cannot be captured, numbers in it that
+            are not finite, or modules that were replaced since it was gated.
     """
     return apply(plan(gated, align=align, target=target), dtype=dtype)
 
@@ -56,8 +58,7 @@ def plan(gated: GatedModel, *, align: int = 1, target: str | Layout = "any") -> 
     Raises:
         PruneError: An impossible alignment, an unknown target, or a network that cannot be captured.
     """
-    if not isinstance(align, int) or align < 1:
-        raise PruneError(f"align is {align}; it counts channels and must be at least 1.")
+    check_align(align)
     place = find_target(target)
     channels = keep_needed(analyse(gated), align=math.lcm(align, place.align))
     return Plan(channels=channels, layout=_cheapest_layout(channels, place.layouts))
@@ -68,17 +69,38 @@ def apply(plan: Plan, *, dtype: torch.dtype | None = None) -> StaticModel:
 
     Args:
         plan: What to build.
-        dtype: The static model's; the gated model's when absent.
+        dtype: The type of all its floating-point numbers; when absent, the types that they have.
 
     Raises:
-        PruneError: A network that cannot be captured.
+        PruneError: A network that cannot be captured, or that holds numbers that are not finite.
     """
     gated = plan.channels.gated
+    _check_finite(gated)
     floating = _dtype_of(gated) if dtype is None else dtype
-    # Slices are converted once, as a whole: each number is rounded at most once on its way to the static network.
-    emitted = emit(plan.channels, plan.layout).cpu().to(floating)
-    network = capture(emitted, _examples(gated, floating))
-    return StaticModel(network, describe(plan, network, floating))
+    emitted = emit(plan.channels, plan.layout).cpu()
+    if dtype is not None:
+        # Slices are converted once, as a whole: each number is rounded at most once on its way to the static network.
+        emitted = emitted.to(dtype)
+    examples = _examples(gated, floating)
+    network = capture(emitted, examples)
+    annotate(network, examples)
+    return StaticModel(network, describe(plan, network, floating, converted=dtype is not None))
+
+
+def _check_finite(gated: GatedModel) -> None:
+    """Refuses weights that make every output NaN.
+
+    Raises:
+        PruneError: A parameter is not finite, or a buffer holds NaN; in masks infinity is common.
+    """
+    broken = [name for name, p in gated.named_parameters() if p.is_floating_point() and not bool(p.isfinite().all())]
+    broken += [name for name, b in gated.named_buffers() if b.is_floating_point() and bool(b.isnan().any())]
+    if broken:
+        others = f" and {len(broken) - 1} others" if len(broken) > 1 else ""
+        raise PruneError(
+            f"{broken[0]}{others} of the gated network hold numbers that are not finite (NaN or infinity), so its "
+            "outputs are none; training has diverged: take an earlier checkpoint, such as ckpt-best.pt."
+        )
 
 
 def _cheapest_layout(channels: ChannelPlan, layouts: tuple[Layout, ...]) -> Layout:

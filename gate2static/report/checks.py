@@ -23,7 +23,7 @@ _CHECKS = TypeAdapter(tuple[Check, ...])
 
 def gated_checks(report: EquivalenceReport) -> tuple[Check, ...]:
     """Converts the result of `verify` to the form that `record` writes."""
-    return tuple(
+    outputs = tuple(
         Check(
             comparison=f"{_GATED}, {check.what}",
             task=check.task,
@@ -36,6 +36,18 @@ def gated_checks(report: EquivalenceReport) -> tuple[Check, ...]:
         )
         for check in report.checks
     )
+    if report.changed is None:
+        return outputs
+    changed = len(report.changed)
+    parts = Check(
+        comparison=f"{_GATED}, differing parts",
+        task="all",
+        max_rel=float(changed),
+        tolerance=0.0,
+        passed=not changed,
+        reason="none: weights are slices of the trained ones, bit for bit",
+    )
+    return (*outputs, parts)
 
 
 def onnx_checks(errors: Mapping[str, float], tolerances: Mapping[str, float]) -> tuple[Check, ...]:

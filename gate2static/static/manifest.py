@@ -1,8 +1,9 @@
 """`Manifest`: the description of a static model, saved beside its network."""
 
-from typing import Any
+import math
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
 FORMAT = "gate2static.static"
 FORMAT_VERSION = 1
@@ -15,6 +16,9 @@ class TensorSpec(BaseModel):
         name: The tensor's name.
         shape: The tensor's shape without the batch.
         dtype: The name of the dtype in torch, such as "float32".
+        values: The least and the largest value that an example input had when the network was gated, as integers for
+            integers and booleans. None for outputs, and where it is not known: in manifests of earlier versions.
+        dynamic: The dimensions of `shape` that may be of any size; `shape` has those of the example.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -22,6 +26,18 @@ class TensorSpec(BaseModel):
     name: str
     shape: tuple[NonNegativeInt, ...]
     dtype: str
+    values: tuple[int, int] | tuple[float, float] | None = None
+    dynamic: tuple[NonNegativeInt, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Self:
+        if self.values is not None and not (
+            self.values[0] <= self.values[1] and all(math.isfinite(value) for value in self.values)
+        ):
+            raise ValueError(f"the values {self.values} are no range")
+        if any(dim >= len(self.shape) for dim in self.dynamic):
+            raise ValueError(f"the dimensions {self.dynamic} are not those of {self.shape}")
+        return self
 
 
 class Costs(BaseModel):
@@ -47,6 +63,22 @@ class Costs(BaseModel):
         return value
 
 
+class Pruning(BaseModel):
+    """The options of the pruning that made a static model, so that `verify` can prune again and compare.
+
+    Attributes:
+        align: Layers keep a multiple of this many output channels.
+        layout: Option of the layout -> its value.
+        dtype: The dtype that all floating-point numbers were converted to; None where each kept its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    align: PositiveInt = 1
+    layout: dict[str, bool | int]
+    dtype: str | None = None
+
+
 class Manifest(BaseModel):
     """The manifest of a static model.
 
@@ -63,6 +95,8 @@ class Manifest(BaseModel):
         barriers: Node -> MACs per sample in the static network, for operators without a rule, which run whole.
         convolve_moves: Whether the deployed form moves the channels of images by convolutions.
         channels_first: Whether the deployed form moves the channels of tokens as rows of positions.
+        pruning: The options that the model was pruned with; None in manifests of earlier versions, and where the
+            network is not what pruning made, as in `StaticModel.deployed`.
         versions: Library -> the version that made the model.
         digest: The SHA-256 over graph and weights.
         equivalence: The report of `verify`; None before `verify` ran.
@@ -83,6 +117,7 @@ class Manifest(BaseModel):
     barriers: dict[str, int]
     convolve_moves: bool = False
     channels_first: bool = False
+    pruning: Pruning | None = None
     versions: dict[str, str]
     digest: str
     equivalence: dict[str, Any] | None = None

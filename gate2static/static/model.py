@@ -2,8 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,8 +12,9 @@ from gate2static.errors import ArtefactError
 from gate2static.graphs import quiet
 from gate2static.static.aten import ANY_BATCH
 from gate2static.static.deploy.pipeline import deploy
+from gate2static.static.draws import draw_inputs
 from gate2static.static.folder import read_folder, write_folder
-from gate2static.static.manifest import Manifest
+from gate2static.static.manifest import Manifest, TensorSpec
 from gate2static.static.meta_tensors import META
 from gate2static.static.vetting.graph_bounds import BoundsError, bounds_for, shapes_within
 
@@ -47,17 +48,46 @@ class StaticModel(nn.Module):
             Task -> the task's output, batch first.
 
         Raises:
-            ArtefactError: Inputs of other shapes; sizes that the backbone's code read are constants here.
+            ArtefactError: Other inputs than the network has: of another number, another type, or another shape, since
+                sizes that the backbone's code read are constants here.
         """
-        # Without the batch, which may be of any size.
-        shapes = [tuple(x.shape[1:]) for x in inputs]
-        expected = [spec.shape for spec in self.manifest.inputs]
-        if shapes != expected:
-            raise ArtefactError(
-                f"the static network takes inputs of shape {_shapes(expected)}, and was given {_shapes(shapes)}. "
-                "Resize them, or gate and prune with example inputs of that size."
-            )
+        self.check_inputs(inputs)
         return dict(zip(self.tasks, self.network(*inputs), strict=True))
+
+    def check_inputs(self, inputs: tuple[Any, ...]) -> None:
+        """Refuses inputs that the network was not captured for, with or without an error of torch's.
+
+        Args:
+            inputs: The arguments of `forward`.
+
+        Raises:
+            ArtefactError: They differ from the manifest's in number, type or shape.
+        """
+        specs = self.manifest.inputs
+        expected = ", ".join(f"{spec.name} {_shape(spec)} {spec.dtype}" for spec in specs)
+        if len(inputs) != len(specs) or not all(isinstance(x, Tensor) for x in inputs):
+            kinds = ", ".join(type(x).__name__ for x in inputs) or "none"
+            raise ArtefactError(f"the static network takes the tensors {expected}, and was given {kinds}.")
+        # Without the batch, which may be of any size.
+        if not all(_fits(x, spec) for x, spec in zip(inputs, specs, strict=True)):
+            shapes = ", ".join(f"({', '.join(('batch', *map(str, x.shape[1:])))})" for x in inputs)
+            raise ArtefactError(
+                f"the static network takes inputs of shape {', '.join(map(_shape, specs))}, and was given {shapes}. "
+                "Resize them, gate and prune with example inputs of that size, or prune with "
+                'dynamic=("height", "width") where nothing in the network depends on the size.'
+            )
+        # A network that was converted after pruning has another type than its manifest says.
+        floating = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), None)
+        for x, spec in zip(inputs, specs, strict=True):
+            dtype = getattr(torch, spec.dtype)
+            is_other = _kind(x.dtype) != _kind(dtype)
+            if x.is_floating_point() and floating is not None and not torch.is_autocast_enabled(x.device.type):
+                is_other = is_other or (x.dtype is not floating and x.dtype is not dtype)
+            if is_other:
+                raise ArtefactError(
+                    f"the static network takes the input {spec.name} as {spec.dtype}, and was given "
+                    f"{str(x.dtype).removeprefix('torch.')}; convert it with `.to(torch.{spec.dtype})`."
+                )
 
     def train(self, mode: bool = True) -> "StaticModel":
         """Stays in eval mode: a static network has no training mode.
@@ -74,18 +104,10 @@ class StaticModel(nn.Module):
             batch_size: The number of samples.
 
         Returns:
-            Standard-normal inputs; zeros for inputs of integers.
+            Numbers from the ranges of the example inputs. Where a range is not known: standard-normal numbers, and
+            zeros for integers.
         """
-        generator = torch.Generator().manual_seed(0)
-        examples = []
-        for spec in self.manifest.inputs:
-            shape = (batch_size, *spec.shape)
-            dtype = getattr(torch, spec.dtype)
-            if dtype.is_floating_point:
-                examples.append(torch.randn(shape, generator=generator).to(dtype))
-            else:
-                examples.append(torch.zeros(shape, dtype=dtype))
-        return tuple(examples)
+        return draw_inputs(self.manifest.inputs, batch_size)
 
     def deployed(self) -> "StaticModel":
         """Returns the form that is deployed, which computes the same function in fewer or faster operators.
@@ -100,7 +122,7 @@ class StaticModel(nn.Module):
             channels_first=self.manifest.channels_first,
         )
         # The deployed form of a deployed form is itself.
-        done = {"convolve_moves": False, "channels_first": False}
+        done = {"convolve_moves": False, "channels_first": False, "pruning": None}
         return StaticModel(network, self.manifest.model_copy(update=done))
 
     def fold_norms(self) -> "StaticModel":
@@ -188,6 +210,20 @@ def _shortened(value: object) -> str:
     return text if len(text) <= 200 else f"{text[:197]}..."
 
 
-def _shapes(shapes: Iterable[tuple[int, ...]]) -> str:
-    """Returns shapes for a message, each with its batch."""
-    return ", ".join(f"(batch, {', '.join(map(str, shape))})" for shape in shapes) or "none"
+def _shape(spec: TensorSpec) -> str:
+    """Returns a shape for a message, with its batch and its free sizes."""
+    sizes = ("any" if dim in spec.dynamic else str(size) for dim, size in enumerate(spec.shape))
+    return f"({', '.join(('batch', *sizes))})"
+
+
+def _fits(x: Tensor, spec: TensorSpec) -> bool:
+    """Returns whether a tensor has the shape of an input, but for the batch and free sizes."""
+    sizes = x.shape[1:]
+    if len(sizes) != len(spec.shape):
+        return False
+    return all(dim in spec.dynamic or a == b for dim, (a, b) in enumerate(zip(sizes, spec.shape, strict=True)))
+
+
+def _kind(dtype: torch.dtype) -> tuple[bool, bool, bool]:
+    """Returns what cannot be converted without a change of meaning: floating point, complex or boolean."""
+    return dtype.is_floating_point, dtype.is_complex, dtype is torch.bool

@@ -7,16 +7,22 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from gate2static.errors import VerificationError
+from gate2static.errors import ArtefactError, VerificationError
 from gate2static.gates.model import GatedModel
+from gate2static.static.draws import DrawnBatch, comparison_batches
 from gate2static.static.model import StaticModel
 from gate2static.verify.difference import Difference, difference
+from gate2static.verify.pruned_again import changed_parts
 from gate2static.verify.running import run_gated, run_static
 
 _EXACT = 1e-9
 """The tolerance in float64, relative to the output's scale."""
 _ROUNDING_FACTOR = 16
 """The tolerance in the deployment dtype, as a multiple of the gated model's own rounding error."""
+_FAILURES = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
+"""What a network raises that does not run."""
+_NAMED = 5
+"""How many changed parts an error names."""
 _FLOOR_ULPS = 64
 """The least tolerance in the deployment dtype, in units in the last place of the output's scale."""
 
@@ -27,8 +33,8 @@ class Check(BaseModel):
     Attributes:
         what: `float64` or the deployment dtype.
         task: The task's name.
-        difference: The largest difference over all inputs.
-        tolerance: The largest allowed `max_rel`.
+        difference: The difference on the batch of inputs where it is the largest, measured by what is allowed there.
+        tolerance: The largest allowed `max_rel` on that batch.
         reason: The reason for the tolerance.
     """
 
@@ -50,19 +56,22 @@ class EquivalenceReport(BaseModel):
     """The result of `verify`.
 
     Attributes:
-        checks: The comparisons.
+        checks: The comparisons of outputs.
         inputs: The shapes of the inputs that were compared on.
+        changed: The tensors and operators of the static network that are not those of pruning the gated network again,
+            by name. None where that cannot be said (`pruned_again`), so that outputs alone were compared.
     """
 
     model_config = ConfigDict(frozen=True)
 
     checks: tuple[Check, ...]
     inputs: tuple[tuple[int, ...], ...]
+    changed: tuple[str, ...] | None = None
 
     @property
     def passed(self) -> bool:
-        """Whether every check passed."""
-        return bool(self.checks) and all(check.passed for check in self.checks)
+        """Whether every check passed, and nothing was changed since pruning."""
+        return bool(self.checks) and all(check.passed for check in self.checks) and not self.changed
 
     @property
     def per_task(self) -> dict[str, Difference]:
@@ -76,9 +85,19 @@ class EquivalenceReport(BaseModel):
             differences = ", ".join(
                 f"{c.task} in {c.what}: {c.difference.max_rel:.1e} (allowed {c.tolerance:.1e})" for c in failed
             )
+            not_finite = "" if all(math.isfinite(c.difference.max_rel) for c in failed) else (
+                " An error of inf is that of outputs that are not finite, or of another shape."
+            )
             raise VerificationError(
                 f"the static network does not compute what the gated one does: relative error of {differences}. "
-                "They were made from different weights or gates, or a weight was changed: prune again."
+                f"They were made from different weights or gates, or a weight was changed: prune again.{not_finite}"
+            )
+        if self.changed:
+            names = ", ".join(self.changed[:_NAMED]) + (", …" if len(self.changed) > _NAMED else "")
+            raise VerificationError(
+                f"the static network computes what the gated one does on the inputs that were tried, but {names} "
+                "differ from what pruning gives: they were made from different weights or gates, or were changed. "
+                "Prune again."
             )
 
 
@@ -95,68 +114,157 @@ def verify(
     Args:
         gated: The gated model; it is evaluated in eval mode and not changed.
         static: The static model; it is not changed.
-        inputs: Tuples of inputs to compare on; None takes a batch of two random samples of different scales.
+        inputs: Tuples of inputs to compare on; None draws batches from the ranges of the example inputs, at the ends
+            of the ranges too, and of several sizes where sizes are free.
 
     Returns:
         The report. No error is raised for a failed check.
 
     Raises:
-        VerificationError: The two models do not have the same tasks, or there are no inputs.
+        VerificationError: The two models do not have the same tasks or inputs, or there are no inputs to compare on, or
+            inputs that the networks do not take.
     """
-    if gated.tasks != static.tasks:
-        raise VerificationError(f"the gated model has tasks {gated.tasks}, the static one {static.tasks}.")
-    if inputs is None:
-        inputs = (tuple(_two_scales(x) for x in static.example_inputs(1)),)
-    if not inputs:
-        raise VerificationError("verify was given no inputs to compare on; pass at least one tuple.")
+    _check_models(gated, static)
+    if inputs is not None:
+        _check_inputs(static, inputs)
     deployed = next((p.dtype for p in static.parameters()), torch.float32)
     # A static network in float16 has rounded weights, which is not an error of pruning.
     narrower = torch.finfo(deployed).eps > torch.finfo(next(gated.parameters()).dtype).eps
-    folded = static.deployed()
-    exact: dict[str, Difference] = {}
-    native: dict[str, Difference] = {}
-    rounding: dict[str, float] = dict.fromkeys(gated.tasks, 0.0)  # the gated model's own rounding error
-    for batch in inputs:
-        truth = run_gated(gated, batch, torch.float64)
-        same_weights = run_gated(gated, batch, torch.float64, rounded_to=deployed) if narrower else truth
-        _worst(exact, same_weights, run_static(static, batch, torch.float64))
-        _worst(native, truth, run_static(folded, batch, deployed))
-        rounded = run_gated(gated, batch, deployed)
-        for task in gated.tasks:
-            error = difference(truth[task], rounded[task]).max_rel
-            # Where the gated model itself overflows, its error gives no tolerance and only the floor remains.
-            if math.isfinite(error):
-                rounding[task] = max(rounding[task], error)
+    folded = _deployed(static)
     floor = _FLOOR_ULPS * torch.finfo(deployed).eps
+    exact: dict[str, _Compared] = {}
+    native: dict[str, _Compared] = {}
+    shapes: list[tuple[int, ...]] = []
+    batches = comparison_batches(static.manifest.inputs) if inputs is None else [DrawnBatch(batch) for batch in inputs]
+    for batch in batches:
+        truth = _truth(gated, batch)
+        if truth is None:
+            continue
+        shapes += [tuple(x.shape) for x in batch.inputs]
+        same_weights = run_gated(gated, batch.inputs, torch.float64, rounded_to=deployed) if narrower else truth
+        _worst(exact, same_weights, _outputs(static, batch, torch.float64), dict.fromkeys(truth, _EXACT))
+        # The gated model's own rounding error on these inputs; where it overflows itself, only the floor remains.
+        own = {
+            task: difference(truth[task], value).max_rel
+            for task, value in run_gated(gated, batch.inputs, deployed).items()
+        }
+        allowed = {
+            task: max(_ROUNDING_FACTOR * error, floor) if math.isfinite(error) else floor for task, error in own.items()
+        }
+        _worst(native, truth, {} if folded is None else _outputs(folded, batch, deployed), allowed)
     name = str(deployed).removeprefix("torch.")
     checks = [
         Check(
-            what="float64", task=t, difference=d, tolerance=_EXACT,
+            what="float64", task=t, difference=d, tolerance=tolerance,
             reason="the same sums in another order; float64 rounds at 1e-16",
         )
-        for t, d in exact.items()
+        for t, (d, tolerance) in exact.items()
     ]  # fmt: skip
     checks += [
         Check(
-            what=name, task=t, difference=d, tolerance=max(_ROUNDING_FACTOR * rounding[t], floor),
+            what=name, task=t, difference=d, tolerance=tolerance,
             reason=f"{_ROUNDING_FACTOR} times the gated model's own rounding error in {name}, or {_FLOOR_ULPS} units",
         )
-        for t, d in native.items()
+        for t, (d, tolerance) in native.items()
         if deployed is not torch.float64
     ]  # fmt: skip
-    shapes = tuple(tuple(x.shape) for batch in inputs for x in batch)
-    return EquivalenceReport(checks=tuple(checks), inputs=shapes)
+    return EquivalenceReport(checks=tuple(checks), inputs=tuple(shapes), changed=changed_parts(gated, static))
 
 
-def _two_scales(x: Tensor) -> Tensor:
-    """Returns a sample and its absolute value times ten, which resembles an unnormalised image."""
-    return torch.cat([x, x.abs() * 10 if x.is_floating_point() else x])
+_Compared = tuple[Difference, float]
+"""A difference, and the largest one that is allowed on the same inputs."""
 
 
-def _worst(largest: dict[str, Difference], expected: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
-    """Updates the largest difference of every task."""
+def _check_models(gated: GatedModel, static: StaticModel) -> None:
+    """Refuses models that cannot have been made from each other.
+
+    Raises:
+        VerificationError: An argument is no such model, or tasks or inputs differ.
+    """
+    for model, kind in ((gated, GatedModel), (static, StaticModel)):
+        if not isinstance(model, kind):
+            raise VerificationError(
+                f"verify compares a GatedModel with a StaticModel, in this order, and was given a "
+                f"{type(model).__name__} where the {kind.__name__} belongs."
+            )
+    if gated.tasks != static.tasks:
+        raise VerificationError(f"the gated model has tasks {gated.tasks}, the static one {static.tasks}.")
+    of_gated = [node.name for node in gated.program.graph.find_nodes(op="placeholder")]
+    of_static = [spec.name for spec in static.manifest.inputs]
+    if of_gated != of_static:
+        raise VerificationError(f"the gated model has inputs {of_gated}, the static one {of_static}.")
+
+
+def _check_inputs(static: StaticModel, inputs: Sequence[tuple[Tensor, ...]]) -> None:
+    """Refuses inputs on which nothing can be compared.
+
+    Raises:
+        VerificationError: There are none, the static network does not take them, or a batch is empty.
+    """
+    if not inputs:
+        raise VerificationError("verify was given no inputs to compare on; pass at least one tuple.")
+    for number, batch in enumerate(inputs):
+        if not isinstance(batch, tuple | list):
+            raise VerificationError(
+                f"inputs hold a {type(batch).__name__}; allowed is a list of tuples, each with the inputs of one run."
+            )
+        try:
+            static.check_inputs(tuple(batch))
+        except ArtefactError as error:
+            raise VerificationError(f"batch {number} of the inputs cannot be compared on: {error}") from error
+        if not all(x.numel() for x in batch):
+            raise VerificationError(
+                f"batch {number} of the inputs is empty: it has shapes {[tuple(x.shape) for x in batch]}. On no sample "
+                "all networks are equal; pass at least one."
+            )
+
+
+def _truth(gated: GatedModel, batch: DrawnBatch) -> Mapping[str, Tensor] | None:
+    """Computes the gated model's outputs in float64; None where a drawn batch is no input of it."""
+    try:
+        truth = run_gated(gated, batch.inputs, torch.float64)
+    except _FAILURES as error:
+        if not batch.is_certain:
+            return None
+        shapes = [tuple(x.shape) for x in batch.inputs]
+        raise VerificationError(
+            f"the gated network does not run on the inputs that are compared, of shapes {shapes}: "
+            f"{' '.join(str(error).split())[:300]}. Pass inputs that it takes to verify, or gate with example inputs "
+            "whose values are all allowed."
+        ) from error
+    if batch.is_certain:
+        return truth
+    return truth if all(bool(value.isfinite().all()) for value in truth.values()) else None
+
+
+def _deployed(static: StaticModel) -> StaticModel | None:
+    """Makes the deployed form; None where the graph is so wrong that there is none."""
+    try:
+        return static.deployed()
+    except _FAILURES:
+        return None
+
+
+def _outputs(static: StaticModel, batch: DrawnBatch, dtype: torch.dtype) -> Mapping[str, Tensor]:
+    """Computes a static model's outputs; none where it does not run, as with a wrong index in its graph."""
+    try:
+        return run_static(static, batch.inputs, dtype)
+    except _FAILURES:
+        return {}
+
+
+def _worst(
+    largest: dict[str, _Compared],
+    expected: Mapping[str, Tensor],
+    outputs: Mapping[str, Tensor],
+    allowed: Mapping[str, float],
+) -> None:
+    """Updates the difference of every task that is the largest, measured by what is allowed with it."""
     for task, value in expected.items():
-        new = difference(value, outputs[task])
+        output = outputs.get(task)
+        # What has no output differs by more than any number.
+        new = difference(value, value.new_empty(0) if output is None else output)
+        excess = new.max_rel / allowed[task]
         # Not `>`, because a difference that is not a number must not be overlooked.
-        if task not in largest or not new.max_rel <= largest[task].max_rel:
-            largest[task] = new
+        if task not in largest or not excess <= largest[task][0].max_rel / largest[task][1]:
+            largest[task] = new, allowed[task]

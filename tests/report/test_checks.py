@@ -36,8 +36,16 @@ def test_what_verify_found_is_kept_in_the_manifest(networks, static_dir):
     assert was_verified(manifest)
     assert manifest.equivalence["passed"] is True
     assert [(check.comparison, check.task) for check in read_checks(manifest)] == [
-        (f"gated / static, {dtype}", task) for dtype in ("float64", "float32") for task in ("a", "b")
+        *((f"gated / static, {dtype}", task) for dtype in ("float64", "float32") for task in ("a", "b")),
+        ("gated / static, differing parts", "all"),
     ]
+
+
+def test_a_weight_that_only_pruning_again_shows_fails_the_entry(networks, static_dir):
+    report = verify(*networks).model_copy(update={"changed": ("parameter_0",)})
+    manifest = record(static_dir, gated_checks(report))
+    assert manifest.equivalence["passed"] is False
+    assert not was_verified(manifest)
 
 
 def test_a_new_comparison_takes_the_place_of_the_old_one_of_its_kind_only(networks, static_dir):
@@ -45,7 +53,7 @@ def test_a_new_comparison_takes_the_place_of_the_old_one_of_its_kind_only(networ
     record(static_dir, onnx_checks({"a": 1e-3, "b": 1e-7}, dict.fromkeys("ab", 5e-5)))
     manifest = record(static_dir, onnx_checks({"a": 1e-7, "b": 1e-7}, dict.fromkeys("ab", 5e-5)))
     checks = read_checks(manifest)
-    assert len(checks) == 6
+    assert len(checks) == 7
     assert all(check.passed for check in checks)
 
 
