@@ -66,7 +66,12 @@ class GatedModel(nn.Module):
 
         Returns:
             Task -> the output of its head.
+
+        Raises:
+            GateError: Inputs of a size for which the backbone's code decides otherwise than it did when it was gated.
         """
+        if self.program.decisions is not None:
+            self.program.decisions.check(pytree.tree_leaves(inputs))
         encoder = self.settled_encoder if self.training and self.settled_encoder is not None else self.encoder
         features = encoder(*pytree.tree_leaves(inputs))
         return {task: self.heads[task](f) for task, f in zip(self.tasks, features, strict=True)}

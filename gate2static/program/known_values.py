@@ -32,6 +32,7 @@ from gate2static.program.rewrites.gradients import (
 )
 from gate2static.program.rewrites.integer_sizes import recorded_integers
 from gate2static.program.rewrites.size_functions import recorded_size_functions
+from gate2static.program.size_decisions import user_line
 
 _UNKNOWN = object()
 """The value of a node that does not run on fake tensors."""
@@ -49,6 +50,7 @@ class ValueTracer(fx.Tracer):
     Attributes:
         trains: Whether the traced copy will train in place of the module.
         evaluating: True while nodes run on fake tensors, so that modules are called and not recorded.
+        decided: Node whose value Python needed, and whether only its length -> the line of the user's code.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class ValueTracer(fx.Tracer):
         super().__init__()
         self.trains = trains
         self.evaluating = False
+        self.decided: dict[tuple[fx.Node, bool], str] = {}
         self._integers = integers
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         at = fake_inputs(self._mode, inputs)
@@ -117,7 +120,9 @@ class ValueTracer(fx.Tracer):
         small, large = self.values(proxy.node)
         if small is _UNKNOWN or any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(small)):
             raise TraceError("symbolically traced variables cannot be used as inputs to control flow")
-        return _agreed(small, large)
+        agreed = _agreed(small, large)
+        self._decide(proxy.node, is_length=False)
+        return agreed
 
     def length(self, proxy: fx.Proxy) -> int:
         """Returns `len` of a proxy.
@@ -127,9 +132,17 @@ class ValueTracer(fx.Tracer):
         """
         small, large = self.values(proxy.node)
         try:
-            return int(_agreed(len(small), len(large)))
+            length = int(_agreed(len(small), len(large)))
         except TypeError as error:
             raise TraceError("Proxy object cannot be iterated") from error
+        self._decide(proxy.node, is_length=True)
+        return length
+
+    def _decide(self, node: fx.Node, *, is_length: bool) -> None:
+        """Notes that Python needs a value, unless it is no number or does not come from a size."""
+        value = self.values(node)[0]
+        if is_length or isinstance(value, bool | int | float | tuple):
+            self.decided.setdefault((node, is_length), user_line())
 
     def shape(self, value: Any) -> tuple[int, ...] | None:
         """Returns the shape of a tensor at batch size 2, or None for what is no tensor or could not be computed.

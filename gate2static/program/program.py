@@ -18,9 +18,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError, TraceError
-from gate2static.graphs import copy_structure
+from gate2static.graphs import copy_structure, quiet
 from gate2static.program.annotate import BATCHES, NodeError, NodeInfo, annotate, fake_inputs, info, measure_macs
 from gate2static.program.signatures import Signature, layer_signatures, signature_of
+from gate2static.program.size_decisions import SizeDecisions
 from gate2static.program.trace import trace
 from gate2static.program.tracer import is_leaf
 from gate2static.program.units import Unit as Unit
@@ -52,6 +53,7 @@ class Program:
         ranges: The ranges of the example inputs, in the order of the placeholders.
         layers: Name -> signature of the modules that the backbone calls.
         heads: Task -> signature of the head that was traced.
+        decisions: What the backbone decided on sizes; None where it decided nothing.
     """
 
     graph: fx.Graph
@@ -60,6 +62,7 @@ class Program:
     ranges: tuple[ValueRange | None, ...]
     layers: Mapping[str, Signature]
     heads: Mapping[str, Signature]
+    decisions: SizeDecisions | None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
         """Returns the program itself: nothing changes it once it is built, so copies of a model share it."""
@@ -128,6 +131,7 @@ def build_program(
         ranges=tuple(value_range(leaf) for leaf in pytree.tree_leaves(examples)),
         layers=layer_signatures(root, graph),
         heads={},
+        decisions=output.meta.get("size_decisions"),
     )
     return root, _with_heads(program, heads, outputs, mode)
 
@@ -244,6 +248,7 @@ def _append_head(graph: fx.Graph, features: Any, head: _Head) -> fx.Node:
     Raises:
         GateError: The head does not run on the backbone's output or does not return one tensor.
     """
+    _check_single_sample(head)
     taken = pytree.tree_map(lambda leaf: _take(graph, leaf, head.stream), features)
     head_graph = _trace_head(head)
     if head_graph is None:
@@ -263,6 +268,30 @@ def _append_head(graph: fx.Graph, features: Any, head: _Head) -> fx.Node:
         if node.op in ("call_module", "get_attr"):
             copies[node].target = f"heads.{head.task}.{node.target}"
     raise AssertionError("a graph without output")
+
+
+def _check_single_sample(head: _Head) -> None:
+    """Refuses a head that returns no batch for a single sample, as `squeeze()` without a dimension does.
+
+    Training runs the head itself, and the static network what was traced, so that their shapes would differ.
+
+    Raises:
+        GateError: Its output loses a dimension.
+    """
+    few = BATCHES[0]
+    outputs = head.outputs(few)
+    one = pytree.tree_map_only(Tensor, lambda x: x[: len(x) // few], outputs)
+    try:
+        with head.mode, torch.no_grad(), quiet():
+            of_one, of_few = copy_structure(head.module)(one), copy_structure(head.module)(outputs)
+    except Exception:  # noqa: BLE001  # what does not run is refused where it is traced
+        return
+    for a, b in zip(pytree.tree_leaves(of_one), pytree.tree_leaves(of_few), strict=False):
+        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() < b.dim():
+            raise GateError(
+                f"{head} returns {tuple(b.shape)} for {few} samples and {tuple(a.shape)} for one: `squeeze()` without "
+                "a dimension removes the batch too. Name the dimensions, as in `squeeze(-1)`, or use `flatten(1)`."
+            )
 
 
 def _trace_head(head: _Head) -> fx.Graph | None:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import fx, nn
 from torch.nn import functional as F
 
@@ -14,13 +13,11 @@ from gate2static.errors import TraceError
 from gate2static.program.annotate import NodeError
 from gate2static.program.known_proxies import FollowsBatchError
 from gate2static.program.rewrites.gradients import is_custom
+from gate2static.program.size_decisions import NOT_THEIRS
 from gate2static.program.tracer import Tracer
 
 _FROZEN = {F.batch_norm: "BatchNorm", F.instance_norm: "InstanceNorm"}
 """Functions whose training flag is an argument, which a trace would fix -> the layers to use instead."""
-
-_NOT_THEIRS = (Path(torch.__file__).parent, Path(__file__).parent)
-"""Folders whose files are not the user's code."""
 
 
 def refuse_shared_forwards(root: nn.Module, what: str) -> None:
@@ -102,7 +99,7 @@ def explain(error: Exception, what: str) -> str:
         what: The module's name in the message.
     """
     frames = traceback.extract_tb(error.__traceback__)
-    theirs = [frame for frame in frames if not any(map(Path(frame.filename).is_relative_to, _NOT_THEIRS))]
+    theirs = [frame for frame in frames if not any(map(Path(frame.filename).is_relative_to, NOT_THEIRS))]
     # The innermost frame of the user's code is the line to change.
     place = f"{theirs[-1].filename}:{theirs[-1].lineno}: `{theirs[-1].line}`" if theirs else "its forward"
     text = str(error).strip()

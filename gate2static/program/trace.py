@@ -29,6 +29,7 @@ from gate2static.program.rewrites.attention import written_out
 from gate2static.program.rewrites.functional_layers import make_weight_layers
 from gate2static.program.rewrites.gradients import detach, settle_marks
 from gate2static.program.rewrites.out_of_place import functionalise
+from gate2static.program.size_decisions import decisions_of
 from gate2static.program.tracer import Tracer
 
 
@@ -65,7 +66,7 @@ def trace(
 
     Returns:
         A copy of the module in which nothing works in place, and its graph, with a placeholder for each tensor leaf of
-        `inputs`. In the copy, functions that own parameters or train differently have become layers, tied to the
+        `inputs`; its output node has the `SizeDecisions` of the trace under that name. In the copy, functions that own parameters or train differently have become layers, tied to the
         parameters they use. Submodules whose forward torch.fx cannot follow are whole.
 
     Raises:
@@ -75,6 +76,8 @@ def trace(
     refuse_shared_forwards(root, what)
     arguments = _bind(root, inputs, what)
     tracer, graph = _follow(root, arguments, what, trains, whole)
+    # Before anything is rewritten: the nodes of decisions are read by nothing, and go.
+    decisions = decisions_of(tracer.decided, tracer.root, arguments.inputs)
     _adopt(root, tracer, graph)
     if trains:
         settle_marks(graph, tracer.shape)
@@ -92,6 +95,7 @@ def trace(
     if trains:
         detach(graph)
     _tidy(graph)
+    next(iter(graph.find_nodes(op="output"))).meta["size_decisions"] = decisions
     return root, graph
 
 

@@ -2,7 +2,7 @@
 
 Torch takes `axis` wherever its own functions take `dim`, and has several names for the same function, most of them
 NumPy's. A graph has the first of these names only, so that no rule reads an argument that the user's code spells
-otherwise.
+otherwise. `squeeze()` gets the dimensions that it removes: of a single sample it would remove the batch too.
 """
 
 import functools
@@ -53,6 +53,8 @@ def canonical(
     name = target if kind == "call_method" else getattr(target, "__name__", "")
     # Methods that write in place have the name with a trailing underscore.
     stem = str(name).rstrip("_")
+    if stem == "squeeze" and len(args) == 1 and not kwargs and _is_torchs(kind, target, args, shape_of):
+        return target, (*args, tuple(d for d, size in enumerate(shape_of(args[0]) or ()) if size == 1)), kwargs
     has_other_name = stem in _FUNCTIONS or stem in _STACKS or _ARGUMENTS.keys() & kwargs
     if not has_other_name or not hasattr(torch.ops.aten, name):
         return target, args, kwargs
