@@ -1,8 +1,8 @@
 """Operators on tensors -> ONNX, by torch's own table of operators, without its way around through torch.export.
 
 Torch's exporter traces a network with symbolic sizes, decomposes it, looks for implicit conversions by running it, and
-then translates operator by operator. Only the last step is needed for a network that is known for any batch already, that
-holds nothing to decompose, and whose operands have one dtype each.
+then translates operator by operator. Only the last step is needed for a network that is known for any batch already,
+that holds nothing to decompose, and whose operands have one dtype each.
 """
 
 from collections.abc import Iterable, Mapping

@@ -23,7 +23,6 @@ from gate2static.recipe import Recipe, Strict, parse
 from gate2static.recipe.parsing import suggest
 from gate2static.tasks import build_tasks
 
-
 _WIDEST = 256
 """The square of the largest width that three blocks may have."""
 

@@ -149,7 +149,7 @@ class SizeDecisions:
         for shapes in others:
             try:
                 runs.append(self.all_values(shapes))
-            except Exception:  # noqa: BLE001, PERF203  # user code may do anything
+            except Exception:  # noqa: BLE001  # user code may do anything
                 continue
         (output,) = self.graph.find_nodes(op="output")
         for decision, node in zip(self.decisions, output.args[0], strict=True):
