@@ -5,6 +5,7 @@ number that it was. At another size the traced network would silently compute so
 decisions came from are kept, and run again, on tensors without content, for every size that is new.
 """
 
+import contextlib
 import copy
 import operator
 import sys
@@ -147,10 +148,9 @@ class SizeDecisions:
         """
         runs = [self.all_values(self.traced)]
         for shapes in others:
-            try:
+            # User code may raise anything for a size that it does not take.
+            with contextlib.suppress(Exception):
                 runs.append(self.all_values(shapes))
-            except Exception:  # noqa: BLE001  # user code may do anything
-                continue
         (output,) = self.graph.find_nodes(op="output")
         for decision, node in zip(self.decisions, output.args[0], strict=True):
             values = [_needed(decision, run[node]) for run in runs]

@@ -66,8 +66,9 @@ def trace(
 
     Returns:
         A copy of the module in which nothing works in place, and its graph, with a placeholder for each tensor leaf of
-        `inputs`; its output node has the `SizeDecisions` of the trace under that name. In the copy, functions that own parameters or train differently have become layers, tied to the
-        parameters they use. Submodules whose forward torch.fx cannot follow are whole.
+        `inputs`; its output node has the `SizeDecisions` of the trace under that name. In the copy, functions that own
+        parameters or train differently have become layers, tied to the parameters they use. Submodules whose forward
+        torch.fx cannot follow are whole.
 
     Raises:
         TraceError: torch.fx cannot follow the module's own code; the message names the line.
