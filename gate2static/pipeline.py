@@ -37,6 +37,7 @@ class PruneRequest:
         align: Every layer keeps a multiple of this many channels.
         target: The runtime that the network is laid out for, as `prune` takes it.
         dtype: The static network's dtype; None keeps the dtype that the network was trained in.
+        dynamic: The names of the sizes of images that are free.
         budget: The most that the static network may cost; None prunes the gates as they were trained.
         threads: CPU threads for a budget that is timed on this machine; None leaves the number to torch.
     """
@@ -44,6 +45,7 @@ class PruneRequest:
     align: int = 1
     target: str = "any"
     dtype: torch.dtype | None = None
+    dynamic: tuple[str, ...] = ()
     budget: Budget | None = None
     threads: int | None = None
 
@@ -150,7 +152,7 @@ def prepare_pruning(checkpoint: Path, request: PruneRequest) -> Pruning:
     """
     projected = _project(checkpoint, request)
     gated = projected.gated if projected else load_network(checkpoint)
-    pruning_plan = plan(gated, align=request.align, target=request.target)
+    pruning_plan = plan(gated, align=request.align, target=request.target, dynamic=request.dynamic)
     return Pruning(checkpoint=checkpoint, request=request, plan=pruning_plan, projected=projected)
 
 

@@ -29,7 +29,7 @@ FUNCTIONS = {
     "gate_parameters": "(gated)",
     "load_static": "(folder)",
     "project_to_budget": "(gated, budget, *, measure=None, target='any', progress=True)",
-    "prune": "(gated, *, align=1, target='any', dtype=None)",
+    "prune": "(gated, *, align=1, target='any', dtype=None, dynamic=())",
     "set_gates": "(gated, decisions)",
     "sparsity_hinge": "(gated, *, targets)",
     "verify": "(gated, static, *, inputs=None)",
@@ -49,6 +49,7 @@ METHODS = {
     "GatedModel": {"forward": "(self, *inputs)", "gates": None},
     "LatencyReport": {"to_json": "(self, path)"},
     "StaticModel": {
+        "check_inputs": "(self, inputs)",
         "example_inputs": "(self, batch_size=1)",
         "deployed": "(self)",
         "fold_norms": "(self)",

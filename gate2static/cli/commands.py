@@ -94,6 +94,14 @@ def prune(
     dtype: Annotated[
         DType | None, typer.Option("--dtype", help="The static network's dtype; as trained by default.")
     ] = None,
+    dynamic: Annotated[
+        str | None,
+        typer.Option(
+            "--dynamic",
+            metavar="SIZES",
+            help="The sizes of images that are free, such as height,width, where nothing depends on them.",
+        ),
+    ] = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(
@@ -117,7 +125,9 @@ def prune(
     from gate2static.report import barrier_table, plan_table, pruned_line
 
     check_prune_output(checkpoint, output, dry_run=dry_run, budget=bool(budget))
-    request = prune_request(align=align, target=target, dtype=dtype, budget=budget, threads=threads)
+    request = prune_request(
+        align=align, target=target, dtype=dtype, dynamic=dynamic, budget=budget, threads=threads
+    )
     pruning = prepare_pruning(checkpoint, request)
     # Written before anything is printed, so that a terminal that fails costs nothing.
     pruned = None if output is None or dry_run else prune_to_folder(pruning, output)

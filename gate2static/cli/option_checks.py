@@ -28,7 +28,13 @@ def check_prune_output(checkpoint: Path, output: Path | None, *, dry_run: bool, 
 
 
 def prune_request(
-    *, align: int, target: str, dtype: str | None, budget: list[str] | None, threads: int | None
+    *,
+    align: int,
+    target: str,
+    dtype: str | None,
+    dynamic: str | None,
+    budget: list[str] | None,
+    threads: int | None,
 ) -> "PruneRequest":
     """Reads the options of `prune`, and refuses a budget together with options that change the cost it limits."""
     import torch
@@ -41,6 +47,7 @@ def prune_request(
         align=align,
         target=target,
         dtype=getattr(torch, dtype) if dtype else None,
+        dynamic=tuple(name.strip() for name in dynamic.split(",")) if dynamic else (),
         budget=parse_budget(budget) if budget else None,
         threads=threads,
     )

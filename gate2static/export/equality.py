@@ -9,7 +9,7 @@ import torch
 
 from gate2static.errors import ExportError, VerificationError
 from gate2static.runtimes.onnxruntime import open_session
-from gate2static.static.draws import draw_inputs, uncertain_batches
+from gate2static.static.draws import draw_inputs, other_sizes, uncertain_batches
 from gate2static.verify.difference import difference
 from gate2static.verify.running import run_static
 
@@ -61,17 +61,19 @@ def _compared_inputs(static: "StaticModel", batch_sizes: Sequence[int]) -> list[
 
     Args:
         static: The reference.
-        batch_sizes: The batch sizes; free sizes grow from one to the next.
+        batch_sizes: The batch sizes.
 
     Returns:
-        Random inputs of each batch size, each from its own seed, and the ends of their ranges, if the network takes
-        those.
+        Random inputs of each batch size, each from its own seed. Then, if the network takes them, the ends of their
+        ranges, and other sizes where sizes are free.
     """
     specs = static.manifest.inputs
-    drawn = [draw_inputs(specs, size, seed=number, growth=number) for number, size in enumerate(batch_sizes)]
+    drawn = [draw_inputs(specs, size, seed=number) for number, size in enumerate(batch_sizes)]
+    uncertain = other_sizes(specs)
     # Ranges that nobody knows have no ends.
     if all(spec.values is not None for spec in specs):
-        drawn += [batch.inputs for batch in uncertain_batches(specs, constant=False) if _runs(static, batch.inputs)]
+        uncertain += uncertain_batches(specs, constant=False)
+    drawn += [batch.inputs for batch in uncertain if _runs(static, batch.inputs)]
     return [_as_float32(inputs) for inputs in drawn]
 
 

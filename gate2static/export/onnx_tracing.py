@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gate2static.errors import ExportError
-from gate2static.export.aten_to_onnx import is_always_decomposed, translate
+from gate2static.export.aten_to_onnx import UntranslatedError, is_always_decomposed, translate
 from gate2static.export.equality import Precision, float32_inputs
 from gate2static.runtimes.optional import require
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from gate2static.static import StaticModel
 
 BATCH = "batch"
+_IMAGE = ("channels", "height", "width")
 _aten = torch.ops.aten
 
 
@@ -38,11 +39,14 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
     form = _DeploymentForm(network, network.tasks, precision).eval()
     inputs = float32_inputs(network, 2)
     names = [spec.name for spec in network.manifest.inputs]
+    free = free_sizes(network)
     with quiet():
         try:
+            if any(len(names) > 1 for names in free):
+                raise UntranslatedError("only torch's exporter knows sizes that are free")
             model = translate(form, inputs, batch=BATCH, opset=opset)
         except Exception:  # noqa: BLE001 - what it cannot do, torch's exporter may, or says why not
-            model = _exported_model(form, inputs, opset)
+            model = _exported_model(form, inputs, free, opset)
         _simplify(model)
     for values, wanted in ((model.graph.inputs, names), (model.graph.outputs, network.tasks)):
         for value, name in zip(values, wanted, strict=True):
@@ -50,15 +54,25 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
     return require("onnx_ir").to_proto(model)
 
 
-def _exported_model(form: nn.Module, inputs: tuple[Tensor, ...], opset: int | None) -> Any:
+def free_sizes(network: "StaticModel") -> tuple[dict[int, str], ...]:
+    """Returns dimension -> name of the sizes that are free, batch included, per input."""
+    of_images = [
+        {dim + 1: f"{spec.name}_{_IMAGE[dim]}" for dim in spec.dynamic} for spec in network.manifest.inputs
+    ]
+    return tuple({0: BATCH, **names} for names in of_images)
+
+
+def _exported_model(
+    form: nn.Module, inputs: tuple[Tensor, ...], free: tuple[dict[int, str], ...], opset: int | None
+) -> Any:
     """The ONNX form of a network by torch's exporter, which takes ten times as long as `translate`."""
     try:
         program = torch.onnx.export(
-            _exported(form, inputs),
+            _exported(form, inputs, free),
             dynamo=True,
             optimize=False,  # `_simplify` instead
             verbose=False,
-            dynamic_shapes=(tuple({0: BATCH} for _ in inputs),),  # names the dimension
+            dynamic_shapes=(free,),  # names the dimensions
             opset_version=opset,
         )
     except Exception as failure:  # tracing runs arbitrary operators
@@ -118,13 +132,22 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-def _exported(network: nn.Module, inputs: tuple[Tensor, ...]) -> torch.export.ExportedProgram:
+def _exported(
+    network: nn.Module, inputs: tuple[Tensor, ...], free: tuple[dict[int, str], ...]
+) -> torch.export.ExportedProgram:
     """The program of a network, for `inputs` of a batch of 2: torch.export treats a dimension of 1 as fixed.
 
     A network that works at one batch size only is traced for that one: what checks the file says so in plain words.
     """
-    batch = torch.export.Dim.AUTO
-    program = torch.export.export(network, inputs, dynamic_shapes=(tuple({0: batch} for _ in inputs),), strict=False)
+    automatic = tuple(dict.fromkeys(names, torch.export.Dim.AUTO) for names in free)
+    program = torch.export.export(
+        network,
+        inputs,
+        dynamic_shapes=(automatic,),
+        strict=False,
+        # That two sizes are equal, as where features of an image are put together, is no reason to fix one.
+        prefer_deferred_runtime_asserts_over_guards=any(len(names) > 1 for names in free),
+    )
     return _DecomposedOnDemand(
         root=program.graph_module,
         graph=program.graph,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from gate2static.errors import ExportError
-from gate2static.export.onnx_tracing import BATCH, quiet, root_cause
+from gate2static.export.onnx_tracing import free_sizes, quiet, root_cause
 from gate2static.files import sha256_of, write_atomically
 
 if TYPE_CHECKING:
@@ -42,11 +42,17 @@ def export_pt2(static: "StaticModel", path: str | Path, *, fold_norms: bool = Tr
     path = Path(path)
     network = (static.deployed() if fold_norms else deepcopy(static)).cpu().eval()
     inputs = network.example_inputs(2)  # not 1: torch.export treats a dimension of 1 as fixed
-    batch = torch.export.Dim(BATCH)
+    free = free_sizes(network)
+    # One size is one dimension, also where several inputs have it.
+    dims = {name: torch.export.Dim(name) for names in free for name in names.values()}
+    shapes = tuple({dim: dims[name] for dim, name in names.items()} for names in free)
+    are_free = any(len(names) > 1 for names in free)
     archive = io.BytesIO()
     try:
         with quiet():
-            program = torch.export.export(network, inputs, dynamic_shapes=(tuple({0: batch} for _ in inputs),))
+            program = torch.export.export(
+                network, inputs, dynamic_shapes=(shapes,), prefer_deferred_runtime_asserts_over_guards=are_free
+            )
             for node in program.graph.nodes:
                 node.meta.pop("stack_trace", None)  # holds this machine's paths
             torch.export.save(program, archive)

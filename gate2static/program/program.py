@@ -21,7 +21,7 @@ from gate2static.errors import GateError, TraceError
 from gate2static.graphs import copy_structure, quiet
 from gate2static.program.annotate import BATCHES, NodeError, NodeInfo, annotate, fake_inputs, info, measure_macs
 from gate2static.program.signatures import Signature, layer_signatures, signature_of
-from gate2static.program.size_decisions import SizeDecisions
+from gate2static.program.size_decisions import Shapes, SizeDecisions
 from gate2static.program.trace import trace
 from gate2static.program.tracer import is_leaf
 from gate2static.program.units import Unit as Unit
@@ -54,6 +54,7 @@ class Program:
         layers: Name -> signature of the modules that the backbone calls.
         heads: Task -> signature of the head that was traced.
         decisions: What the backbone decided on sizes; None where it decided nothing.
+        head_decisions: Task -> what its head decided on the sizes of the features, for heads that decided something.
     """
 
     graph: fx.Graph
@@ -63,6 +64,7 @@ class Program:
     layers: Mapping[str, Signature]
     heads: Mapping[str, Signature]
     decisions: SizeDecisions | None
+    head_decisions: Mapping[str, SizeDecisions]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
         """Returns the program itself: nothing changes it once it is built, so copies of a model share it."""
@@ -132,6 +134,7 @@ def build_program(
         layers=layer_signatures(root, graph),
         heads={},
         decisions=output.meta.get("size_decisions"),
+        head_decisions={},
     )
     return root, _with_heads(program, heads, outputs, mode)
 
@@ -179,8 +182,53 @@ def _with_heads(program: Program, heads: Mapping[str, nn.Module], outputs: Any, 
     for stream, (task, module) in enumerate(heads.items()):
         results[task] = _append_head(graph, features, _Head(module, task, stream, outputs, mode))
     graph.output(results).meta["info"] = NodeInfo(streams=tuple(range(len(heads) + 1)))
-    signatures = {task: signature_of(module) for task, module in heads.items()}
-    return replace(program, graph=graph, features=features, heads=signatures)
+    return replace(
+        program,
+        graph=graph,
+        features=features,
+        heads={task: signature_of(module) for task, module in heads.items()},
+        head_decisions={task: found for task, node in results.items() if (found := node.meta.get("size_decisions"))},
+    )
+
+
+def program_at(program: Program, root: nn.Module, shapes: Shapes) -> Program:
+    """Annotates a program for inputs of other sizes.
+
+    Args:
+        program: The program, which is not changed.
+        root: The owner of the modules that it names, those of the heads under `heads`.
+        shapes: The shapes of the inputs, without the batch.
+
+    Raises:
+        NodeError: It does not run on such inputs.
+    """
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    graph.output(graph.graph_copy(program.graph, copies))
+    marks = {node: node.target for node in graph.nodes if node.target in (gated_unit, take_stream)}
+    for mark in marks:
+        mark.target = _first
+    (output,) = graph.find_nodes(op="output")
+    copies[next(iter(program.graph.find_nodes(op="output")))] = output
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    device = next(root.parameters()).device
+    placeholders = graph.find_nodes(op="placeholder")
+    with mode:
+        examples = tuple(
+            torch.empty((1, *shape), dtype=info(node).dtype, device=device)
+            for node, shape in zip(placeholders, shapes, strict=True)
+        )
+    annotate(root, graph, fake_inputs(mode, examples), (), "the network")
+    for node, copied in copies.items():
+        copied.meta["info"] = replace(info(copied), streams=info(node).streams)
+    for mark, target in marks.items():
+        mark.target = target
+    return replace(program, graph=graph, features=fx.map_arg(program.features, copies.__getitem__))
+
+
+def _first(value: Any, _: Any) -> Any:
+    """Stands for the marks of a program while it runs."""
+    return value
 
 
 def _trace_backbone(
@@ -260,6 +308,8 @@ def _append_head(graph: fx.Graph, features: Any, head: _Head) -> fx.Node:
     for node in head_graph.nodes:
         if node.op == "output":
             value = node.args[0]
+            if isinstance(value, fx.Node) and value in copies and node.meta.get("size_decisions") is not None:
+                copies[value].meta["size_decisions"] = node.meta["size_decisions"]
             return _checked(copies.get(value) if isinstance(value, fx.Node) else None, head)
         if node.op == "placeholder":
             continue

@@ -1,6 +1,7 @@
 """The manifest of a pruning's result."""
 
 import platform
+from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
 
@@ -11,13 +12,16 @@ from gate2static.gates.model import SHARED, gate_decisions
 from gate2static.program.annotate import info
 from gate2static.program.value_ranges import ValueRange
 from gate2static.prune.barriers import barriers
+from gate2static.prune.other_sizes import DIMS
 from gate2static.prune.plan import Plan
 from gate2static.static.aten import dtype_of, shape_of
 from gate2static.static.folder import digest, serialise
 from gate2static.static.manifest import Costs, Manifest, Pruning, TensorSpec
 
 
-def describe(plan: Plan, network: fx.GraphModule, dtype: torch.dtype, *, converted: bool) -> Manifest:
+def describe(
+    plan: Plan, network: fx.GraphModule, dtype: torch.dtype, *, converted: bool, free_dims: Sequence[tuple[int, ...]]
+) -> Manifest:
     """Returns what a static network says about itself.
 
     Args:
@@ -25,20 +29,19 @@ def describe(plan: Plan, network: fx.GraphModule, dtype: torch.dtype, *, convert
         network: The captured network, annotated.
         dtype: The floating-point dtype of its inputs.
         converted: Whether all its floating-point numbers were converted to that.
+        free_dims: The dimensions of each output that follow free sizes; empty where no size is free.
     """
     channels = plan.channels
     gated = channels.gated
     analysis = channels.analysis
-    placeholders = gated.program.graph.find_nodes(op="placeholder")
+    inputs = zip(gated.program.graph.find_nodes(op="placeholder"), gated.program.ranges, strict=True)
     decisions = {unit: decision.int().tolist() for unit, decision in gate_decisions(gated).items()}
     heads = _parameters(gated.heads)
     branches = {stream: _parameters(branch) for stream, branch in gated.branches.items()}
     return Manifest(
         tasks=gated.tasks,
-        inputs=tuple(
-            _input(node, dtype, values) for node, values in zip(placeholders, gated.program.ranges, strict=True)
-        ),
-        outputs=_outputs(gated.tasks, network),
+        inputs=tuple(_input(node, dtype, values, plan.dynamic) for node, values in inputs),
+        outputs=_outputs(gated.tasks, network, free_dims),
         gates={unit: ["".join(map(str, row)) for row in rows] for unit, rows in decisions.items()},
         contributions={unit: gate.contributions() for unit, gate in gated.gates.items()},
         macs=Costs(
@@ -62,6 +65,7 @@ def describe(plan: Plan, network: fx.GraphModule, dtype: torch.dtype, *, convert
             align=channels.align,
             layout={field.name: getattr(plan.layout, field.name) for field in fields(plan.layout)},
             dtype=_name(dtype) if converted else None,
+            dynamic=plan.dynamic,
         ),
         versions={
             "gate2static": version("gate2static"),
@@ -72,21 +76,28 @@ def describe(plan: Plan, network: fx.GraphModule, dtype: torch.dtype, *, convert
     )
 
 
-def _input(placeholder: fx.Node, dtype: torch.dtype, values: ValueRange | None) -> TensorSpec:
+def _input(
+    placeholder: fx.Node, dtype: torch.dtype, values: ValueRange | None, dynamic: Sequence[str]
+) -> TensorSpec:
     value = info(placeholder)
     assert value.shape is not None
     assert value.dtype is not None
     static_dtype = dtype if value.dtype.is_floating_point else value.dtype
-    return TensorSpec(name=placeholder.name, shape=value.shape[1:], dtype=_name(static_dtype), values=values)
+    shape = value.shape[1:]
+    free = tuple(sorted(DIMS[name] for name in dynamic)) if len(shape) == 3 else ()
+    return TensorSpec(name=placeholder.name, shape=shape, dtype=_name(static_dtype), values=values, dynamic=free)
 
 
-def _outputs(tasks: tuple[str, ...], network: fx.GraphModule) -> tuple[TensorSpec, ...]:
+def _outputs(
+    tasks: tuple[str, ...], network: fx.GraphModule, free_dims: Sequence[tuple[int, ...]]
+) -> tuple[TensorSpec, ...]:
     (output,) = network.graph.find_nodes(op="output")
     shapes = [shape_of(node) or () for node in output.args[0]]
     dtypes = [dtype_of(node) for node in output.args[0]]
+    free = [tuple(d - 1 for d in dims) for dims in free_dims] or [()] * len(tasks)
     return tuple(
-        TensorSpec(name=task, shape=shape[1:], dtype=_name(dtype))
-        for task, shape, dtype in zip(tasks, shapes, dtypes, strict=True)
+        TensorSpec(name=task, shape=shape[1:], dtype=_name(dtype), dynamic=dynamic)
+        for task, shape, dtype, dynamic in zip(tasks, shapes, dtypes, free, strict=True)
     )
 
 

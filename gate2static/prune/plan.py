@@ -64,10 +64,12 @@ class Plan:
     Attributes:
         channels: The channels that are computed.
         layout: How they are laid out.
+        dynamic: The names of the sizes of images that are free.
     """
 
     channels: ChannelPlan
     layout: Layout
+    dynamic: tuple[str, ...] = ()
 
 
 def check_align(align: int) -> None:

@@ -1,9 +1,11 @@
 """`prune`: the road from a gated model to a static one."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 
 from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel
@@ -13,9 +15,10 @@ from gate2static.prune.analyse import analyse
 from gate2static.prune.describe import describe
 from gate2static.prune.emission.layout import Layout, find_target
 from gate2static.prune.emit import emit
+from gate2static.prune.other_sizes import at_other_sizes, check_dynamic
 from gate2static.prune.plan import ChannelPlan, Plan, check_align, keep_needed
 from gate2static.static.aten import annotate
-from gate2static.static.capture import capture
+from gate2static.static.capture import capture, captured_at_sizes
 from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.deploy.traffic_cost import traffic_cost
 from gate2static.static.model import StaticModel
@@ -26,7 +29,12 @@ reads elsewhere to the batch."""
 
 
 def prune(
-    gated: GatedModel, *, align: int = 1, target: str | Layout = "any", dtype: torch.dtype | None = None
+    gated: GatedModel,
+    *,
+    align: int = 1,
+    target: str | Layout = "any",
+    dtype: torch.dtype | None = None,
+    dynamic: Sequence[str] = (),
 ) -> StaticModel:
     """Cuts away every channel that no task picked (GatedMTL, section 3.1, and all that follows from it).
 
@@ -41,6 +49,8 @@ def prune(
             or a layout. What is computed, and its MACs, are the same, but for the target's alignment.
         dtype: The type that all floating-point numbers of the static network are converted to. When absent, parameters
             and buffers keep the types that they have, whatever these are.
+        dynamic: The sizes of images that are to be free, "height" and "width": the static network takes any, where
+            nothing in the network depends on them. Its MACs are those of the example inputs.
 
     Returns:
         The static model, on the CPU.
@@ -49,19 +59,26 @@ def prune(
         PruneError: An impossible alignment, an unknown target, a network that cannot be captured, numbers in it that
             are not finite, or modules that were replaced since it was gated.
     """
-    return apply(plan(gated, align=align, target=target), dtype=dtype)
+    return apply(plan(gated, align=align, target=target, dynamic=dynamic), dtype=dtype)
 
 
-def plan(gated: GatedModel, *, align: int = 1, target: str | Layout = "any") -> Plan:
+def plan(
+    gated: GatedModel, *, align: int = 1, target: str | Layout = "any", dynamic: Sequence[str] = ()
+) -> Plan:
     """Decides what `prune` does with these arguments, and changes nothing.
 
     Raises:
-        PruneError: An impossible alignment, an unknown target, or a network that cannot be captured.
+        PruneError: An impossible alignment, an unknown target or size, or a network that cannot be captured.
     """
+    check_dynamic(dynamic)
     check_align(align)
     place = find_target(target)
     channels = keep_needed(analyse(gated), align=math.lcm(align, place.align))
-    return Plan(channels=channels, layout=_cheapest_layout(channels, place.layouts))
+    layouts = place.layouts
+    if dynamic:
+        # Tokens moved as rows have their positions in the graph.
+        layouts = tuple(dict.fromkeys(replace(layout, channels_first=False) for layout in layouts))
+    return Plan(channels=channels, layout=_cheapest_layout(channels, layouts), dynamic=tuple(dynamic))
 
 
 def apply(plan: Plan, *, dtype: torch.dtype | None = None) -> StaticModel:
@@ -77,14 +94,25 @@ def apply(plan: Plan, *, dtype: torch.dtype | None = None) -> StaticModel:
     gated = plan.channels.gated
     _check_finite(gated)
     floating = _dtype_of(gated) if dtype is None else dtype
-    emitted = emit(plan.channels, plan.layout).cpu()
-    if dtype is not None:
-        # Slices are converted once, as a whole: each number is rounded at most once on its way to the static network.
-        emitted = emitted.to(dtype)
     examples = _examples(gated, floating)
-    network = capture(emitted, examples)
+    emitted = _emitted(plan.channels, plan.layout, dtype)
+    free_dims: list[tuple[int, ...]] = []
+    if plan.dynamic:
+        others = at_other_sizes(gated, plan.dynamic)
+        networks = [_emitted(keep_needed(analyse(o), align=plan.channels.align), plan.layout, dtype) for o in others]
+        sizes = [examples, *(_examples(other, floating) for other in others)]
+        network, free_dims = captured_at_sizes([emitted, *networks], sizes)
+    else:
+        network = capture(emitted, examples)
     annotate(network, examples)
-    return StaticModel(network, describe(plan, network, floating, converted=dtype is not None))
+    described = describe(plan, network, floating, converted=dtype is not None, free_dims=free_dims)
+    return StaticModel(network, described)
+
+
+def _emitted(channels: ChannelPlan, layout: Layout, dtype: torch.dtype | None) -> fx.GraphModule:
+    network = emit(channels, layout).cpu()
+    # Slices are converted once, as a whole: each number is rounded at most once on its way to the static network.
+    return network if dtype is None else network.to(dtype)
 
 
 def _check_finite(gated: GatedModel) -> None:

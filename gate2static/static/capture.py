@@ -9,7 +9,7 @@ import inspect
 import logging
 import operator
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -21,6 +21,7 @@ from torch.export.graph_signature import InputKind
 from gate2static.errors import PruneError
 from gate2static.graphs import quiet
 from gate2static.static.any_batch import unify
+from gate2static.static.any_size import unify_sizes
 from gate2static.static.aten import ANY_BATCH, carry_shape
 from gate2static.static.recording import record, stored_tensors
 
@@ -78,6 +79,40 @@ def recorded_graph(network: nn.Module, examples: tuple[Tensor, ...]) -> tuple[fx
     with _unseen():
         small, large = record(network, examples, batch), record(network, examples, ANY_BATCH)
         return unify(small, large, stored_tensors(network), _input_names(network, examples))
+
+
+def captured_at_sizes(
+    networks: Sequence[nn.Module], examples: Sequence[tuple[Tensor, ...]]
+) -> tuple[fx.GraphModule, list[tuple[int, ...]]]:
+    """Reduces a network to operators, for any batch size and for any of some other sizes.
+
+    Args:
+        networks: The network as it is for each of several sizes of its inputs; in eval mode.
+        examples: The inputs of each.
+
+    Returns:
+        A graph module as `capture` returns it, and the dimensions of each output that follow the sizes.
+
+    Raises:
+        PruneError: The networks differ in more than sizes that follow those of the inputs.
+    """
+    batches = (ANY_BATCH, 3, 5, 7, 11, 13)
+    try:
+        with _unseen():
+            recordings = [
+                record(network, inputs, batch)
+                for network, inputs, batch in zip(networks, examples, batches, strict=False)
+            ]
+            names = _input_names(networks[0], examples[0])
+            graph, tensors = unify_sizes(recordings, stored_tensors(networks[0]), names)
+    except Exception as error:
+        sizes = " and ".join(str([tuple(x.shape[1:]) for x in inputs]) for inputs in examples[:2])
+        raise PruneError(
+            f"the pruned network is not the same for inputs of {sizes}: {' '.join(str(error).split())[:300]}. Prune it "
+            "without dynamic, for the size of the example inputs."
+        ) from error
+    (output,) = graph.find_nodes(op="output")
+    return _own_graph(graph, tensors), output.meta["free_dims"]
 
 
 def _input_names(network: nn.Module, examples: tuple[Tensor, ...]) -> list[str]:

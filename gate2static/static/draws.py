@@ -8,8 +8,8 @@ from torch import Tensor
 
 from gate2static.static.manifest import TensorSpec
 
-_SIZE_STEP = 32
-"""What free sizes grow by: a multiple of the strides that most networks have in all."""
+_LARGEST_STEP = 128
+"""The most that free sizes grow by at once."""
 _BEYOND = (1, 7, 63, 255)
 """How far integers go beyond an example that was full of one number, which says little about what is allowed."""
 _LARGEST = 2**63 - 2
@@ -40,7 +40,7 @@ def draw_inputs(specs: Sequence[TensorSpec], batch_size: int, *, seed: int = 0, 
         specs: The inputs.
         batch_size: The number of samples.
         seed: The seed of the random numbers.
-        growth: How many steps free sizes are larger than those of the examples; each free dimension has its own step.
+        growth: How much larger free sizes are than those of the examples, see `_grown`.
 
     Returns:
         The inputs, batch first. Numbers lie between the least and the largest value of the examples; where that is
@@ -56,17 +56,21 @@ def comparison_batches(specs: Sequence[TensorSpec]) -> list[DrawnBatch]:
         specs: The inputs of the networks.
 
     Returns:
-        A batch of one sample and one of two, from different seeds and, where sizes are free, of different sizes. Then
-        three samples at the ends of the ranges: both ends mixed, the lower one only, and the upper one only. Where an
-        example of integers says little about its range, batches beyond it follow.
+        A batch of one sample and one of two, from different seeds. Then three samples at the ends of the ranges: both
+        ends mixed, the lower one only, and the upper one only. Where an example of integers says little about its
+        range, batches beyond it follow. Where sizes are free, samples of other sizes come last.
     """
-    certain = [
-        DrawnBatch(draw_inputs(specs, 1, seed=0)),
-        DrawnBatch(draw_inputs(specs, 2, seed=1, growth=1)),
+    certain = [DrawnBatch(draw_inputs(specs, 1, seed=0)), DrawnBatch(draw_inputs(specs, 2, seed=1))]
+    return [*certain, *uncertain_batches(specs, constant=True), *other_sizes(specs)]
+
+
+def other_sizes(specs: Sequence[TensorSpec]) -> list[DrawnBatch]:
+    """Draws batches of other sizes, where sizes are free; a network may not run at every size."""
+    if not any(spec.dynamic for spec in specs):
+        return []
+    return [
+        DrawnBatch(draw_inputs(specs, 1, seed=10 + growth, growth=growth), is_certain=False) for growth in (-1, 1, 2)
     ]
-    if any(spec.dynamic for spec in specs):
-        certain.append(DrawnBatch(draw_inputs(specs, 1, seed=2, growth=3)))
-    return [*certain, *uncertain_batches(specs, constant=True)]
 
 
 def uncertain_batches(specs: Sequence[TensorSpec], *, constant: bool) -> list[DrawnBatch]:
@@ -100,10 +104,22 @@ def _drawn(
     for spec in specs:
         shape = list(spec.shape)
         for number, dim in enumerate(spec.dynamic, 1):
-            # Odd steps too: code may halve a size, and round.
-            shape[dim] += growth * _SIZE_STEP * number
+            shape[dim] = _grown(shape[dim], growth, number)
         inputs.append(draw(spec, (batch_size, *shape), generator))
     return tuple(inputs)
+
+
+def _grown(size: int, growth: int, number: int) -> int:
+    """Returns a larger size.
+
+    Args:
+        size: The size that the example had, which the strides of the network divide.
+        growth: The number of steps, each of the largest power of two in `size`, so that the strides still divide it; -1
+            for an odd step, since code may halve a size, and round.
+        number: The number of the dimension, which has its own steps.
+    """
+    step = 1 if growth < 0 else min(_LARGEST_STEP, size & -size)
+    return size + abs(growth) * step * number
 
 
 def _inside(spec: TensorSpec, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

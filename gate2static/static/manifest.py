@@ -70,6 +70,7 @@ class Pruning(BaseModel):
         align: Layers keep a multiple of this many output channels.
         layout: Option of the layout -> its value.
         dtype: The dtype that all floating-point numbers were converted to; None where each kept its own.
+        dynamic: The names of the sizes of images that are free.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +78,7 @@ class Pruning(BaseModel):
     align: PositiveInt = 1
     layout: dict[str, bool | int]
     dtype: str | None = None
+    dynamic: tuple[str, ...] = ()
 
 
 class Manifest(BaseModel):

@@ -7,7 +7,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
-from gate2static.errors import ArtefactError, VerificationError
+from gate2static.errors import ArtefactError, GateError, VerificationError
 from gate2static.gates.model import GatedModel
 from gate2static.static.draws import DrawnBatch, comparison_batches
 from gate2static.static.model import StaticModel
@@ -152,6 +152,8 @@ def verify(
             task: max(_ROUNDING_FACTOR * error, floor) if math.isfinite(error) else floor for task, error in own.items()
         }
         _worst(native, truth, {} if folded is None else _outputs(folded, batch, deployed), allowed)
+    if inputs is None:
+        _check_sizes(static, shapes)
     name = str(deployed).removeprefix("torch.")
     checks = [
         Check(
@@ -219,11 +221,27 @@ def _check_inputs(static: StaticModel, inputs: Sequence[tuple[Tensor, ...]]) -> 
             )
 
 
+def _check_sizes(static: StaticModel, shapes: Sequence[tuple[int, ...]]) -> None:
+    """Refuses to call networks equal for any size that were compared at one size only.
+
+    Raises:
+        VerificationError: The gated network ran at no other size.
+    """
+    free = [spec for spec in static.manifest.inputs if spec.dynamic]
+    if free and not any(shape[1:] != free[0].shape for shape in shapes if len(shape) == 4):
+        raise VerificationError(
+            f"the static network takes any size, but the gated one ran at that of its example inputs only, "
+            f"{free[0].shape}: pass inputs of other sizes, or prune without dynamic."
+        )
+
+
 def _truth(gated: GatedModel, batch: DrawnBatch) -> Mapping[str, Tensor] | None:
     """Computes the gated model's outputs in float64; None where a drawn batch is no input of it."""
     try:
+        if gated.program.decisions is not None:
+            gated.program.decisions.check(batch.inputs)
         truth = run_gated(gated, batch.inputs, torch.float64)
-    except _FAILURES as error:
+    except (*_FAILURES, GateError) as error:
         if not batch.is_certain:
             return None
         shapes = [tuple(x.shape) for x in batch.inputs]

@@ -68,7 +68,7 @@ def _pruned(gated: GatedModel, options: Pruning) -> StaticModel | None:
     dtype = None if options.dtype is None else getattr(torch, options.dtype, None)
     try:
         layout = Layout(**options.layout)  # type: ignore[arg-type]  # checked by the call
-        return apply(plan(gated, align=options.align, target=layout), dtype=dtype)
+        return apply(plan(gated, align=options.align, target=layout, dynamic=options.dynamic), dtype=dtype)
     except (TypeError, PruneError):
         return None
 
