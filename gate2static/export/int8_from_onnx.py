@@ -92,8 +92,7 @@ def _feeds(calibration: Iterable[NDArray[Any] | Mapping[str, NDArray[Any]]], inp
         feed = batch if isinstance(batch, Mapping) else {inputs[0].name: batch}
         for value in inputs:
             found = feed.get(value.name)
-            sizes = tuple(value.shape[1:])
-            if found is None or len(feed) != len(inputs) or found.dtype != np.float32 or found.shape[1:] != sizes:
+            if found is None or len(feed) != len(inputs) or found.dtype != np.float32 or not _fits(found, value):
                 described = {name: (array.dtype.name, array.shape) for name, array in feed.items()}
                 raise ExportError(
                     f"calibration batch {len(feeds)} is {described}; the model's inputs are "
@@ -103,6 +102,14 @@ def _feeds(calibration: Iterable[NDArray[Any] | Mapping[str, NDArray[Any]]], inp
     if not feeds:
         raise ExportError("no calibration data: int8 ranges are measured on real inputs; pass a few hundred samples")
     return feeds
+
+
+def _fits(array: NDArray[Any], value: Any) -> bool:
+    """Returns whether an array has the sizes of an input, but for those that are free, which have names."""
+    sizes = value.shape[1:]
+    return array.ndim == len(value.shape) and all(
+        isinstance(size, str) or size == found for size, found in zip(sizes, array.shape[1:], strict=True)
+    )
 
 
 def _quantise(proto: Any, feeds: list[Feed]) -> bytes:

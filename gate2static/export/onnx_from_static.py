@@ -126,6 +126,10 @@ def _add_metadata(proto: Any, static: "StaticModel", precision: Precision) -> No
         "gate2static.version": version("gate2static"),
         "gate2static.exporter": f"torch {torch.__version__}",
     }
+    if any(spec.dynamic for spec in static.manifest.inputs):
+        # Benchmarks time networks of any size at that of the example inputs.
+        shapes = {spec.name: list(spec.shape) for spec in static.manifest.inputs}
+        properties["gate2static.shapes"] = json.dumps(shapes)
     require("onnx").helper.set_model_props(proto, properties)
 
 

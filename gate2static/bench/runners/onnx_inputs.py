@@ -1,5 +1,6 @@
 """Random inputs for an ONNX Runtime session."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ _DTYPES = {
 def onnx_feed(session: Any, batch_size: int) -> dict[str, NDArray[Any]]:
     """Returns the inputs of a session by name: standard normal values for floating-point inputs, zeros for integers.
 
+    Sizes that are free are those of the example inputs, which exported files name.
+
     Raises:
         BenchError: An input varies in another dimension than the first, has a fixed batch size that differs, or has an
             unusual type.
@@ -28,6 +31,8 @@ def onnx_feed(session: Any, batch_size: int) -> dict[str, NDArray[Any]]:
     feed: dict[str, NDArray[Any]] = {}
     for value in session.get_inputs():
         first, *rest = value.shape
+        examples = _example_shape(session, value.name) or rest
+        rest = [size if isinstance(size, int) else known for size, known in zip(rest, examples, strict=False)]
         if value.type not in _DTYPES or not all(isinstance(size, int) for size in rest):
             raise BenchError(
                 f"input {value.name} is {value.type} {value.shape}; allowed: {', '.join(_DTYPES)} with only the first "
@@ -41,3 +46,14 @@ def onnx_feed(session: Any, batch_size: int) -> dict[str, NDArray[Any]]:
         array = generator.standard_normal((batch_size, *rest)) if dtype.kind == "f" else np.zeros((batch_size, *rest))
         feed[value.name] = array.astype(dtype)
     return feed
+
+
+def _example_shape(session: Any, name: str) -> list[int] | None:
+    """Returns the shape of the example input, without the batch, that `export_onnx` wrote into the file."""
+    text = session.get_modelmeta().custom_metadata_map.get("gate2static.shapes")
+    try:
+        shape = json.loads(text)[name] if text else None
+    except (ValueError, KeyError, TypeError):
+        return None
+    is_shape = isinstance(shape, list) and all(type(size) is int and size > 0 for size in shape)
+    return shape if is_shape else None
