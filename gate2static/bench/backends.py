@@ -78,7 +78,7 @@ def pair_with_backends(sources: Mapping[str, Source], selected: Sequence[str] | 
     Raises:
         BenchError: A backend is unknown, or none of the selected backends can run a source.
     """
-    if unknown := sorted(set(selected or ()) - set(BACKENDS)):
+    if unknown := sorted(str(name) for name in selected or () if name not in BACKENDS):
         raise BenchError(f"unknown backend {', '.join(unknown)}; allowed: {', '.join(BACKENDS)}")
     entries: list[Entry] = []
     for name, source in sources.items():

@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from gate2static.arguments import require_path
 from gate2static.bench.environment import Environment
 from gate2static.errors import BenchError
 from gate2static.files import read_bytes, write_atomically
@@ -146,7 +147,8 @@ class LatencyReport(_Frozen):
         Raises:
             BenchError: The file cannot be written.
         """
-        write_atomically(Path(path), self.model_dump_json(indent=1).encode() + b"\n", error=BenchError)
+        file = require_path(path, name="the latency report's path", error=BenchError)
+        write_atomically(file, self.model_dump_json(indent=1).encode() + b"\n", error=BenchError)
 
     @classmethod
     def from_json(cls, path: str | Path) -> "LatencyReport":
@@ -156,7 +158,8 @@ class LatencyReport(_Frozen):
             BenchError: The file is missing, not a report, or of a newer format.
         """
         try:
-            return cls.model_validate_json(read_bytes(Path(path), what="latency report", error=BenchError))
+            file = require_path(path, name="the latency report's path", error=BenchError)
+            return cls.model_validate_json(read_bytes(file, what="latency report", error=BenchError))
         except ValidationError as failure:
             first = failure.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "the file"

@@ -6,6 +6,7 @@ from statistics import median
 
 import torch
 
+from gate2static.arguments import require_count, require_number
 from gate2static.bench.backends import BACKENDS, Entry, pair_with_backends
 from gate2static.bench.environment import describe_environment
 from gate2static.bench.report import LatencyReport, TargetLatency, TimingProtocol, Transfers
@@ -13,6 +14,8 @@ from gate2static.bench.sources import NetworkOrFile, named_sources
 from gate2static.bench.timing import time_runs
 from gate2static.errors import BenchError, Gate2StaticError
 from gate2static.progress import progress_bar
+
+_MOST_THREADS = 1024
 
 
 def benchmark(
@@ -49,13 +52,15 @@ def benchmark(
         BenchError: Nothing can be timed, a backend is unknown, or a network fails while running.
         MissingDependencyError: A backend's library or GPU is missing.
     """
-    # An unset number of threads is torch's, which is at least 1.
-    counts = [batch_size, rounds, min_runs, 1 if threads is None else threads]
-    if min(counts) < 1 or not all(0 <= seconds < float("inf") for seconds in (warmup_s, duration_s)):
-        raise BenchError(
-            f"batch_size {batch_size}, rounds {rounds}, min_runs {min_runs} and threads {threads} must be at least 1, "
-            f"and warmup_s {warmup_s} and duration_s {duration_s} not negative"
-        )
+    for name, count in {"batch_size": batch_size, "rounds": rounds, "min_runs": min_runs}.items():
+        require_count(count, name=name, error=BenchError)
+    for name, seconds in {"warmup_s": warmup_s, "duration_s": duration_s}.items():
+        require_number(seconds, name=name, least=0, error=BenchError)
+    if threads is not None:
+        # OpenMP ends the process where it cannot start so many.
+        require_count(threads, name="threads", most=_MOST_THREADS, error=BenchError)
+    if isinstance(backends, str):
+        backends = [backends]
     protocol = TimingProtocol(
         batch_size=batch_size, rounds=rounds, warmup_s=warmup_s, duration_s=duration_s, min_runs=min_runs
     )

@@ -4,11 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Any, Union
 
 import torch
 from torch import Tensor, nn
 
+from gate2static.arguments import require_kind, require_path
 from gate2static.errors import BenchError
 from gate2static.export.engine_sidecar import EngineSidecar, read_sidecar
 from gate2static.files import read_bytes
@@ -75,7 +76,14 @@ def named_sources(targets: Mapping[str, NetworkOrFile] | Sequence[NetworkOrFile]
         ArtefactError: A static folder cannot be loaded.
         ExportError: An engine does not belong to its sidecar.
     """
+    # One network alone is a list of one.
+    if isinstance(targets, str | Path | nn.Module):
+        targets = [targets]
+    allowed = "a list of networks and files, or a dict of them by name"
+    require_kind(targets, (Mapping, Sequence), name="what to time", allowed=allowed, error=BenchError)
     by_name = targets if isinstance(targets, Mapping) else dict(zip(_names(targets), targets, strict=True))
+    for name in by_name:
+        require_kind(name, str, name="the name of a target", allowed="a string", error=BenchError)
     if not by_name:
         raise BenchError("nothing to time: pass at least one static folder, .onnx or .engine file")
     return {name: _source(target) for name, target in by_name.items()}
@@ -83,11 +91,23 @@ def named_sources(targets: Mapping[str, NetworkOrFile] | Sequence[NetworkOrFile]
 
 def _source(target: NetworkOrFile) -> Source:
     if isinstance(target, (str, Path)):
-        return _from_path(Path(target))
+        return _from_path(require_path(target, name="a file or folder to time", error=BenchError))
     if isinstance(target, tuple):
-        module, inputs = target
+        module, inputs = _module_and_inputs(target)
         return TorchSource(network=module, inputs=lambda batch_size: _repeat_first(inputs, batch_size))
-    return TorchSource(network=target.deployed(), inputs=target.example_inputs, static=target)
+    from gate2static.static.model import static_model
+
+    static = static_model(target, error=BenchError)
+    return TorchSource(network=static.deployed(), inputs=static.example_inputs, static=static)
+
+
+def _module_and_inputs(target: tuple[Any, ...]) -> tuple[nn.Module, tuple[Tensor, ...]]:
+    """Returns the parts of a pair of a module and its inputs."""
+    is_pair = len(target) == 2 and isinstance(target[0], nn.Module)
+    if not (is_pair and isinstance(target[1], tuple | list) and all(isinstance(x, Tensor) for x in target[1])):
+        kinds = ", ".join(type(part).__name__ for part in target)
+        raise BenchError(f"a target is a tuple of {kinds}; allowed is (module, inputs), inputs a tuple of tensors")
+    return target[0], tuple(target[1])
 
 
 def _from_path(path: Path) -> Source:

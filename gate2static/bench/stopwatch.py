@@ -1,10 +1,12 @@
 """A stopwatch for static networks that are built one after another."""
 
+from gate2static.arguments import described
 from gate2static.bench.backends import NETWORK_BACKENDS
 from gate2static.bench.report import LatencyReport
 from gate2static.bench.rounds import benchmark
 from gate2static.errors import BenchError
 from gate2static.static import StaticModel
+from gate2static.static.model import static_model
 
 
 class Stopwatch:
@@ -23,8 +25,9 @@ class Stopwatch:
     """
 
     def __init__(self, backend: str, *, rounds: int = 9, duration_s: float = 3.0, threads: int | None = None) -> None:
-        if backend not in NETWORK_BACKENDS:
-            raise BenchError(f"static networks are not timed on {backend!r}; allowed: {', '.join(NETWORK_BACKENDS)}")
+        if not isinstance(backend, str) or backend not in NETWORK_BACKENDS:
+            allowed = ", ".join(NETWORK_BACKENDS)
+            raise BenchError(f"static networks are not timed on {described(backend)}; allowed: {allowed}")
         self._backend = backend
         self._rounds = rounds
         self._duration_s = duration_s
@@ -35,9 +38,10 @@ class Stopwatch:
         """Returns the latency of one sample in ms, as if the machine were still as fast as at the first call.
 
         Raises:
-            BenchError: The network fails on the backend.
+            BenchError: The argument is no static network, or it fails on the backend.
             MissingDependencyError: The backend's library or GPU is missing.
         """
+        static = static_model(static, error=BenchError)
         if self._first is None:
             latency_ms = self._time(static).targets[0].median_ms
             self._first = (static, latency_ms)

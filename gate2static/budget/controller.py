@@ -7,9 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gate2static.arguments import require_count, require_kind, require_number
 from gate2static.budget.meter import Meter
 from gate2static.errors import BudgetError
-from gate2static.gates import GatedModel, sparsity_hinge
+from gate2static.gates import GatedModel, gated_model, sparsity_hinge
 from gate2static.recipe import Budget
 
 REACHED_AT = 0.4
@@ -57,10 +58,11 @@ class BudgetController:
     def __init__(
         self, gated: GatedModel, budget: Budget, *, weight: float = 0.05, epochs: int, epoch_steps: int
     ) -> None:
-        if min(weight, epochs, epoch_steps) <= 0:
-            raise BudgetError(
-                f"weight is {weight:g}, epochs {epochs} and epoch_steps {epoch_steps}; all must be positive."
-            )
+        gated = gated_model(gated, error=BudgetError)
+        require_count(epochs, name="epochs", error=BudgetError)
+        require_count(epoch_steps, name="epoch_steps", error=BudgetError)
+        if require_number(weight, name="weight", least=0, error=BudgetError) == 0:
+            raise BudgetError("weight is 0, which no factor steers; give a positive number.")
         self._meter = Meter(gated, budget)
         self._weight = weight
         self._epoch_steps = epoch_steps
@@ -84,6 +86,7 @@ class BudgetController:
         Returns:
             λ_s for this step; the mean over the tasks where each task has its own.
         """
+        gated = gated_model(gated, error=BudgetError)
         # Rounded down, so an epoch of 19 steps has 19 looks.
         every = max(1, self._epoch_steps // LOOKS)
         if self._step % self._epoch_steps % every == 0:
@@ -98,8 +101,10 @@ class BudgetController:
             gated: The model in training.
             targets: τ of every task, as for `sparsity_hinge`.
         """
+        gated = gated_model(gated, error=BudgetError)
         if len(set(self.weights.values())) == 1:
             return self.weights[gated.tasks[0]] * sparsity_hinge(gated, targets=targets)
+        require_kind(targets, Mapping, name="targets", allowed="a dict from task to a number", error=BudgetError)
         # A hinge target of 1 silences the other tasks, so that only one task's part of the mean remains.
         parts = [
             weight * sparsity_hinge(gated, targets={**dict.fromkeys(targets, 1.0), task: targets[task]})
@@ -109,7 +114,8 @@ class BudgetController:
 
     def look(self, gated: GatedModel) -> dict[str, float]:
         """Measures the current cost by limit; a latency follows the MACs since its last prediction."""
-        self.costs = {name: macs * self._per_mac for name, macs in self._meter.macs(gated).items()}
+        macs_by_limit = self._meter.macs(gated_model(gated, error=BudgetError))
+        self.costs = {name: macs * self._per_mac for name, macs in macs_by_limit.items()}
         return self.costs
 
     def state_dict(self) -> dict[str, Any]:
@@ -125,7 +131,14 @@ class BudgetController:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restores the state of `state_dict`."""
+        """Restores the state of `state_dict`.
+
+        Raises:
+            BudgetError: It is the state of something else.
+        """
+        missing = sorted(self.state_dict().keys() - state.keys()) if isinstance(state, Mapping) else ["everything"]
+        if missing:
+            raise BudgetError(f"the controller's state lacks {', '.join(missing)}; give what `state_dict` returned.")
         self._step = state["step"]
         self._looked = state["looked"]
         self._per_mac = state["per_mac"]

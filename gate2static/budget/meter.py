@@ -6,8 +6,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from gate2static.arguments import described, require_kind
 from gate2static.errors import BudgetError
-from gate2static.gates import GatedModel, gate_decisions, set_gates
+from gate2static.gates import GatedModel, gate_decisions, gated_model, set_gates
 from gate2static.latency import latency_model
 from gate2static.prune import expected_macs, prune
 from gate2static.prune.analyse import analyse
@@ -56,7 +57,12 @@ class Meter:
         target: str = "any",
         seen: Callable[[float], None] = lambda ms: None,
     ) -> None:
-        self.budget = budget
+        gated = gated_model(gated, error=BudgetError)
+        allowed = "a Budget, such as `Budget(macs=0.5)`"
+        self.budget: Budget = require_kind(budget, Budget, name="the budget", allowed=allowed, error=BudgetError)
+        if measure is not None and not callable(measure):
+            allowed = "a function from a static network to ms, such as `gate2static.Stopwatch`"
+            raise BudgetError(f"measure is {described(measure)}; allowed is {allowed}.")
         self._seen = seen
         self._target = target
         self._tasks = tuple(budget.macs) if isinstance(budget.macs, Mapping) else ()
@@ -145,7 +151,7 @@ class Meter:
     def _value(self, name: str) -> float:
         values = (self.budget.macs, self.budget.latency_ms, self.budget.latency)
         value = next(value for value in values if value is not None)
-        return value[name] if isinstance(value, Mapping) else value
+        return float(value[name] if isinstance(value, Mapping) else value)
 
     def _relative(self, name: str) -> bool:
         return self.budget.latency is not None or (self.budget.macs is not None and self._value(name) <= 1)

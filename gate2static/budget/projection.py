@@ -6,9 +6,10 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from gate2static.arguments import require_kind
 from gate2static.budget.meter import NETWORK, Measure, Meter, gate_logits, kept_gates
 from gate2static.errors import BudgetError
-from gate2static.gates import GatedModel
+from gate2static.gates import GatedModel, gated_model
 from gate2static.progress import progress_bar
 from gate2static.recipe import Budget
 
@@ -84,6 +85,8 @@ def project_to_budget(
             a target for a cost that is not timed. The network is not changed.
         BenchError: The device is unknown, lacks a layer, or fails.
     """
+    gated = gated_model(gated, error=BudgetError)
+    require_kind(budget, Budget, name="the budget", allowed="a Budget, such as `Budget(macs=0.5)`", error=BudgetError)
     with progress_bar(visible=progress and budget.device is not None) as bar:
         task = bar.add_task("projecting", total=_USUAL_LATENCIES)
         meter = Meter(

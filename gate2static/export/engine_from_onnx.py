@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gate2static.arguments import require_path
 from gate2static.errors import ExportError, MissingDependencyError
 from gate2static.export.engine_sidecar import EngineSidecar, EngineTensor, sidecar_path
 from gate2static.files import read_bytes, sha256_of, write_atomically
@@ -57,7 +58,8 @@ def build_engine(
         MissingDependencyError: the library, or for TensorRT the GPU, is not there.
         ExportError: wrong arguments, an ONNX file that the library's parser refuses, or a build that failed.
     """
-    onnx_path, engine_path = Path(onnx_path), Path(engine_path)
+    onnx_path = require_path(onnx_path, name="the ONNX file's path", error=ExportError)
+    engine_path = require_path(engine_path, name="the engine's path", error=ExportError)
     library = trt_library(backend)
     if library.backend == "tensorrt":
         require_gpu("building a TensorRT engine (TensorRT-RTX, --trt-rtx, builds without one)")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 
+from gate2static.arguments import described, require_count, require_path
 from gate2static.errors import ExportError
 from gate2static.export.equality import Precision, check_equal, onnx_errors, onnx_tolerances
 from gate2static.export.onnx_tracing import root_cause, trace_onnx
@@ -69,7 +70,10 @@ def export_onnx(
         ExportError: an argument the format cannot hold, or a network the exporter cannot trace.
         VerificationError: the ONNX model does not compute what the static network computes.
     """
-    path = Path(path)
+    from gate2static.static.model import static_model  # a type above; loading one needs more than this stage
+
+    static = static_model(static, error=ExportError)
+    path = require_path(path, name="the ONNX file's path", error=ExportError)
     _check_arguments(static, opset, precision)
     reference = deepcopy(static).cpu().float().eval()
     network = reference.deployed() if fold_norms else deepcopy(reference)
@@ -97,12 +101,12 @@ def export_onnx(
 def _check_arguments(static: "StaticModel", opset: int | None, precision: str) -> None:
     if precision not in get_args(Precision):
         raise ExportError(
-            f"unknown precision {precision!r}; allowed: {', '.join(get_args(Precision))} (int8 is made from an fp32 "
-            "ONNX file by quantize_onnx)"
+            f"unknown precision {described(precision)}; allowed: {', '.join(get_args(Precision))} (int8 is made from "
+            "an fp32 ONNX file by quantize_onnx)"
         )
     newest = require("onnx").defs.onnx_opset_version()
-    if opset is not None and not _OLDEST_OPSET <= opset <= newest:
-        raise ExportError(f"opset {opset} cannot be written; allowed: {_OLDEST_OPSET} to {newest}, or none for default")
+    if opset is not None:
+        require_count(opset, name="opset", least=_OLDEST_OPSET, most=newest, error=ExportError)
     names = {spec.name for spec in static.manifest.inputs}
     if clash := sorted(names & set(static.tasks)):
         raise ExportError(

@@ -6,7 +6,15 @@ compares the lifted network with the backbone. `sparsity_hinge` pulls gates towa
 
 from gate2static.gates.channel_gate import Gate
 from gate2static.gates.hinge import sparsity_hinge
-from gate2static.gates.model import GatedModel, gate, gate_decisions, gate_parameters, set_gates, weight_parameters
+from gate2static.gates.model import (
+    GatedModel,
+    gate,
+    gate_decisions,
+    gate_parameters,
+    gated_model,
+    set_gates,
+    weight_parameters,
+)
 
 __all__ = [
     "Gate",
@@ -14,6 +22,7 @@ __all__ = [
     "gate",
     "gate_decisions",
     "gate_parameters",
+    "gated_model",
     "set_gates",
     "sparsity_hinge",
     "weight_parameters",

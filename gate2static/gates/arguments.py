@@ -1,5 +1,6 @@
 """Checks the arguments of `gate` before anything is traced."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -62,3 +63,22 @@ def check_inputs(inputs: Any) -> None:
                     f"example input {number} holds {leaf!r}; allowed are tensors, and tuples, lists and dicts of them. "
                     "Make it a default of the forward, or pass it in a module around the backbone."
                 )
+
+
+def check_values(tensors: Iterable[Any]) -> None:
+    """Refuses example inputs that networks cannot be compared on: an empty batch, sparse tensors, and NaN.
+
+    Args:
+        tensors: The tensors of the example inputs.
+
+    Raises:
+        GateError: A tensor is such a one.
+    """
+    for number, tensor in enumerate(tensors):
+        what = f"tensor {number} of the example inputs"
+        if tensor.layout is not torch.strided:
+            raise GateError(f"{what} is sparse; allowed are dense ones: convert it with `.to_dense()`.")
+        if not tensor.numel():
+            raise GateError(f"{what} is empty: its shape is {tuple(tensor.shape)}; give at least one sample.")
+        if tensor.is_floating_point() and not tensor.is_meta and bool(tensor.isnan().any()):
+            raise GateError(f"{what} holds NaN, on which all networks agree; give values that the network may meet.")

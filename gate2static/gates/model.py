@@ -10,12 +10,14 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from gate2static.errors import GateError
-from gate2static.gates.arguments import check_backbone, check_inputs
+from gate2static.arguments import described, require_count, require_kind, require_number, shortened
+from gate2static.errors import Gate2StaticError, GateError
+from gate2static.gates.arguments import check_backbone, check_inputs, check_values
 from gate2static.gates.channel_gate import Gate, Mixing
 from gate2static.gates.check_lift import check_lift
 from gate2static.gates.lift import lift
 from gate2static.gates.residual_ties import residual_ties
+from gate2static.program.annotate import info
 from gate2static.program.program import Program, build_program
 
 SHARED = "shared"
@@ -57,6 +59,47 @@ class GatedModel(nn.Module):
     def settled_encoder(self) -> fx.GraphModule | None:
         """The network that runs in training instead of the encoder; None where the encoder runs itself."""
         return self._settled[0] if self._settled else None
+
+    def __call__(self, *inputs: Any, **keywords: Any) -> Any:
+        """Runs `forward`; where that fails on inputs that the network does not take, the error says so.
+
+        Raises:
+            GateError: Inputs of another number, kind, shape, dtype or device than the example inputs.
+        """
+        try:
+            return super().__call__(*inputs, **keywords)
+        except Gate2StaticError:
+            raise
+        except Exception as error:
+            # Looked at only now, so that a call that works costs nothing.
+            difference = self._difference(pytree.tree_leaves((inputs, keywords)))
+            if difference is None and keywords and isinstance(error, TypeError):
+                difference = f"takes no {' and no '.join(keywords)}, which it was given by name"
+            if difference is None:
+                raise
+            raise GateError(
+                f"the gated model {difference}. Give what the example inputs were, with any batch size."
+            ) from error
+
+    def _difference(self, inputs: list[Any]) -> str | None:
+        """Returns how tensors differ from those of the example inputs; None where they do not."""
+        examples = [info(node) for node in self.program.graph.find_nodes(op="placeholder")]
+        if len(inputs) != len(examples) or not all(isinstance(x, Tensor) for x in inputs):
+            given = ", ".join(map(described, inputs)) or "nothing"
+            return f"takes {len(examples)} tensors and was given {given}"
+        weight = next(p for p in self.parameters() if p.is_floating_point())
+        for number, (x, example) in enumerate(zip(inputs, examples, strict=True)):
+            assert example.shape is not None  # `gate` takes tensors only
+            assert example.dtype is not None
+            dtype = weight.dtype if example.dtype.is_floating_point else example.dtype
+            if x.dtype != dtype:
+                return f"takes input {number} as {dtype} and was given {x.dtype}"
+            if x.device != weight.device:
+                return f"is on {weight.device} and input {number} on {x.device}"
+            if x.dim() != len(example.shape) or x.shape[1:] != example.shape[1:]:
+                sizes = ", ".join(map(str, example.shape[1:]))
+                return f"was traced on input {number} of shape (batch, {sizes}) and was given {tuple(x.shape)}"
+        return None
 
     def forward(self, *inputs: Any) -> dict[str, Tensor]:
         """Computes the output of every task's head.
@@ -153,7 +196,10 @@ def gate(
     """
     check_backbone(backbone)
     check_inputs(example_inputs)
-    _check_arguments(tasks, heads, group_size, task_states or {})
+    check_values(pytree.tree_leaves(example_inputs))
+    tasks = _check_arguments(tasks, heads, group_size, task_states or {})
+    require_number(gate_init, name="gate_init", error=GateError)
+    require_number(gate_init_std, name="gate_init_std", least=0, error=GateError)
     if mixing not in get_args(Mixing):
         raise GateError(f"mixing is {mixing!r}; allowed are {' and '.join(map(repr, get_args(Mixing)))}.")
     ordered_heads = {task: copy.deepcopy(heads[task]) for task in tasks}
@@ -169,7 +215,8 @@ def gate(
             tasks=len(tasks),
             channels=unit.channels,
             dim=unit.dim,
-            group_size=group_size,
+            # A group is never wider than its layer.
+            group_size=min(group_size, unit.channels),
             gate_init=gate_init,
             gate_init_std=gate_init_std,
             mixing=mixing,
@@ -187,21 +234,57 @@ def gate(
     return gated.train(backbone.training)
 
 
+def gated_model(value: Any, *, error: type[Gate2StaticError] = GateError) -> GatedModel:
+    """Returns the gated model that an argument is, or that a wrapper for training or `torch.compile` holds.
+
+    Args:
+        value: The argument.
+        error: The exception class for other values.
+
+    Raises:
+        Gate2StaticError: The argument is something else (of type `error`); the message says what to pass.
+    """
+    inner = value
+    while isinstance(inner, nn.Module) and not isinstance(inner, GatedModel):
+        # DataParallel, DistributedDataParallel and AveragedModel call it `module`.
+        inner = inner._modules.get("_orig_mod", inner._modules.get("module"))
+    if isinstance(inner, GatedModel):
+        return inner
+    advice = "make one with `gate2static.gate`"
+    if isinstance(value, nn.Module):
+        inside = [name for name, module in value.named_modules() if isinstance(module, GatedModel)]
+        advice = f"pass its `.{inside[0]}`" if inside else advice
+    raise error(f"the model is {described(value)}; allowed is a GatedModel: {advice}.")
+
+
 def weight_parameters(gated: GatedModel) -> list[nn.Parameter]:
-    """Returns all parameters except the gates': those of branches and heads."""
+    """Returns all parameters except the gates': those of branches and heads.
+
+    Raises:
+        GateError: The argument is no gated model.
+    """
+    gated = gated_model(gated)
     of_gates = {id(p) for p in gate_parameters(gated)}
     return [p for p in gated.parameters() if id(p) not in of_gates]
 
 
 def gate_parameters(gated: GatedModel) -> list[nn.Parameter]:
-    """Returns α and β of every unit; those that tied units share are there once."""
-    by_identity = {id(p): p for gate in gated.gates.values() for p in gate.parameters()}
+    """Returns α and β of every unit; those that tied units share are there once.
+
+    Raises:
+        GateError: The argument is no gated model.
+    """
+    by_identity = {id(p): p for gate in gated_model(gated).gates.values() for p in gate.parameters()}
     return list(by_identity.values())
 
 
 def gate_decisions(gated: GatedModel) -> dict[str, Tensor]:
-    """Returns unit -> (T, C) bool, True where the task takes its own channel."""
-    return {name: gate.decisions() for name, gate in gated.gates.items()}
+    """Returns unit -> (T, C) bool, True where the task takes its own channel.
+
+    Raises:
+        GateError: The argument is no gated model.
+    """
+    return {name: gate.decisions() for name, gate in gated_model(gated).gates.items()}
 
 
 def set_gates(gated: GatedModel, decisions: bool | Mapping[str, Tensor]) -> None:
@@ -213,15 +296,20 @@ def set_gates(gated: GatedModel, decisions: bool | Mapping[str, Tensor]) -> None
             (T, groups) bool. Units that are not named keep their gates, unless they are tied to one that is.
 
     Raises:
-        GateError: A unit is unknown, a shape is wrong, or tied units are given different decisions.
+        GateError: The model is no gated model, a unit is unknown, a shape is wrong, or tied units are given different
+            decisions.
     """
+    gated = gated_model(gated)
     gates = gated.gates
+    allowed = "True, False, or a dict from unit to a tensor of torch.bool"
+    require_kind(decisions, (bool, Mapping), name="decisions", allowed=allowed, error=GateError)
     if isinstance(decisions, bool):
         decisions = {name: torch.full_like(g.alpha, float(decisions)) > 0.5 for name, g in gates.items()}
     first_of_ties: dict[int, str] = {}
     for name, decision in decisions.items():
         if name not in gates:
             raise GateError(f"there is no unit {name!r}; the units are {', '.join(gates)}.")
+        require_kind(decision, Tensor, name=f"the decision for unit {name!r}", allowed="a tensor", error=GateError)
         if decision.shape != gates[name].alpha.shape or decision.dtype != torch.bool:
             raise GateError(
                 f"decisions for unit {name!r} are {decision.dtype} of shape {tuple(decision.shape)}; allowed are "
@@ -251,34 +339,47 @@ def _tie(gates: Mapping[str, Gate], groups: Iterable[Sequence[str]]) -> None:
 
 def _check_arguments(
     tasks: Sequence[str], heads: Mapping[str, nn.Module], group_size: int, task_states: Mapping[str, Any]
-) -> None:
-    if isinstance(tasks, str) or not tasks or len(set(tasks)) != len(tasks):
-        raise GateError(f"tasks are {tasks!r}; allowed is a list of at least one name, all different.")
+) -> tuple[str, ...]:
+    """Checks tasks, heads, states and the group size; returns the tasks."""
+    allowed = "a list of at least one name, all different"
+    if isinstance(tasks, str):
+        raise GateError(f"tasks are {tasks!r}; allowed is {allowed}.")
+    tasks = tuple(require_kind(tasks, Iterable, name="tasks", allowed=allowed, error=GateError))
+    if not tasks or len(set(map(repr, tasks))) != len(tasks):
+        raise GateError(f"tasks are {shortened(repr(tasks))}; allowed is {allowed}.")
+    require_kind(heads, (Mapping, nn.ModuleDict), name="heads", allowed="a dict from task to module", error=GateError)
+    allowed = "a dict from task to a state dict"
+    require_kind(task_states, Mapping, name="task_states", allowed=allowed, error=GateError)
     if bad := [t for t in tasks if not _is_task_name(t)]:
         raise GateError(
-            f"task names {bad} are not allowed: use letters, digits and underscores, not starting with a digit, and "
-            f"neither {SHARED!r} nor a keyword of Python nor the name of an attribute of torch.nn.ModuleDict."
+            f"task names {shortened(str(bad))} are not allowed: use letters, digits and underscores, not starting with "
+            f"a digit, and neither {SHARED!r} nor a keyword of Python nor an attribute of torch.nn.ModuleDict."
         )
     if missing := [t for t in tasks if t not in heads]:
-        raise GateError(f"no head for task {', '.join(missing)}; heads are given for {sorted(heads)}. Add one to each.")
-    if unknown := sorted({*heads, *task_states} - set(tasks)):
+        given = shortened(str(sorted(map(str, heads))))
+        raise GateError(f"no head for task {', '.join(missing)}; heads are given for {given}. Add one to each.")
+    if unknown := sorted(map(str, {*heads, *task_states} - set(tasks))):
         raise GateError(f"heads or states are given for {unknown}, which are not among the tasks {list(tasks)}.")
     if bad := [t for t in tasks if not isinstance(heads[t], nn.Module)]:
         raise GateError(f"the heads of {bad} are no torch.nn.Module; wrap functions in one.")
-    if not isinstance(group_size, int) or group_size < 1:
-        raise GateError(f"group_size is {group_size}; it counts channels and must be at least 1.")
+    require_count(group_size, name="group_size, a number of channels,", error=GateError, most=2**62)
+    return tasks
 
 
 def _is_task_name(name: Any) -> bool:
     """Returns whether a name can be that of a module, and is not taken by the shared stream or by nn.ModuleDict."""
-    is_taken = name == SHARED or keyword.iskeyword(name) or hasattr(nn.ModuleDict(), str(name))
-    return isinstance(name, str) and re.fullmatch(r"[A-Za-z_]\w*", name) is not None and not is_taken
+    if not isinstance(name, str):
+        return False
+    is_taken = name == SHARED or keyword.iskeyword(name) or hasattr(nn.ModuleDict(), name)
+    return re.fullmatch(r"[A-Za-z_]\w*", name) is not None and not is_taken
 
 
 def _load_branch(branch: nn.Module, state: Mapping[str, Tensor] | None, stream: str, backbone: nn.Module) -> None:
     """Loads the state dict of a backbone into a branch; None leaves the branch as it is."""
     if state is None:
         return
+    allowed = "a state dict, as `state_dict()` of the backbone returns it"
+    require_kind(state, Mapping, name=f"the state for stream {stream!r}", allowed=allowed, error=GateError)
     # The layers that the trace made are tied to the backbone's parameters: their names stand for what is loaded anyway.
     of_backbone = backbone.state_dict()
     tied = {key: value for key, value in branch.state_dict().items() if key not in of_backbone}

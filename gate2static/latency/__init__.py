@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from gate2static.arguments import require_path
 from gate2static.errors import BenchError
 from gate2static.latency.calibration import calibrated
 from gate2static.latency.model import LatencyModel, OperatorCost
@@ -32,9 +33,10 @@ def latency_model(name_or_path: str | Path) -> LatencyModel:
     Raises:
         BenchError: It is neither a known device nor a readable table.
     """
+    path = require_path(name_or_path, name="the device", error=BenchError)
     if str(name_or_path) in DEVICES:
         return DEVICES[str(name_or_path)]
-    if Path(name_or_path).suffix != ".json" and not Path(name_or_path).exists():
+    if path.suffix != ".json" and not path.exists():
         raise BenchError(
             f"{name_or_path} is neither a latency table (a JSON file that `gate2static profile` writes) nor a known "
             f"device; known: {', '.join(DEVICES)}. Backends of this machine, such as onnxruntime, are timed, by "

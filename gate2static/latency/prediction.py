@@ -8,6 +8,8 @@ from typing import Any
 from rich.table import Table
 from torch import Tensor, nn
 
+from gate2static.arguments import described, require_kind
+from gate2static.errors import BenchError
 from gate2static.latency.model import LatencyModel, OperatorCost
 
 _ROWS = 40
@@ -78,6 +80,12 @@ def predict(network: nn.Module, inputs: tuple[Tensor, ...], model: LatencyModel)
     Raises:
         BenchError: The network does not run on these inputs, or has a layer that the model knows nothing of.
     """
+    allowed = "a latency model, as `gate2static.latency.latency_model` returns it"
+    require_kind(model, LatencyModel, name="the model", allowed=allowed, error=BenchError)
+    require_kind(network, nn.Module, name="the network", allowed="a module in evaluation mode", error=BenchError)
+    allowed = "a tuple of at least one tensor, batch first"
+    if not isinstance(inputs, tuple | list) or not inputs or not all(isinstance(x, Tensor) and x.dim() for x in inputs):
+        raise BenchError(f"the inputs are {described(inputs)}; allowed is {allowed}.")
     costs = model.breakdown(network, inputs)
     return Prediction(model=model.name, estimated=model.estimated, batch_size=len(inputs[0]), costs=costs)
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from gate2static.gates.model import GatedModel, gate_decisions
+from gate2static.gates.model import GatedModel, gate_decisions, gated_model
 from gate2static.prune.analyse import ChannelAnalysis, analyse
 from gate2static.prune.plan import check_align, keep_needed
 
@@ -24,8 +24,10 @@ def expected_macs(gated: GatedModel, *, align: int = 1) -> Tensor:
         A float64 scalar (exact up to 2^53 MACs).
 
     Raises:
+        GateError: The model is no gated model.
         PruneError: An impossible alignment.
     """
+    gated = gated_model(gated)
     check_align(align)
     decisions = gate_decisions(gated)
     analysis = analyse(gated)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor, fx
 
+from gate2static.arguments import require_count
 from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel, gate_decisions
 from gate2static.graphs import Ids
@@ -16,6 +17,9 @@ from gate2static.prune.analyse import ChannelAnalysis
 from gate2static.prune.analysis.numbering import Numbering
 from gate2static.prune.emission.layout import Layout
 from gate2static.prune.rules import Dense, Rule
+
+_WIDEST = 2**20
+"""The largest alignment, which no layer is wider than."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +82,7 @@ def check_align(align: int) -> None:
     Raises:
         PruneError: It is not a positive integer.
     """
-    if not isinstance(align, int) or align < 1:
-        raise PruneError(f"align is {align}; it counts channels and must be at least 1.")
+    require_count(align, name="align, the number of channels,", error=PruneError, most=_WIDEST)
 
 
 def keep_needed(analysis: ChannelAnalysis, *, align: int = 1) -> ChannelPlan:

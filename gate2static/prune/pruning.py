@@ -3,12 +3,14 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from gate2static.arguments import described
 from gate2static.errors import PruneError
-from gate2static.gates.model import GatedModel
+from gate2static.gates.model import GatedModel, gated_model
 from gate2static.program.annotate import info
 from gate2static.program.program import gated_unit
 from gate2static.prune.analyse import analyse
@@ -23,6 +25,7 @@ from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.deploy.traffic_cost import traffic_cost
 from gate2static.static.model import StaticModel
 
+_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _EXPORTED_BATCH = 3
 """The batch that networks are captured with. Not 2: torch.export, where it has to help, would tie a size of 2 that code
 reads elsewhere to the batch."""
@@ -33,7 +36,7 @@ def prune(
     *,
     align: int = 1,
     target: str | Layout = "any",
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype | str | None = None,
     dynamic: Sequence[str] = (),
 ) -> StaticModel:
     """Cuts away every channel that no task picked (GatedMTL, section 3.1, and all that follows from it).
@@ -47,8 +50,8 @@ def prune(
             read.
         target: Where the network is to run, "any", "ort-cpu", "openvino" or "trt", which decides how it is laid out;
             or a layout. What is computed, and its MACs, are the same, but for the target's alignment.
-        dtype: The type that all floating-point numbers of the static network are converted to. When absent, parameters
-            and buffers keep the types that they have, whatever these are.
+        dtype: The type that all floating-point numbers of the static network are converted to, or its name, such as
+            "float16". When absent, parameters and buffers keep the types that they have, whatever these are.
         dynamic: The sizes of images that are to be free, "height" and "width": the static network takes any, where
             nothing in the network depends on them. Its MACs are those of the example inputs.
 
@@ -56,10 +59,11 @@ def prune(
         The static model, on the CPU.
 
     Raises:
-        PruneError: An impossible alignment, an unknown target, a network that cannot be captured, numbers in it that
-            are not finite, or modules that were replaced since it was gated.
+        PruneError: No gated model, an impossible alignment or dtype, an unknown target, a network that cannot be
+            captured, numbers in it that are not finite, or modules that were replaced since it was gated.
     """
-    return apply(plan(gated, align=align, target=target, dynamic=dynamic), dtype=dtype)
+    floating = None if dtype is None else _floating(dtype)
+    return apply(plan(gated, align=align, target=target, dynamic=dynamic), dtype=floating)
 
 
 def plan(
@@ -70,6 +74,7 @@ def plan(
     Raises:
         PruneError: An impossible alignment, an unknown target or size, or a network that cannot be captured.
     """
+    gated = gated_model(gated, error=PruneError)
     check_dynamic(dynamic)
     check_align(align)
     place = find_target(target)
@@ -79,6 +84,15 @@ def plan(
         # Tokens moved as rows have their positions in the graph.
         layouts = tuple(dict.fromkeys(replace(layout, channels_first=False) for layout in layouts))
     return Plan(channels=channels, layout=_cheapest_layout(channels, layouts), dynamic=tuple(dynamic))
+
+
+def _floating(dtype: Any) -> torch.dtype:
+    """Returns a floating-point dtype, which may be given by its name."""
+    named = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    if not isinstance(named, torch.dtype) or named not in _DTYPES:
+        allowed = ", ".join(str(allowed).removeprefix("torch.") for allowed in _DTYPES)
+        raise PruneError(f"dtype is {described(dtype)}; allowed are torch's {allowed}, or their names.")
+    return named
 
 
 def apply(plan: Plan, *, dtype: torch.dtype | None = None) -> StaticModel:

@@ -4,18 +4,33 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
+from gate2static.errors import BudgetError
 from gate2static.recipe.strict import Positive, Strict
 
 _KINDS = ("macs", "latency_ms", "latency")
 
 
-class Budget(Strict):
+class _WithOneLine(type(Strict)):  # type: ignore[misc]  # pydantic's metaclass
+    """Turns pydantic's error into one of ours where a user calls the class; recipes and files do not come here."""
+
+    def __call__(cls, *arguments: Any, **values: Any) -> Any:
+        if arguments:
+            raise BudgetError(f"a budget takes its values by name, such as Budget({_KINDS[0]}=0.5).")
+        try:
+            return super().__call__(**values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise BudgetError(f"{where}: {first['msg']}" if where else first["msg"]) from None
+
+
+class Budget(Strict, metaclass=_WithOneLine):
     """The most that the static network may cost: exactly one of `macs`, `latency_ms` and `latency`.
 
     Raises:
-        ValueError: None or several of the three are given, a value is not positive, or a device is missing or
+        BudgetError: None or several of the three are given, a value is not positive, or a device is missing or
             superfluous.
     """
 

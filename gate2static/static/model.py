@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from gate2static.errors import ArtefactError
+from gate2static.arguments import require_count, require_kind, require_path, shortened
+from gate2static.errors import ArtefactError, Gate2StaticError
 from gate2static.graphs import quiet
 from gate2static.static.aten import ANY_BATCH
 from gate2static.static.deploy.pipeline import deploy
@@ -37,6 +38,36 @@ class StaticModel(nn.Module):
     def tasks(self) -> tuple[str, ...]:
         """The tasks, in the order of the outputs."""
         return self.manifest.tasks
+
+    def __call__(self, *inputs: Any, **keywords: Any) -> Any:
+        """Runs `forward`; where that fails on inputs that the network does not take, the error says so.
+
+        Raises:
+            ArtefactError: Other inputs than the network has, see `forward`, or inputs on another device.
+        """
+        try:
+            return super().__call__(*inputs, **keywords)
+        except ArtefactError:
+            raise
+        except Exception as error:
+            # Looked at only now, so that a call that works costs nothing.
+            difference = "takes its inputs by position, not by name" if keywords else self._difference(inputs)
+            if difference is None:
+                raise
+            raise ArtefactError(f"the static network {difference}.") from error
+
+    def _difference(self, inputs: tuple[Any, ...]) -> str | None:
+        """Returns how tensors differ from the network's weights in dtype or device; None where they do not."""
+        # The network may have been moved or converted since its manifest was written.
+        weight = next((p for p in self.parameters() if p.is_floating_point()), torch.empty(()))
+        for x, spec in zip(inputs, self.manifest.inputs, strict=False):
+            dtype = getattr(torch, spec.dtype)
+            dtype = weight.dtype if dtype.is_floating_point else dtype
+            if x.dtype != dtype:
+                return f"takes the input {spec.name} as {dtype} and was given {x.dtype}; convert it"
+            if x.device != weight.device:
+                return f"is on {weight.device} and its input {spec.name} on {x.device}; move one of them"
+        return None
 
     def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
         """Runs the network.
@@ -101,12 +132,16 @@ class StaticModel(nn.Module):
         """Returns inputs of the right shapes and dtypes, the same at every call.
 
         Args:
-            batch_size: The number of samples.
+            batch_size: The number of samples, 0 and more.
+
+        Raises:
+            ArtefactError: The batch size is no such number.
 
         Returns:
             Numbers from the ranges of the example inputs. Where a range is not known: standard-normal numbers, and
             zeros for integers.
         """
+        require_count(batch_size, name="the batch size", least=0, error=ArtefactError)
         return draw_inputs(self.manifest.inputs, batch_size)
 
     def deployed(self) -> "StaticModel":
@@ -143,7 +178,26 @@ class StaticModel(nn.Module):
         Raises:
             ArtefactError: The folder cannot be written, or it exists and is not a static model's.
         """
-        write_folder(Path(folder), self.network, self.manifest)
+        path = require_path(folder, name="the folder to save to", error=ArtefactError)
+        try:
+            write_folder(path, self.network, self.manifest)
+        except OSError as error:  # a path that the file system cannot have
+            name = shortened(str(path))
+            raise ArtefactError(f"cannot write the static model {name}: {error.strerror or error}.") from error
+
+
+def static_model(value: Any, *, error: type[Gate2StaticError]) -> StaticModel:
+    """Returns the static model that an argument is.
+
+    Args:
+        value: The argument.
+        error: The exception class for other values.
+
+    Raises:
+        Gate2StaticError: The argument is something else (of type `error`).
+    """
+    allowed = "a StaticModel: make one with `gate2static.prune`, or load its folder with `gate2static.load_static`"
+    return require_kind(value, StaticModel, name="the network", allowed=allowed, error=error)
 
 
 def load_static(folder: Path | str) -> StaticModel:
@@ -155,7 +209,7 @@ def load_static(folder: Path | str) -> StaticModel:
     Raises:
         ArtefactError: The folder is missing, incomplete, altered, unsafe or from a newer format.
     """
-    network, manifest = read_folder(Path(folder))
+    network, manifest = read_folder(require_path(folder, name="the static model's folder", error=ArtefactError))
     model = StaticModel(network, manifest)
     reason = _inconsistency(model)
     if reason is not None:

@@ -98,9 +98,7 @@ def _open(path: Path) -> int:
     try:
         descriptor = os.open(path, _FLAGS, 0o666)
     except OSError as error:
-        raise TrainingError(
-            f"cannot write {path}: {error.strerror}; remove it, or choose another folder"
-        ) from error
+        raise TrainingError(f"cannot write {path}: {error.strerror}; choose another folder") from error
     status = os.fstat(descriptor)
     content = os.pread(descriptor, _LONGEST, 0) if stat.S_ISREG(status.st_mode) else b"?"
     if status.st_nlink > 1 or (content and not content.startswith(_HEADER)):

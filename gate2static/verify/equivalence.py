@@ -7,8 +7,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
+from gate2static.arguments import require_kind
 from gate2static.errors import ArtefactError, GateError, VerificationError
-from gate2static.gates.model import GatedModel
+from gate2static.gates.model import GatedModel, gated_model
 from gate2static.static.draws import DrawnBatch, comparison_batches
 from gate2static.static.model import StaticModel
 from gate2static.verify.difference import Difference, difference
@@ -124,6 +125,7 @@ def verify(
         VerificationError: The two models do not have the same tasks or inputs, or there are no inputs to compare on, or
             inputs that the networks do not take.
     """
+    gated = gated_model(gated, error=VerificationError)
     _check_models(gated, static)
     if inputs is not None:
         _check_inputs(static, inputs)
@@ -203,6 +205,8 @@ def _check_inputs(static: StaticModel, inputs: Sequence[tuple[Tensor, ...]]) -> 
     Raises:
         VerificationError: There are none, the static network does not take them, or a batch is empty.
     """
+    allowed = "a list of tuples, each with the inputs of one run"
+    require_kind(inputs, (list, tuple), name="inputs", allowed=allowed, error=VerificationError)
     if not inputs:
         raise VerificationError("verify was given no inputs to compare on; pass at least one tuple.")
     for number, batch in enumerate(inputs):

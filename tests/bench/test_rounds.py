@@ -150,9 +150,9 @@ def test_nothing_in_a_report_names_the_folder(make_onnx: Callable[..., Path], tm
         ([], {}, "nothing to time"),
         (["nowhere.onnx"], {}, r"cannot read the ONNX file nowhere\.onnx: No such file"),
         (["model.pt"], {}, r"model\.pt cannot be timed: it is missing; allowed: a static folder"),
-        (["m.onnx"], {"rounds": 0}, "rounds 0"),
-        (["m.onnx"], {"duration_s": -1}, "duration_s -1"),
-        (["m.onnx"], {"threads": 0}, "threads 0"),
+        (["m.onnx"], {"rounds": 0}, "rounds is 0; allowed is a whole number from 1"),
+        (["m.onnx"], {"duration_s": -1}, "duration_s is -1; allowed is a finite number at least 0"),
+        (["m.onnx"], {"threads": 0}, "threads is 0"),
     ],
 )
 def test_bad_arguments_are_one_clear_line(targets: Any, options: dict[str, Any], message: str) -> None:

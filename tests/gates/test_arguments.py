@@ -275,7 +275,7 @@ def test_states_fit_the_backbone() -> None:
 
 
 def test_a_group_has_channels() -> None:
-    refused(GateError, "group_size is 0; it counts channels and must be at least 1", group_size=0)
+    refused(GateError, "group_size, a number of channels, is 0; allowed is a whole number from 1", group_size=0)
 
 
 def test_the_shared_stream_mixes_in_one_of_two_ways() -> None:

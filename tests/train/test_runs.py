@@ -21,7 +21,7 @@ from gate2static.data import describe_data
 from gate2static.errors import CheckpointError, RecipeError, TrainingError
 from gate2static.recipe import Recipe
 from gate2static.tasks import build_tasks, delta_mtl, main_scores
-from gate2static.train import RunResult, load_result, runs, sweep, train
+from gate2static.train import RunResult, load_result, result_row, runs, sweep, train
 from gate2static.train.loop.checkpoints import load_checkpoint, save_checkpoint
 from gate2static.train.results import ResultRow
 
@@ -114,6 +114,68 @@ def test_a_run_that_was_killed_goes_on_bit_for_bit(
     assert not list(run_dir.rglob("*.tmp"))
     for log in whole_run[0].rglob("log.csv"):
         assert (run_dir / log.relative_to(whole_run[0])).read_bytes() == log.read_bytes()
+
+
+def test_the_log_of_a_network_that_was_killed_behind_its_last_checkpoint_is_whole(
+    small: Recipe, whole_run: Run, tmp_path: Path
+) -> None:
+    """The row of the last epoch was in the checkpoint and never in `log.csv`, because nothing was left to train."""
+    copy_run(whole_run[0], tmp_path)
+    log = tmp_path / "gated-60" / "log.csv"
+    whole = log.read_text()
+    log.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    train(small, tmp_path, resume=True, progress=False)
+    assert log.read_text() == whole
+
+
+def test_a_metric_of_nothing_does_not_end_a_run(
+    small: Recipe, whole_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a short training a mask's IoU is 0, and no gain is relative to it: the run ended, as did each resume."""
+    evaluate = result_row.evaluate
+
+    def nothing(*args: Any) -> Any:
+        scores = evaluate(*args)
+        return {task: dict.fromkeys(metrics, 0.0) for task, metrics in scores.items()}
+
+    monkeypatch.setattr(result_row, "evaluate", nothing)
+    copy_run(whole_run[0], tmp_path)
+    (tmp_path / "run.json").unlink()
+    result = train(small, tmp_path, resume=True, progress=False)
+    assert [row.delta_mtl for row in result.rows] == [None] * 3
+    assert load_result(tmp_path) == result
+
+
+TRAINED = """
+import sys
+import torch
+from gate2static.errors import TrainingError
+from gate2static.recipe import load_recipe
+from gate2static.train import train
+
+torch.set_num_threads(1)
+try:
+    train(load_recipe(sys.argv[1]), sys.argv[2], resume=True, progress=False)
+except TrainingError as error:
+    sys.exit(str(error))
+"""
+
+
+def test_of_two_trainings_on_one_folder_one_goes_on_and_is_undisturbed(
+    small: Recipe, whole_run: Run, tmp_path: Path, assert_same: Callable[[Any, Any], None]
+) -> None:
+    """Both went on: one ended with "No such file or directory", and the checkpoints differed from a single one's."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(small.model_dump(mode="json")))
+    run_dir = tmp_path / "run"
+    command = [sys.executable, "-c", TRAINED, recipe, run_dir]
+    pair = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120)[1] for process in pair]
+    refused = [text for process, text in zip(pair, said, strict=True) if process.returncode]
+    # Where the second one starts late, it finds the first one's run finished.
+    assert len(refused) <= 1, said
+    assert all("is in use by" in text and text.count("\n") == 1 for text in refused)
+    assert_same(checkpoints(run_dir), checkpoints(whole_run[0]))
 
 
 def test_a_sweep_goes_on_after_its_last_row_and_trains_the_baselines_once(

@@ -9,6 +9,7 @@ are wide.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from gate2static.arguments import described
 from gate2static.errors import PruneError
 
 
@@ -75,6 +76,6 @@ def find_target(target: str | Layout) -> Target:
     """
     if isinstance(target, Layout):
         return Target(layouts=(target,))
-    if target not in TARGETS:
-        raise PruneError(f"unknown target {target!r}; allowed: {', '.join(TARGETS)}.")
+    if not isinstance(target, str) or target not in TARGETS:
+        raise PruneError(f"unknown target {described(target)}; allowed: {', '.join(TARGETS)}.")
     return TARGETS[target]
