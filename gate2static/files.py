@@ -199,6 +199,14 @@ def open_regular(path: Path) -> BinaryIO:
         raise
 
 
+def is_file(path: Path) -> bool:
+    """Returns whether a path is a file, which one with a null character is not."""
+    try:
+        return path.is_file()
+    except ValueError:
+        return False
+
+
 def is_up_to_date(path: Path, sources: Iterable[Path]) -> bool:
     """Returns whether a file exists and is not older than the files that it is made from."""
     return path.is_file() and all(path.stat().st_mtime >= source.stat().st_mtime for source in sources)

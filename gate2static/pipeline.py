@@ -14,6 +14,7 @@ from gate2static.bench import NETWORK_BACKENDS, Stopwatch
 from gate2static.budget import BudgetReport
 from gate2static.errors import ArtefactError
 from gate2static.export import build_engine, export_onnx, onnx_errors
+from gate2static.export.engine_sidecar import is_built_from
 from gate2static.export.equality import check_equal, onnx_tolerances
 from gate2static.files import is_up_to_date
 from gate2static.gates import GatedModel
@@ -282,5 +283,5 @@ def _export_if_older(static_dir: Path, onnx: Path) -> None:
 
 
 def _build_if_older(onnx: Path, engine: Path) -> None:
-    if not is_up_to_date(engine, [onnx]):
+    if not is_built_from(engine, onnx):
         build_engine(onnx, engine)

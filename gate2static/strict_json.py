@@ -3,13 +3,16 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from gate2static.errors import Gate2StaticError
 from gate2static.files import read_bytes
 
 LARGEST_FILE = 2**26
 """The most bytes of a JSON file: 64 MiB."""
+M = TypeVar("M", bound=BaseModel)
 _DEEPEST = 32
 _LONGEST_NUMBER = 40
 
@@ -27,6 +30,40 @@ def read_json(path: Path, *, what: str, error: type[Gate2StaticError], largest: 
         Gate2StaticError: The file cannot be read, or is no plain JSON (of type `error`).
     """
     return parse_json(read_bytes(path, what=what, error=error, largest=largest), where=str(path), error=error)
+
+
+def read_model(path: Path, model: type[M], *, what: str, advice: str, error: type[Gate2StaticError]) -> M:
+    """Reads a JSON file that holds one model.
+
+    Args:
+        path: The file, which need not be trusted.
+        model: The model that the file must fit.
+        what: The kind of file, for the error message: "latency report".
+        advice: The end of the error message: "make one with …".
+        error: The exception class for a file that is not one.
+
+    Raises:
+        Gate2StaticError: The file cannot be read, or is not such a file (of type `error`).
+    """
+    try:
+        content = read_json(path, what=what, error=error)
+    except error as failure:
+        raise error(f"{str(failure).rstrip('.')}; {advice}") from None
+    try:
+        return model.model_validate(content)
+    except ValidationError as failure:
+        raise error(f"{path} is not {_article(what)}: {first_problem(failure)}; {advice}") from None
+
+
+def first_problem(failure: ValidationError) -> str:
+    """Returns the place of the first value that does not fit, and why, as one short line."""
+    first = failure.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part)[:60] for part in first["loc"][:8]) or "the file"
+    return f"{where}: {first['msg'][:200]}"
+
+
+def _article(what: str) -> str:
+    return f"an {what}" if what[0] in "aeiou" else f"a {what}"
 
 
 def parse_json(data: bytes, *, where: str, error: type[Gate2StaticError]) -> Any:

@@ -2,18 +2,23 @@
 
 from pathlib import Path
 from statistics import median
-from typing import Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gate2static.arguments import require_path
 from gate2static.bench.environment import Environment
 from gate2static.errors import BenchError
-from gate2static.files import read_bytes, write_atomically
+from gate2static.files import write_atomically
+from gate2static.strict_json import read_model
 
 UNSTABLE_CV = 0.025
 """The coefficient of variation above which a measurement counts as unstable, as in trtexec."""
+
+
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_LatencyMs = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class _Frozen(BaseModel):
@@ -28,8 +33,8 @@ class Transfers(_Frozen):
         download_ms: The time to copy the outputs to the host, in ms.
     """
 
-    upload_ms: float
-    download_ms: float
+    upload_ms: Milliseconds
+    download_ms: Milliseconds
 
 
 class TargetLatency(_Frozen):
@@ -46,7 +51,7 @@ class TargetLatency(_Frozen):
     name: str
     backend: str
     precision: str
-    rounds_ms: tuple[tuple[float, ...], ...] = Field(min_length=1)
+    rounds_ms: tuple[Annotated[tuple[_LatencyMs, ...], Field(min_length=1)], ...] = Field(min_length=1)
     transfers: Transfers | None = None
 
     @property
@@ -112,6 +117,13 @@ class LatencyReport(_Frozen):
     environment: Environment
     targets: tuple[TargetLatency, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _rounds_fit(self) -> Self:
+        rounds = {len(target.rounds_ms) for target in self.targets}
+        if len(rounds) > 1:
+            raise ValueError(f"targets have {' and '.join(map(str, sorted(rounds)))} rounds; all have the same number")
+        return self
+
     def __getitem__(self, name: str) -> TargetLatency:
         """Returns the first entry with this name."""
         for target in self.targets:
@@ -157,12 +169,6 @@ class LatencyReport(_Frozen):
         Raises:
             BenchError: The file is missing, not a report, or of a newer format.
         """
-        try:
-            file = require_path(path, name="the latency report's path", error=BenchError)
-            return cls.model_validate_json(read_bytes(file, what="latency report", error=BenchError))
-        except ValidationError as failure:
-            first = failure.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise BenchError(
-                f"{path} is not a latency report: {where}: {first['msg']}; make one with `gate2static bench --json`"
-            ) from None
+        file = require_path(path, name="the latency report's path", error=BenchError)
+        advice = "make one with `gate2static bench --json`"
+        return read_model(file, cls, what="latency report", advice=advice, error=BenchError)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gate2static.arguments import require_kind, require_path
 from gate2static.errors import BenchError
 from gate2static.export.engine_sidecar import EngineSidecar, read_sidecar
-from gate2static.files import read_bytes
+from gate2static.runtimes.onnx_file import read_onnx
 
 if TYPE_CHECKING:
     from gate2static.static import StaticModel
@@ -117,7 +117,7 @@ def _from_path(path: Path) -> Source:
 
         return _source(load_static(path))
     if path.suffix == ".onnx":
-        return OnnxSource(data=read_bytes(path, what="ONNX file", error=BenchError), label=path.name)
+        return OnnxSource(data=read_onnx(path, error=BenchError), label=path.name)
     if path.suffix in (".engine", ".plan"):
         return EngineSource(path=path, sidecar=read_sidecar(path))
     problem = "an unknown kind of file" if path.exists() else "missing"

@@ -9,8 +9,8 @@ from typing import Any
 from gate2static.arguments import require_path
 from gate2static.errors import ExportError, MissingDependencyError
 from gate2static.export.engine_sidecar import EngineSidecar, EngineTensor, sidecar_path
-from gate2static.files import read_bytes, sha256_of, write_atomically
-from gate2static.runtimes.onnx_file import digest_of, load_onnx, precision_of
+from gate2static.files import sha256_of, write_atomically
+from gate2static.runtimes.onnx_file import digest_of, load_onnx, precision_of, read_onnx
 from gate2static.runtimes.optional import require_gpu
 from gate2static.runtimes.tensorrt import TrtLibrary, trt_library
 
@@ -63,7 +63,7 @@ def build_engine(
     library = trt_library(backend)
     if library.backend == "tensorrt":
         require_gpu("building a TensorRT engine (TensorRT-RTX, --trt-rtx, builds without one)")
-    source = read_bytes(onnx_path, what="ONNX file")
+    source = read_onnx(onnx_path)
     proto = load_onnx(source, onnx_path)
     library.messages.clear()
     builder = _created(library, "Builder", library.module.Builder, library.logger)

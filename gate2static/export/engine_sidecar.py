@@ -3,11 +3,13 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from gate2static.errors import ExportError
 from gate2static.files import read_bytes, sha256_of
+from gate2static.runtimes.onnx_file import read_onnx
 from gate2static.runtimes.tensorrt import TrtBackend
+from gate2static.strict_json import read_model
 
 
 class EngineTensor(BaseModel):
@@ -65,14 +67,9 @@ def read_sidecar(engine: Path) -> EngineSidecar:
         ExportError: engine or sidecar missing, unreadable, or not of one another.
     """
     path = sidecar_path(engine)
-    try:
-        sidecar = EngineSidecar.model_validate_json(read_bytes(path, what="engine's sidecar"))
-    except ValidationError as failure:
-        first = failure.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ExportError(
-            f"{path} is not an engine's sidecar: {where}: {first['msg']}; build the engine again"
-        ) from None
+    sidecar = read_model(
+        path, EngineSidecar, what="engine's sidecar", advice="build the engine again", error=ExportError
+    )
     found = sha256_of(read_bytes(engine, what="engine"))
     if found != sidecar.sha256:
         raise ExportError(
@@ -80,3 +77,15 @@ def read_sidecar(engine: Path) -> EngineSidecar:
             f"{sidecar.sha256[:12]}…; a build was interrupted or a file replaced. Build the engine again."
         )
     return sidecar
+
+
+def is_built_from(engine: Path, onnx: Path) -> bool:
+    """Returns whether an engine is whole, has its own sidecar, and was built from an ONNX file as it is now.
+
+    A process that was killed while it built leaves an engine without a sidecar, or beside that of an older one.
+    """
+    try:
+        sidecar = read_sidecar(engine)
+        return sidecar.onnx_sha256 == sha256_of(read_onnx(onnx))
+    except ExportError:
+        return False

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gate2static.errors import ExportError
-from gate2static.files import read_bytes, sha256_of, write_atomically
-from gate2static.runtimes.onnx_file import load_onnx, precision_of
+from gate2static.files import sha256_of, write_atomically
+from gate2static.runtimes.onnx_file import load_onnx, precision_of, read_onnx
 from gate2static.runtimes.onnxruntime import open_session
 from gate2static.runtimes.optional import require
 
@@ -54,7 +54,7 @@ def quantize_onnx(
         ExportError: an unreadable or already reduced model, or calibration data that is empty or does not fit.
     """
     path, out = Path(path), Path(out)
-    source = read_bytes(path, what="ONNX file")
+    source = read_onnx(path)
     proto = load_onnx(source, path)
     if precision_of(proto) != "fp32":
         raise ExportError(f"{path} is {precision_of(proto)}; int8 is made from an fp32 file: export that first")

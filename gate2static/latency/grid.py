@@ -8,6 +8,10 @@ from typing import Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+_MOST_AXES = 10
+"""The most sizes of a kernel; each doubles the corners of a cell."""
+_LARGEST_SIZE = 2**62
+
 
 class Grid(BaseModel):
     """Times of one kind of kernel at every combination of some sizes.
@@ -25,7 +29,7 @@ class Grid(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
-    axes: tuple[tuple[int, ...], ...] = Field(min_length=1)
+    axes: tuple[tuple[int, ...], ...] = Field(min_length=1, max_length=_MOST_AXES)
     ms: tuple[float, ...]
 
     @model_validator(mode="after")
@@ -80,4 +84,4 @@ def _position(axis: tuple[int, ...], size: int) -> _Position:
 
 
 def _is_ascending(axis: tuple[int, ...]) -> bool:
-    return len(axis) > 0 and axis[0] > 0 and all(a < b for a, b in pairwise(axis))
+    return len(axis) > 0 and 0 < axis[0] <= axis[-1] <= _LARGEST_SIZE and all(a < b for a, b in pairwise(axis))

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from gate2static.errors import BenchError
 from gate2static.files import write_atomically
@@ -17,6 +17,7 @@ from gate2static.latency.kernel_kinds import Kernel
 from gate2static.latency.kernels import Backend, Step, lower
 from gate2static.latency.model import LatencyModel, OperatorCost, described
 from gate2static.latency.operators import Operator
+from gate2static.strict_json import read_model
 
 
 class LatencyTable(BaseModel, LatencyModel):
@@ -40,6 +41,7 @@ class LatencyTable(BaseModel, LatencyModel):
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
+        allow_inf_nan=False,
         ignored_types=(cached_property,),
         validate_by_name=True,
         validate_by_alias=True,
@@ -142,18 +144,5 @@ def load_latency_table(path: str | Path) -> LatencyTable:
     Raises:
         BenchError: The file is missing, damaged, no latency table, or of another format version.
     """
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise BenchError(
-            f"cannot read the latency table {path}: {error.strerror or error}; `gate2static profile` makes one"
-        ) from error
-    try:
-        return LatencyTable.model_validate_json(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise BenchError(
-            f"{path} is not a latency table, or a damaged one: {where}: {first['msg']}; make one with "
-            "`gate2static profile`"
-        ) from None
+    advice = "`gate2static profile` makes one"
+    return read_model(Path(path), LatencyTable, what="latency table", advice=advice, error=BenchError)

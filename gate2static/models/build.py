@@ -38,7 +38,7 @@ class ResNet20Options(Strict):
     @model_validator(mode="after")
     def _fits_in_memory(self) -> "ResNet20Options":
         if self.blocks * self.width**2 > _WIDEST * 3:
-            raise ValueError(f"blocks times the square of width is at most {_WIDEST * 3}; give fewer or narrower blocks")
+            raise ValueError(f"blocks times width squared is at most {_WIDEST * 3}; give fewer or narrower blocks")
         return self
 
 

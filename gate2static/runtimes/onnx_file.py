@@ -3,8 +3,33 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from gate2static.errors import ExportError
+from gate2static.errors import ExportError, Gate2StaticError
+from gate2static.files import open_regular, read_bytes
 from gate2static.runtimes.optional import require
+
+_EXTERNAL = 1  # TensorProto.EXTERNAL
+
+
+def read_onnx(path: Path, *, error: type[Gate2StaticError] = ExportError) -> bytes:
+    """Returns the content of an ONNX file.
+
+    Args:
+        path: The file, which need not be trusted.
+        error: The exception class for a file that cannot be read.
+
+    Raises:
+        Gate2StaticError: The file cannot be read, or cannot be ONNX (of type `error`).
+    """
+    what = "ONNX file"
+    # No message of protobuf begins so, but files of zeros do, which take no room on a disk and gigabytes in memory.
+    try:
+        with open_regular(path) as file:
+            is_empty = file.read(1) in (b"", b"\0")
+    except (OSError, ValueError):
+        is_empty = False  # `read_bytes` says why
+    if is_empty:
+        raise error(f"cannot read the {what} {path}: it is empty or begins with a zero; export it again")
+    return read_bytes(path, what=what, error=error)
 
 
 def load_onnx(data: bytes, path: Path) -> Any:
@@ -15,11 +40,13 @@ def load_onnx(data: bytes, path: Path) -> Any:
         path: The file's path, for the error message.
 
     Raises:
-        ExportError: The content is not a complete ONNX model.
+        ExportError: The content is not a complete ONNX model, or keeps weights in other files.
     """
     onnx = require("onnx")
     try:
         proto = onnx.load_model_from_string(data)
+        if any(tensor.data_location == _EXTERNAL for tensor in proto.graph.initializer):
+            raise ValueError("it keeps its weights in other files, which are not read")
         onnx.checker.check_model(proto)
     except Exception as failure:  # protobuf's exceptions depend on which implementation is in use
         raise ExportError(
@@ -42,4 +69,4 @@ def digest_of(proto: Any) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

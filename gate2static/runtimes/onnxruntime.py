@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gate2static.errors import ExportError, Gate2StaticError, MissingDependencyError
-from gate2static.files import read_bytes
+from gate2static.runtimes.onnx_file import read_onnx
 from gate2static.runtimes.optional import require, require_gpu
 
 _ERRORS_ONLY = 3
@@ -41,7 +41,7 @@ def open_session(
         Gate2StaticError: The model cannot be read, or has an operator that ONNX Runtime lacks (of type `error`).
     """
     label = str(model) if isinstance(model, Path) else label
-    data = read_bytes(model, what="ONNX file", error=error) if isinstance(model, Path) else model
+    data = read_onnx(model, error=error) if isinstance(model, Path) else model
     options = session_options(threads=threads)
     if as_written:
         options.graph_optimization_level = onnxruntime().GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -101,7 +101,7 @@ def _create(data: bytes, options: Any, providers: list[Any], label: str, error: 
     try:
         return onnxruntime().InferenceSession(data, sess_options=options, providers=providers)
     except Exception as failure:  # ONNX Runtime's own exceptions have no public common root
-        reason = str(failure).strip().splitlines()[0]
+        reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0][:200]
         raise error(
             f"{label} ({len(data)} bytes) cannot be loaded by ONNX Runtime: {reason}. "
             "The file is truncated, not ONNX, or uses an operator this version lacks; export it again."

@@ -16,12 +16,12 @@ from safetensors.torch import save as dump_tensors
 from torch import fx
 
 from gate2static.errors import ArtefactError
-from gate2static.files import read_bytes, write_atomically
+from gate2static.files import is_file, read_bytes, write_atomically
 from gate2static.static.graph_json import graph_from_dict, graph_to_dict
 from gate2static.static.manifest import FORMAT, FORMAT_VERSION, Manifest
 from gate2static.static.vetting.weights_file import read_tensors
 from gate2static.static.whole_folder import replace_folder
-from gate2static.strict_json import parse_json, read_json
+from gate2static.strict_json import first_problem, parse_json, read_json
 
 _GRAPH = "graph.json"
 _WEIGHTS = "weights.safetensors"
@@ -65,7 +65,7 @@ def read_folder(folder: Path) -> tuple[fx.GraphModule, Manifest]:
     Raises:
         ArtefactError: The folder is missing, incomplete, altered, unsafe or from a newer format.
     """
-    missing = [name for name in (_MANIFEST, _GRAPH, _WEIGHTS) if not _is_file(folder / name)]
+    missing = [name for name in (_MANIFEST, _GRAPH, _WEIGHTS) if not is_file(folder / name)]
     if missing:
         raise ArtefactError(
             f"{folder} is not a static model: {', '.join(missing)} missing. `gate2static prune` makes one."
@@ -128,8 +128,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = Manifest.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ArtefactError(f"{path}: {'.'.join(map(str, first['loc']))}: {first['msg']}.") from error
+        raise ArtefactError(f"{path}: {first_problem(error)}.") from error
     _check_names(path, manifest)
     return manifest
 
@@ -209,13 +208,6 @@ def digest(graph: bytes, weights: bytes) -> str:
 
 def _manifest_text(manifest: Manifest) -> bytes:
     return (manifest.model_dump_json(indent=2) + "\n").encode()
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except ValueError:  # a path with a null character
-        return False
 
 
 def _is_empty(folder: Path) -> bool:

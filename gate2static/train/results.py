@@ -1,16 +1,38 @@
 """The file `run.json`: the networks of a run, with the metrics and the cost of each."""
 
-import json
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from gate2static.budget import BudgetReport
 from gate2static.errors import CheckpointError
+from gate2static.files import is_file
+from gate2static.strict_json import first_problem, read_json
 from gate2static.train.atomic import write_atomically
 
 FILE = "run.json"
+_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,254}")
+
+
+def _in_the_run(path: str) -> str:
+    """Refuses paths that lead out of a run's folder, since later commands write there."""
+    parts = path.split("/")
+    if not 1 <= len(parts) <= 8 or not all(_NAME.fullmatch(part) for part in parts):
+        raise ValueError(f"{path[:60]!r} is no path inside the run's folder")
+    return str(PurePosixPath(path))
+
+
+def _one_name(name: str) -> str:
+    if "/" in name:
+        raise ValueError(f"{name[:60]!r} is no name of a folder")
+    return _in_the_run(name)
+
+
+RowName = Annotated[str, AfterValidator(_one_name)]
+PathInRun = Annotated[str, AfterValidator(_in_the_run)]
+Size = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class _Frozen(BaseModel):
@@ -49,16 +71,16 @@ class ResultRow(_Frozen):
         budget: The network's budget and the cost that it reached; None without a budget.
     """
 
-    name: str
+    name: RowName
     kind: Literal["separate", "shared", "gated"]
     sparsity_weight: float | None = None
     seed: int
-    checkpoints: Annotated[tuple[str, ...], Field(min_length=1)]
+    checkpoints: Annotated[tuple[PathInRun, ...], Field(min_length=1, max_length=256)]
     metrics: dict[str, float]
     scores: dict[str, dict[str, float]] = {}
     delta_mtl: float | None
-    macs: int
-    parameters: int
+    macs: Size
+    parameters: Size
     budget: BudgetReport | None = None
 
 
@@ -76,8 +98,8 @@ class RunResult(_Frozen):
     format: Literal["gate2static-run"] = "gate2static-run"
     version: Literal[1] = 1
     recipe: dict[str, Any]
-    tasks: tuple[TaskInfo, ...]
-    rows: tuple[ResultRow, ...] = ()
+    tasks: Annotated[tuple[TaskInfo, ...], Field(max_length=256)]
+    rows: Annotated[tuple[ResultRow, ...], Field(max_length=10_000)] = ()
 
     def save(self, run_dir: Path) -> None:
         """Writes `run.json` into the run's folder, atomically.
@@ -100,17 +122,10 @@ def load_result(run_dir: Path) -> RunResult:
         CheckpointError: The file is missing, not one of ours, or from a newer version.
     """
     path = run_dir / FILE
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path}: no such file; {run_dir} is not a folder that `train` or `sweep` wrote"
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON: {error}") from None
+    if not is_file(path):
+        raise CheckpointError(f"{path}: no such file; {run_dir} is not a folder that `train` or `sweep` wrote")
+    raw = read_json(path, what="run", error=CheckpointError)
     try:
         return RunResult.model_validate(raw)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise CheckpointError(f"{path}: not a run of this version of gate2static: {key}: {first['msg']}") from None
+        raise CheckpointError(f"{path}: not a run of this version of gate2static: {first_problem(error)}") from None

@@ -106,8 +106,27 @@ def test_a_missing_or_truncated_report_is_one_clear_line(tmp_path: Path) -> None
     with pytest.raises(BenchError, match="cannot read the latency report"):
         LatencyReport.from_json(tmp_path / "latency.json")
     (tmp_path / "latency.json").write_text('{"format": 1, "targ')
-    with pytest.raises(BenchError, match="is not a latency report: the file: Invalid JSON"):
+    with pytest.raises(BenchError, match="latency.json cannot be read as JSON: .* make one with `gate2static bench --json`"):
         LatencyReport.from_json(tmp_path / "latency.json")
+
+
+@pytest.mark.parametrize(
+    ("rounds_ms", "message"),
+    [
+        ([[]], r"targets\.1\.rounds_ms\.0: Tuple should have at least 1 item"),
+        ([[0.0]], r"targets\.1\.rounds_ms\.0\.0: Input should be greater than 0"),
+        ([[1.0]] * 3, r"targets have 1 and 3 rounds; all have the same number"),
+    ],
+)
+def test_times_that_no_clock_gives_are_refused(rounds_ms: object, message: str, tmp_path: Path) -> None:
+    """Empty rounds, zeros and rounds that do not pair up used to end in a traceback when ratios were computed."""
+    path = tmp_path / "latency.json"
+    report(target("a", (1.0,)), target("b", (1.0,))).to_json(path)
+    content = json.loads(path.read_text())
+    content["targets"][1]["rounds_ms"] = rounds_ms
+    path.write_text(json.dumps(content))
+    with pytest.raises(BenchError, match=f"is not a latency report: .*{message}"):
+        LatencyReport.from_json(path)
 
 
 def test_the_table_shows_percentiles_ratio_and_machine() -> None:

@@ -67,11 +67,11 @@ def test_a_file_has_the_keys_that_it_had_from_the_first_version_on(table: Latenc
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not a latency table, or a damaged one"),
-        (b'{"format": "gate2static latency table", "na', "is not a latency table, or a damaged one"),
-        (b'{"macs": 3}', "is not a latency table, or a damaged one"),
-        (b"[1]", "is not a latency table, or a damaged one"),
-        (b"\xff\xfe\x00", "is not a latency table, or a damaged one"),
+        (b"", "cannot be read|is not a latency table"),
+        (b'{"format": "gate2static latency table", "na', "cannot be read|is not a latency table"),
+        (b'{"macs": 3}', "cannot be read|is not a latency table"),
+        (b"[1]", "cannot be read|is not a latency table"),
+        (b"\xff\xfe\x00", "cannot be read|is not a latency table"),
     ],
 )
 def test_a_foreign_or_damaged_file_is_one_clear_line(content: bytes, message: str, tmp_path: Path) -> None:
@@ -80,6 +80,7 @@ def test_a_foreign_or_damaged_file_is_one_clear_line(content: bytes, message: st
     with pytest.raises(BenchError, match=message) as caught:
         latency_model(path)
     assert "\n" not in str(caught.value)
+    assert "`gate2static profile` makes one" in str(caught.value)
 
 
 @pytest.mark.parametrize(

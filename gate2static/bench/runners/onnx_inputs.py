@@ -1,6 +1,7 @@
 """Random inputs for an ONNX Runtime session."""
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from numpy.typing import NDArray
 
 from gate2static.errors import BenchError
 
+_LARGEST_INPUT = 2**28
 _DTYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -30,7 +32,7 @@ def onnx_feed(session: Any, batch_size: int) -> dict[str, NDArray[Any]]:
     generator = np.random.default_rng(0)
     feed: dict[str, NDArray[Any]] = {}
     for value in session.get_inputs():
-        first, *rest = value.shape
+        first, *rest = value.shape or [None, None]
         examples = _example_shape(session, value.name) or rest
         rest = [size if isinstance(size, int) else known for size, known in zip(rest, examples, strict=False)]
         if value.type not in _DTYPES or not all(isinstance(size, int) for size in rest):
@@ -41,6 +43,12 @@ def onnx_feed(session: Any, batch_size: int) -> dict[str, NDArray[Any]]:
         if isinstance(first, int) and first != batch_size:
             raise BenchError(
                 f"input {value.name} has the fixed batch size {first}, not {batch_size}; pass that batch size"
+            )
+        elements = batch_size * math.prod(rest)
+        if not 0 < elements <= _LARGEST_INPUT:
+            raise BenchError(
+                f"input {value.name} has {elements:,} elements at batch size {batch_size}; allowed are up to "
+                f"{_LARGEST_INPUT:,}"
             )
         dtype = np.dtype(_DTYPES[value.type])
         array = generator.standard_normal((batch_size, *rest)) if dtype.kind == "f" else np.zeros((batch_size, *rest))
