@@ -171,7 +171,7 @@ def read_bytes(
         with open_regular(path) as file:
             size_bytes = os.fstat(file.fileno()).st_size
             # Files of /proc say that they are empty.
-            content = b"" if size_bytes > largest else file.read(largest + 1)
+            content = b"" if size_bytes > largest else file.read(largest + 1) or b""
     except (OSError, ValueError) as failure:  # ValueError: a path with a null character
         reason = getattr(failure, "strerror", None) or failure
         raise error(f"cannot read the {what} {path}: {reason}; check the path") from failure

@@ -48,5 +48,5 @@ def test_an_engine_without_its_own_sidecar_is_built_again(engine: Path, kind: st
 
 def test_a_sidecar_of_another_engine_is_named(engine: Path) -> None:
     engine.write_bytes(b"a newer engine")
-    with pytest.raises(ExportError, match=r"is not the engine that model\.engine\.json describes: .*Build the engine ag"):
+    with pytest.raises(ExportError, match=r"is not the engine that model\.engine\.json describes: "):
         read_sidecar(engine)
