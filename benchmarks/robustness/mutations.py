@@ -396,6 +396,7 @@ def outcomes_of(number: int, material: Material, folder: Path, *, shows: bool = 
         folder: A folder of its own; it is made and removed.
         shows: Whether to print what commands say.
     """
+    shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:
         mutation = FAMILIES[number % len(FAMILIES)](material, folder, Random(number))
@@ -500,7 +501,7 @@ def warm_up(material: Material, folder: Path) -> None:
     table = material.folder / "table.json"
     quick = ("--rounds", 1, "--duration", 0.01, "--threads", 1)
     commands: list[tuple[object, ...]] = [
-        ("prune", checkpoint, "-o", static),
+        ("prune", checkpoint, "-o", folder / "pruned"),
         ("prune", checkpoint, "-o", folder / "out", "--budget", "macs=0.9", "--dry-run"),
         ("export", static, "-o", folder / "out"),
         ("verify", checkpoint, static, "--onnx", onnx),

@@ -30,8 +30,8 @@ def read_yaml(text: str) -> Any:
     """
     if len(text) > LONGEST_TEXT:
         raise ValueError(f"it has {len(text):,} characters; allowed are {LONGEST_TEXT:,}")
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None:
             return None
@@ -42,8 +42,6 @@ def read_yaml(text: str) -> Any:
     # Constructors raise whatever Python says of dates that do not exist and numbers that are too long.
     except (yaml.YAMLError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise ValueError(" ".join(str(error).split())[:300]) from None
-    finally:
-        loader.dispose()
 
 
 def _check_expansion(root: yaml.Node) -> None:

@@ -43,7 +43,6 @@ _FIXED: Mapping[str, tuple[Any, ...]] = {
     "generator": (None,),
     "pin_memory": (None, False),
     "train": (False,),
-    "training": (False,),
 }
 """Name of an argument -> its only values: a static network has no training mode and draws no random numbers."""
 _SCALARS: Mapping[str, Callable[[Any], bool]] = {
@@ -94,7 +93,8 @@ def check_arguments(operator: Callable[..., Any], args: Sequence[Any], kwargs: M
 
 
 def _check_argument(argument: Any, value: Any) -> None:
-    if argument.name in _FIXED and not (_is_plain(value) and value in _FIXED[argument.name]):
+    allowed = _FIXED.get(argument.name)
+    if allowed is not None and not (_is_plain(value) and value in allowed):
         raise ValueError(f"argument {argument.name} is {_short(value)}")
     if not _fits(argument.real_type, value, argument):
         raise ValueError(f"argument {argument.name} is {_short(value)}, not {argument.real_type}")

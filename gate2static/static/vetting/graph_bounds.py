@@ -249,8 +249,10 @@ def _check_batch_norm(named: Mapping[str, Any]) -> None:
         tensor = named[key]
         if tensor is not None and tuple(tensor.shape) != (channels,):
             raise BoundsError(f"{key} of a norm has shape {tuple(tensor.shape)}, not ({channels},)")
-    if named.get("running_mean") is None or named.get("running_var") is None:
-        raise BoundsError("a batch norm without statistics")
+    # With the batch's own statistics it would write its running ones; standardised weights have none.
+    has_statistics = named["running_mean"] is not None and named["running_var"] is not None
+    if named["training"] == has_statistics:
+        raise BoundsError("a batch norm in training mode, or one without statistics")
 
 
 def _check_layer_norm(named: Mapping[str, Any]) -> None:
@@ -260,9 +262,15 @@ def _check_layer_norm(named: Mapping[str, Any]) -> None:
         raise BoundsError(f"a layer norm over {sizes} of {[tuple(tail) for tail in tails]}")
 
 
+def _check_rrelu(named: Mapping[str, Any]) -> None:
+    if named["training"]:
+        raise BoundsError("an operator in training mode")
+
+
 _EXACT_SIZES: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
     "_weight_norm": _check_weight_norm,
     "_weight_norm_interface": _check_weight_norm,
     "batch_norm": _check_batch_norm,
     "layer_norm": _check_layer_norm,
+    "rrelu": _check_rrelu,
 }

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 OPERATORS: Mapping[str, str] = {
     "_adaptive_avg_pool2d": "default",
     "_log_softmax": "default",
+    "_native_batch_norm_legit": "no_stats",
     "_native_multi_head_attention": "default",
     "_softmax": "default",
     "_to_copy": "default",
