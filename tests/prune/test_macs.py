@@ -32,7 +32,7 @@ def test_while_training_the_expectation_approaches_the_aligned_count() -> None:
 
 def test_an_impossible_alignment_is_refused() -> None:
     gated, _ = zoo.make_gated("two_scales", tasks=2)
-    with pytest.raises(PruneError, match="align is 0; it counts channels"):
+    with pytest.raises(PruneError, match="align, the number of channels, is 0"):
         g2s.expected_macs(gated, align=0)
 
 

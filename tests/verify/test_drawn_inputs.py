@@ -209,7 +209,7 @@ def test_inputs_on_which_nothing_can_be_compared_are_refused(inputs, message: st
 def test_the_two_models_in_the_wrong_order_are_refused() -> None:
     gated = bytes_network()
     static = g2s.prune(gated)
-    with pytest.raises(VerificationError, match="was given a StaticModel where the GatedModel belongs"):
+    with pytest.raises(VerificationError, match="the model is a StaticModel; allowed is a GatedModel"):
         verify(static, gated)  # type: ignore[arg-type]
 
 
