@@ -1,5 +1,7 @@
 """The ranges of example inputs, from which inputs are drawn when networks are compared."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -7,8 +9,10 @@ ValueRange = tuple[int, int] | tuple[float, float]
 """The least and the largest value; integers for integers and booleans."""
 
 
-def value_range(example: Tensor) -> ValueRange | None:
+def value_range(example: Any) -> ValueRange | None:
     """Returns the range of an example input; None where it has no values that are finite and in order."""
+    if not isinstance(example, Tensor):
+        return None
     values = example.detach()
     if not values.numel() or values.is_complex() or values.is_meta:
         return None

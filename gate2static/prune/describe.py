@@ -4,6 +4,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
+from itertools import zip_longest
 
 import torch
 from torch import fx, nn
@@ -34,7 +35,8 @@ def describe(
     channels = plan.channels
     gated = channels.gated
     analysis = channels.analysis
-    inputs = zip(gated.program.graph.find_nodes(op="placeholder"), gated.program.ranges, strict=True)
+    # Nobody knows the ranges of what the example inputs leave out.
+    inputs = zip_longest(gated.program.graph.find_nodes(op="placeholder"), gated.program.ranges)
     decisions = {unit: decision.int().tolist() for unit, decision in gate_decisions(gated).items()}
     heads = _parameters(gated.heads)
     branches = {stream: _parameters(branch) for stream, branch in gated.branches.items()}
