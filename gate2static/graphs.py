@@ -20,6 +20,13 @@ def function_of(node: fx.Node) -> Callable[..., Any]:
     return node.target
 
 
+def module_around(node: fx.Node) -> str:
+    """Returns the name of the innermost module whose forward made a node; "" for the root."""
+    stack = node.meta.get("nn_module_stack", {})
+    paths = [path for path, _ in stack.values() if node.op != "call_module" or path != node.target]
+    return paths[-1] if paths else ""
+
+
 def copy_structure(module: nn.Module) -> nn.Module:
     """Copies a module but shares its parameters: what a forward remembers while it is tried out stays in the copy."""
     return copy.deepcopy(module, {id(p): p for p in module.parameters()})

@@ -6,7 +6,7 @@ So a trace that fixed something that it should not have fixed is an error at onc
 import contextlib
 import copy
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -39,12 +39,14 @@ def check_lift(backbone: nn.Module, encoder: nn.Module, branches: Sequence[nn.Mo
     """
     # Forwards remember things in their modules, such as what they derive from parameters.
     plain = copy.deepcopy(backbone).train().eval()
+    buffers = {name: buffer.clone() for name, buffer in plain.named_buffers()}
     lifted = copy_structure(encoder).train().eval()
     try:
-        with _random_constants([plain, *branches]):
+        with random_constants([plain, *branches]):
             is_same = _agree(plain, lifted, inputs)
     except InconclusiveError:
         is_same = _agree(plain.train().eval(), lifted.train().eval(), inputs, finite=False)
+    _refuse_written(plain, buffers)
     if not is_same:
         raise TraceError(
             "the traced backbone does not compute what the backbone computes; its forward probably depends on values "
@@ -53,8 +55,24 @@ def check_lift(backbone: nn.Module, encoder: nn.Module, branches: Sequence[nn.Mo
         )
 
 
+def _refuse_written(plain: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Refuses a backbone that writes into its buffers in evaluation, since a static network has none.
+
+    Args:
+        plain: The backbone, after it ran in eval mode.
+        buffers: Its buffers before it ran.
+    """
+    for name, buffer in plain.named_buffers():
+        before = buffers.get(name)
+        if before is not None and before.shape == buffer.shape and not torch.allclose(before, buffer, equal_nan=True):
+            raise TraceError(
+                f"the forward of the backbone writes into its buffer {name!r} in evaluation too, which a static "
+                "network does not do; write only where self.training is set."
+            )
+
+
 @contextlib.contextmanager
-def _random_constants(networks: Sequence[nn.Module]) -> Iterator[None]:
+def random_constants(networks: Sequence[nn.Module]) -> Iterator[None]:
     """Lets parameters that are one constant hold random numbers, for as long as the context lasts.
 
     Args:

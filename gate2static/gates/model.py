@@ -15,8 +15,10 @@ from gate2static.errors import Gate2StaticError, GateError
 from gate2static.gates.arguments import check_backbone, check_inputs, check_values
 from gate2static.gates.channel_gate import Gate, Mixing
 from gate2static.gates.check_lift import check_lift
+from gate2static.gates.check_training import check_training, set_modes
 from gate2static.gates.lift import lift
 from gate2static.gates.residual_ties import residual_ties
+from gate2static.gates.traced_module import mark_traced
 from gate2static.program.annotate import info
 from gate2static.program.program import Program, build_program
 
@@ -44,6 +46,8 @@ class GatedModel(nn.Module):
         self.heads = heads
         # In a tuple, so that it is no submodule: copies and state dicts know only the encoder.
         self._settled: tuple[fx.GraphModule, ...] = ()
+        # Module of the backbone -> its mode after `train()`, where the backbone's own leaves some in evaluation.
+        self._modes: dict[str, bool] = {}
 
     @property
     def gates(self) -> dict[str, Gate]:
@@ -118,6 +122,14 @@ class GatedModel(nn.Module):
         encoder = self.settled_encoder if self.training and self.settled_encoder is not None else self.encoder
         features = encoder(*pytree.tree_leaves(inputs))
         return {task: self.heads[task](f) for task, f in zip(self.tasks, features, strict=True)}
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets the mode of all modules; those that the backbone's own `train` leaves in evaluation stay there."""
+        super().train(mode)
+        if mode and not all(self._modes.values()):
+            for branch in self.branches.values():
+                set_modes(branch, self._modes)
+        return self
 
     def train_with(self, encoder: fx.GraphModule | None) -> None:
         """Lets training run another form of the encoder.
@@ -202,9 +214,10 @@ def gate(
     require_number(gate_init_std, name="gate_init_std", least=0, error=GateError)
     if mixing not in get_args(Mixing):
         raise GateError(f"mixing is {mixing!r}; allowed are {' and '.join(map(repr, get_args(Mixing)))}.")
-    ordered_heads = {task: copy.deepcopy(heads[task]) for task in tasks}
+    # Copied together, so that what heads share stays shared.
+    ordered_heads = copy.deepcopy({task: heads[task] for task in tasks})
     # Heads are traced as they are deployed.
-    eval_heads = {task: copy.deepcopy(head).eval() for task, head in ordered_heads.items()}
+    eval_heads = {task: head.eval() for task, head in copy.deepcopy(ordered_heads).items()}
     root, program = build_program(backbone, eval_heads, example_inputs)
     states = {task: (task_states or {}).get(task) for task in tasks}
     states[SHARED] = shared_state
@@ -228,10 +241,20 @@ def gate(
     encoder = lift(program, branches, gates)
     # Before the branches get weights of their own, each stream must compute what the backbone computes.
     check_lift(backbone, encoder, list(branches.values()), tuple(example_inputs))
+    modes = check_training(backbone, root, program, tuple(example_inputs))
     for stream, state in states.items():
         _load_branch(branches[stream], state, stream, backbone)
     gated = GatedModel(tasks=tuple(tasks), program=program, encoder=encoder, heads=nn.ModuleDict(ordered_heads))
-    return gated.train(backbone.training)
+    gated._modes = modes
+    gated.train(backbone.training)
+    for branch in gated.branches.values():
+        set_modes(branch, {name: module.training for name, module in backbone.named_modules()})
+        mark_traced(branch, backbone)
+    for task, head in gated.heads.items():
+        # A head in another mode than the backbone follows the backbone.
+        if heads[task].training == backbone.training:
+            set_modes(head, {name: module.training for name, module in heads[task].named_modules()})
+    return gated
 
 
 def gated_model(value: Any, *, error: type[Gate2StaticError] = GateError) -> GatedModel:

@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import TraceError
 from torch.utils import _pytree as pytree
@@ -32,6 +32,7 @@ from gate2static.program.rewrites.gradients import (
 )
 from gate2static.program.rewrites.integer_sizes import recorded_integers
 from gate2static.program.rewrites.size_functions import recorded_size_functions
+from gate2static.program.rewrites.training_reads import noticed_reads, recorded_random_functions
 from gate2static.program.size_decisions import user_line
 
 _UNKNOWN = object()
@@ -46,9 +47,14 @@ class ValueTracer(fx.Tracer):
         defaults: The leaves of the arguments that keep their defaults, which have the last placeholders.
         trains: Whether the traced copy will train in place of the module. If not, the graph is for evaluation alone.
         integers: Whether `int` and `len` of what follows the batch are recorded.
+        training: Whether the module is traced in training mode, so that random numbers are drawn when the graph runs.
 
     Attributes:
         trains: Whether the traced copy will train in place of the module.
+        training: Whether the module is traced in training mode.
+        reads: The modules whose flag `training` was read, by identity -> the files and lines that read it.
+        places: The files and lines that read the flag of any module, in order.
+        integers: Whether `int` and `len` of what follows the batch are recorded.
         evaluating: True while nodes run on fake tensors, so that modules are called and not recorded.
         decided: Node whose value Python needed, and whether only its length -> the line of the user's code.
     """
@@ -60,12 +66,16 @@ class ValueTracer(fx.Tracer):
         *,
         trains: bool = True,
         integers: bool = False,
+        training: bool = False,
     ) -> None:
         super().__init__()
         self.trains = trains
+        self.training = training
+        self.reads: dict[int, list[str]] = {}
+        self.places: list[str] = []
         self.evaluating = False
         self.decided: dict[tuple[fx.Node, bool], str] = {}
-        self._integers = integers
+        self.integers = integers
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         at = fake_inputs(self._mode, inputs)
         self._placeholders = {batch: [*at(batch), *defaults] for batch in BATCHES}
@@ -79,9 +89,11 @@ class ValueTracer(fx.Tracer):
         """Returns the graph of a module; see fx.Tracer."""
         self._autocast = autocast_devices()
         functions = custom_functions(self._autograd_function) if self.trains else nullcontext()
-        integers = recorded_integers(root, self._integer, self._count) if self._integers else nullcontext()
+        integers = recorded_integers(root, self._integer, self._count) if self.integers else nullcontext()
         sizes = recorded_size_functions(self.create_proxy)
-        with sizes, torch.enable_grad(), functions, integers:
+        draws = recorded_random_functions(self._random_function) if self.training else nullcontext()
+        reads = noticed_reads(self._notice_read) if self.trains else nullcontext()
+        with sizes, torch.enable_grad(), functions, integers, draws, reads:
             return super().trace(root, concrete_args)
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
@@ -99,6 +111,11 @@ class ValueTracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
         """Returns an attribute of a module: the proxy of a parameter, or the parameter itself while nodes run."""
         return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    @property
+    def last_read(self) -> str:
+        """The file and line that was the last to read a flag `training`; "" where nothing did."""
+        return self.places[-1] if self.places else ""
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Returns `bool` of a proxy."""
@@ -242,7 +259,11 @@ class ValueTracer(fx.Tracer):
         key = f"{id(kind)} {settings}"
         if key not in self._whole_functions:
             known = pytree.tree_map_only(fx.Proxy, lambda proxy: self.values(proxy.node)[0], args)
-            self._whole_functions[key] = stays_whole(kind, args, known)
+            self.evaluating = True
+            try:
+                self._whole_functions[key] = stays_whole(kind, args, known)
+            finally:
+                self.evaluating = False
         if self._whole_functions[key]:
             return self.create_proxy("call_function", as_function(kind), args, {})
         # A forward always runs without gradients, so what it records needs no mark.
@@ -252,6 +273,18 @@ class ValueTracer(fx.Tracer):
             return run()
         finally:
             self._marking = was_marking
+
+    def _random_function(self, kind: str, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Records a function that draws random numbers, unless nodes run meanwhile or it has its own generator."""
+        if self.evaluating or kwargs.get("generator") is not None:
+            return function(*args, **kwargs)
+        return self.create_proxy(kind, function, args, kwargs)
+
+    def _notice_read(self, module: nn.Module, place: str) -> None:
+        """Notes who read the flag `training` of a module, unless nodes run meanwhile."""
+        if not self.evaluating:
+            self.reads.setdefault(id(module), []).append(place)
+            self.places.append(place)
 
     def _integer(self, proxy: fx.Proxy) -> Any:
         """Returns `int` of a proxy.

@@ -13,8 +13,10 @@ from gate2static.errors import TraceError
 from gate2static.program.annotate import NodeError
 from gate2static.program.known_proxies import FollowsBatchError
 from gate2static.program.rewrites.gradients import is_custom
+from gate2static.program.rewrites.in_training import ModeError
+from gate2static.program.rewrites.out_of_place import StoredWriteError
 from gate2static.program.size_decisions import NOT_THEIRS
-from gate2static.program.tracer import Tracer
+from gate2static.program.tracer import FixedDrawError, Tracer
 
 _FROZEN = {F.batch_norm: "BatchNorm", F.instance_norm: "InstanceNorm"}
 """Functions whose training flag is an argument, which a trace would fix -> the layers to use instead."""
@@ -91,21 +93,99 @@ def refuse_frozen(graph: fx.Graph, what: str) -> None:
             raise TraceError(f"{what} passes out= to {node.name}, which writes in place; assign its result instead.")
 
 
-def explain(error: Exception, what: str) -> str:
+def refuse_parameter_hooks(module: nn.Module, what: str) -> None:
+    """Refuses hooks on parameters, which torch does not copy.
+
+    Args:
+        module: The module to check.
+        what: The module's name in the error.
+
+    Raises:
+        TraceError: A parameter has a hook.
+    """
+    for name, parameter in module.named_parameters():
+        if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
+            raise TraceError(
+                f"the parameter {name!r} of {what} has a hook, which its copies would lose; remove it, and register it "
+                f"after gating on that parameter of each of gated.branches."
+            )
+
+
+def hooked_modules(root: nn.Module, graph: fx.Graph) -> list[str]:
+    """Returns the names of the modules that have hooks and that a graph takes apart; "" for the root.
+
+    Args:
+        root: The traced module.
+        graph: Its graph. Modules that it calls keep their hooks.
+    """
+    followed = {""}
+    for node in graph.nodes:
+        followed.update(path for path, _ in node.meta.get("nn_module_stack", {}).values() if path != node.target)
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return [
+        name
+        for name, module in root.named_modules()
+        if name in followed and any(getattr(module, kind) for kind in hooks)
+    ]
+
+
+def refuse_hook(name: str, what: str) -> None:
+    """Refuses a hook that a trace loses.
+
+    Args:
+        name: The module that has it; "" for the root.
+        what: The root's name in the error.
+
+    Raises:
+        TraceError: Always.
+    """
+    where = f"{name!r} in {what}" if name else what
+    raise TraceError(
+        f"{where} has a hook that would not be called any more, since gating takes that module apart; remove it, or "
+        "register it on a layer, such as a convolution, which keeps its hooks."
+    )
+
+
+def explain_mode(error: ModeError | StoredWriteError, what: str, tracers: Sequence[Tracer]) -> str:
+    """Returns the message for a difference between training and evaluation that a trace cannot hold.
+
+    Args:
+        error: The error that says what differs.
+        what: The traced module's name in the message.
+        tracers: The tracers, which know where the flag `training` was read.
+    """
+    roots = [tracer.root for tracer in tracers if isinstance(tracer.root, nn.Module)]
+    reads = [place for tracer, root in zip(tracers, roots, strict=True) for place in _reads(tracer, root, error.module)]
+    place = f" (where {reads[0]} reads `training`)" if reads else ""
+    where = f"{error.module!r} in {what}" if error.module else what
+    return f"{where} cannot train as it does now{place}: {error}. {error.fix}"
+
+
+def _reads(tracer: Tracer, root: nn.Module, module: str) -> list[str]:
+    """Returns the places that read `training` of a submodule or, if there are none, of any module."""
+    return tracer.reads.get(id(root.get_submodule(module)), []) or tracer.places
+
+
+def explain(error: Exception, what: str, read: str = "") -> str:
     """Returns the message for a trace that failed: the reason, the line of the user's code, and how to fix it.
 
     Args:
         error: The error that stopped the trace.
         what: The module's name in the message.
+        read: The line that last read the flag `training`, for errors that no line of the user's code raised.
     """
     frames = traceback.extract_tb(error.__traceback__)
     theirs = [frame for frame in frames if not any(map(Path(frame.filename).is_relative_to, NOT_THEIRS))]
     # The innermost frame of the user's code is the line to change.
-    place = f"{theirs[-1].filename}:{theirs[-1].lineno}: `{theirs[-1].line}`" if theirs else "its forward"
+    place = f"{theirs[-1].filename}:{theirs[-1].lineno}: `{theirs[-1].line}`" if theirs else read or "its forward"
     text = str(error).strip()
     reason = text.splitlines()[0] if text else type(error).__name__
-    allowed = "Allowed is code whose control flow does not depend on tensor values. Rewrite that line, or move it into"
-    fix = f"{allowed} a function marked with torch.fx.wrap."
+    own_function = " into a submodule of its own or into a function marked with torch.fx.wrap."
+    allowed = "Allowed is code whose control flow does not depend on tensor values. Rewrite that line, or move it"
+    fix = f"{allowed}{own_function}"
+    if isinstance(error, FixedDrawError):
+        functions = "Allowed are torch's random functions, such as torch.rand(()). Use them, or move that line"
+        fix = f"{functions}{own_function}"
     if isinstance(error, FollowsBatchError):
         fix = "Allowed is code that decides alike for all batch sizes. Rewrite that line with tensor operators."
     return f"torch.fx cannot trace {what}: {reason} (at {place}). {fix}"

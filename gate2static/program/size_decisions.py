@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from gate2static.errors import GateError
 from gate2static.graphs import quiet
 
-NOT_THEIRS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+NOT_THEIRS = (str(Path(torch.__file__).parent), str(Path(__file__).parent), contextlib.__file__)
 """Folders whose files are not the user's code."""
 _BATCH = 2
 

@@ -2,7 +2,8 @@
 
 The trace is taken in eval mode, since the graph is what will be deployed. What trains differently from how it is
 deployed stays a module, so it still follows `train()` and `eval()`: norms and dropout layers, childless modules whose
-`forward` reads `self.training` (stochastic depth), and functional dropout, which becomes a layer here.
+`forward` reads `self.training` (stochastic depth), and functional dropout, which becomes a layer here. Where other code
+reads `training`, a second trace in training mode says what differs, and that becomes an `InTraining` layer.
 
 A submodule that torch.fx cannot follow stays whole, as one opaque layer. Only where the module's own `forward` cannot
 be followed is the trace an error. `torch.export` is no second front end: it reduces layers to operators, and with them
@@ -24,11 +25,22 @@ from torch.utils import _pytree as pytree
 from gate2static.errors import TraceError
 from gate2static.graphs import copy_structure
 from gate2static.program.known_proxies import FollowsBatchError
-from gate2static.program.refusals import explain, refuse_frozen, refuse_impure, refuse_shared_forwards
+from gate2static.program.refusals import (
+    explain,
+    explain_mode,
+    hooked_modules,
+    refuse_frozen,
+    refuse_hook,
+    refuse_impure,
+    refuse_parameter_hooks,
+    refuse_shared_forwards,
+)
 from gate2static.program.rewrites.attention import written_out
 from gate2static.program.rewrites.functional_layers import make_weight_layers
 from gate2static.program.rewrites.gradients import detach, settle_marks
-from gate2static.program.rewrites.out_of_place import functionalise
+from gate2static.program.rewrites.in_training import ModeError, add_training
+from gate2static.program.rewrites.out_of_place import StoredWriteError, functionalise
+from gate2static.program.rewrites.random_layers import make_random_layers, random_call
 from gate2static.program.size_decisions import decisions_of
 from gate2static.program.tracer import Tracer
 
@@ -48,6 +60,14 @@ class _Arguments:
     inputs: tuple[Any, ...]
     defaults: tuple[Any, ...]
     default_names: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Trace:
+    """A trace of a module in one mode."""
+
+    tracer: Tracer
+    graph: fx.Graph
 
 
 def trace(
@@ -73,31 +93,95 @@ def trace(
     Raises:
         TraceError: torch.fx cannot follow the module's own code; the message names the line.
     """
+    if trains:
+        refuse_parameter_hooks(module, what)
     root = _copied(module, what)
     refuse_shared_forwards(root, what)
     arguments = _bind(root, inputs, what)
-    tracer, graph = _follow(root, arguments, what, trains, whole)
-    # Before anything is rewritten: the nodes of decisions are read by nothing, and go.
-    decisions = decisions_of(tracer.decided, tracer.root, arguments.inputs)
-    _adopt(root, tracer, graph)
-    if trains:
-        settle_marks(graph, tracer.shape)
-        make_weight_layers(root, graph, tracer.shape)
-    _restore_output_structure(graph)
-    _drop_unused_inputs(graph, arguments.default_names)
+    traces: tuple[_Trace, ...] = ()
     try:
-        refuse_frozen(graph, what)
-        functionalise(root, graph, layers=trains, shape_of=tracer.shape)
+        traces = _follow(root, arguments, what, trains, whole)
+        whole = traces[0].tracer.whole
+        if trains:
+            _refuse_lost_hooks(root, traces[0], arguments, what)
+        # Before anything is rewritten: the nodes of decisions are read by nothing, and go.
+        decisions = decisions_of(traces[0].tracer.decided, traces[0].tracer.root, arguments.inputs)
+        for one in traces:
+            _settle(root, one, arguments, what)
+        if len(traces) > 1:
+            _add_training(root, *traces)
+    except (ModeError, StoredWriteError) as error:
+        submodule = _not_whole(error.module, whole)
+        if not submodule:
+            raise TraceError(explain_mode(error, what, [one.tracer for one in traces])) from error
+        return trace(module, inputs, what, trains=trains, whole=whole | {submodule})
     except TraceError:
-        if tracer.followed <= whole:
+        followed = {function for one in traces for function in one.tracer.followed}
+        if followed <= whole:
             raise
         # The refused call may stand inside a marked function, which then stays whole.
-        return trace(module, inputs, what, trains=trains, whole=whole | tracer.followed)
+        return trace(module, inputs, what, trains=trains, whole=whole | followed)
+    graph = traces[0].graph
     if trains:
+        make_weight_layers(root, graph, traces[0].tracer.shape)
+        make_random_layers(graph, functools.partial(_add_layer, root))
         detach(graph)
     _tidy(graph)
     next(iter(graph.find_nodes(op="output"))).meta["size_decisions"] = decisions
     return root, graph
+
+
+def _not_whole(module: str, whole: frozenset[Any]) -> str:
+    """Returns the name of a module or, where that is whole already, of the innermost module around it that is not."""
+    while module in whole:
+        module = module.rpartition(".")[0]
+    return module
+
+
+def _settle(root: nn.Module, one: _Trace, arguments: _Arguments, what: str) -> None:
+    """Brings a trace into the form in which two traces are compared: nothing is written in place.
+
+    Args:
+        root: The module; it gets the classes and constants that the graph refers to.
+        one: The trace.
+        arguments: The arguments of its forward.
+        what: The module's name in an error.
+
+    Raises:
+        TraceError: The graph calls something that cannot be recorded.
+    """
+    _adopt(root, one.tracer, one.graph)
+    if one.tracer.trains:
+        settle_marks(one.graph, one.tracer.shape)
+    _restore_output_structure(one.graph)
+    _drop_unused_inputs(one.graph, arguments.default_names)
+    refuse_frozen(one.graph, what)
+    functionalise(root, one.graph, shape_of=one.tracer.shape)
+
+
+def _add_training(root: nn.Module, evaluated: _Trace, trained: _Trace) -> None:
+    """Adds what differs in training to the graph of evaluation."""
+
+    def shape_of(value: Any) -> tuple[int, ...] | None:
+        tracer = trained.tracer if value in trained.graph.nodes else evaluated.tracer
+        return tracer.shape(value)
+
+    def add(path: str, name: str, layer: nn.Module) -> str:
+        # The tracer runs nodes on its own copy of the module.
+        assert isinstance(evaluated.tracer.root, nn.Module)
+        _add_layer(evaluated.tracer.root, path, name, copy.deepcopy(layer).eval())
+        return _add_layer(root, path, name, layer)
+
+    add_training(root, evaluated.graph, trained.graph, shape_of, add)
+
+
+def _add_layer(root: nn.Module, path: str, name: str, layer: nn.Module) -> str:
+    """Adds a layer to a submodule, so that it follows that module's mode, and returns its full name."""
+    parent = root.get_submodule(path)
+    while hasattr(parent, name):
+        name += "_"
+    parent.add_module(name, layer.train(parent.training))
+    return f"{path}.{name}" if path else name
 
 
 def _copied(module: nn.Module, what: str) -> nn.Module:
@@ -147,31 +231,79 @@ def _bind(root: nn.Module, inputs: tuple[Any, ...], what: str) -> _Arguments:
 
 def _follow(
     root: nn.Module, arguments: _Arguments, what: str, trains: bool, whole: frozenset[Any]
-) -> tuple[Tracer, fx.Graph]:
-    """Traces a module, and traces it again with what could not be followed kept whole, until that works."""
+) -> tuple[_Trace, ...]:
+    """Traces a module, and traces it again with what could not be followed kept whole, until that works.
+
+    Returns:
+        The trace in eval mode, and where the module may do something else in training, the trace in training mode.
+    """
     causes: list[Exception] = []
-    graph = None
+    traces: list[_Trace] = []
     integers = False
-    while graph is None:
-        tracer = Tracer(arguments.inputs, arguments.defaults, whole=whole, trains=trains, integers=integers)
+    while not traces:
         try:
-            graph = _run_tracer(tracer, copy_structure(root), arguments)
+            for training in (False, True):
+                options: dict[str, Any] = {"trains": trains, "integers": integers, "training": training}
+                tracer = Tracer(arguments.inputs, arguments.defaults, whole=whole, **options)
+                traces.append(_run_tracer(tracer, copy_structure(root).train(training), arguments))
+                if not _may_train_otherwise(traces[0]):
+                    break
+        except StoredWriteError:
+            raise
         except Exception as error:
+            traces.clear()
             fixes_batch = isinstance(error, FollowsBatchError)
             if fixes_batch and not integers:
                 # Replacing `int` and `len` is the exception: only code that fails on the batch is traced like that.
                 integers = True
             elif tracer.failed is None or (fixes_batch and isinstance(tracer.failed, str)):
-                raise TraceError(explain(error, what)) from error
+                mode = " in training mode" if tracer.training else ""
+                raise TraceError(explain(error, f"{what}{mode}", tracer.last_read)) from error
             else:
                 causes.append(error)
                 whole |= _alike(root, tracer.failed, whole)
-    refuse_impure(tracer, graph, whole, causes, what)
-    dropouts = _attention_dropouts(root, arguments, whole, tracer, integers) if trains else ()
-    if dropouts:
+    for one in traces:
+        refuse_impure(one.tracer, one.graph, whole, causes, what)
+    dropouts = _attention_dropouts(traces[-1].tracer)
+    if len(traces) > 1 and any(dropouts) and len(dropouts) == len(traces[0].tracer.attentions):
         tracer = Tracer(arguments.inputs, arguments.defaults, whole=whole, dropouts=dropouts, integers=integers)
-        graph = _run_tracer(tracer, copy_structure(root), arguments)
-    return tracer, graph
+        traces[0] = _run_tracer(tracer, copy_structure(root), arguments)
+    return tuple(traces)
+
+
+def _refuse_lost_hooks(root: nn.Module, evaluated: _Trace, arguments: _Arguments, what: str) -> None:
+    """Refuses hooks on modules that the trace takes apart, unless the graph has what they do.
+
+    Raises:
+        TraceError: A hook would not be called any more.
+    """
+    hooked = hooked_modules(root, evaluated.graph)
+    if not hooked:
+        return
+    bare = copy_structure(root)
+    for name in hooked:
+        module = bare.get_submodule(name)
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    of = evaluated.tracer
+    tracer = Tracer(arguments.inputs, arguments.defaults, whole=of.whole, integers=of.integers)
+    try:
+        without = _run_tracer(tracer, bare, arguments)
+    except Exception:  # noqa: BLE001  # the forward needs what the hooks do
+        return
+    if str(without.graph) == str(evaluated.graph):
+        refuse_hook(hooked[0], what)
+
+
+def _may_train_otherwise(evaluated: _Trace) -> bool:
+    """Returns whether a module's own code may do something else in training, so that it must be traced there too."""
+    tracer = evaluated.tracer
+    if not tracer.trains:
+        return False
+    assert isinstance(tracer.root, nn.Module)
+    # An own `train` may set what the forward reads.
+    has_own_train = any(type(module).train is not nn.Module.train for module in tracer.root.modules())
+    return has_own_train or bool(tracer.reads) or any(map(random_call, evaluated.graph.nodes))
 
 
 def _alike(root: nn.Module, failed: Any, whole: frozenset[Any]) -> set[Any]:
@@ -184,34 +316,42 @@ def _alike(root: nn.Module, failed: Any, whole: frozenset[Any]) -> set[Any]:
     return alike if len(failures) > 1 else {failed}
 
 
-def _attention_dropouts(
-    root: nn.Module, arguments: _Arguments, whole: frozenset[Any], traced: Tracer, integers: bool
-) -> tuple[float, ...]:
-    """Returns the dropout probability of each attention in training, from another trace in training mode.
+def _attention_dropouts(trained: Tracer) -> tuple[float, ...]:
+    """Returns the dropout probability of each attention in training.
 
-    Code such as `p if self.training else 0.0` freezes it to zero in eval mode. The result is empty where no attention
-    drops, or where the two traces cannot be compared.
+    Code such as `p if self.training else 0.0` freezes it to zero in eval mode.
     """
-    if not traced.attentions:
-        return ()
-    training = Tracer(arguments.inputs, arguments.defaults, whole=whole, integers=integers)
-    try:
-        _run_tracer(training, copy_structure(root).train(), arguments)
-    except Exception:  # noqa: BLE001  # the trace that counts was taken already
-        return ()
-    dropouts = tuple(p if isinstance(p, int | float) else 0.0 for p in training.attentions)
-    is_comparable = len(training.attentions) == len(traced.attentions)
-    return dropouts if is_comparable and dropouts != tuple(traced.attentions) else ()
+    return tuple(p if isinstance(p, int | float) else 0.0 for p in trained.attentions)
 
 
-def _run_tracer(tracer: Tracer, root: nn.Module, arguments: _Arguments) -> fx.Graph:
-    """Returns the graph of a module.
+def _run_tracer(tracer: Tracer, root: nn.Module, arguments: _Arguments) -> _Trace:
+    """Traces a module in the mode that it is in.
 
     Args:
         tracer: The tracer to run.
         root: The module. One that has a form of its own (`written_out`) runs under a class with that forward.
         arguments: The arguments of its forward.
+
+    Raises:
+        StoredWriteError: The forward of a module that is not kept whole wrote into a buffer.
     """
+    before = {name: (buffer, buffer._version) for name, buffer in root.named_buffers()}
+    graph = _run_forward(tracer, root, arguments)
+    called = tuple(f"{node.target}." for node in graph.find_nodes(op="call_module"))
+    for name, (buffer, version) in before.items():
+        # What a layer does with its buffers is its own business.
+        if name.startswith(called):
+            continue
+        owner, _, key = name.rpartition(".")
+        now = getattr(root.get_submodule(owner), key)
+        is_new = isinstance(now, Tensor) and now.shape == buffer.shape and not now.equal(buffer)
+        if isinstance(now, fx.Proxy) or is_new or (now is buffer and buffer._version != version):
+            raise StoredWriteError(name, owner)
+    return _Trace(tracer, graph)
+
+
+def _run_forward(tracer: Tracer, root: nn.Module, arguments: _Arguments) -> fx.Graph:
+    """Returns the graph of a module; see `_run_tracer`."""
     kind = type(root)
     form = written_out(root)
     if form is None:
@@ -235,7 +375,12 @@ def _adopt(root: nn.Module, tracer: Tracer, graph: fx.Graph) -> None:
         root.get_submodule(name).__class__ = kind
     for node in graph.find_nodes(op="get_attr"):
         if node.target.startswith("_tensor_constant"):
-            setattr(root, node.target, getattr(tracer.root, node.target))
+            value = getattr(tracer.root, node.target)
+            if tracer.training:
+                # The constants of the other trace have the same names.
+                node.target = node.target.replace("_tensor_constant", "_tensor_constant_in_training_")
+                setattr(tracer.root, node.target, value)
+            setattr(root, node.target, value)
 
 
 def _restore_output_structure(graph: fx.Graph) -> None:

@@ -9,7 +9,8 @@
 
 import functools
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import fx, nn
@@ -23,6 +24,7 @@ from gate2static.program.rewrites.canonical_names import canonical
 from gate2static.program.rewrites.decompose import LAYERS, in_steps
 from gate2static.program.rewrites.gradients import is_custom
 from gate2static.program.rewrites.norm_activation import plain_norm
+from gate2static.program.rewrites.training_reads import random_state
 
 _OWN_PACKAGES = ("torch", __name__.partition(".")[0])
 
@@ -31,6 +33,10 @@ _CONTAINERS = (nn.Transformer, nn.TransformerDecoder, nn.TransformerDecoderLayer
 
 _ATTENTION_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
 """The arguments of `scaled_dot_product_attention` in the order of their positions."""
+
+
+class FixedDrawError(fx.proxy.TraceError):
+    """Random numbers that were drawn while a network was traced, so that the graph would hold them for good."""
 
 
 class Tracer(ValueTracer):
@@ -44,6 +50,7 @@ class Tracer(ValueTracer):
         trains: Whether the traced copy will train in place of the module. If not, the graph keeps to the modules that
             exist: norms with activation stay whole, and attention stays one operator.
         integers: Whether `int` and `len` of what follows the batch are recorded.
+        training: Whether the module is traced in training mode.
 
     Attributes:
         attentions: The dropout probability of each attention in the order of the trace.
@@ -61,9 +68,10 @@ class Tracer(ValueTracer):
         dropouts: tuple[float, ...] = (),
         trains: bool = True,
         integers: bool = False,
+        training: bool = False,
     ) -> None:
-        super().__init__(inputs, defaults, trains=trains, integers=integers)
-        self._whole = whole
+        super().__init__(inputs, defaults, trains=trains, integers=integers, training=training)
+        self.whole = whole
         self._dropouts = dropouts
         self.attentions: list[float] = []
         self.failed: Any = None
@@ -72,7 +80,7 @@ class Tracer(ValueTracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Returns whether a module becomes one node."""
-        if module_qualified_name in self._whole:
+        if module_qualified_name in self.whole:
             return True
         # These are torch's, so torch.fx would keep them whole.
         if isinstance(m, (*_CONTAINERS, *LAYERS)):
@@ -91,17 +99,23 @@ class Tracer(ValueTracer):
         if self.evaluating:
             return forward(*args, **kwargs)
         name = self.path_of_module(m)
-        if name not in self._whole:
+        if name not in self.whole:
             pieces = self._in_pieces(m, name, args, kwargs)
             if pieces is not NotImplemented:
                 return pieces
         try:
-            return super().call_module(m, forward, args, kwargs)
+            with self._no_fixed_draws(f"{name!r}"):
+                return super().call_module(m, forward, args, kwargs)
         except Exception:
             # The innermost module raises first.
             if self.failed is None and not self.is_leaf_module(m, name):
                 self.failed = name
             raise
+
+    def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """Returns the graph of a module; see fx.Tracer."""
+        with self._no_fixed_draws("its forward"):
+            return super().trace(root, concrete_args)
 
     def create_proxy(
         self, kind: str, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any], *rest: Any, **options: Any
@@ -114,9 +128,24 @@ class Tracer(ValueTracer):
                 return steps
             if target is F.scaled_dot_product_attention:
                 return self._attention(args, kwargs)
-            if is_users(target) and target not in self._whole and not is_custom(target):
+            if is_users(target) and target not in self.whole and not is_custom(target):
                 return self._follow(target, args, kwargs)
         return super().create_proxy(kind, target, args, kwargs, *rest, **options)
+
+    @contextmanager
+    def _no_fixed_draws(self, what: str) -> Iterator[None]:
+        """Refuses random numbers that are drawn while the module is traced in training mode, for they stay the same.
+
+        Args:
+            what: What is traced in this context, in the error.
+
+        Raises:
+            FixedDrawError: Something was drawn.
+        """
+        before = random_state() if self.training else None
+        yield
+        if self.training and random_state() != before:
+            raise FixedDrawError(f"{what} draws random numbers in training that are not drawn by a function of torch")
 
     def _in_pieces(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Records the pieces of a module that has a form of its own.
@@ -179,10 +208,12 @@ class Tracer(ValueTracer):
         dropout = named.get("dropout_p", 0.0)
         index = len(self.attentions)
         self.attentions.append(dropout)
-        # In eval mode, code such as `p if self.training else 0.0` passes zero; an earlier trace found p.
+        # In eval mode, code such as `p if self.training else 0.0` passes zero; a trace in training mode found p.
         trained = self._dropouts[index] if index < len(self._dropouts) else 0.0
+        if self.training and isinstance(dropout, int | float):
+            trained = dropout
         is_plain = not named.get("is_causal", False) and not named.get("enable_gqa", False)
-        needs_dropout = self.trains and trained and not dropout and is_plain
+        needs_dropout = self.trains and trained and is_plain and (self.training or not dropout)
         # (…, L, D): queries of L positions and D channels each.
         shape = self.shape(named["query"]) if needs_dropout else None
         if not shape:

@@ -53,7 +53,7 @@ def test_a_backbone_that_branches_on_values_names_the_line() -> None:
     line = Decides.forward.__code__.co_firstlineno + 2
     message = refused(TraceError, "torch.fx cannot trace the backbone: .*control flow", Decides())
     assert f"{__file__}:{line}: `if x.mean() > 0:" in message
-    assert "Rewrite that line, or move it into a function marked with torch.fx.wrap" in message
+    assert "Rewrite that line, or move it into a submodule of its own" in message
 
 
 class InsideAnother(nn.Module):

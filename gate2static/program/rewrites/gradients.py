@@ -177,6 +177,13 @@ def settle_marks(graph: fx.Graph, shape_of: Callable[[Any], Any]) -> None:
             node.meta[_MARK] = False
 
 
+def take_mark(node: fx.Node, trained: fx.Node) -> None:
+    """Gives a node the settled mark that it has in training, where gradients are."""
+    node.meta.pop(_MARK, None)
+    if _MARK in trained.meta:
+        node.meta[_MARK] = trained.meta[_MARK]
+
+
 def detach(graph: fx.Graph) -> None:
     """Detaches what was made without gradients where code with gradients reads it.
 

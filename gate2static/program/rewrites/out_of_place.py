@@ -1,4 +1,4 @@
-"""Makes a traced graph free of in-place writes, and turns functional dropout into a layer.
+"""Makes a traced graph free of in-place writes.
 
 Streams share values and pruning shares channels, so a node must never change what another node reads. Every in-place
 operation becomes its out-of-place form, and the nodes that read the written tensor later read the result instead.
@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.nn import functional as F
 
 from gate2static.errors import TraceError
-from gate2static.graphs import function_of
+from gate2static.graphs import function_of, module_around
 
 _IN_PLACE_OPERATORS = {
     operator.iadd: operator.add,
@@ -22,35 +21,53 @@ _IN_PLACE_OPERATORS = {
     operator.imul: operator.mul,
     operator.itruediv: operator.truediv,
 }
-_DROPOUTS: dict[Any, type[nn.Module]] = {
-    F.dropout: nn.Dropout,
-    F.dropout1d: nn.Dropout1d,
-    F.dropout2d: nn.Dropout2d,
-    F.dropout3d: nn.Dropout3d,
-    F.alpha_dropout: nn.AlphaDropout,
-}
+_SAME_MEMORY = frozenset({"detach", "view", "view_as", "flatten", "squeeze", "unsqueeze", "transpose", "permute", "t"})
+"""Methods whose result shares the memory of the tensor, as `x.data` does."""
 
 ShapeOf = Callable[[Any], tuple[int, ...] | None]
 """A node -> the shape of its value, or None where it is not known to be a tensor."""
 
 
-def functionalise(root: nn.Module, graph: fx.Graph, *, layers: bool = True, shape_of: ShapeOf = lambda _: None) -> None:
+_FILLS = frozenset({
+    "uniform_", "normal_", "log_normal_", "exponential_", "cauchy_", "geometric_", "random_", "copy_",
+})  # fmt: skip
+"""Methods that write over a whole tensor, most of them random numbers, and that have no out-of-place form."""
+
+
+class StoredWriteError(TraceError):
+    """A forward that writes into a parameter or buffer, which a graph without in-place writes cannot.
+
+    Args:
+        name: The name of the parameter or buffer.
+        module: The submodule whose forward seems to write.
+
+    Attributes:
+        fix: What to do about it.
+    """
+
+    fix = "Write only where self.training is set, in a submodule of its own, which then stays whole."
+
+    def __init__(self, name: str, module: str) -> None:
+        super().__init__(f"its forward writes into {name!r}")
+        self.module = module
+
+
+def functionalise(root: nn.Module, graph: fx.Graph, *, shape_of: ShapeOf = lambda _: None) -> None:
     """Rewrites a graph so that no node writes into its inputs.
 
     Args:
         root: The owner of the modules that the graph calls; the modules are switched out of place.
         graph: The graph, rewritten in place.
-        layers: Whether functional dropout becomes a layer of `root`.
         shape_of: Returns the shape of a node's value, or None where it is not known to be a tensor.
 
     Raises:
+        StoredWriteError: The graph writes into a parameter or buffer.
         TraceError: The graph has an in-place method that has no out-of-place form.
     """
     for node in list(graph.nodes):
-        if layers and node.op == "call_function" and node.target in _DROPOUTS:
-            _make_dropout_layer(root, node)
         if _make_out_of_place(root, node):
             written = node.args[0] if node.args else next(iter(node.kwargs.values()))
+            _refuse_stored(written, node)
             _read_instead(written, node)
             _write_through(graph, written, node, shape_of)
     clear_inplace_flags(root)
@@ -68,6 +85,30 @@ def set_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
     out = tensor.clone()
     out[index] = value
     return out
+
+
+def filled(tensor: Tensor, method: str, *args: Any, **kwargs: Any) -> Tensor:
+    """Returns a new tensor that a method has written over.
+
+    Args:
+        tensor: A tensor of the same shape, dtype and device.
+        method: The name of the method of a tensor that writes.
+        args: The positional arguments of that method.
+        kwargs: The named arguments of that method.
+    """
+    numbers: Tensor = getattr(torch.empty_like(tensor), method)(*args, **kwargs)
+    return numbers
+
+
+def _refuse_stored(written: Any, node: fx.Node) -> None:
+    """Refuses that a node writes into what is a stored tensor or shares its memory."""
+    while isinstance(written, fx.Node) and written.op != "get_attr":
+        is_view = written.target in (operator.getitem, getattr) or str(written.target) in _SAME_MEMORY
+        if not is_view:
+            return
+        written = written.args[0]
+    if isinstance(written, fx.Node) and not str(written.target).startswith("_tensor_constant"):
+        raise StoredWriteError(str(written.target), module_around(node))
 
 
 def _read_instead(written: fx.Node, result: fx.Node) -> None:
@@ -142,12 +183,22 @@ def _make_method_out_of_place(node: fx.Node) -> bool:
         TraceError: The method has no out-of-place form.
     """
     name = str(node.target)
+    # What a stored tensor calls when it is given a proxy.
+    if name == "__setitem__":
+        node.op = "call_function"
+        node.target = set_item
+        return True
     if not _is_in_place(name):
         return False
     # `x.zero()` does not exist.
     if name == "zero_":
         node.op = "call_function"
         node.target = torch.zeros_like
+        return True
+    if name in _FILLS:
+        node.op = "call_function"
+        node.target = filled
+        node.args = (node.args[0], name, *node.args[1:])
         return True
     if not callable(getattr(Tensor, name[:-1], None)):
         raise TraceError(f"the method {name} writes in place and has no out-of-place form; rewrite that line.")
@@ -167,15 +218,3 @@ def _clear_inplace_flag(node: fx.Node) -> bool:
     node.args = call.args
     node.kwargs = call.kwargs
     return True
-
-
-def _make_dropout_layer(root: nn.Module, node: fx.Node) -> None:
-    """Turns a call of functional dropout, whose flag `training` the trace fixed, into a call of a layer."""
-    # 0.5 is torch's default.
-    p = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-    name = f"{node.name}_layer"
-    root.add_module(name, _DROPOUTS[node.target](p))
-    node.op = "call_module"
-    node.target = name
-    node.args = (node.args[0],)
-    node.kwargs = {}

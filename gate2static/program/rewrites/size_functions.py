@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
 _FACTORIES = ("zeros", "ones", "empty", "rand", "randn")
 
@@ -51,7 +52,7 @@ def _recorded(function: Callable[..., Any], record: Record, kind: str, target: A
 
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(x, fx.Proxy) for x in args):
+        if any(isinstance(x, fx.Proxy) for x in pytree.tree_leaves((args, kwargs))):
             return record(kind, target, args, kwargs)
         return function(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""Identities, and layers that are one in eval mode: dropout and stochastic depth."""
+"""Identities, and layers that are one in eval mode: dropout, stochastic depth, and what is done in training alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from gate2static.gates.model import GatedModel
 from gate2static.graphs import Ids
 from gate2static.program.layer_kinds import has_own_forward, layer_class
+from gate2static.program.rewrites.in_training import InTraining
 from gate2static.prune.analysis.channel_access import Same
 from gate2static.prune.analysis.nodes import module_of
 from gate2static.prune.analysis.numbering import Decisions, Numbering
@@ -35,7 +36,7 @@ class Identity(Rule):
             return None
         kind = type(module)
         is_stochastic = kind.__module__.startswith(("timm.", "torchvision.")) and kind.__name__ in _STOCHASTIC
-        if not is_stochastic and layer_class(module) not in _IDENTITIES:
+        if not is_stochastic and kind is not InTraining and layer_class(module) not in _IDENTITIES:
             return None
         source = earlier[node.all_input_nodes[0]]
         return cls(node=node, inputs=(Same(source, source.dims or ()),), channels=source.channels, dims=source.dims)

@@ -1,0 +1,312 @@
+"""Checks that a traced backbone trains as the backbone does, so that nothing that training does is lost in silence.
+
+Both run in training mode on the example inputs, from the same random state: their outputs, every gradient and every
+buffer must agree, and once more their outputs and buffers in a second run. One stream is enough, since all streams are
+copies of it. Where they draw random numbers in another order, their outputs must vary alike.
+"""
+
+import contextlib
+import copy
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from gate2static.errors import TraceError
+from gate2static.gates.check_lift import random_constants
+from gate2static.graphs import copy_structure
+from gate2static.program.program import Program
+from gate2static.program.rewrites.training_reads import random_state
+from gate2static.program.units import gated_unit
+
+_SEEDS = 12
+"""How often a network runs to see how much its outputs vary."""
+
+
+_NAMES = "by_name"
+"""The submodule of a traced backbone that has all parameters and buffers under the backbone's names."""
+
+
+class _InconclusiveError(Exception):
+    """The backbone does not run in training mode, or its numbers are not finite there."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What a network does in one step of training.
+
+    Attributes:
+        outputs: The leaves of its output.
+        gradients: Parameter -> its gradient; zeros where it has none.
+        buffers: Buffer -> its value after the step.
+        draws: Whether random numbers were drawn.
+    """
+
+    outputs: list[Tensor]
+    gradients: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    draws: bool
+
+
+def check_training(
+    backbone: nn.Module, root: nn.Module, program: Program, inputs: tuple[Any, ...]
+) -> dict[str, bool]:
+    """Checks that the traced backbone trains as the backbone does.
+
+    Args:
+        backbone: The backbone; neither it nor the global random states are changed.
+        root: The traced copy of the backbone, which still has the backbone's parameters.
+        program: The program, whose gates are passed by.
+        inputs: The backbone's positional arguments, batch first.
+
+    Returns:
+        Module of the backbone -> whether it is in training mode after `train()`, which the backbone may override.
+
+    Raises:
+        TraceError: The traced backbone trains differently; the message names what differs.
+    """
+    plain = copy.deepcopy(backbone).train()
+    modes = {name: module.training for name, module in plain.named_modules()}
+    traced = _without_gates(root, program)
+    set_modes(traced, {**modes, _NAMES: True})
+    with random_constants([plain, root]), contextlib.suppress(_InconclusiveError):
+        difference = _difference(plain, traced, _batch(inputs))
+        if difference:
+            raise TraceError(
+                f"the gated network would not train as the backbone does: in training mode {difference}. The forward "
+                "of the backbone probably does something in training that does not follow from `training` of its "
+                "modules, or keeps something from one call to the next; move that into a submodule without children "
+                "whose forward reads self.training, which stays whole."
+            )
+    return modes
+
+
+def set_modes(branch: nn.Module, modes: Mapping[str, bool]) -> None:
+    """Sets whether each module of a traced backbone is in training mode.
+
+    Args:
+        branch: The traced backbone. The layers that the trace made follow the module in which they stand.
+        modes: Module of the backbone -> whether it is in training mode; "" for the backbone itself.
+    """
+    for name, module in branch.named_modules():
+        while name not in modes:
+            name = name.rpartition(".")[0]
+        module.training = modes[name]
+
+
+def _without_gates(root: nn.Module, program: Program) -> fx.GraphModule:
+    """Returns one stream of a program, without gates, on buffers of its own."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in program.backbone():
+        is_gate = node.target is gated_unit
+        copies[node] = copies[node.all_input_nodes[0]] if is_gate else graph.node_copy(node, copies.__getitem__)
+    graph.output(fx.map_arg(program.features, copies.__getitem__))
+    owner = copy_structure(root)
+    traced = fx.GraphModule(owner, graph)
+    # What the graph calls may have other names than in the backbone, which the traced copy has too.
+    traced.add_module(_NAMES, owner)
+    return traced
+
+
+def _batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns inputs of two samples, which differ; batch norm cannot train on one."""
+
+    def doubled(x: Tensor) -> Tensor:
+        if not x.dim() or x.shape[0] > 1:
+            return x[:2] if x.dim() else x
+        return torch.cat([x, x * 0.5 if x.is_floating_point() else x])
+
+    batch: tuple[Any, ...] = pytree.tree_map_only(Tensor, doubled, inputs)
+    return batch
+
+
+def _difference(plain: nn.Module, traced: fx.GraphModule, inputs: tuple[Any, ...]) -> str:
+    """Returns what differs between the two networks in training; "" where nothing does.
+
+    Args:
+        plain: The backbone in training mode.
+        traced: The traced backbone in training mode.
+        inputs: The positional arguments.
+
+    Raises:
+        _InconclusiveError: The backbone does not run, or its outputs are not finite.
+    """
+    networks = (plain, traced)
+    states = [{name: buffer.clone() for name, buffer in network.named_buffers()} for network in networks]
+    differs, draws = _compare_twice(plain, traced, inputs)
+    if not differs:
+        return ""
+    for network, state in zip(networks, states, strict=True):
+        _restore(network, state)
+    if draws:
+        return "" if _vary_alike(plain, traced, inputs) else differs
+    # A norm that divides by almost nothing leaves only rounding errors in float32.
+    wide = pytree.tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
+    with contextlib.suppress(RuntimeError):  # code that insists on one type
+        return _compare_twice(copy.deepcopy(plain).double(), copy.deepcopy(traced).double(), wide)[0]
+    return differs
+
+
+def _compare_twice(plain: nn.Module, traced: fx.GraphModule, inputs: tuple[Any, ...]) -> tuple[str, bool]:
+    """Returns what differs in two steps of training, and whether the backbone draws random numbers there."""
+    draws = False
+    for seed in range(2):
+        before = _kept(plain, traced)
+        # Gradients are those of the first step.
+        expected = _step(plain, list(inputs), seed, gradients=seed == 0)
+        draws = draws or expected.draws
+        if not all(bool(torch.isfinite(x).all()) for x in expected.outputs):
+            raise _InconclusiveError
+        if kept := [name for name, buffer in expected.buffers.items() if buffer.requires_grad]:
+            raise TraceError(f"the backbone keeps a gradient in its buffer {kept[0]!r}; detach what it writes there.")
+        try:
+            actual = _step(traced, pytree.tree_leaves(inputs), seed, gradients=seed == 0)
+        except _InconclusiveError as error:
+            return f"it does not run ({error})", draws
+        differs = _differs(actual, expected)
+        # Where nothing was kept, a second step is like the first one.
+        if differs or _kept(plain, traced) == before:
+            return differs, draws
+    return "", draws
+
+
+def _kept(plain: nn.Module, traced: fx.GraphModule) -> dict[str, dict[str, Any]]:
+    """Returns what the code that was traced keeps from one call to the next.
+
+    Args:
+        plain: The backbone.
+        traced: The traced backbone; what it calls is the same in both.
+
+    Returns:
+        Module of the backbone that the trace took apart -> its attributes, by name and identity.
+    """
+    whole = tuple(f"{node.target}." for node in traced.graph.find_nodes(op="call_module"))
+    kept = {}
+    for name, module in plain.named_modules():
+        if not f"{name}.".startswith(whole):
+            values = {**vars(module), **module._buffers}
+            sizes = {key: len(value) for key, value in values.items() if isinstance(value, list | dict)}
+            kept[name] = {key: (id(value), sizes.get(key)) for key, value in values.items()}
+    return kept
+
+
+def _step(network: nn.Module, inputs: Sequence[Any], seed: int, *, gradients: bool) -> _Step:
+    """Runs a network once in training mode.
+
+    Args:
+        network: The network.
+        inputs: Its positional arguments.
+        seed: What the random states start from.
+        gradients: Whether gradients are computed.
+
+    Raises:
+        _InconclusiveError: The network does not run.
+    """
+    named = getattr(network, _NAMES, network)
+    parameters = dict(named.named_parameters(remove_duplicate=False)) if gradients else {}
+    parameters = {name: p for name, p in parameters.items() if p.requires_grad}
+    with _seeded(seed), torch.set_grad_enabled(gradients):
+        before = random_state()
+        try:
+            # A network may write into its inputs.
+            outputs = pytree.tree_leaves(network(*pytree.tree_map_only(Tensor, torch.clone, inputs)))
+            found = _gradients(outputs, list(parameters.values()))
+        except Exception as error:
+            raise _InconclusiveError(" ".join(str(error).split())[:200]) from error
+        draws = random_state() != before
+    return _Step(
+        outputs=[x.detach() for x in outputs],
+        gradients=dict(zip(parameters, found, strict=True)),
+        buffers=dict(named.named_buffers(remove_duplicate=False)),
+        draws=draws,
+    )
+
+
+def _gradients(outputs: Sequence[Tensor], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    """Returns the gradients of a weighted sum of outputs; zeros where there are none."""
+    generator = torch.Generator().manual_seed(0)
+    differentiable = [x for x in outputs if x.requires_grad]
+    if not differentiable or not parameters:
+        return [torch.zeros_like(p) for p in parameters]
+    weights = [torch.rand(x.shape, generator=generator).to(x.device, x.dtype) for x in differentiable]
+    found = torch.autograd.grad(differentiable, parameters, weights, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds the random generators of torch, NumPy and Python, and restores them when the context ends."""
+    numpy_state = np.random.get_state()  # noqa: NPY002  # user code draws from this one
+    python_state = random.getstate()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        random.seed(seed)
+        try:
+            yield
+        finally:
+            np.random.set_state(numpy_state)  # noqa: NPY002
+            random.setstate(python_state)
+
+
+def _differs(actual: _Step, expected: _Step) -> str:
+    """Returns which output, buffer or gradient of two steps differs; "" where none does."""
+    if len(actual.outputs) != len(expected.outputs):
+        return f"it has {len(actual.outputs)} outputs instead of {len(expected.outputs)}"
+    for number, (a, b) in enumerate(zip(actual.outputs, expected.outputs, strict=True)):
+        if not _is_close(a, b):
+            return f"output {number} differs"
+    for name, value in expected.buffers.items():
+        if not _is_close(actual.buffers[name], value):
+            return f"the buffer {name!r} differs"
+    largest = max((float(g.abs().max()) for g in expected.gradients.values() if g.numel()), default=0.0)
+    # The gradient that comes first on the way back says most about where the difference is.
+    for name, gradient in reversed(expected.gradients.items()):
+        other = actual.gradients.get(name, torch.zeros_like(gradient))
+        if not _is_close(other, gradient, floor=1e-5 * largest):
+            return f"the gradient of {name!r} differs"
+    return ""
+
+
+def _is_close(actual: Tensor, expected: Tensor, floor: float = 0.0) -> bool:
+    """Returns whether two tensors are equal but for rounding, relative to the largest number of the expected one."""
+    if actual.shape != expected.shape:
+        return False
+    if torch.equal(actual, expected):
+        return True
+    scale = float(expected.abs().nan_to_num(0.0, 0.0).max()) if expected.dtype != torch.bool else 0.0
+    return torch.allclose(expected, actual, rtol=1e-2, atol=1e-3 * scale + floor, equal_nan=True)
+
+
+def _restore(network: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    with torch.no_grad():
+        for name, buffer in network.named_buffers():
+            if name in buffers and buffer.shape == buffers[name].shape:
+                buffer.copy_(buffers[name])
+
+
+def _vary_alike(plain: nn.Module, traced: nn.Module, inputs: tuple[Any, ...]) -> bool:
+    """Returns whether the outputs of two networks that draw random numbers vary alike."""
+    spreads = []
+    for network, arguments in ((plain, list(inputs)), (traced, pytree.tree_leaves(inputs))):
+        runs = [_step(network, arguments, seed, gradients=False).outputs for seed in range(_SEEDS)]
+        spreads.append([torch.stack(leaves).float() for leaves in zip(*runs, strict=True)])
+    return len(spreads[0]) == len(spreads[1]) and all(map(_is_alike, *spreads))
+
+
+def _is_alike(a: Tensor, b: Tensor) -> bool:
+    """Returns whether two sets of runs, each (runs, *output), have similar means and spreads."""
+    if a.shape != b.shape:
+        return False
+    spread_a = float(a.std(0).mean())
+    spread_b = float(b.std(0).mean())
+    scale = float(a.abs().mean())
+    tolerance = 1e-4 * scale
+    are_near = float((a.mean(0) - b.mean(0)).abs().mean()) <= 1.5 * max(spread_a, spread_b) + tolerance
+    return are_near and spread_a <= 2 * spread_b + tolerance and spread_b <= 2 * spread_a + tolerance
