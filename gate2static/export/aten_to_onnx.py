@@ -5,7 +5,7 @@ then translates operator by operator. Only the last step is needed for a network
 that holds nothing to decompose, and whose operands have one dtype each.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ from torch.fx.passes.shape_prop import TensorMetadata
 
 from gate2static.runtimes.optional import require
 from gate2static.static.aten import ANY_BATCH
-from gate2static.static.capture import recorded_graph
+from gate2static.static.capture import recorded_graph, recorded_graph_at_sizes
 
 _aten = torch.ops.aten
 DEFAULT_OPSET = 20
@@ -27,7 +27,15 @@ class UntranslatedError(Exception):
     """The network holds something that torch's exporter prepares before it translates."""
 
 
-def translate(network: nn.Module, examples: tuple[Tensor, ...], *, batch: str, opset: int | None) -> Any:
+def translate(
+    network: nn.Module,
+    examples: tuple[Tensor, ...],
+    *,
+    batch: str,
+    opset: int | None,
+    free: Sequence[Mapping[int, str]] = (),
+    other_examples: Sequence[tuple[Tensor, ...]] = (),
+) -> Any:
     """Translates a network.
 
     Args:
@@ -35,6 +43,8 @@ def translate(network: nn.Module, examples: tuple[Tensor, ...], *, batch: str, o
         examples: Its inputs, with a batch of at least 2.
         batch: The name of the batch dimension.
         opset: None takes torch's own.
+        free: Dimension -> name of the sizes that are free, batch included, per input; empty where the batch alone is.
+        other_examples: Inputs of other sizes, where sizes are free.
 
     Returns:
         An `onnx_ir.Model`.
@@ -43,7 +53,14 @@ def translate(network: nn.Module, examples: tuple[Tensor, ...], *, batch: str, o
         UntranslatedError: An operator would have to be decomposed, or converts its operands.
         Exception: Anything that recording or translating raises.
     """
-    graph, tensors = recorded_graph(network, examples)
+    if other_examples:
+        sizes = (examples, *other_examples)
+        graph, tensors = recorded_graph_at_sizes([network] * len(sizes), sizes)
+        inputs = [node for node in graph.find_nodes(op="placeholder") if node.name not in tensors]
+        for node, names in zip(inputs, free, strict=True):
+            node.meta["free_sizes"] = names
+    else:
+        graph, tensors = recorded_graph(network, examples)
     graph.eliminate_dead_code()
     operators = {node.target for node in graph.nodes if node.op == "call_function"}
     registry = _registry(operators, opset or DEFAULT_OPSET)
@@ -126,7 +143,11 @@ def _looks(node: fx.Node, batch: str) -> Any:
         if not isinstance(value, TensorMetadata):
             return value
         looks = torch.empty(0, dtype=value.dtype).as_subclass(_Looks)
-        looks.shape = tuple(_size(size, batch) for size in value.shape)
+        names = node.meta.get("free_sizes", {})
+        looks.shape = tuple(
+            SimpleNamespace(node=names[dim]) if dim in names else _size(size, batch)
+            for dim, size in enumerate(value.shape)
+        )
         return looks
 
     known = node.meta.get("tensor_meta", 0)  # what is no tensor is a size

@@ -161,7 +161,10 @@ def _add_profile(builder: Any, config: Any, network: Any, batch: tuple[int, int,
     for tensor in (network.get_input(i) for i in range(network.num_inputs)):
         sizes = tuple(tensor.shape)
         if -1 in sizes[1:]:
-            raise ExportError(f"input {tensor.name} has shape {sizes}; only the first (batch) dimension may vary: prune without dynamic")
+            raise ExportError(
+                f"input {tensor.name} has shape {sizes}; only the first (batch) dimension may vary: prune without "
+                "dynamic"
+            )
         if sizes[0] == -1:
             profile.set_shape(tensor.name, *((size, *sizes[1:]) for size in batch))
         elif set(batch) != {sizes[0]}:

@@ -27,7 +27,7 @@ _ROUNDING_FACTOR, _CEILING = 16, 1e-2
 
 def float32_inputs(static: "StaticModel", batch_size: int) -> tuple[torch.Tensor, ...]:
     """Example inputs as ONNX files take them, whatever the network was trained in."""
-    return _as_float32(static.example_inputs(batch_size))
+    return as_float32(static.example_inputs(batch_size))
 
 
 def onnx_tolerances(
@@ -73,20 +73,21 @@ def _compared_inputs(static: "StaticModel", batch_sizes: Sequence[int]) -> list[
     # Ranges that nobody knows have no ends.
     if all(spec.values is not None for spec in specs):
         uncertain += uncertain_batches(specs, constant=False)
-    drawn += [batch.inputs for batch in uncertain if _runs(static, batch.inputs)]
-    return [_as_float32(inputs) for inputs in drawn]
+    drawn += [batch.inputs for batch in uncertain if runs(static, batch.inputs)]
+    return [as_float32(inputs) for inputs in drawn]
 
 
-def _runs(static: "StaticModel", inputs: tuple[torch.Tensor, ...]) -> bool:
+def runs(static: "StaticModel", inputs: tuple[torch.Tensor, ...]) -> bool:
     """Returns whether a network computes finite numbers on some inputs."""
     try:
-        outputs = _reference(static, _as_float32(inputs))
+        outputs = _reference(static, as_float32(inputs))
     except ExportError:
         return False
     return all(bool(value.isfinite().all()) for value in outputs.values())
 
 
-def _as_float32(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+def as_float32(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    """Returns inputs as ONNX files take them."""
     return tuple(x.float() if x.is_floating_point() else x for x in inputs)
 
 

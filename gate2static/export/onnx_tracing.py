@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gate2static.errors import ExportError
-from gate2static.export.aten_to_onnx import UntranslatedError, is_always_decomposed, translate
-from gate2static.export.equality import Precision, float32_inputs
+from gate2static.export.aten_to_onnx import is_always_decomposed, translate
+from gate2static.export.equality import Precision, as_float32, float32_inputs, runs
 from gate2static.runtimes.optional import require
+from gate2static.static.draws import other_sizes
 
 if TYPE_CHECKING:
     from gate2static.static import StaticModel
@@ -42,9 +43,8 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
     free = free_sizes(network)
     with quiet():
         try:
-            if any(len(names) > 1 for names in free):
-                raise UntranslatedError("only torch's exporter knows sizes that are free")
-            model = translate(form, inputs, batch=BATCH, opset=opset)
+            others = _inputs_of_other_sizes(network)
+            model = translate(form, inputs, batch=BATCH, opset=opset, free=free, other_examples=others)
         except Exception:  # noqa: BLE001 - what it cannot do, torch's exporter may, or says why not
             model = _exported_model(form, inputs, free, opset)
         _simplify(model)
@@ -52,6 +52,12 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
         for value, name in zip(values, wanted, strict=True):
             value.name = name
     return require("onnx_ir").to_proto(model)
+
+
+def _inputs_of_other_sizes(network: "StaticModel") -> list[tuple[Tensor, ...]]:
+    """Returns inputs of other sizes that a network runs on, where sizes are free."""
+    inputs = [as_float32(batch.inputs) for batch in other_sizes(network.manifest.inputs)]
+    return [example for example in inputs if runs(network, example)]
 
 
 def free_sizes(network: "StaticModel") -> tuple[dict[int, str], ...]:

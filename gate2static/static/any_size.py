@@ -31,16 +31,17 @@ def unify_sizes(
         names: The inputs' names.
 
     Returns:
-        The graph: placeholders for parameters, buffers, constants and inputs, then the operators. The output node has
-        the free dimensions of each output under `free_dims`. And name of a placeholder that is no input -> the tensor
-        it stands for.
+        The graph: placeholders for parameters, buffers, constants and inputs, then the operators. Nodes of tensors have
+        dimension -> a name for the size under `free_sizes`, which is equal for equal sizes, and the output node has the
+        free dimensions of each output under `free_dims`. And name of a placeholder that is no input -> the tensor it
+        stands for.
 
     Raises:
         UnrecordedError: The recordings differ in more than sizes that follow those of the inputs.
     """
     unifier = _Unifier(recordings)
     for name, tensor in stored.items():
-        node = unifier.graph.placeholder("stored")
+        node = unifier.graph.placeholder(name)
         unifier.stored[node.name] = tensor
         unifier.track(node, [recording.stored[name] for recording in recordings], is_fixed=True)
     for name, *inputs in zip(names, *(recording.inputs for recording in recordings), strict=True):
@@ -109,9 +110,12 @@ class _Unifier:
         for nodes, tensor in zip(self.nodes, tensors, strict=True):
             nodes[id(tensor)] = node
         note(node, tensors[0])
+        free: dict[int, str] = {}
         for dim, sizes in enumerate(zip(*(tensor.shape for tensor in tensors), strict=True)):
             if len(set(sizes)) > 1:
-                self.sources.setdefault(sizes, (node, dim))
+                source, of_source = self.sources.setdefault(sizes, (node, dim))
+                free[dim] = f"{source.name}_{of_source}"
+        node.meta["free_sizes"] = free
 
     def same(self, values: Sequence[Any]) -> Any:
         """Writes what all recordings have at one place."""
@@ -185,7 +189,7 @@ class _Unifier:
         is_new = all(node is None for node in found) and not first.is_meta
         if is_new and all(x.dtype is first.dtype and torch.equal(x, first) for x in tensors):
             with self.graph.inserting_before(self.first_input):
-                node = self.graph.placeholder("constant")
+                node = self.graph.placeholder(f"constant_{len(self.stored)}")
             self.stored[node.name] = first
             self.track(node, tensors)
             return node

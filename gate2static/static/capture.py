@@ -96,15 +96,8 @@ def captured_at_sizes(
     Raises:
         PruneError: The networks differ in more than sizes that follow those of the inputs.
     """
-    batches = (ANY_BATCH, 3, 5, 7, 11, 13)
     try:
-        with _unseen():
-            recordings = [
-                record(network, inputs, batch)
-                for network, inputs, batch in zip(networks, examples, batches, strict=False)
-            ]
-            names = _input_names(networks[0], examples[0])
-            graph, tensors = unify_sizes(recordings, stored_tensors(networks[0]), names)
+        graph, tensors = recorded_graph_at_sizes(networks, examples)
     except Exception as error:
         sizes = " and ".join(str([tuple(x.shape[1:]) for x in inputs]) for inputs in examples[:2])
         raise PruneError(
@@ -113,6 +106,30 @@ def captured_at_sizes(
         ) from error
     (output,) = graph.find_nodes(op="output")
     return _own_graph(graph, tensors), output.meta["free_dims"]
+
+
+def recorded_graph_at_sizes(
+    networks: Sequence[nn.Module], examples: Sequence[tuple[Tensor, ...]]
+) -> tuple[fx.Graph, dict[str, Tensor]]:
+    """Finds the operators that a network runs, for any batch size and any of some other sizes.
+
+    Args:
+        networks: The network as it is for each of several sizes of its inputs; in eval mode.
+        examples: The inputs of each.
+
+    Returns:
+        As `unify_sizes` returns them.
+
+    Raises:
+        UnrecordedError: The networks differ in more than sizes that follow those of the inputs.
+        Exception: Anything that their code raises on tensors without content.
+    """
+    batches = (ANY_BATCH, 3, 5, 7, 11, 13)
+    with _unseen():
+        recordings = [
+            record(network, inputs, batch) for network, inputs, batch in zip(networks, examples, batches, strict=False)
+        ]
+        return unify_sizes(recordings, stored_tensors(networks[0]), _input_names(networks[0], examples[0]))
 
 
 def _input_names(network: nn.Module, examples: tuple[Tensor, ...]) -> list[str]:

@@ -186,3 +186,10 @@ def test_a_size_that_is_planted_wrong_is_seen() -> None:
     node.args = (node.args[0], [8, 8], *node.args[2:])
     static.network.recompile()
     assert not verify(gated, static).passed
+
+
+def test_free_sizes_need_not_torchs_exporter(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = nn.Sequential(nn.Conv2d(3, 6, 3, 2, 1), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1))
+    static = g2s.prune(gated_network(backbone), dynamic=SIZES)
+    monkeypatch.setattr("gate2static.export.onnx_tracing._exported_model", lambda *_: pytest.fail("asked"))
+    assert max(g2s.export_onnx(static, tmp_path / "network.onnx").errors.values()) < 1e-5
