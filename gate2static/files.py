@@ -49,6 +49,7 @@ def write_atomically(
         Gate2StaticError: The file cannot be written (of type `error`); an old file at `path` is untouched.
     """
     try:
+        _check_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_orphans(path)
         with _temporary_file(path) as (temporary, descriptor):
@@ -58,6 +59,20 @@ def write_atomically(
     except (OSError, ValueError) as failure:  # ValueError: a path with a null character
         reason = getattr(failure, "strerror", None) or failure
         raise error(f"cannot write {path}: {reason}; nothing was changed there. {advice}") from failure
+
+
+def _check_replaceable(path: Path) -> None:
+    """Refuses a device, a pipe or a link to one: a file would take its place, and of `/dev/null` for everybody.
+
+    Raises:
+        OSError: Something else than a file is there.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.EINVAL, "it is a device or a pipe, and no file")
 
 
 @contextmanager

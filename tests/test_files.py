@@ -127,3 +127,17 @@ def test_a_file_that_is_being_written_is_no_orphan(tmp_path: Path, monkeypatch: 
     write_atomically(path, b"first")
     assert path.read_bytes() == b"first"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_device_or_a_pipe_is_not_replaced(is_link: bool, tmp_path: Path) -> None:
+    """`bench --json /dev/null`, run by root, used to make a file of `/dev/null`."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    path = tmp_path / "link" if is_link else pipe
+    if is_link:
+        path.symlink_to(pipe)
+    with pytest.raises(ExportError, match=r"cannot write .*: it is a device or a pipe, and no file; nothing was changed"):
+        write_atomically(path, b"new")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert path.is_symlink() == is_link
