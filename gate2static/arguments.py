@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 from gate2static.errors import Gate2StaticError
 
 _T = TypeVar("_T")
+MOST_THREADS = 1024
+"""The largest number of threads: OpenMP ends the process where it cannot start so many."""
 _LARGEST = 2**31 - 1
 """The largest count: libraries in C take no larger one everywhere."""
 

@@ -3,6 +3,7 @@
 The command line and the demo call these functions. They return values and print nothing.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -196,7 +197,7 @@ def prune_to_folder(pruning: Pruning, output: Path) -> PrunedNetwork:
 
 def projected_checkpoint(output: Path) -> Path:
     """Returns the path of a static network's projected checkpoint: `static` has `static.ckpt.pt` beside it."""
-    folder = output.resolve()
+    folder = Path(os.path.realpath(output))  # a loop of links is refused where it is written
     return folder.parent / f"{folder.name}.ckpt.pt"
 
 

@@ -6,7 +6,7 @@ from statistics import median
 
 import torch
 
-from gate2static.arguments import require_count, require_number
+from gate2static.arguments import MOST_THREADS, require_count, require_number
 from gate2static.bench.backends import BACKENDS, Entry, pair_with_backends
 from gate2static.bench.environment import describe_environment
 from gate2static.bench.report import LatencyReport, TargetLatency, TimingProtocol, Transfers
@@ -14,8 +14,6 @@ from gate2static.bench.sources import NetworkOrFile, named_sources
 from gate2static.bench.timing import time_runs
 from gate2static.errors import BenchError, Gate2StaticError
 from gate2static.progress import progress_bar
-
-_MOST_THREADS = 1024
 
 
 def benchmark(
@@ -57,8 +55,7 @@ def benchmark(
     for name, seconds in {"warmup_s": warmup_s, "duration_s": duration_s}.items():
         require_number(seconds, name=name, least=0, error=BenchError)
     if threads is not None:
-        # OpenMP ends the process where it cannot start so many.
-        require_count(threads, name="threads", most=_MOST_THREADS, error=BenchError)
+        require_count(threads, name="threads", most=MOST_THREADS, error=BenchError)
     if isinstance(backends, str):
         backends = [backends]
     protocol = TimingProtocol(

@@ -194,9 +194,10 @@ def export(
     engines = engine_backends(
         trt=trt, trt_rtx=trt_rtx, fp16=fp16, int8=int8, compute_capability=compute_capability
     )
+    static = load_static(static_dir)
     folder = output or static_dir.resolve().parent
     reports = export_static(
-        load_static(static_dir),
+        static,
         folder,
         onnx=onnx or not (pt2 or engines),
         pt2=pt2,

@@ -1,4 +1,4 @@
-"""The group of all commands: every error becomes one line on stderr and an exit status (docs/commands.md)."""
+"""The group of all commands: every error becomes one line on stderr and an exit status (README)."""
 
 import logging
 import os
@@ -62,7 +62,10 @@ class Commands(TyperGroup):
             _flush()
         except typer.Exit as end:
             return int(end.exit_code) if typed else BAD_INPUT
-        except SystemExit:
+        except SystemExit as end:
+            # rich ends the process where nobody reads its output.
+            if isinstance(end.__context__, BrokenPipeError):
+                return BROKEN_PIPE
             raise
         except BaseException as error:  # noqa: BLE001 - the last place that can make a line of it
             if isinstance(error, BrokenPipeError) and _close_unread_streams():
@@ -112,7 +115,7 @@ def _status_and_line(error: BaseException, typed: list[str]) -> tuple[int, str]:
         path = f"{error.filename}: " if error.filename else ""
         return BAD_INPUT, f"{path}{error.strerror or error}; files that were complete before are untouched"
     if isinstance(error, MemoryError) or any(words in str(error).lower() for words in _OUT_OF_MEMORY):
-        return BAD_INPUT, f"not enough memory: {error or 'Python could not allocate any'}; lower the batch size"
+        return BAD_INPUT, f"not enough memory: {str(error) or 'Python could not allocate any'}; lower the batch size"
     return BUG, (
         f"this is a bug, please report it: {type(error).__name__}: {error}; "
         f"set {TRACEBACK}=1 to see where it comes from"

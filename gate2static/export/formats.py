@@ -10,7 +10,7 @@ from rich.table import Table
 
 from gate2static.errors import ExportError
 from gate2static.export.engine_from_onnx import EngineReport, build_engine
-from gate2static.export.int8_from_onnx import Int8Report, calibration_batches, quantize_onnx
+from gate2static.export.int8_from_onnx import Int8Report, calibration_batches, open_calibration, quantize_onnx
 from gate2static.export.onnx_from_static import OnnxReport, export_onnx
 from gate2static.export.pt2_from_static import Pt2Report, export_pt2
 from gate2static.progress import progress_bar
@@ -121,6 +121,8 @@ def _check(precision: str, calibration: str | Path | None, *, nothing: bool) -> 
         raise ExportError(f"unknown precision {precision!r}; allowed: {', '.join(get_args(AnyPrecision))}")
     if (precision == "int8") != (calibration is not None):
         raise ExportError("int8 needs calibration data and nothing else does: pass int8 and calibration, or neither")
+    if calibration is not None:
+        open_calibration(calibration)  # before anything is exported
 
 
 def _error(report: FileReport) -> tuple[str, str]:

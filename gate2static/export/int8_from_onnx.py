@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gate2static.arguments import require_path
 from gate2static.errors import ExportError
-from gate2static.files import sha256_of, write_atomically
+from gate2static.files import open_regular, sha256_of, write_atomically
 from gate2static.runtimes.onnx_file import load_onnx, precision_of, read_onnx
 from gate2static.runtimes.onnxruntime import open_session
 from gate2static.runtimes.optional import require
@@ -75,15 +76,26 @@ def calibration_batches(path: str | Path, *, batch_size: int = 8) -> Iterator[ND
     Raises:
         ExportError: not a float32 `.npy` array with a batch dimension (pickled objects are refused).
     """
-    path = Path(path)
+    array = open_calibration(path)
+    for start in range(0, len(array), batch_size):
+        yield np.ascontiguousarray(array[start : start + batch_size])
+
+
+def open_calibration(path: str | Path) -> NDArray[np.float32]:
+    """Maps the array (N, C, H, W) of a file of preprocessed inputs.
+
+    Raises:
+        ExportError: not a float32 `.npy` array with a batch dimension (pickled objects are refused).
+    """
+    path = require_path(path, name="the calibration file", error=ExportError)
     try:
+        open_regular(path).close()  # NumPy waits for pipes, and reads devices that have no end
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as failure:
+    except (OSError, ValueError, EOFError) as failure:
         raise ExportError(f"{path} is not a readable .npy array: {failure}; save it with numpy.save") from failure
     if not isinstance(array, np.ndarray) or array.dtype != np.float32 or array.ndim < 2:
         raise ExportError(f"{path} must hold one float32 array (N, C, H, W); save preprocessed inputs with numpy.save")
-    for start in range(0, len(array), batch_size):
-        yield np.ascontiguousarray(array[start : start + batch_size])
+    return array
 
 
 def _feeds(calibration: Iterable[NDArray[Any] | Mapping[str, NDArray[Any]]], inputs: Any) -> list[Feed]:

@@ -11,6 +11,7 @@ import torch
 from rich.table import Table
 from torch import Tensor, nn
 
+from gate2static.arguments import MOST_THREADS, require_count
 from gate2static.bench.backends import BACKENDS
 from gate2static.bench.environment import describe_environment
 from gate2static.bench.timing import time_runs
@@ -111,8 +112,7 @@ def check_profilable(backend: str, threads: int | None) -> tuple[Backend, int]:
     if not _can_profile(backend):
         raise BenchError(f"kernels cannot be profiled on {backend!r}; allowed: {', '.join(get_args(Backend))}")
     threads = torch.get_num_threads() if threads is None else threads
-    if threads < 1:
-        raise BenchError(f"kernels cannot be profiled with {threads} threads; give at least 1")
+    require_count(threads, name="threads", most=MOST_THREADS, error=BenchError)
     _overhead_ms(backend, threads)
     return backend, threads
 
