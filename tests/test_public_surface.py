@@ -46,7 +46,7 @@ METHODS = {
     },
     "BudgetReport": {},
     "EquivalenceReport": {"passed": None, "per_task": None, "require": "(self)"},
-    "GatedModel": {"forward": "(self, *inputs)", "gates": None},
+    "GatedModel": {"forward": "(self, *inputs, **named)", "gates": None},
     "LatencyReport": {"to_json": "(self, path)"},
     "StaticModel": {
         "check_inputs": "(self, inputs)",

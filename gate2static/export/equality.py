@@ -45,7 +45,7 @@ def onnx_tolerances(
         errors: Those that were found. Where all are within the least tolerance, that is all there is to know.
     """
     floor = _FLOORS[precision]
-    tolerances = dict.fromkeys(static.tasks, floor)
+    tolerances = dict.fromkeys(static.output_names, floor)
     are_small = errors is not None and all(error <= floor for error in errors.values())
     if precision == "fp32" and not are_small:
         for inputs in _compared_inputs(static, (1, 3)):
@@ -109,10 +109,11 @@ def onnx_errors(static: "StaticModel", model: Path | bytes, *, batch_sizes: Sequ
     names = [value.name for value in session.get_inputs()]
     tasks = [value.name for value in session.get_outputs()]
     expected = [spec.name for spec in static.manifest.inputs]
-    if names != expected or tasks != list(static.tasks):
+    if names != expected or tasks != list(static.output_names):
         raise ExportError(
-            f"the ONNX model maps {names} to {tasks}, but the static network maps {expected} to {list(static.tasks)}; "
-            "they were not made from the same network. Export again from this static network."
+            f"the ONNX model maps {names} to {tasks}, but the static network maps {expected} to "
+            f"{list(static.output_names)}; they were not made from the same network. Export again from this static "
+            "network."
         )
     errors = dict.fromkeys(tasks, 0.0)
     for inputs in _compared_inputs(static, batch_sizes):
@@ -143,7 +144,7 @@ def check_equal(errors: Mapping[str, float], tolerances: Mapping[str, float]) ->
 def _reference(static: "StaticModel", inputs: tuple[torch.Tensor, ...]) -> Mapping[str, torch.Tensor]:
     try:
         with torch.inference_mode():
-            outputs: Mapping[str, torch.Tensor] = static(*inputs)
+            outputs: Mapping[str, torch.Tensor] = static.outputs(*inputs)
     except (RuntimeError, IndexError) as failure:
         raise ExportError(
             f"the network does not run on inputs of shape {[tuple(x.shape) for x in inputs]}: "

@@ -55,7 +55,7 @@ def export_onnx(
 ) -> OnnxReport:
     """Write a static network as one ONNX file with a dynamic batch dimension.
 
-    Inputs are named as in the manifest and outputs for the tasks. The metadata properties (`gate2static.*`) hold the
+    Inputs and outputs are named as in the manifest. The metadata properties (`gate2static.*`) hold the
     tasks, MACs, precision, versions and the static model's digest. The file appears only after ONNX's checker passed
     it and ONNX Runtime computed, at two batch sizes, what torch computes.
 
@@ -92,7 +92,7 @@ def export_onnx(
         opset=_opset_of(proto),
         precision=precision,
         inputs=tuple(spec.name for spec in static.manifest.inputs),
-        outputs=tuple(static.tasks),
+        outputs=static.output_names,
         errors=errors,
         tolerances=tolerances,
     )
@@ -108,9 +108,10 @@ def _check_arguments(static: "StaticModel", opset: int | None, precision: str) -
     if opset is not None:
         require_count(opset, name="opset", least=_OLDEST_OPSET, most=newest, error=ExportError)
     names = {spec.name for spec in static.manifest.inputs}
-    if clash := sorted(names & set(static.tasks)):
+    if clash := sorted(names & set(static.output_names)):
         raise ExportError(
-            f"{clash} name both an input and a task, and ONNX keeps both in one name space; rename the task"
+            f"{clash} name both an input and an output, and ONNX keeps both in one name space; prune again, which "
+            "names the input `…_input`"
         )
     size_bytes = sum(t.numel() * t.element_size() for t in (*static.parameters(), *static.buffers()))
     if size_bytes >= _PROTOBUF_LIMIT_BYTES:

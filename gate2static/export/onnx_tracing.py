@@ -26,7 +26,7 @@ _aten = torch.ops.aten
 
 
 def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precision) -> Any:
-    """The ONNX form of a network, inputs named as in its manifest, outputs for its tasks, dynamic batch dimension.
+    """The ONNX form of a network, inputs and outputs named as in its manifest, dynamic batch dimension.
 
     Args:
         network: on the CPU; changed in place, so pass a copy.
@@ -37,7 +37,7 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
         ExportError: the network cannot be traced, or an operator has no ONNX form.
     """
     _write_out(network)
-    form = _DeploymentForm(network, network.tasks, precision).eval()
+    form = _DeploymentForm(network, network.output_names, precision).eval()
     inputs = float32_inputs(network, 2)
     names = [spec.name for spec in network.manifest.inputs]
     free = free_sizes(network)
@@ -48,7 +48,7 @@ def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precisio
         except Exception:  # noqa: BLE001 - what it cannot do, torch's exporter may, or says why not
             model = _exported_model(form, inputs, free, opset)
         _simplify(model)
-    for values, wanted in ((model.graph.inputs, names), (model.graph.outputs, network.tasks)):
+    for values, wanted in ((model.graph.inputs, names), (model.graph.outputs, network.output_names)):
         for value, name in zip(values, wanted, strict=True):
             value.name = name
     return require("onnx_ir").to_proto(model)
@@ -248,16 +248,16 @@ _WRITTEN_OUT = {
 
 
 class _DeploymentForm(nn.Module):
-    """The network with a tuple of outputs in task order, computing in `precision` between float32 ends."""
+    """The network with a tuple of outputs in their order, computing in `precision` between float32 ends."""
 
-    def __init__(self, network: nn.Module, tasks: tuple[str, ...], precision: Precision) -> None:
+    def __init__(self, network: "StaticModel", names: tuple[str, ...], precision: Precision) -> None:
         super().__init__()
-        self.tasks, self.half_precision = tasks, precision == "fp16"
+        self.names, self.half_precision = names, precision == "fp16"
         self.network = network.half() if self.half_precision else network
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         if not self.half_precision:
-            outputs = self.network(*inputs)
-            return tuple(outputs[task] for task in self.tasks)
-        outputs = self.network(*(_cast(x, torch.half) if x.is_floating_point() else x for x in inputs))
-        return tuple(_cast(outputs[task], torch.float) for task in self.tasks)
+            outputs = self.network.outputs(*inputs)
+            return tuple(outputs[name] for name in self.names)
+        outputs = self.network.outputs(*(_cast(x, torch.half) if x.is_floating_point() else x for x in inputs))
+        return tuple(_cast(outputs[name], torch.float) for name in self.names)

@@ -1,14 +1,14 @@
 """Checks the arguments of `gate` before anything is traced."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError
+from gate2static.program.structures import take_apart
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
@@ -46,22 +46,27 @@ def check_inputs(inputs: Any) -> None:
     """Refuses example inputs that hold anything but tensors, since a static network takes nothing else.
 
     Args:
-        inputs: The argument that should be a tuple of tensors, and of tuples, lists and dicts of tensors.
+        inputs: The argument that should be a tuple or a dict of structures of tensors.
 
     Raises:
         GateError: The inputs hold something else; the message names it.
     """
-    if not isinstance(inputs, tuple | list):
+    if not isinstance(inputs, tuple | list | Mapping):
         raise GateError(
             f"example_inputs is a {type(inputs).__name__}; allowed is a tuple of the backbone's positional "
-            "arguments, such as (images,)."
+            "arguments, such as (images,), or a dict of its arguments by name."
         )
-    for number, value in enumerate(inputs):
-        for leaf in pytree.tree_leaves(value):
-            if not isinstance(leaf, Tensor):
+    by_name = isinstance(inputs, Mapping)
+    values = dict(inputs) if isinstance(inputs, Mapping) else dict(enumerate(inputs))
+    for key, value in values.items():
+        for path, constant in take_apart(value)[1].constants:
+            # A plain argument by name, such as `return_dict=True`, is meant to be what it is.
+            is_setting = by_name and not path and isinstance(constant, bool | int | float | str)
+            if constant is not None and not is_setting:
                 raise GateError(
-                    f"example input {number} holds {leaf!r}; allowed are tensors, and tuples, lists and dicts of them. "
-                    "Make it a default of the forward, or pass it in a module around the backbone."
+                    f"example input {key} holds {constant!r}; allowed are tensors and None, and tuples, lists, dicts "
+                    "and dataclasses of them. Make it a default of the forward, pass it by name, or pass it in a "
+                    "module around the backbone."
                 )
 
 

@@ -4,24 +4,26 @@ So a trace that fixed something that it should not have fixed is an error at onc
 """
 
 import contextlib
-import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from gate2static.errors import TraceError
-from gate2static.graphs import copy_structure
+from gate2static.graphs import copied, copy_structure
+from gate2static.program.calls import Example, call_of
+from gate2static.program.structures import tensors_of
 
 
 class InconclusiveError(Exception):
     """The comparison is impossible because the backbone raises or returns non-finite values."""
 
 
-def check_lift(backbone: nn.Module, encoder: nn.Module, branches: Sequence[nn.Module], inputs: tuple[Any, ...]) -> None:
+def check_lift(
+    backbone: nn.Module, encoder: nn.Module, branches: Sequence[nn.Module], inputs: Sequence[Any] | Mapping[str, Any]
+) -> None:
     """Checks that each stream gives what the backbone gives, as called and for one sample.
 
     All branches must still be equal to the backbone.
@@ -32,20 +34,21 @@ def check_lift(backbone: nn.Module, encoder: nn.Module, branches: Sequence[nn.Mo
         branches: The copies of the backbone in the lifted network, with the backbone's names. A parameter that is one
             constant, such as a scale that starts at zero, would hide what it multiplies until training moves it. So it
             holds random numbers meanwhile, the same ones everywhere, unless the backbone computes no numbers with them.
-        inputs: The backbone's positional arguments, batch first.
+        inputs: The backbone's arguments by position, or by name where they are a dict; batch first.
 
     Raises:
         TraceError: The lifted network computes something else.
     """
     # Forwards remember things in their modules, such as what they derive from parameters.
-    plain = copy.deepcopy(backbone).train().eval()
+    plain = copied(backbone).train().eval()
     buffers = {name: buffer.clone() for name, buffer in plain.named_buffers()}
     lifted = copy_structure(encoder).train().eval()
+    example = call_of(plain, inputs, "the backbone")
     try:
         with random_constants([plain, *branches]):
-            is_same = _agree(plain, lifted, inputs)
+            is_same = _agree(plain, lifted, example)
     except InconclusiveError:
-        is_same = _agree(plain.train().eval(), lifted.train().eval(), inputs, finite=False)
+        is_same = _agree(plain.train().eval(), lifted.train().eval(), example, finite=False)
     _refuse_written(plain, buffers)
     if not is_same:
         raise TraceError(
@@ -117,36 +120,38 @@ def _random_like(parameter: Tensor, generator: torch.Generator) -> Tensor:
     return torch.rand(shape, generator=generator) + 0.5
 
 
-def _agree(plain: nn.Module, lifted: nn.Module, inputs: tuple[Any, ...], *, finite: bool = True) -> bool:
+def _agree(plain: nn.Module, lifted: nn.Module, example: Example, *, finite: bool = True) -> bool:
     """Returns whether two networks compute the same.
 
     Args:
         plain: The backbone.
         lifted: The lifted network.
-        inputs: The backbone's positional arguments.
+        example: The call of the backbone.
         finite: Whether only finite results of the backbone are compared.
 
     Raises:
         InconclusiveError: `finite` is set, and the backbone raises or returns non-finite values.
     """
-    if not _differ(plain, lifted, inputs, finite):
+    if not _differ(plain, lifted, example, finite):
         return True
     # A norm that divides by almost nothing leaves only rounding errors in float32.
-    wide = pytree.tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
+    call, inputs = example
+    wide = tuple(x.double() if x.is_floating_point() else x for x in inputs)
     with contextlib.suppress(RuntimeError):  # code that insists on one type
-        return not _differ(copy.deepcopy(plain).double(), copy.deepcopy(lifted).double(), wide, finite)
+        return not _differ(copied(plain).double(), copied(lifted).double(), (call, wide), finite)
     return False
 
 
-def _differ(plain: nn.Module, lifted: nn.Module, inputs: tuple[Any, ...], finite: bool) -> bool:
+def _differ(plain: nn.Module, lifted: nn.Module, example: Example, finite: bool) -> bool:
     """Returns whether two networks differ on the inputs or on their first sample; see `_agree` for the arguments."""
-    one_sample = pytree.tree_map_only(Tensor, lambda x: x[:1], inputs)
+    call, inputs = example
+    one_sample = tuple(x[:1] for x in inputs)
     for arguments in (inputs, one_sample):
         with torch.no_grad():
             try:
                 # A backbone may write into its inputs.
-                cloned = pytree.tree_map_only(Tensor, torch.clone, arguments)
-                expected = pytree.tree_leaves(plain(*cloned))
+                args, named = call.arguments([x.clone() for x in arguments])
+                expected = tensors_of(plain(*args, **named))
             except (RuntimeError, ValueError, IndexError, AssertionError) as error:
                 if arguments is not inputs:
                     return False  # the backbone does not take single samples
@@ -156,7 +161,7 @@ def _differ(plain: nn.Module, lifted: nn.Module, inputs: tuple[Any, ...], finite
             if finite and not all(bool(torch.isfinite(x).all()) for x in expected):
                 raise InconclusiveError
             # All streams are equal, so the first task's stands for them.
-            actual = pytree.tree_leaves(lifted(*pytree.tree_leaves(arguments))[0])
+            actual = tensors_of(lifted(*arguments)[0])
             if arguments is not inputs:
                 # `squeeze()` removes the batch of a single sample, which the trace keeps.
                 pairs = zip(expected, actual, strict=True)

@@ -6,7 +6,6 @@ copies of it. Where they draw random numbers in another order, their outputs mus
 """
 
 import contextlib
-import copy
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from gate2static.errors import TraceError
 from gate2static.gates.check_lift import random_constants
-from gate2static.graphs import copy_structure
+from gate2static.graphs import copied, copy_structure
+from gate2static.program.calls import Call, Example, call_of
 from gate2static.program.program import Program
 from gate2static.program.rewrites.training_reads import random_state
+from gate2static.program.structures import tensors_of
 from gate2static.program.units import gated_unit
 
 _SEEDS = 12
@@ -54,7 +54,7 @@ class _Step:
 
 
 def check_training(
-    backbone: nn.Module, root: nn.Module, program: Program, inputs: tuple[Any, ...]
+    backbone: nn.Module, root: nn.Module, program: Program, inputs: Sequence[Any] | Mapping[str, Any]
 ) -> dict[str, bool]:
     """Checks that the traced backbone trains as the backbone does.
 
@@ -62,7 +62,7 @@ def check_training(
         backbone: The backbone; neither it nor the global random states are changed.
         root: The traced copy of the backbone, which still has the backbone's parameters.
         program: The program, whose gates are passed by.
-        inputs: The backbone's positional arguments, batch first.
+        inputs: The backbone's arguments by position, or by name where they are a dict; batch first.
 
     Returns:
         Module of the backbone -> whether it is in training mode after `train()`, which the backbone may override.
@@ -70,12 +70,13 @@ def check_training(
     Raises:
         TraceError: The traced backbone trains differently; the message names what differs.
     """
-    plain = copy.deepcopy(backbone).train()
+    plain = copied(backbone).train()
     modes = {name: module.training for name, module in plain.named_modules()}
     traced = _without_gates(root, program)
     set_modes(traced, {**modes, _NAMES: True})
     with random_constants([plain, root]), contextlib.suppress(_InconclusiveError):
-        difference = _difference(plain, traced, _batch(inputs))
+        call, tensors = call_of(plain, inputs, "the backbone")
+        difference = _difference(plain, traced, (call, tuple(map(_two_samples, tensors))))
         if difference:
             raise TraceError(
                 f"the gated network would not train as the backbone does: in training mode {difference}. The forward "
@@ -114,59 +115,56 @@ def _without_gates(root: nn.Module, program: Program) -> fx.GraphModule:
     return traced
 
 
-def _batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Returns inputs of two samples, which differ; batch norm cannot train on one."""
-
-    def doubled(x: Tensor) -> Tensor:
-        if not x.dim() or x.shape[0] > 1:
-            return x[:2] if x.dim() else x
-        return torch.cat([x, x * 0.5 if x.is_floating_point() else x])
-
-    batch: tuple[Any, ...] = pytree.tree_map_only(Tensor, doubled, inputs)
-    return batch
+def _two_samples(x: Tensor) -> Tensor:
+    """Returns an input of two samples, which differ; batch norm cannot train on one."""
+    if not x.dim() or x.shape[0] > 1:
+        return x[:2] if x.dim() else x
+    return torch.cat([x, x * 0.5 if x.is_floating_point() else x])
 
 
-def _difference(plain: nn.Module, traced: fx.GraphModule, inputs: tuple[Any, ...]) -> str:
+def _difference(plain: nn.Module, traced: fx.GraphModule, example: Example) -> str:
     """Returns what differs between the two networks in training; "" where nothing does.
 
     Args:
         plain: The backbone in training mode.
         traced: The traced backbone in training mode.
-        inputs: The positional arguments.
+        example: The backbone's call, and the tensors that both take.
 
     Raises:
         _InconclusiveError: The backbone does not run, or its outputs are not finite.
     """
     networks = (plain, traced)
     states = [{name: buffer.clone() for name, buffer in network.named_buffers()} for network in networks]
-    differs, draws = _compare_twice(plain, traced, inputs)
+    differs, draws = _compare_twice(plain, traced, example)
     if not differs:
         return ""
     for network, state in zip(networks, states, strict=True):
         _restore(network, state)
     if draws:
-        return "" if _vary_alike(plain, traced, inputs) else differs
+        return "" if _vary_alike(plain, traced, example) else differs
     # A norm that divides by almost nothing leaves only rounding errors in float32.
-    wide = pytree.tree_map_only(Tensor, lambda x: x.double() if x.is_floating_point() else x, inputs)
+    call, tensors = example
+    wide = (call, tuple(x.double() if x.is_floating_point() else x for x in tensors))
     with contextlib.suppress(RuntimeError):  # code that insists on one type
-        return _compare_twice(copy.deepcopy(plain).double(), copy.deepcopy(traced).double(), wide)[0]
+        return _compare_twice(copied(plain).double(), copied(traced).double(), wide)[0]
     return differs
 
 
-def _compare_twice(plain: nn.Module, traced: fx.GraphModule, inputs: tuple[Any, ...]) -> tuple[str, bool]:
+def _compare_twice(plain: nn.Module, traced: fx.GraphModule, example: Example) -> tuple[str, bool]:
     """Returns what differs in two steps of training, and whether the backbone draws random numbers there."""
     draws = False
+    call, tensors = example
     for seed in range(2):
         before = _kept(plain, traced)
         # Gradients are those of the first step.
-        expected = _step(plain, list(inputs), seed, gradients=seed == 0)
+        expected = _step(plain, call, tensors, seed, gradients=seed == 0)
         draws = draws or expected.draws
         if not all(bool(torch.isfinite(x).all()) for x in expected.outputs):
             raise _InconclusiveError
         if kept := [name for name, buffer in expected.buffers.items() if buffer.requires_grad]:
             raise TraceError(f"the backbone keeps a gradient in its buffer {kept[0]!r}; detach what it writes there.")
         try:
-            actual = _step(traced, pytree.tree_leaves(inputs), seed, gradients=seed == 0)
+            actual = _step(traced, None, tensors, seed, gradients=seed == 0)
         except _InconclusiveError as error:
             return f"it does not run ({error})", draws
         differs = _differs(actual, expected)
@@ -196,12 +194,13 @@ def _kept(plain: nn.Module, traced: fx.GraphModule) -> dict[str, dict[str, Any]]
     return kept
 
 
-def _step(network: nn.Module, inputs: Sequence[Any], seed: int, *, gradients: bool) -> _Step:
+def _step(network: nn.Module, call: Call | None, tensors: Sequence[Tensor], seed: int, *, gradients: bool) -> _Step:
     """Runs a network once in training mode.
 
     Args:
         network: The network.
-        inputs: Its positional arguments.
+        call: How it is called; None for a network that takes the tensors by position.
+        tensors: What it is called on.
         seed: What the random states start from.
         gradients: Whether gradients are computed.
 
@@ -215,7 +214,9 @@ def _step(network: nn.Module, inputs: Sequence[Any], seed: int, *, gradients: bo
         before = random_state()
         try:
             # A network may write into its inputs.
-            outputs = pytree.tree_leaves(network(*pytree.tree_map_only(Tensor, torch.clone, inputs)))
+            clones = [x.clone() for x in tensors]
+            args, named_args = (clones, {}) if call is None else call.arguments(clones)
+            outputs = tensors_of(network(*args, **named_args))
             found = _gradients(outputs, list(parameters.values()))
         except Exception as error:
             raise _InconclusiveError(" ".join(str(error).split())[:200]) from error
@@ -291,11 +292,12 @@ def _restore(network: nn.Module, buffers: Mapping[str, Tensor]) -> None:
                 buffer.copy_(buffers[name])
 
 
-def _vary_alike(plain: nn.Module, traced: nn.Module, inputs: tuple[Any, ...]) -> bool:
+def _vary_alike(plain: nn.Module, traced: nn.Module, example: Example) -> bool:
     """Returns whether the outputs of two networks that draw random numbers vary alike."""
     spreads = []
-    for network, arguments in ((plain, list(inputs)), (traced, pytree.tree_leaves(inputs))):
-        runs = [_step(network, arguments, seed, gradients=False).outputs for seed in range(_SEEDS)]
+    call, tensors = example
+    for network, form in ((plain, call), (traced, None)):
+        runs = [_step(network, form, tensors, seed, gradients=False).outputs for seed in range(_SEEDS)]
         spreads.append([torch.stack(leaves).float() for leaves in zip(*runs, strict=True)])
     return len(spreads[0]) == len(spreads[1]) and all(map(_is_alike, *spreads))
 

@@ -8,7 +8,6 @@ from typing import Any, Self, cast, get_args
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from gate2static.arguments import described, require_count, require_kind, require_number, shortened
 from gate2static.errors import Gate2StaticError, GateError
@@ -19,8 +18,10 @@ from gate2static.gates.check_training import check_training, set_modes
 from gate2static.gates.lift import lift
 from gate2static.gates.residual_ties import residual_ties
 from gate2static.gates.traced_module import mark_traced
+from gate2static.graphs import copied, detached_tensors, quiet
 from gate2static.program.annotate import info
 from gate2static.program.program import Program, build_program
+from gate2static.program.structures import tensors_of
 
 SHARED = "shared"
 """The name of the shared stream, which no task may have."""
@@ -76,9 +77,7 @@ class GatedModel(nn.Module):
             raise
         except Exception as error:
             # Looked at only now, so that a call that works costs nothing.
-            difference = self._difference(pytree.tree_leaves((inputs, keywords)))
-            if difference is None and keywords and isinstance(error, TypeError):
-                difference = f"takes no {' and no '.join(keywords)}, which it was given by name"
+            difference = self._difference(self.program.call.tensors(inputs, keywords))
             if difference is None:
                 raise
             raise GateError(
@@ -105,23 +104,31 @@ class GatedModel(nn.Module):
                 return f"was traced on input {number} of shape (batch, {sizes}) and was given {tuple(x.shape)}"
         return None
 
-    def forward(self, *inputs: Any) -> dict[str, Tensor]:
+    def forward(self, *inputs: Any, **named: Any) -> dict[str, Any]:
         """Computes the output of every task's head.
 
         Args:
-            inputs: The backbone's positional arguments, batch first.
+            inputs: The backbone's arguments by position, batch first.
+            named: The backbone's arguments by name.
 
         Returns:
-            Task -> the output of its head.
+            Task -> what its head returns: a tensor, or a structure of tensors.
 
         Raises:
-            GateError: Inputs of a size for which the backbone's code decides otherwise than it did when it was gated.
+            GateError: The arguments are not those of the example inputs, or are of a size for which the backbone's code
+                decides otherwise than it did when it was gated.
         """
+        tensors = self.program.call.tensors(inputs, named)
         if self.program.decisions is not None:
-            self.program.decisions.check(pytree.tree_leaves(inputs))
+            self.program.decisions.check(tensors)
         encoder = self.settled_encoder if self.training and self.settled_encoder is not None else self.encoder
-        features = encoder(*pytree.tree_leaves(inputs))
-        return {task: self.heads[task](f) for task, f in zip(self.tasks, features, strict=True)}
+        features = encoder(*tensors)
+        return {task: self.heads[task](f) for task, f in zip(self.tasks, self.features(features), strict=True)}
+
+    def features(self, encoded: Sequence[Any]) -> list[Any]:
+        """Returns the encoder's output as heads take it: in the structure that the backbone returns."""
+        structure = self.program.structure
+        return list(encoded) if structure.is_tensor else [structure.build(tensors) for tensors in encoded]
 
     def train(self, mode: bool = True) -> Self:
         """Sets the mode of all modules; those that the backbone's own `train` leaves in evaluation stay there."""
@@ -142,6 +149,18 @@ class GatedModel(nn.Module):
         """
         self._settled = () if encoder is None else (encoder,)
 
+    def __len__(self) -> int:
+        """Returns the number of tasks; torch.compile's wrapper asks for it wherever Python asks `if model:`."""
+        return len(self.tasks)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copies the model, also after a training step of layers that keep what they compute, which torch refuses."""
+        memo.update(detached_tensors(self))
+        duplicate = type(self).__new__(type(self))
+        memo[id(self)] = duplicate
+        duplicate.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
+        return duplicate
+
     def __getstate__(self) -> dict[str, Any]:
         """Returns what is copied and pickled."""
         return {**self.__dict__, "_settled": ()}
@@ -156,11 +175,12 @@ class GatedModel(nn.Module):
         super()._load_from_state_dict(*args)
 
 
+@quiet()
 def gate(
     backbone: nn.Module,
     *,
     tasks: Sequence[str],
-    example_inputs: tuple[Any, ...],
+    example_inputs: Sequence[Any] | Mapping[str, Any],
     heads: Mapping[str, nn.Module],
     group_size: int = 1,
     gate_init: float = 0.05,
@@ -180,13 +200,14 @@ def gate(
     not called (freeze layers after gating), and a region with autocast switched off is computed as the code around it.
 
     Args:
-        backbone: Any module that torch.fx can trace and that returns a tensor or a tuple, list or dict of tensors. It
-            is copied, not changed.
+        backbone: Any module that torch.fx can trace and that returns a tensor or a structure of tensors. It is copied,
+            not changed.
         tasks: The names of the T tasks.
-        example_inputs: The positional arguments of the backbone, batch first: tensors, and tuples, lists and dicts of
-            tensors.
-        heads: Task -> module that is called on the backbone's output and returns one tensor. Heads are copied, not
-            changed.
+        example_inputs: The arguments of the backbone, batch first: a tuple of them by position, or a dict of them by
+            name. They are tensors, and tuples, lists, dicts, named tuples and dataclasses of tensors. Arguments by name
+            may also be plain values, which are fixed.
+        heads: Task -> module that is called on the backbone's output and returns a tensor, or a structure of tensors.
+            Heads are copied, not changed.
         group_size: The number of neighbouring channels that share one gate.
         gate_init: The mean of the initial gate logits. Positive values start the tasks on their own features.
         gate_init_std: The standard deviation of the initial gate logits, drawn from torch's global generator.
@@ -208,20 +229,20 @@ def gate(
     """
     check_backbone(backbone)
     check_inputs(example_inputs)
-    check_values(pytree.tree_leaves(example_inputs))
+    check_values(tensors_of(example_inputs))
     tasks = _check_arguments(tasks, heads, group_size, task_states or {})
     require_number(gate_init, name="gate_init", error=GateError)
     require_number(gate_init_std, name="gate_init_std", least=0, error=GateError)
     if mixing not in get_args(Mixing):
         raise GateError(f"mixing is {mixing!r}; allowed are {' and '.join(map(repr, get_args(Mixing)))}.")
     # Copied together, so that what heads share stays shared.
-    ordered_heads = copy.deepcopy({task: heads[task] for task in tasks})
+    ordered_heads = dict(copied(nn.ModuleDict({task: heads[task] for task in tasks})).items())
     # Heads are traced as they are deployed.
-    eval_heads = {task: head.eval() for task, head in copy.deepcopy(ordered_heads).items()}
+    eval_heads = dict(copied(nn.ModuleDict(ordered_heads)).eval().items())
     root, program = build_program(backbone, eval_heads, example_inputs)
     states = {task: (task_states or {}).get(task) for task in tasks}
     states[SHARED] = shared_state
-    branches = {stream: copy.deepcopy(root) for stream in states}
+    branches = {stream: copied(root) for stream in states}
     weight = next(p for p in backbone.parameters() if p.is_floating_point())
     gates = {
         unit.name: Gate(
@@ -240,8 +261,8 @@ def gate(
         _tie(gates, residual_ties(root, program))
     encoder = lift(program, branches, gates)
     # Before the branches get weights of their own, each stream must compute what the backbone computes.
-    check_lift(backbone, encoder, list(branches.values()), tuple(example_inputs))
-    modes = check_training(backbone, root, program, tuple(example_inputs))
+    check_lift(backbone, encoder, list(branches.values()), example_inputs)
+    modes = check_training(backbone, root, program, example_inputs)
     for stream, state in states.items():
         _load_branch(branches[stream], state, stream, backbone)
     gated = GatedModel(tasks=tuple(tasks), program=program, encoder=encoder, heads=nn.ModuleDict(ordered_heads))

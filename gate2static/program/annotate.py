@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from gate2static.errors import TraceError
 from gate2static.graphs import quiet
 from gate2static.program.operators import FLOPS
+from gate2static.program.structures import tensors_of
 
 BATCHES = (2, 3)
 """The two batch sizes that networks run with; sizes that differ between them follow the batch."""
@@ -202,8 +203,8 @@ def _compare(small: _Result, large: _Result, streams: tuple[int, ...]) -> NodeIn
             batch_dims=batch_dims,
             macs=macs,
         )
-    if any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(value)):
-        # A tuple of tensors: the nodes that pick from it say what is in it.
+    if tensors_of(value):
+        # A structure of tensors: the nodes that pick from it say what is in it.
         return NodeInfo(streams=streams, macs=macs)
     values = (value, large.value)
     constant = value if value == large.value else None

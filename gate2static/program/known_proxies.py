@@ -7,8 +7,15 @@ which raises where the value depends on the batch size or on a tensor's numbers.
 import operator
 from typing import Any
 
+import numpy as np
 from torch import fx
 from torch.fx.proxy import Attribute, TraceError
+
+_PROTOCOLS = ("__array", "__cuda_array_interface__")
+"""The names by which NumPy and torch ask whether an object has numbers in memory."""
+
+_REDUCTIONS = ("prod", "sum", "max", "min", "mean", "any", "all", "cumsum", "cumprod", "argmax", "argmin")
+"""Methods of tensors that `np.prod(shape)` and its like take from an object that has them."""
 
 
 class FollowsBatchError(TraceError):
@@ -21,7 +28,24 @@ class KnownProxy(fx.Proxy):
     tracer: Any  # the ValueTracer that made the proxy, which knows its value
 
     def __getattr__(self, k: str) -> Attribute:
+        if k.startswith(_PROTOCOLS) or (k in _REDUCTIONS and self.tracer.is_number(self)):
+            # NumPy and torch.tensor ask for these first, and read the value where there are none.
+            raise AttributeError(k)
         return _KnownAttribute(self, k)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        return np.asarray(self.tracer.constant(self), dtype=dtype)
+
+    def __format__(self, format_spec: str) -> str:
+        # A name such as f"stage{size}" has the number, and a message about tensors has the proxy.
+        number = self.tracer.constant(self) if self.tracer.is_number(self) else str(self)
+        return format(number, format_spec)
+
+    def __round__(self, ndigits: int | None = None) -> Any:
+        return round(self.tracer.constant(self), ndigits)
+
+    def __divmod__(self, divisor: Any) -> tuple[Any, Any]:
+        return self // divisor, self % divisor
 
     def __setitem__(self, index: Any, value: Any) -> None:
         if self.tracer.shape(self) is None:

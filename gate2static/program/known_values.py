@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -21,6 +22,7 @@ from torch.utils import _pytree as pytree
 
 from gate2static.graphs import function_of, quiet
 from gate2static.program.annotate import BATCHES, fake_inputs
+from gate2static.program.calls import Call
 from gate2static.program.known_proxies import FollowsBatchError, KnownProxy
 from gate2static.program.rewrites.gradients import (
     as_function,
@@ -34,6 +36,7 @@ from gate2static.program.rewrites.integer_sizes import recorded_integers
 from gate2static.program.rewrites.size_functions import recorded_size_functions
 from gate2static.program.rewrites.training_reads import noticed_reads, recorded_random_functions
 from gate2static.program.size_decisions import user_line
+from gate2static.program.structures import Structure, follow, take_apart, tensors_of
 
 _UNKNOWN = object()
 """The value of a node that does not run on fake tensors."""
@@ -43,8 +46,8 @@ class ValueTracer(fx.Tracer):
     """A tracer that knows the values on which two runs on fake tensors agree.
 
     Args:
-        inputs: The leaves of the example inputs, in the order of the graph's first placeholders.
-        defaults: The leaves of the arguments that keep their defaults, which have the last placeholders.
+        call: The call to trace; None for a tracer that only says what it would keep whole.
+        inputs: The tensors of the example inputs, in the order of `call.names`.
         trains: Whether the traced copy will train in place of the module. If not, the graph is for evaluation alone.
         integers: Whether `int` and `len` of what follows the batch are recorded.
         training: Whether the module is traced in training mode, so that random numbers are drawn when the graph runs.
@@ -57,12 +60,13 @@ class ValueTracer(fx.Tracer):
         integers: Whether `int` and `len` of what follows the batch are recorded.
         evaluating: True while nodes run on fake tensors, so that modules are called and not recorded.
         decided: Node whose value Python needed, and whether only its length -> the line of the user's code.
+        result: The structure of what the forward returned.
     """
 
     def __init__(
         self,
+        call: Call | None = None,
         inputs: tuple[Any, ...] = (),
-        defaults: tuple[Any, ...] = (),
         *,
         trains: bool = True,
         integers: bool = False,
@@ -75,10 +79,12 @@ class ValueTracer(fx.Tracer):
         self.places: list[str] = []
         self.evaluating = False
         self.decided: dict[tuple[fx.Node, bool], str] = {}
+        self.result: Structure | None = None
+        self._call_form = call
         self.integers = integers
         self._mode = FakeTensorMode(allow_non_fake_inputs=True)
         at = fake_inputs(self._mode, inputs)
-        self._placeholders = {batch: [*at(batch), *defaults] for batch in BATCHES}
+        self._placeholders = {batch: at(batch) for batch in BATCHES}
         self._values: dict[fx.Node, tuple[Any, ...]] = {}
         self._autocast = autocast_devices()
         # Whether nodes are marked that are recorded while gradients are off, see `gradients`.
@@ -86,15 +92,50 @@ class ValueTracer(fx.Tracer):
         self._whole_functions: dict[str, bool] = {}
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
-        """Returns the graph of a module; see fx.Tracer."""
+        """Returns the graph of a module, whose output is one tensor or a tuple of those of `result`; see fx.Tracer."""
         self._autocast = autocast_devices()
         functions = custom_functions(self._autograd_function) if self.trains else nullcontext()
         integers = recorded_integers(root, self._integer, self._count) if self.integers else nullcontext()
-        sizes = recorded_size_functions(self.create_proxy)
+        sizes = recorded_size_functions(self.create_proxy, self.constant)
         draws = recorded_random_functions(self._random_function) if self.training else nullcontext()
         reads = noticed_reads(self._notice_read) if self.trains else nullcontext()
         with sizes, torch.enable_grad(), functions, integers, draws, reads:
             return super().trace(root, concrete_args)
+
+    def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
+        """Returns a function without arguments that calls the root as on its example inputs.
+
+        torch.fx would give the forward a proxy for all of `**kwargs`, and take the parameters of a decorated forward
+        from its own code. Here the forward gets what a caller gives it, with a proxy in place of each tensor.
+
+        Args:
+            root_fn: The forward of the root's class.
+            is_module: Whether the root is a module.
+            concrete_args: Not used.
+        """
+        call = self._call_form
+        assert call is not None
+        args, named = call.arguments([self.create_proxy("placeholder", name, (), {}) for name in call.names])
+
+        def run() -> Any:
+            result = self._opened(self.root.forward(*args, **named))
+            tensors, self.result = take_apart(result)
+            return tensors[0] if self.result.is_tensor else tuple(tensors)
+
+        return run, []
+
+    def _opened(self, result: Any) -> Any:
+        """Returns a result in which proxies of structures, such as a whole module's tuple, are taken apart."""
+        leaves, structure = take_apart(result)
+        opened = []
+        for leaf in leaves:
+            known = self.values(leaf.node)[0] if isinstance(leaf, fx.Proxy) else leaf
+            _, inside = take_apart(known)
+            if inside.paths and not inside.is_tensor:
+                opened.append(inside.build([follow(path, leaf) for path in inside.paths]))
+            else:
+                opened.append(leaf)
+        return structure.build(opened) if leaves else result
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Records a node; see fx.Tracer."""
@@ -103,6 +144,10 @@ class ValueTracer(fx.Tracer):
         if self._marking:
             mark(node)
         return node
+
+    def create_arg(self, a: Any) -> Any:
+        """Returns an argument as graphs store it; see fx.Tracer. NumPy's numbers become Python's."""
+        return super().create_arg(a.item() if isinstance(a, np.generic) else a)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Returns the proxy of a node; see fx.Tracer."""
@@ -135,11 +180,17 @@ class ValueTracer(fx.Tracer):
             TraceError: The value is a tensor, depends on the batch size, or could not be computed.
         """
         small, large = self.values(proxy.node)
-        if small is _UNKNOWN or any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(small)):
+        if small is _UNKNOWN or tensors_of(small):
             raise TraceError("symbolically traced variables cannot be used as inputs to control flow")
         agreed = _agreed(small, large)
         self._decide(proxy.node, is_length=False)
         return agreed
+
+    def is_number(self, proxy: fx.Proxy) -> bool:
+        """Returns whether a proxy stands for a number, or a structure of numbers, that does not follow the batch."""
+        small, large = self.values(proxy.node)
+        numbers = pytree.tree_leaves(small)
+        return all(isinstance(number, int | float) for number in numbers) and small == large
 
     def length(self, proxy: fx.Proxy) -> int:
         """Returns `len` of a proxy.
@@ -174,8 +225,7 @@ class ValueTracer(fx.Tracer):
 
     def is_pure(self, node: fx.Node) -> bool:
         """Returns whether a node runs on fake tensors and leaves its inputs as they are."""
-        leaves = [leaf for n in node.all_input_nodes for leaf in pytree.tree_leaves(self.values(n))]
-        tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        tensors = [tensor for n in node.all_input_nodes for tensor in tensors_of(self.values(n))]
         # Writing into a tensor counts up its version.
         versions = [tensor._version for tensor in tensors]
         self._values.pop(node, None)

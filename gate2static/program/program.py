@@ -8,20 +8,32 @@ Heads are traced for pruning only, since training runs the user's own modules. S
 no error: it is one opaque call.
 """
 
-from collections.abc import Iterator, Mapping
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils import _pytree as pytree
 
 from gate2static.errors import GateError, TraceError
 from gate2static.graphs import copy_structure, quiet
-from gate2static.program.annotate import BATCHES, NodeError, NodeInfo, annotate, fake_inputs, info, measure_macs
+from gate2static.program.annotate import (
+    BATCHES,
+    InputsAt,
+    NodeError,
+    NodeInfo,
+    annotate,
+    fake_inputs,
+    info,
+    measure_macs,
+)
+from gate2static.program.calls import Call, call_of
 from gate2static.program.signatures import Signature, layer_signatures, signature_of
 from gate2static.program.size_decisions import Shapes, SizeDecisions
+from gate2static.program.structures import Path, Structure, take_apart, tensors_of
 from gate2static.program.trace import trace
 from gate2static.program.tracer import is_leaf
 from gate2static.program.units import Unit as Unit
@@ -45,10 +57,12 @@ class Program:
     """A traced backbone with its gates, and the traced heads; `build_program` makes it.
 
     Attributes:
-        graph: Placeholders, the backbone with gate nodes, and the heads; the output is a dict from task to node.
-            Modules are named relative to a branch in the backbone, and relative to the gated model
-            (`heads.<task>.…`) in the heads.
-        features: The structure of the backbone's output, with nodes for leaves.
+        graph: Placeholders, the backbone with gate nodes, and the heads; the output is a dict from an output's name to
+            its node. An output is named for its task, and `task.name` where a head returns several. Modules are named
+            relative to a branch in the backbone, and relative to the gated model (`heads.<task>.…`) in the heads.
+        call: How the backbone is called.
+        features: The tensors of the backbone's output: one node, or a tuple of them.
+        structure: The structure that the backbone returns these in.
         units: The gated units in data-flow order.
         ranges: The ranges of the example inputs, in the order of the placeholders.
         layers: Name -> signature of the modules that the backbone calls.
@@ -58,7 +72,9 @@ class Program:
     """
 
     graph: fx.Graph
-    features: Any
+    call: Call
+    features: fx.Node | tuple[fx.Node, ...]
+    structure: Structure
     units: tuple[Unit, ...]
     ranges: tuple[ValueRange | None, ...]
     layers: Mapping[str, Signature]
@@ -69,6 +85,23 @@ class Program:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
         """Returns the program itself: nothing changes it once it is built, so copies of a model share it."""
         return self
+
+    @property
+    def outputs(self) -> dict[str, fx.Node]:
+        """Name of an output -> its node."""
+        (output,) = self.graph.find_nodes(op="output")
+        by_name: dict[str, fx.Node] = output.args[0]
+        return by_name
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the inputs: those of the placeholders, and `x_input` where an output is named `x`.
+
+        ONNX files know each name once.
+        """
+        outputs = self.outputs
+        names = [node.name for node in self.graph.find_nodes(op="placeholder")]
+        return [f"{name}_input" if name in outputs else name for name in names]
 
     def backbone(self) -> Iterator[fx.Node]:
         """Yields the nodes before the heads."""
@@ -86,42 +119,61 @@ class _Head:
         module: The head, in eval mode.
         task: The name of its task.
         stream: The number of its task.
-        outputs: Batch size -> the backbone's output, as fake tensors.
+        inputs: Batch size -> the backbone's output, as fake tensors.
         mode: The mode of the fake tensors.
     """
 
     module: nn.Module
     task: str
     stream: int
-    outputs: Any
+    inputs: Callable[[int], Any]
     mode: FakeTensorMode
+
+    def tensors(self, batch: int) -> tuple[Tensor, ...]:
+        """Returns the tensors of the backbone's output at a batch size, as fake tensors."""
+        return tuple(tensors_of(self.inputs(batch)))
 
     def __str__(self) -> str:
         return f"the head of task {self.task!r}"
 
 
+@dataclass(frozen=True)
+class _Results:
+    """What a head adds to a program.
+
+    Attributes:
+        outputs: Name of an output -> its node.
+        decisions: What the head decided on the sizes of the features; None where it decided nothing.
+    """
+
+    outputs: Mapping[str, fx.Node]
+    decisions: SizeDecisions | None
+
+
 def build_program(
-    backbone: nn.Module, heads: Mapping[str, nn.Module], examples: tuple[Any, ...]
+    backbone: nn.Module, heads: Mapping[str, nn.Module], examples: Sequence[Any] | Mapping[str, Any]
 ) -> tuple[nn.Module, Program]:
     """Traces a backbone and its heads, and inserts the gates.
 
     Args:
         backbone: The module to gate; it is not changed.
         heads: Task -> head, in eval mode and in the order of the streams.
-        examples: The backbone's positional arguments, batch first.
+        examples: The backbone's arguments by position, or by name where they are a dict; batch first.
 
     Returns:
         The traced copy of the backbone, whose modules the program names, and the program.
 
     Raises:
         TraceError: The backbone cannot be traced, does not run on the examples, or does not return tensors.
-        GateError: There is no gated unit, or a head does not run on the backbone's output or does not return a tensor.
+        GateError: There is no gated unit, or a head does not run on the backbone's output or does not return tensors.
     """
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     streams = tuple(range(len(heads) + 1))
-    root, graph, outputs = _trace_backbone(backbone, examples, mode, streams)
+    call, inputs = call_of(backbone, examples, "the backbone")
+    root, graph, outputs = _trace_backbone(backbone, examples, fake_inputs(mode, inputs), streams)
     output = next(iter(graph.find_nodes(op="output")))
-    _check_features(output.args[0])
+    structure: Structure = output.meta["structure"]
+    _check_features(tensors_of(output.args[0]), structure)
     units = insert_gates(root, graph)
     if not units:
         raise GateError("the backbone has no convolution or linear layer, so there is nothing to gate.")
@@ -129,8 +181,10 @@ def build_program(
         graph=graph,
         # Gates have replaced their units in the output meanwhile.
         features=output.args[0],
+        call=call,
+        structure=structure,
         units=units,
-        ranges=tuple(value_range(leaf) for leaf in pytree.tree_leaves(examples)),
+        ranges=tuple(map(value_range, inputs)),
         layers=layer_signatures(root, graph),
         heads={},
         decisions=output.meta.get("size_decisions"),
@@ -157,9 +211,10 @@ def retrace_heads(program: Program, heads: Mapping[str, nn.Module]) -> Program:
 
     def outputs(batch: int) -> Any:
         with mode:
-            return pytree.tree_map_only(
-                fx.Node, lambda n: torch.empty(info(n).at(batch), dtype=info(n).dtype, device=device), program.features
-            )
+            return [
+                torch.empty(info(node).at(batch), dtype=info(node).dtype, device=device)
+                for node in tensors_of(program.features)
+            ]
 
     return _with_heads(program, heads, outputs, mode)
 
@@ -178,16 +233,20 @@ def _with_heads(program: Program, heads: Mapping[str, nn.Module], outputs: Any, 
     for node in program.backbone():
         copies[node] = graph.node_copy(node, copies.__getitem__)
     features = fx.map_arg(program.features, copies.__getitem__)
-    results = {}
+    structure = program.structure
+    results: dict[str, _Results] = {}
     for stream, (task, module) in enumerate(heads.items()):
-        results[task] = _append_head(graph, features, _Head(module, task, stream, outputs, mode))
-    graph.output(results).meta["info"] = NodeInfo(streams=tuple(range(len(heads) + 1)))
+        head = _Head(module, task, stream, lambda batch: structure.build(tensors_of(outputs(batch))), mode)
+        taken = structure.build([_take(graph, tensor, stream) for tensor in tensors_of(features)])
+        results[task] = _append_head(graph, taken, head)
+    by_name = {name: node for of_head in results.values() for name, node in of_head.outputs.items()}
+    graph.output(by_name).meta["info"] = NodeInfo(streams=tuple(range(len(heads) + 1)))
     return replace(
         program,
         graph=graph,
         features=features,
         heads={task: signature_of(module) for task, module in heads.items()},
-        head_decisions={task: found for task, node in results.items() if (found := node.meta.get("size_decisions"))},
+        head_decisions={task: of_head.decisions for task, of_head in results.items() if of_head.decisions},
     )
 
 
@@ -232,21 +291,21 @@ def _first(value: Any, _: Any) -> Any:
 
 
 def _trace_backbone(
-    backbone: nn.Module, examples: tuple[Any, ...], mode: FakeTensorMode, streams: tuple[int, ...]
+    backbone: nn.Module, examples: Sequence[Any] | Mapping[str, Any], inputs: InputsAt, streams: tuple[int, ...]
 ) -> tuple[nn.Module, fx.Graph, Any]:
     """Traces and annotates a backbone, and keeps submodules whole whose traces do not run.
 
     A trace does not run where its code asks what is a tensor, for example.
 
     Returns:
-        The traced copy, its graph, and a function from a batch size to the output as fake tensors.
+        The traced copy, its graph, and a function from a batch size to the output's tensors as fake tensors.
     """
     whole: frozenset[str] = frozenset()
     first_error: TraceError | None = None
     while True:
         try:
             root, graph = trace(backbone, examples, "the backbone", whole=whole)
-            outputs = annotate(copy_structure(root), graph, fake_inputs(mode, examples), streams, "the backbone")
+            outputs = annotate(copy_structure(root), graph, inputs, streams, "the backbone")
         except TraceError as error:
             first_error = first_error or error
             module = _module_around(error, whole)
@@ -267,50 +326,39 @@ def _module_around(error: TraceError, whole: frozenset[str]) -> str | None:
     return around[-1] if around else None
 
 
-def _check_features(features: Any) -> None:
-    """Refuses what a backbone returns unless it is a plain structure of tensors with the batch first."""
-    leaves = pytree.tree_leaves(features)
-    named = [leaf.target.__name__ for leaf in leaves if hasattr(getattr(leaf, "target", None), "_fields")]
-    if named:
+def _check_features(tensors: Sequence[Any], structure: Structure) -> None:
+    """Refuses what a backbone returns unless it is a structure of tensors with the batch first."""
+    is_batched = all(isinstance(node, fx.Node) and info(node).batch_multiple for node in tensors)
+    if not tensors or not is_batched or any(value is not None for _, value in structure.constants):
         raise TraceError(
-            f"the backbone returns the named tuple {named[0]}; allowed are plain tuples, lists and dicts of tensors."
-        )
-    if not all(isinstance(leaf, fx.Node) and info(leaf).batch_multiple for leaf in leaves):
-        raise TraceError(
-            f"the backbone returns {features}; allowed is a tensor, or a tuple, list or dict of tensors with the "
-            "batch first."
+            f"the backbone returns {structure.build(tensors)}; allowed is a tensor, or a tuple, list or dict, a named "
+            "tuple or a dataclass of tensors with the batch first, and None."
         )
 
 
-def _append_head(graph: fx.Graph, features: Any, head: _Head) -> fx.Node:
+def _append_head(graph: fx.Graph, taken: Any, head: _Head) -> _Results:
     """Appends a head to a program's graph.
 
     Args:
         graph: The graph of the program, changed in place.
-        features: The structure of the backbone's output, with nodes for leaves.
+        taken: The head's argument, with nodes for tensors.
         head: The head.
 
-    Returns:
-        The node of the head's output.
-
     Raises:
-        GateError: The head does not run on the backbone's output or does not return one tensor.
+        GateError: The head does not run on the backbone's output or does not return tensors.
     """
     _check_single_sample(head)
-    taken = pytree.tree_map(lambda leaf: _take(graph, leaf, head.stream), features)
     head_graph = _trace_head(head)
     if head_graph is None:
         return _append_whole_head(graph, taken, head)
-    annotate(copy_structure(head.module), head_graph, lambda batch: (head.outputs(batch),), (head.stream,), str(head))
-    # The head's graph has a placeholder for each leaf of the features.
-    placeholders = head_graph.find_nodes(op="placeholder")
-    copies = dict(zip(placeholders, pytree.tree_leaves(taken), strict=True))
+    annotate(copy_structure(head.module), head_graph, head.tensors, (head.stream,), str(head))
+    # The head's graph has a placeholder for each tensor of the features.
+    copies = dict(zip(head_graph.find_nodes(op="placeholder"), tensors_of(taken), strict=True))
     for node in head_graph.nodes:
         if node.op == "output":
-            value = node.args[0]
-            if isinstance(value, fx.Node) and value in copies and node.meta.get("size_decisions") is not None:
-                copies[value].meta["size_decisions"] = node.meta["size_decisions"]
-            return _checked(copies.get(value) if isinstance(value, fx.Node) else None, head)
+            found = node.meta.get("size_decisions")
+            results = [copies.get(value) for value in tensors_of(node.args[0])]
+            return _Results(_named(head, node.meta["structure"], results), found)
         if node.op == "placeholder":
             continue
         copies[node] = graph.node_copy(node, copies.__getitem__)
@@ -329,15 +377,16 @@ def _check_single_sample(head: _Head) -> None:
         GateError: Its output loses a dimension.
     """
     few = BATCHES[0]
-    outputs = head.outputs(few)
-    one = pytree.tree_map_only(Tensor, lambda x: x[: len(x) // few], outputs)
+    features = head.inputs(few)
+    tensors, structure = take_apart(features)
+    one = structure.build([x[: len(x) // few] for x in tensors])
     try:
         with head.mode, torch.no_grad(), quiet():
-            of_one, of_few = copy_structure(head.module)(one), copy_structure(head.module)(outputs)
+            of_one, of_few = copy_structure(head.module)(one), copy_structure(head.module)(features)
     except Exception:  # noqa: BLE001  # what does not run is refused where it is traced
         return
-    for a, b in zip(pytree.tree_leaves(of_one), pytree.tree_leaves(of_few), strict=False):
-        if isinstance(a, Tensor) and isinstance(b, Tensor) and a.dim() < b.dim():
+    for a, b in zip(tensors_of(of_one), tensors_of(of_few), strict=False):
+        if a.dim() < b.dim():
             raise GateError(
                 f"{head} returns {tuple(b.shape)} for {few} samples and {tuple(a.shape)} for one: `squeeze()` without "
                 "a dimension removes the batch too. Name the dimensions, as in `squeeze(-1)`, or use `flatten(1)`."
@@ -349,7 +398,7 @@ def _trace_head(head: _Head) -> fx.Graph | None:
     try:
         if is_leaf(head.module):
             return None
-        _, graph = trace(head.module, (head.outputs(BATCHES[0]),), str(head), trains=False)
+        _, graph = trace(head.module, (head.inputs(BATCHES[0]),), str(head), trains=False)
     except TraceError:
         return None
     # A tensor that the head makes up while it runs is no part of the user's own module.
@@ -357,11 +406,11 @@ def _trace_head(head: _Head) -> fx.Graph | None:
     return None if makes_tensors else graph
 
 
-def _append_whole_head(graph: fx.Graph, taken: Any, head: _Head) -> fx.Node:
-    """Appends a head as one call and returns its node."""
+def _append_whole_head(graph: fx.Graph, taken: Any, head: _Head) -> _Results:
+    """Appends a head as one call."""
     try:
         with head.mode:
-            result, macs = measure_macs(lambda: head.module(head.outputs(BATCHES[0])))
+            result, macs = measure_macs(lambda: head.module(head.inputs(BATCHES[0])))
     except DataDependentOutputException as error:
         raise GateError(
             f"{head} reads a tensor's values to decide what to do, which a static network cannot; "
@@ -371,26 +420,81 @@ def _append_whole_head(graph: fx.Graph, taken: Any, head: _Head) -> fx.Node:
         reason = " ".join(str(error).split())[:300]
         raise GateError(f"{head} does not run on the backbone's output: {reason}") from error
     node = graph.call_module(f"heads.{head.task}", (taken,))
-    tensor = result if isinstance(result, Tensor) else None
-    node.meta["info"] = NodeInfo(
-        streams=(head.stream,),
-        shape=None if tensor is None else tuple(tensor.shape),
-        dtype=None if tensor is None else tensor.dtype,
-        batch_multiple=0 if tensor is None else 1,
-        macs=macs // BATCHES[0],
+    structure = take_apart(result)[1]
+    node.meta["info"] = _facts(result, head, macs // BATCHES[0])
+    picked = [_pick(graph, node, path, result, head) for path in structure.paths]
+    return _Results(_named(head, structure, picked), None)
+
+
+def _pick(graph: fx.Graph, node: fx.Node, path: Path, result: Any, head: _Head) -> fx.Node:
+    """Returns a new node for one tensor of what a whole head returns.
+
+    Args:
+        graph: The graph of the program, changed in place.
+        node: The call of the head.
+        path: The way to the tensor.
+        result: What the head returns, as fake tensors.
+        head: The head.
+    """
+    for step in path:
+        result = step.take(result)
+        node = graph.call_function(getattr if step.is_attribute else operator.getitem, (node, step.key))
+        node.meta["info"] = _facts(result, head, 0)
+    return node
+
+
+def _facts(value: Any, head: _Head, macs: int) -> NodeInfo:
+    """Returns the facts about a value of a whole head."""
+    if not isinstance(value, Tensor):
+        return NodeInfo(streams=(head.stream,), macs=macs)
+    return NodeInfo(
+        streams=(head.stream,), shape=tuple(value.shape), dtype=value.dtype, batch_multiple=1, macs=macs
     )
-    return _checked(node, head)
 
 
 def _take(graph: fx.Graph, leaf: fx.Node, stream: int) -> fx.Node:
-    """Returns a new node by which a head reads a leaf of the backbone's output."""
+    """Returns a new node by which a head reads a tensor of the backbone's output."""
     node = graph.call_function(take_stream, (leaf, stream))
     node.meta["info"] = replace(info(leaf), streams=(stream,), macs=0)
     return node
 
 
-def _checked(result: fx.Node | None, head: _Head) -> fx.Node:
-    """Returns the output of a head, which must be one tensor with the batch first."""
-    if result is None or not info(result).batch_multiple:
-        raise GateError(f"{head} does not return one tensor; allowed is a single tensor with the batch first.")
-    return result
+def output_names(task: str, structure: Structure) -> list[str]:
+    """Returns the names of a head's outputs: the task's, with the keys, indices or attributes that lead to each.
+
+    Raises:
+        GateError: A key is no word, or two of them are written alike.
+    """
+    names = [".".join([task, *(str(step.key) for step in path)]) for path in structure.paths]
+    bad = [name for name in names if not re.fullmatch(r"\w+(\.\w+)*", name, re.ASCII) or names.count(name) > 1]
+    if bad:
+        raise GateError(
+            f"the head of task {task!r} returns outputs named {', '.join(map(repr, bad))}; allowed are different keys "
+            "of letters, digits and underscores."
+        )
+    return names
+
+
+def named_outputs(results: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns the outputs of all heads by name.
+
+    Args:
+        results: Task -> what its head returned.
+    """
+    outputs: dict[str, Tensor] = {}
+    for task, result in results.items():
+        tensors, structure = take_apart(result)
+        outputs.update(zip(output_names(task, structure), tensors, strict=True))
+    return outputs
+
+
+def _named(head: _Head, structure: Structure, nodes: Sequence[fx.Node | None]) -> dict[str, fx.Node]:
+    """Returns the outputs of a head by name, which must be tensors with the batch first."""
+    is_batched = all(node is not None and info(node).batch_multiple for node in nodes)
+    if not nodes or not is_batched or any(value is not None for _, value in structure.constants):
+        raise GateError(
+            f"{head} does not return tensors; allowed is a tensor with the batch first, or a tuple, list or dict, a "
+            "named tuple or a dataclass of such tensors and None."
+        )
+    named = zip(output_names(head.task, structure), nodes, strict=True)
+    return {name: node for name, node in named if node is not None}

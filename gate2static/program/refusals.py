@@ -1,5 +1,6 @@
 """Refuses what a trace cannot represent, and says which line of the user's code is in the way."""
 
+import operator
 import traceback
 import types
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from gate2static.errors import TraceError
+from gate2static.graphs import KeptTensor
 from gate2static.program.annotate import NodeError
 from gate2static.program.known_proxies import FollowsBatchError
 from gate2static.program.rewrites.gradients import is_custom
@@ -166,6 +168,28 @@ def _reads(tracer: Tracer, root: nn.Module, module: str) -> list[str]:
     return tracer.reads.get(id(root.get_submodule(module)), []) or tracer.places
 
 
+def refuse_kept(root: nn.Module, graph: fx.Graph, what: str) -> None:
+    """Refuses tensors that a forward computed from parameters in an earlier call, kept, and reads again.
+
+    A trace would take them for constants, so that the parameters would neither be trained nor gated.
+
+    Args:
+        root: The owner of the tensors that the graph names.
+        graph: The graph to check.
+        what: The module's name in the error.
+
+    Raises:
+        TraceError: The graph reads such a tensor.
+    """
+    for node in graph.find_nodes(op="get_attr"):
+        if isinstance(operator.attrgetter(str(node.target))(root), KeptTensor):
+            raise TraceError(
+                f"{what} reads a tensor that an earlier call of its forward computed from parameters and "
+                "kept, so these parameters would not be trained; gate it before it is called, or let its `train()` "
+                "clear what is kept."
+            )
+
+
 def explain(error: Exception, what: str, read: str = "") -> str:
     """Returns the message for a trace that failed: the reason, the line of the user's code, and how to fix it.
 
@@ -178,7 +202,8 @@ def explain(error: Exception, what: str, read: str = "") -> str:
     theirs = [frame for frame in frames if not any(map(Path(frame.filename).is_relative_to, NOT_THEIRS))]
     # The innermost frame of the user's code is the line to change.
     place = f"{theirs[-1].filename}:{theirs[-1].lineno}: `{theirs[-1].line}`" if theirs else read or "its forward"
-    text = str(error).strip()
+    is_key = isinstance(error, KeyError) and isinstance(error.args[0], fx.Proxy)
+    text = "a size is a key; write `int(size)`" if is_key else str(error).strip()
     reason = text.splitlines()[0] if text else type(error).__name__
     own_function = " into a submodule of its own or into a function marked with torch.fx.wrap."
     allowed = "Allowed is code whose control flow does not depend on tensor values. Rewrite that line, or move it"

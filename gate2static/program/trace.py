@@ -12,18 +12,16 @@ the difference between training and evaluation.
 
 import copy
 import functools
-import inspect
-import operator
-import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
 
 from gate2static.errors import TraceError
-from gate2static.graphs import copy_structure
+from gate2static.graphs import KeptTensor, copied, copy_structure
+from gate2static.program.calls import Example, call_of
 from gate2static.program.known_proxies import FollowsBatchError
 from gate2static.program.refusals import (
     explain,
@@ -32,6 +30,7 @@ from gate2static.program.refusals import (
     refuse_frozen,
     refuse_hook,
     refuse_impure,
+    refuse_kept,
     refuse_parameter_hooks,
     refuse_shared_forwards,
 )
@@ -46,23 +45,6 @@ from gate2static.program.tracer import Tracer
 
 
 @dataclass(frozen=True)
-class _Arguments:
-    """The arguments that a forward is traced with.
-
-    Attributes:
-        concrete: Name -> what torch.fx takes as given: defaults, and structures with placeholders for tensors.
-        inputs: The leaves of the example inputs.
-        defaults: The leaves of the arguments that keep their defaults.
-        default_names: The names of the arguments that keep their defaults.
-    """
-
-    concrete: dict[str, Any]
-    inputs: tuple[Any, ...]
-    defaults: tuple[Any, ...]
-    default_names: frozenset[str]
-
-
-@dataclass(frozen=True)
 class _Trace:
     """A trace of a module in one mode."""
 
@@ -71,43 +53,50 @@ class _Trace:
 
 
 def trace(
-    module: nn.Module, inputs: tuple[Any, ...], what: str, *, trains: bool = True, whole: frozenset[Any] = frozenset()
+    module: nn.Module,
+    inputs: Sequence[Any] | Mapping[str, Any],
+    what: str,
+    *,
+    trains: bool = True,
+    whole: frozenset[Any] = frozenset(),
 ) -> tuple[nn.Module, fx.Graph]:
     """Traces a module as it is called on some inputs.
 
     Args:
         module: The module to trace; it is not changed.
-        inputs: The positional arguments. A tuple, list or dict of tensors counts as one argument and is traced leaf by
-            leaf. Only their structure and shapes are used.
+        inputs: The arguments by position, or by name where they are a dict: structures of tensors. Only their
+            structure and the shapes of tensors are used.
         what: The module's name in an error, such as "the backbone".
         trains: Whether the returned copy will train in place of the module. If not, the graph keeps to the modules
             that exist: functions do not become layers, and norms with activation stay whole.
         whole: Names of submodules, and functions marked with `torch.fx.wrap`, that are not followed.
 
     Returns:
-        A copy of the module in which nothing works in place, and its graph, with a placeholder for each tensor leaf of
-        `inputs`; its output node has the `SizeDecisions` of the trace under that name. In the copy, functions that own
-        parameters or train differently have become layers, tied to the parameters they use. Submodules whose forward
-        torch.fx cannot follow are whole.
+        A copy of the module in which nothing works in place, and its graph, with a placeholder for each tensor of
+        `inputs`. The graph's output is a tensor or a tuple of tensors. Its node has the `Structure` that the module
+        returns them in under `structure`, and the `SizeDecisions` of the trace under that name. In the copy, functions
+        that own parameters or train differently have become layers, tied to the parameters they use. Submodules whose
+        forward torch.fx cannot follow are whole.
 
     Raises:
         TraceError: torch.fx cannot follow the module's own code; the message names the line.
     """
     if trains:
         refuse_parameter_hooks(module, what)
-    root = _copied(module, what)
+    # Modules that keep what their forward computed forget it when training begins.
+    root = copied(module, KeptTensor).train().eval()
     refuse_shared_forwards(root, what)
-    arguments = _bind(root, inputs, what)
+    example = call_of(root, inputs, what)
     traces: tuple[_Trace, ...] = ()
     try:
-        traces = _follow(root, arguments, what, trains, whole)
+        traces = _follow(root, example, what, trains, whole)
         whole = traces[0].tracer.whole
         if trains:
-            _refuse_lost_hooks(root, traces[0], arguments, what)
+            _refuse_lost_hooks(root, traces[0], example, what)
         # Before anything is rewritten: the nodes of decisions are read by nothing, and go.
-        decisions = decisions_of(traces[0].tracer.decided, traces[0].tracer.root, arguments.inputs)
+        decisions = decisions_of(traces[0].tracer.decided, traces[0].tracer.root, example[1])
         for one in traces:
-            _settle(root, one, arguments, what)
+            _settle(root, one, what)
         if len(traces) > 1:
             _add_training(root, *traces)
     except (ModeError, StoredWriteError) as error:
@@ -138,23 +127,21 @@ def _not_whole(module: str, whole: frozenset[Any]) -> str:
     return module
 
 
-def _settle(root: nn.Module, one: _Trace, arguments: _Arguments, what: str) -> None:
+def _settle(root: nn.Module, one: _Trace, what: str) -> None:
     """Brings a trace into the form in which two traces are compared: nothing is written in place.
 
     Args:
         root: The module; it gets the classes and constants that the graph refers to.
         one: The trace.
-        arguments: The arguments of its forward.
         what: The module's name in an error.
 
     Raises:
         TraceError: The graph calls something that cannot be recorded.
     """
     _adopt(root, one.tracer, one.graph)
+    refuse_kept(root, one.graph, what)
     if one.tracer.trains:
         settle_marks(one.graph, one.tracer.shape)
-    _restore_output_structure(one.graph)
-    _drop_unused_inputs(one.graph, arguments.default_names)
     refuse_frozen(one.graph, what)
     functionalise(root, one.graph, shape_of=one.tracer.shape)
 
@@ -184,53 +171,8 @@ def _add_layer(root: nn.Module, path: str, name: str, layer: nn.Module) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _copied(module: nn.Module, what: str) -> nn.Module:
-    """Returns a copy of a module in eval mode.
-
-    Raises:
-        TraceError: The module holds a tensor that is not a leaf of autograd, which torch does not copy.
-    """
-    try:
-        return copy.deepcopy(module).eval()
-    except RuntimeError as error:
-        raise TraceError(
-            f"{what} cannot be copied: {str(error).splitlines()[0]} Old-style weight_norm and spectral_norm do that; "
-            "use torch.nn.utils.parametrizations instead. So does what a forward computed and keeps in its module; "
-            "call train() to clear it, or gate before anything ran."
-        ) from error
-
-
-def _bind(root: nn.Module, inputs: tuple[Any, ...], what: str) -> _Arguments:
-    """Returns the arguments of a module's forward that is called on these positional inputs."""
-    signature = inspect.signature(root.forward)
-    try:
-        signature.bind(*inputs)
-    except TypeError as error:
-        raise TraceError(
-            f"{what} cannot be called with {len(inputs)} positional inputs: {error}; its forward takes {signature}."
-        ) from error
-    names = [p.name for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    defaults = {
-        name: parameter.default
-        for name, parameter in signature.parameters.items()
-        if name in names[len(inputs) :] and parameter.default is not parameter.empty
-    }
-    # A tensor has a placeholder anyway; torch.fx has to be told of those inside a structure.
-    structured = {
-        name: pytree.tree_map(lambda leaf: fx._symbolic_trace.PH if isinstance(leaf, Tensor) else leaf, value)
-        for name, value in zip(names, inputs, strict=False)
-        if not isinstance(value, Tensor)
-    }
-    return _Arguments(
-        concrete={**defaults, **structured},
-        inputs=tuple(pytree.tree_leaves(inputs)),
-        defaults=tuple(pytree.tree_leaves(list(defaults.values()))),
-        default_names=frozenset(defaults),
-    )
-
-
 def _follow(
-    root: nn.Module, arguments: _Arguments, what: str, trains: bool, whole: frozenset[Any]
+    root: nn.Module, example: Example, what: str, trains: bool, whole: frozenset[Any]
 ) -> tuple[_Trace, ...]:
     """Traces a module, and traces it again with what could not be followed kept whole, until that works.
 
@@ -244,8 +186,8 @@ def _follow(
         try:
             for training in (False, True):
                 options: dict[str, Any] = {"trains": trains, "integers": integers, "training": training}
-                tracer = Tracer(arguments.inputs, arguments.defaults, whole=whole, **options)
-                traces.append(_run_tracer(tracer, copy_structure(root).train(training), arguments))
+                tracer = Tracer(*example, whole=whole, **options)
+                traces.append(_run_tracer(tracer, copy_structure(root).train(training)))
                 if not _may_train_otherwise(traces[0]):
                     break
         except StoredWriteError:
@@ -266,12 +208,12 @@ def _follow(
         refuse_impure(one.tracer, one.graph, whole, causes, what)
     dropouts = _attention_dropouts(traces[-1].tracer)
     if len(traces) > 1 and any(dropouts) and len(dropouts) == len(traces[0].tracer.attentions):
-        tracer = Tracer(arguments.inputs, arguments.defaults, whole=whole, dropouts=dropouts, integers=integers)
-        traces[0] = _run_tracer(tracer, copy_structure(root), arguments)
+        tracer = Tracer(*example, whole=whole, dropouts=dropouts, integers=integers)
+        traces[0] = _run_tracer(tracer, copy_structure(root))
     return tuple(traces)
 
 
-def _refuse_lost_hooks(root: nn.Module, evaluated: _Trace, arguments: _Arguments, what: str) -> None:
+def _refuse_lost_hooks(root: nn.Module, evaluated: _Trace, example: Example, what: str) -> None:
     """Refuses hooks on modules that the trace takes apart, unless the graph has what they do.
 
     Raises:
@@ -286,9 +228,9 @@ def _refuse_lost_hooks(root: nn.Module, evaluated: _Trace, arguments: _Arguments
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
     of = evaluated.tracer
-    tracer = Tracer(arguments.inputs, arguments.defaults, whole=of.whole, integers=of.integers)
+    tracer = Tracer(*example, whole=of.whole, integers=of.integers)
     try:
-        without = _run_tracer(tracer, bare, arguments)
+        without = _run_tracer(tracer, bare)
     except Exception:  # noqa: BLE001  # the forward needs what the hooks do
         return
     if str(without.graph) == str(evaluated.graph):
@@ -324,19 +266,18 @@ def _attention_dropouts(trained: Tracer) -> tuple[float, ...]:
     return tuple(p if isinstance(p, int | float) else 0.0 for p in trained.attentions)
 
 
-def _run_tracer(tracer: Tracer, root: nn.Module, arguments: _Arguments) -> _Trace:
+def _run_tracer(tracer: Tracer, root: nn.Module) -> _Trace:
     """Traces a module in the mode that it is in.
 
     Args:
         tracer: The tracer to run.
         root: The module. One that has a form of its own (`written_out`) runs under a class with that forward.
-        arguments: The arguments of its forward.
 
     Raises:
         StoredWriteError: The forward of a module that is not kept whole wrote into a buffer.
     """
     before = {name: (buffer, buffer._version) for name, buffer in root.named_buffers()}
-    graph = _run_forward(tracer, root, arguments)
+    graph = _run_forward(tracer, root)
     called = tuple(f"{node.target}." for node in graph.find_nodes(op="call_module"))
     for name, (buffer, version) in before.items():
         # What a layer does with its buffers is its own business.
@@ -350,12 +291,12 @@ def _run_tracer(tracer: Tracer, root: nn.Module, arguments: _Arguments) -> _Trac
     return _Trace(tracer, graph)
 
 
-def _run_forward(tracer: Tracer, root: nn.Module, arguments: _Arguments) -> fx.Graph:
+def _run_forward(tracer: Tracer, root: nn.Module) -> fx.Graph:
     """Returns the graph of a module; see `_run_tracer`."""
     kind = type(root)
     form = written_out(root)
     if form is None:
-        return tracer.trace(root, concrete_args=arguments.concrete)
+        return tracer.trace(root)
 
     @functools.wraps(kind.forward)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -363,16 +304,17 @@ def _run_forward(tracer: Tracer, root: nn.Module, arguments: _Arguments) -> fx.G
 
     root.__class__ = type(kind.__name__, (kind,), {"forward": forward})
     try:
-        graph = tracer.trace(root, concrete_args=arguments.concrete)
+        graph = tracer.trace(root)
     finally:
         root.__class__ = kind
     return graph
 
 
 def _adopt(root: nn.Module, tracer: Tracer, graph: fx.Graph) -> None:
-    """Gives a module the classes and the constant tensors that its graph refers to."""
+    """Gives a module the classes and the constant tensors that its graph refers to, and the graph its structure."""
     for name, kind in tracer.classes.items():
         root.get_submodule(name).__class__ = kind
+    next(iter(graph.find_nodes(op="output"))).meta["structure"] = tracer.result
     for node in graph.find_nodes(op="get_attr"):
         if node.target.startswith("_tensor_constant"):
             value = getattr(tracer.root, node.target)
@@ -381,37 +323,6 @@ def _adopt(root: nn.Module, tracer: Tracer, graph: fx.Graph) -> None:
                 node.target = node.target.replace("_tensor_constant", "_tensor_constant_in_training_")
                 setattr(tracer.root, node.target, value)
             setattr(root, node.target, value)
-
-
-def _restore_output_structure(graph: fx.Graph) -> None:
-    """Puts the output back together, which torch.fx flattens where inputs are structured."""
-    codegen = graph._codegen
-    if isinstance(codegen, fx.graph._PyTreeCodeGen) and codegen.pytree_info.out_spec is not None:
-        output = next(iter(graph.find_nodes(op="output")))
-        leaves = list(output.args[0])
-        output.args = (pytree.tree_unflatten(leaves, codegen.pytree_info.out_spec),)
-    graph.set_codegen(fx.graph.CodeGen())
-
-
-def _drop_unused_inputs(graph: fx.Graph, defaults: frozenset[str]) -> None:
-    """Removes the placeholders of arguments that keep their defaults, and the checks of torch.fx on them."""
-    for node in reversed(list(graph.find_nodes(op="placeholder"))):
-        # A structured argument has placeholders `name_1`, `name_2`, …
-        argument = re.sub(r"_\d+$", "", node.target)
-        if argument not in defaults or not all(map(_is_check, node.users)):
-            continue
-        for user in list(node.users):
-            for check in list(user.users):
-                graph.erase_node(check)
-            graph.erase_node(user)
-        graph.erase_node(node)
-
-
-def _is_check(node: fx.Node) -> bool:
-    """Returns whether a node is one by which torch.fx checks that an argument has its default value."""
-    if node.target is operator.eq:
-        return all(map(_is_check, node.users))
-    return node.target in (torch._assert, fx._symbolic_trace._assert_is_none)
 
 
 def _tidy(graph: fx.Graph) -> None:

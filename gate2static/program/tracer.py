@@ -16,6 +16,7 @@ from typing import Any
 from torch import fx, nn
 from torch.nn import functional as F
 
+from gate2static.program.calls import Call
 from gate2static.program.known_values import ValueTracer
 from gate2static.program.layer_kinds import layer_class
 from gate2static.program.operators import RUNNING_NORMS, WEIGHT_LAYERS, is_norm
@@ -43,8 +44,8 @@ class Tracer(ValueTracer):
     """Traces a module into layers and operators, see the module.
 
     Args:
-        inputs: The leaves of the example inputs.
-        defaults: The leaves of the arguments that keep their defaults.
+        call: The call to trace; None for a tracer that only says what it would keep whole.
+        inputs: The tensors of the example inputs, in the order of `call.names`.
         whole: Names of submodules, and functions, to keep whole because they cannot be traced.
         dropouts: The dropout probability of the n-th attention in training, where it is known.
         trains: Whether the traced copy will train in place of the module. If not, the graph keeps to the modules that
@@ -61,8 +62,8 @@ class Tracer(ValueTracer):
 
     def __init__(
         self,
+        call: Call | None = None,
         inputs: tuple[Any, ...] = (),
-        defaults: tuple[Any, ...] = (),
         *,
         whole: frozenset[Any] = frozenset(),
         dropouts: tuple[float, ...] = (),
@@ -70,7 +71,7 @@ class Tracer(ValueTracer):
         integers: bool = False,
         training: bool = False,
     ) -> None:
-        super().__init__(inputs, defaults, trains=trains, integers=integers, training=training)
+        super().__init__(call, inputs, trains=trains, integers=integers, training=training)
         self.whole = whole
         self._dropouts = dropouts
         self.attentions: list[float] = []

@@ -31,10 +31,8 @@ class ChannelAnalysis:
 
     @property
     def outputs(self) -> dict[str, fx.Node]:
-        """Task -> the node that its head returns."""
-        (output,) = self.gated.program.graph.find_nodes(op="output")
-        by_task: dict[str, fx.Node] = output.args[0]
-        return by_task
+        """Name of an output -> its node."""
+        return self.gated.program.outputs
 
     def number(self, decisions: Decisions) -> dict[fx.Node, Numbering]:
         """Numbers the channels of every node where the gates decide so (value numbering)."""

@@ -4,7 +4,6 @@ import platform
 from collections.abc import Sequence
 from dataclasses import fields
 from importlib.metadata import version
-from itertools import zip_longest
 
 import torch
 from torch import fx, nn
@@ -35,15 +34,15 @@ def describe(
     channels = plan.channels
     gated = channels.gated
     analysis = channels.analysis
-    # Nobody knows the ranges of what the example inputs leave out.
-    inputs = zip_longest(gated.program.graph.find_nodes(op="placeholder"), gated.program.ranges)
+    program = gated.program
+    inputs = zip(program.input_names, program.graph.find_nodes(op="placeholder"), program.ranges, strict=True)
     decisions = {unit: decision.int().tolist() for unit, decision in gate_decisions(gated).items()}
     heads = _parameters(gated.heads)
     branches = {stream: _parameters(branch) for stream, branch in gated.branches.items()}
     return Manifest(
         tasks=gated.tasks,
-        inputs=tuple(_input(node, dtype, values, plan.dynamic) for node, values in inputs),
-        outputs=_outputs(gated.tasks, network, free_dims),
+        inputs=tuple(_input(name, node, dtype, values, plan.dynamic) for name, node, values in inputs),
+        outputs=_outputs(tuple(analysis.outputs), network, free_dims),
         gates={unit: ["".join(map(str, row)) for row in rows] for unit, rows in decisions.items()},
         contributions={unit: gate.contributions() for unit, gate in gated.gates.items()},
         macs=Costs(
@@ -79,27 +78,27 @@ def describe(
 
 
 def _input(
-    placeholder: fx.Node, dtype: torch.dtype, values: ValueRange | None, dynamic: Sequence[str]
+    name: str, placeholder: fx.Node, dtype: torch.dtype, values: ValueRange | None, dynamic: Sequence[str]
 ) -> TensorSpec:
     value = info(placeholder)
     assert value.shape is not None
     assert value.dtype is not None
     static_dtype = dtype if value.dtype.is_floating_point else value.dtype
     shape = value.shape[1:]
-    free = tuple(sorted(DIMS[name] for name in dynamic)) if len(shape) == 3 else ()
-    return TensorSpec(name=placeholder.name, shape=shape, dtype=_name(static_dtype), values=values, dynamic=free)
+    free = tuple(sorted(DIMS[dim] for dim in dynamic)) if len(shape) == 3 else ()
+    return TensorSpec(name=name, shape=shape, dtype=_name(static_dtype), values=values, dynamic=free)
 
 
 def _outputs(
-    tasks: tuple[str, ...], network: fx.GraphModule, free_dims: Sequence[tuple[int, ...]]
+    names: tuple[str, ...], network: fx.GraphModule, free_dims: Sequence[tuple[int, ...]]
 ) -> tuple[TensorSpec, ...]:
     (output,) = network.graph.find_nodes(op="output")
     shapes = [shape_of(node) or () for node in output.args[0]]
     dtypes = [dtype_of(node) for node in output.args[0]]
-    free = [tuple(d - 1 for d in dims) for dims in free_dims] or [()] * len(tasks)
+    free = [tuple(d - 1 for d in dims) for dims in free_dims] or [()] * len(names)
     return tuple(
-        TensorSpec(name=task, shape=shape[1:], dtype=_name(dtype), dynamic=dynamic)
-        for task, shape, dtype, dynamic in zip(tasks, shapes, dtypes, free, strict=True)
+        TensorSpec(name=name, shape=shape[1:], dtype=_name(dtype), dynamic=dynamic)
+        for name, shape, dtype, dynamic in zip(names, shapes, dtypes, free, strict=True)
     )
 
 

@@ -5,6 +5,7 @@ import copy
 from gate2static.errors import PruneError
 from gate2static.gates.channel_gate import Gate
 from gate2static.gates.model import GatedModel
+from gate2static.graphs import copied
 from gate2static.program.program import retrace_heads
 from gate2static.program.signatures import replaced_layers, signature_of
 
@@ -41,7 +42,7 @@ def as_it_is(gated: GatedModel) -> GatedModel:
     signatures = {task: signature_of(gated.heads[task]) for task in gated.tasks}
     if signatures == gated.program.heads:
         return gated
-    heads = {task: copy.deepcopy(gated.heads[task]).eval() for task in gated.tasks}
+    heads = {task: copied(gated.heads[task]).eval() for task in gated.tasks}
     present = copy.copy(gated)
     present.program = retrace_heads(gated.program, heads)
     return present

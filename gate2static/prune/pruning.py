@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from gate2static.arguments import described
 from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel, gated_model
+from gate2static.graphs import quiet
 from gate2static.program.annotate import info
 from gate2static.program.program import gated_unit
 from gate2static.prune.analyse import analyse
@@ -66,6 +67,7 @@ def prune(
     return apply(plan(gated, align=align, target=target, dynamic=dynamic), dtype=floating)
 
 
+@quiet()
 def plan(
     gated: GatedModel, *, align: int = 1, target: str | Layout = "any", dynamic: Sequence[str] = ()
 ) -> Plan:
@@ -95,6 +97,7 @@ def _floating(dtype: Any) -> torch.dtype:
     return named
 
 
+@quiet()
 def apply(plan: Plan, *, dtype: torch.dtype | None = None) -> StaticModel:
     """Builds the static model that a plan describes.
 

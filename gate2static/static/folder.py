@@ -19,6 +19,7 @@ from gate2static.errors import ArtefactError
 from gate2static.files import is_file, read_bytes, write_atomically
 from gate2static.static.graph_json import graph_from_dict, graph_to_dict
 from gate2static.static.manifest import FORMAT, FORMAT_VERSION, Manifest
+from gate2static.static.outputs import are_output_names
 from gate2static.static.vetting.weights_file import read_tensors
 from gate2static.static.whole_folder import replace_folder
 from gate2static.strict_json import first_problem, parse_json, read_json
@@ -174,6 +175,8 @@ def _check_names(path: Path, manifest: Manifest) -> None:
     bad = [name for name in names if not re.fullmatch(r"[A-Za-z_]\w*", name)]
     if bad:
         raise ArtefactError(f"{path} names tasks or inputs {bad}; allowed are letters, digits and underscores.")
+    if not are_output_names([spec.name for spec in manifest.outputs]):
+        raise ArtefactError(f"{path} names outputs that are no `task` or `task.part`, or names one twice.")
     for spec in (*manifest.inputs, *manifest.outputs):
         if not isinstance(getattr(torch, spec.dtype, None), torch.dtype):
             raise ArtefactError(f"{path} names the dtype {spec.dtype!r}, which torch does not have.")

@@ -89,7 +89,8 @@ class Manifest(BaseModel):
         version: The version of the format.
         tasks: The tasks, in the order of the outputs.
         inputs: The inputs, in the order of `forward`.
-        outputs: The outputs, one per task and named for it.
+        outputs: The outputs, task by task. An output is named for its task; where the task has several, a key or an
+            index follows behind a dot, as in `boxes.0`.
         gates: Unit -> one string per task, with a 1 for every task-specific channel and a 0 for every shared one.
         contributions: Unit -> per task, the share of channels in which the task has the largest mixing weight.
         macs: Multiply-accumulates per sample, heads included.

@@ -17,6 +17,7 @@ from gate2static.static.draws import draw_inputs
 from gate2static.static.folder import read_folder, write_folder
 from gate2static.static.manifest import Manifest, TensorSpec
 from gate2static.static.meta_tensors import META
+from gate2static.static.outputs import structured
 from gate2static.static.vetting.graph_bounds import BoundsError, bounds_for, shapes_within
 
 
@@ -38,6 +39,11 @@ class StaticModel(nn.Module):
     def tasks(self) -> tuple[str, ...]:
         """The tasks, in the order of the outputs."""
         return self.manifest.tasks
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the outputs in their order: those of the tasks, and `task.name` where a task has several."""
+        return tuple(spec.name for spec in self.manifest.outputs)
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
         """Runs `forward`; where that fails on inputs that the network does not take, the error says so.
@@ -69,21 +75,36 @@ class StaticModel(nn.Module):
                 return f"is on {weight.device} and its input {spec.name} on {x.device}; move one of them"
         return None
 
-    def forward(self, *inputs: Tensor) -> dict[str, Tensor]:
+    def forward(self, *inputs: Tensor) -> dict[str, Any]:
         """Runs the network.
 
         Args:
             inputs: The backbone's inputs, batch first.
 
         Returns:
-            Task -> the task's output, batch first.
+            Task -> the task's output, batch first. Where a task has several, they are a tuple or a dict, as in
+            `structured`.
+
+        Raises:
+            ArtefactError: Inputs of other shapes; sizes that the backbone's code read are constants here.
+        """
+        return structured(self.outputs(*inputs))
+
+    def outputs(self, *inputs: Tensor) -> dict[str, Tensor]:
+        """Runs the network.
+
+        Args:
+            inputs: The backbone's inputs, batch first.
+
+        Returns:
+            Name of an output, as in `output_names` -> the output, batch first.
 
         Raises:
             ArtefactError: Other inputs than the network has: of another number, another type, or another shape, since
                 sizes that the backbone's code read are constants here.
         """
         self.check_inputs(inputs)
-        return dict(zip(self.tasks, self.network(*inputs), strict=True))
+        return dict(zip(self.output_names, self.network(*inputs), strict=True))
 
     def check_inputs(self, inputs: tuple[Any, ...]) -> None:
         """Refuses inputs that the network was not captured for, with or without an error of torch's.
@@ -227,7 +248,7 @@ def _inconsistency(model: StaticModel) -> str | None:
         Why the network is not the one that the manifest describes; None if it is.
     """
     manifest = model.manifest
-    if manifest.tasks != tuple(spec.name for spec in manifest.outputs):
+    if [*manifest.tasks] != [*structured({spec.name: None for spec in manifest.outputs})]:
         return "outputs are not named for the tasks"
     parameters = sum(parameter.numel() for parameter in model.network.parameters())
     if parameters != manifest.parameters.static:

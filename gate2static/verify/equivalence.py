@@ -10,6 +10,7 @@ from torch import Tensor
 from gate2static.arguments import require_kind
 from gate2static.errors import ArtefactError, GateError, VerificationError
 from gate2static.gates.model import GatedModel, gated_model
+from gate2static.graphs import quiet
 from gate2static.static.draws import DrawnBatch, comparison_batches
 from gate2static.static.model import StaticModel
 from gate2static.verify.difference import Difference, difference
@@ -102,6 +103,7 @@ class EquivalenceReport(BaseModel):
             )
 
 
+@quiet()
 def verify(
     gated: GatedModel, static: StaticModel, *, inputs: Sequence[tuple[Tensor, ...]] | None = None
 ) -> EquivalenceReport:
@@ -193,7 +195,7 @@ def _check_models(gated: GatedModel, static: StaticModel) -> None:
             )
     if gated.tasks != static.tasks:
         raise VerificationError(f"the gated model has tasks {gated.tasks}, the static one {static.tasks}.")
-    of_gated = [node.name for node in gated.program.graph.find_nodes(op="placeholder")]
+    of_gated = gated.program.input_names
     of_static = [spec.name for spec in static.manifest.inputs]
     if of_gated != of_static:
         raise VerificationError(f"the gated model has inputs {of_gated}, the static one {of_static}.")

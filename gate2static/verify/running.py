@@ -1,6 +1,5 @@
 """Runs a model in another floating-point type without a copy of the model: layers are converted one at a time."""
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,8 @@ from torch.utils import _pytree as pytree
 
 from gate2static.errors import VerificationError
 from gate2static.gates.model import GatedModel
+from gate2static.graphs import copied
+from gate2static.program.program import named_outputs
 from gate2static.static.model import StaticModel
 
 
@@ -76,7 +77,7 @@ def _default(dtype: torch.dtype) -> Iterator[None]:
 def converted(module: nn.Module, dtype: torch.dtype, rounded_to: torch.dtype) -> nn.Module:
     """Returns a copy of a module on the CPU in eval mode, with weights rounded to one dtype and stored in another."""
     try:
-        return copy.deepcopy(module).to("cpu", rounded_to).to(dtype).eval()
+        return copied(module).to("cpu", rounded_to).to(dtype).eval()
     except RuntimeError as error:
         raise VerificationError(f"a layer cannot be copied to run in {dtype}: {str(error).splitlines()[0]}") from error
 
@@ -99,19 +100,20 @@ def run_gated(
         rounded_to: The dtype that weights are first rounded to; None leaves them as they are.
 
     Returns:
-        The outputs by task.
+        The outputs by name.
     """
     stored = dtype if rounded_to is None else rounded_to
     heads = {task: converted(gated.heads[task], dtype, stored) for task in gated.tasks}
     with _default(dtype):
         features = _InDtype(gated.encoder, dtype, stored).run(*(to_dtype(x, dtype) for x in inputs))
         with _OneFloat(dtype):
-            return {task: heads[task](f) for task, f in zip(gated.tasks, features, strict=True)}
+            results = {task: heads[task](f) for task, f in zip(gated.tasks, gated.features(features), strict=True)}
+    return named_outputs(results)
 
 
 @torch.no_grad()
 def run_static(static: StaticModel, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> Mapping[str, Tensor]:
-    """Computes a static model's outputs by task, on the CPU in a given dtype."""
+    """Computes a static model's outputs by name, on the CPU in a given dtype."""
     with _default(dtype):
         outputs = _InDtype(static.network, dtype, dtype).run(*(to_dtype(x, dtype) for x in inputs))
-    return dict(zip(static.tasks, pytree.tree_leaves(outputs), strict=True))
+    return dict(zip(static.output_names, outputs, strict=True))

@@ -1,8 +1,10 @@
 """A forward may decide on sizes that are the same for every batch."""
 
 import contextlib
+import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -131,3 +133,57 @@ class OneIsSpecial(Branches):
 def test_a_forward_that_treats_single_samples_differently_is_refused() -> None:
     with pytest.raises(TraceError, match="on a batch size that torch.fx fixes while tracing"):
         gated(OneIsSpecial(), IMAGES)
+
+
+SIZES_AS_NUMBERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "torch.tensor": lambda y: y / torch.sqrt(torch.tensor(y.shape[1]).float()),
+    "torch.tensor of several": lambda y: y * torch.tensor([y.shape[2], y.shape[3]], dtype=y.dtype, device=y.device)[1],
+    "torch.as_tensor": lambda y: y / torch.as_tensor(y.shape[1:])[0],
+    "np.sqrt": lambda y: y / np.sqrt(y.shape[1]),
+    "np.prod": lambda y: y / np.prod(y.shape[1:]),
+    "np.array": lambda y: y / torch.from_numpy(np.array([y.shape[1]], dtype=np.float32)),
+    "np.linspace": lambda y: y + torch.tensor(np.linspace(0, 1, y.shape[3]), dtype=y.dtype),
+    "math.prod": lambda y: y / math.prod(y.shape[1:]),
+    "math.log": lambda y: y * math.log(y.shape[1], 2),
+    "math.ceil": lambda y: y * math.ceil(y.shape[1] / 5),
+    "round": lambda y: y * round(y.shape[3] / 3) * round(y.shape[3] / 3, 1),
+    "divmod": lambda y: y * divmod(y.shape[3], 5)[1],
+    "a name": lambda y: y * {"of8": 2.0, "of6": 3.0}[f"of{y.shape[3]}"],
+    "a key": lambda y: y * {8: 2.0, 6: 3.0}[int(y.shape[3])],
+}
+
+
+class UsesSizes(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.use = SIZES_AS_NUMBERS[name]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.use(self.first(x)))
+
+
+@pytest.mark.parametrize("name", SIZES_AS_NUMBERS)
+def test_sizes_may_become_numbers_of_torch_numpy_and_python(name: str) -> None:
+    """Used to end in "`__cuda_array_interface__` must be a dict" and the like."""
+    module = UsesSizes(name).eval()
+    network = traced(module, IMAGES)
+    for x in (IMAGES, torch.randn(5, 3, 6, 8)):
+        torch.testing.assert_close(network(x), module(x))
+    model = gated(module, IMAGES).eval()
+    assert verify(model, prune(model)).passed
+
+
+@pytest.mark.parametrize("use", [lambda y: y / torch.tensor(y.shape[0]), lambda y: y / np.sqrt(y.shape[0])])
+def test_the_batch_size_is_no_number(use: Callable[[Tensor], Tensor]) -> None:
+    module = UsesSizes("round")
+    module.use = use
+    with pytest.raises(TraceError, match=r"depends on the batch size .*test_known_values.py"):
+        traced(module, IMAGES)
+
+
+def test_a_size_as_a_key_is_explained() -> None:
+    module = UsesSizes("round")
+    module.use = lambda y: y * {8: 2.0}[y.shape[3]]
+    with pytest.raises(TraceError, match=r"a size is a key; write `int\(size\)`"):
+        traced(module, IMAGES)

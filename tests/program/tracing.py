@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from gate2static.gates import GatedModel, gate
+from gate2static.program.structures import tensors_of
 from gate2static.program.trace import trace
 
 
@@ -17,8 +18,10 @@ class Pooled(nn.Module):
 
 
 def traced(module: nn.Module, *inputs: Any) -> fx.GraphModule:
-    """The trace of a module, in the module's mode."""
+    """The trace of a module, in the module's mode, with what it returns put together."""
     root, graph = trace(module, inputs, "the network")
+    output = next(iter(graph.find_nodes(op="output")))
+    output.args = (output.meta["structure"].build(tensors_of(output.args[0])),)
     return fx.GraphModule(root, graph).train(module.training)
 
 

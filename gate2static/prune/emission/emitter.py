@@ -1,6 +1,5 @@
 """The static network under construction: the rules write it, and get the channels that they read from its tensors."""
 
-import copy
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +9,7 @@ from torch import fx, nn
 
 from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel
+from gate2static.graphs import copied
 from gate2static.program.rewrites.out_of_place import clear_inplace_flags
 from gate2static.prune.analysis.channel_access import ChannelAccess
 from gate2static.prune.analysis.nodes import module_of
@@ -104,11 +104,12 @@ def detached_copy(gated: GatedModel, node: fx.Node, stream: int) -> nn.Module:
     Raises:
         PruneError: The module cannot be copied.
     """
+    module = module_of(gated, node, stream)
+    assert module is not None
     try:
-        module = copy.deepcopy(module_of(gated, node, stream))
+        module = copied(module)
     except RuntimeError as error:
         raise PruneError(f"the layer {node.target} cannot be copied: {str(error).splitlines()[0]}") from error
-    assert module is not None
     clear_inplace_flags(module)
     return module.eval()
 
