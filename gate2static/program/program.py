@@ -99,9 +99,14 @@ class Program:
 
         ONNX files know each name once.
         """
-        outputs = self.outputs
         names = [node.name for node in self.graph.find_nodes(op="placeholder")]
-        return [f"{name}_input" if name in outputs else name for name in names]
+        outputs = self.outputs
+        for number in range(len(names)):
+            while names[number] in outputs:
+                free = f"{names[number]}_input"
+                # Another input may have that name already.
+                names[number] = free if free not in names else f"{free}_{number}"
+        return names
 
     def backbone(self) -> Iterator[fx.Node]:
         """Yields the nodes before the heads."""
