@@ -22,7 +22,8 @@ COMMANDS = {
     "train": {"RECIPE", "--set", "--resume", "--run-dir"},
     "sweep": {"RECIPE", "--set", "--resume", "--run-dir"},
     "prune": {
-        *("CHECKPOINT", "-o", "--output", "--align", "--dynamic", "--target", "--budget", "--dtype", "--explain", "--dry-run"),
+        *("CHECKPOINT", "-o", "--output", "--align", "--target", "--dynamic", "--budget", "--dtype", "--explain"),
+        "--dry-run",
         "--threads",
     },
     "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--json"},
