@@ -76,7 +76,7 @@ def check_training(
     set_modes(traced, {**modes, _NAMES: True})
     with random_constants([plain, root]), contextlib.suppress(_InconclusiveError):
         call, tensors = call_of(plain, inputs, "the backbone")
-        difference = _difference(plain, traced, (call, tuple(map(_two_samples, tensors))))
+        difference = _difference(backbone, plain, traced, (call, tuple(map(_two_samples, tensors))))
         if difference:
             raise TraceError(
                 f"the gated network would not train as the backbone does: in training mode {difference}. The forward "
@@ -122,31 +122,37 @@ def _two_samples(x: Tensor) -> Tensor:
     return torch.cat([x, x * 0.5 if x.is_floating_point() else x])
 
 
-def _difference(plain: nn.Module, traced: fx.GraphModule, example: Example) -> str:
+def _difference(backbone: nn.Module, plain: nn.Module, traced: fx.GraphModule, example: Example) -> str:
     """Returns what differs between the two networks in training; "" where nothing does.
 
     Args:
-        plain: The backbone in training mode.
+        backbone: The backbone as it was given.
+        plain: A copy of it in training mode, with the parameters that are compared.
         traced: The traced backbone in training mode.
         example: The backbone's call, and the tensors that both take.
 
     Raises:
         _InconclusiveError: The backbone does not run, or its outputs are not finite.
     """
-    networks = (plain, traced)
-    states = [{name: buffer.clone() for name, buffer in network.named_buffers()} for network in networks]
+    buffers = {name: buffer.clone() for name, buffer in traced.named_buffers()}
     differs, draws = _compare_twice(plain, traced, example)
     if not differs:
         return ""
-    for network, state in zip(networks, states, strict=True):
-        _restore(network, state)
+    # Forwards keep things in their modules, so what runs again must be as it was.
+    again = copied(backbone).train()
+    with torch.no_grad():
+        for parameter, compared in zip(again.parameters(), plain.parameters(), strict=True):
+            parameter.copy_(compared)
+        for name, buffer in traced.named_buffers():
+            buffer.copy_(buffers[name])
+    plain = again
     if draws:
         return "" if _vary_alike(plain, traced, example) else differs
     # A norm that divides by almost nothing leaves only rounding errors in float32.
     call, tensors = example
     wide = (call, tuple(x.double() if x.is_floating_point() else x for x in tensors))
     with contextlib.suppress(RuntimeError):  # code that insists on one type
-        return _compare_twice(copied(plain).double(), copied(traced).double(), wide)[0]
+        return _compare_twice(plain.double(), copied(traced).double(), wide)[0]
     return differs
 
 
@@ -283,13 +289,6 @@ def _is_close(actual: Tensor, expected: Tensor, floor: float = 0.0) -> bool:
         return True
     scale = float(expected.abs().nan_to_num(0.0, 0.0).max()) if expected.dtype != torch.bool else 0.0
     return torch.allclose(expected, actual, rtol=1e-2, atol=1e-3 * scale + floor, equal_nan=True)
-
-
-def _restore(network: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    with torch.no_grad():
-        for name, buffer in network.named_buffers():
-            if name in buffers and buffer.shape == buffers[name].shape:
-                buffer.copy_(buffers[name])
 
 
 def _vary_alike(plain: nn.Module, traced: nn.Module, example: Example) -> bool:

@@ -194,10 +194,10 @@ def gate(
 
     It must not run in several threads at once, because torch.fx patches torch's functions while it traces.
 
-    The backbone is traced in eval mode. Its layers, functional dropout, `torch.no_grad` and custom autograd functions
-    train as they did in the backbone, and so do childless modules that read `self.training`. Three things do not,
-    outside modules that are kept whole: other code under `if self.training:` is left out, an overridden `train()` is
-    not called (freeze layers after gating), and a region with autocast switched off is computed as the code around it.
+    The gated network trains as the backbone does: what a forward does under `if self.training:` is kept, and so is what
+    an overridden `train()` leaves in evaluation. The backbone and its traced copy take a step of training side by side
+    on copies; where outputs, gradients or buffers differ, and for what cannot be kept, there is an error. One thing is
+    not seen there: a region with autocast switched off is computed as the code around it.
 
     Args:
         backbone: Any module that torch.fx can trace and that returns a tensor or a structure of tensors. It is copied,
@@ -207,7 +207,7 @@ def gate(
             name. They are tensors, and tuples, lists, dicts, named tuples and dataclasses of tensors. Arguments by name
             may also be plain values, which are fixed.
         heads: Task -> module that is called on the backbone's output and returns a tensor, or a structure of tensors.
-            Heads are copied, not changed.
+            Heads are copied, not changed; what they share stays shared.
         group_size: The number of neighbouring channels that share one gate.
         gate_init: The mean of the initial gate logits. Positive values start the tasks on their own features.
         gate_init_std: The standard deviation of the initial gate logits, drawn from torch's global generator.

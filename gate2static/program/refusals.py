@@ -18,7 +18,7 @@ from gate2static.program.rewrites.gradients import is_custom
 from gate2static.program.rewrites.in_training import ModeError
 from gate2static.program.rewrites.out_of_place import StoredWriteError
 from gate2static.program.size_decisions import NOT_THEIRS
-from gate2static.program.tracer import FixedDrawError, Tracer
+from gate2static.program.tracer import FixedDrawError, Tracer, is_leaf
 
 _FROZEN = {F.batch_norm: "BatchNorm", F.instance_norm: "InstanceNorm"}
 """Functions whose training flag is an argument, which a trace would fix -> the layers to use instead."""
@@ -95,26 +95,29 @@ def refuse_frozen(graph: fx.Graph, what: str) -> None:
             raise TraceError(f"{what} passes out= to {node.name}, which writes in place; assign its result instead.")
 
 
-def refuse_parameter_hooks(module: nn.Module, what: str) -> None:
-    """Refuses hooks on parameters, which torch does not copy.
+def refuse_gradient_hooks(module: nn.Module, what: str) -> None:
+    """Refuses hooks on the gradients of parameters, which torch does not copy, and of what a trace takes apart.
 
     Args:
         module: The module to check.
         what: The module's name in the error.
 
     Raises:
-        TraceError: A parameter has a hook.
+        TraceError: There is such a hook.
     """
+    for name, submodule in module.named_modules():
+        if (submodule._backward_hooks or submodule._backward_pre_hooks) and not is_leaf(submodule):
+            refuse_hook(name, what)
     for name, parameter in module.named_parameters():
         if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
             raise TraceError(
                 f"the parameter {name!r} of {what} has a hook, which its copies would lose; remove it, and register it "
-                f"after gating on that parameter of each of gated.branches."
+                "after gating on that parameter of each of gated.branches."
             )
 
 
 def hooked_modules(root: nn.Module, graph: fx.Graph) -> list[str]:
-    """Returns the names of the modules that have hooks and that a graph takes apart; "" for the root.
+    """Returns the names of the modules with forward hooks that a graph takes apart; "" for the root.
 
     Args:
         root: The traced module.
@@ -123,12 +126,8 @@ def hooked_modules(root: nn.Module, graph: fx.Graph) -> list[str]:
     followed = {""}
     for node in graph.nodes:
         followed.update(path for path, _ in node.meta.get("nn_module_stack", {}).values() if path != node.target)
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return [
-        name
-        for name, module in root.named_modules()
-        if name in followed and any(getattr(module, kind) for kind in hooks)
-    ]
+    hooked = [name for name, module in root.named_modules() if module._forward_hooks or module._forward_pre_hooks]
+    return [name for name in hooked if name in followed]
 
 
 def refuse_hook(name: str, what: str) -> None:

@@ -28,10 +28,10 @@ from gate2static.program.refusals import (
     explain_mode,
     hooked_modules,
     refuse_frozen,
+    refuse_gradient_hooks,
     refuse_hook,
     refuse_impure,
     refuse_kept,
-    refuse_parameter_hooks,
     refuse_shared_forwards,
 )
 from gate2static.program.rewrites.attention import written_out
@@ -82,7 +82,7 @@ def trace(
         TraceError: torch.fx cannot follow the module's own code; the message names the line.
     """
     if trains:
-        refuse_parameter_hooks(module, what)
+        refuse_gradient_hooks(module, what)
     # Modules that keep what their forward computed forget it when training begins.
     root = copied(module, KeptTensor).train().eval()
     refuse_shared_forwards(root, what)

@@ -18,6 +18,7 @@ from gate2static.gates import (
     sparsity_hinge,
     weight_parameters,
 )
+from gate2static.prune import prune
 
 TASKS = ["a", "b", "c"]
 
@@ -204,6 +205,27 @@ def test_gating_copies_the_backbone_and_the_heads() -> None:
     assert backbone.training
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
     assert not torch.equal(heads["a"].linear.weight, gated.heads["a"].linear.weight)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_heads_share_stays_shared(x: Tensor, whole: bool) -> None:
+    """A decoder of two tasks used to be copied for each, and counted twice."""
+    decoder = Head()
+    heads: dict[str, nn.Module] = dict.fromkeys(TASKS, decoder)
+    if not whole:
+        heads = {task: nn.Sequential(decoder, nn.Linear(decoder.linear.out_features, 1)) for task in TASKS}
+    gated = copy.deepcopy(gate(Backbone(), tasks=TASKS, example_inputs=(x,), heads=heads))
+    of_heads = [head if whole else head.get_submodule("0") for head in gated.heads.values()]
+    assert all(head is of_heads[0] for head in of_heads)
+    assert sum(p.numel() for p in gated.heads.parameters()) == sum(p.numel() for p in nn.ModuleDict(heads).parameters())
+    sum(output.sum() for output in gated(x).values()).backward()
+    with torch.no_grad():
+        for parameter in gated.heads.parameters():
+            parameter.sub_(0.1 * parameter.grad)
+    twin = copy.deepcopy(gated)
+    twin.load_state_dict(gated.state_dict())
+    static = prune(twin.eval())
+    torch.testing.assert_close(static(x), gated.eval()(x))
 
 
 def test_a_deep_copy_computes_the_same_and_lives_apart(gated: GatedModel, x: Tensor) -> None:
