@@ -137,7 +137,7 @@ def test_a_device_or_a_pipe_is_not_replaced(is_link: bool, tmp_path: Path) -> No
     path = tmp_path / "link" if is_link else pipe
     if is_link:
         path.symlink_to(pipe)
-    with pytest.raises(ExportError, match=r"cannot write .*: it is a device or a pipe, and no file; nothing was changed"):
+    with pytest.raises(ExportError, match=r"cannot write .*: it is a device or a pipe, and no file; "):
         write_atomically(path, b"new")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert path.is_symlink() == is_link

@@ -20,6 +20,23 @@ from gate2static.static.meta_tensors import META
 from gate2static.static.outputs import structured
 from gate2static.static.vetting.graph_bounds import BoundsError, bounds_for, shapes_within
 
+TORCHS_ERRORS = (RuntimeError, IndexError, TypeError, ValueError, AttributeError, AssertionError)
+"""What torch and our own passes raise where a graph's operators do not fit the values that they meet."""
+
+
+def not_computable(error: Exception) -> Exception:
+    """Returns the error for a network that loads and cannot be computed, since shapes do not say everything.
+
+    Args:
+        error: What torch raised; the error itself where it is ours, or says that a device is out of memory.
+    """
+    if isinstance(error, (torch.OutOfMemoryError, Gate2StaticError)) or not isinstance(error, TORCHS_ERRORS):
+        return error
+    reason = " ".join(str(error).split())[:200] or type(error).__name__
+    return ArtefactError(
+        f"the static network cannot be computed: {reason}. If its folder was not written by `prune`, prune again."
+    )
+
 
 class StaticModel(nn.Module):
     """A static multi-task network: one forward pass, every task's output, any batch size.
@@ -59,7 +76,7 @@ class StaticModel(nn.Module):
             # Looked at only now, so that a call that works costs nothing.
             difference = "takes its inputs by position, not by name" if keywords else self._difference(inputs)
             if difference is None:
-                raise
+                raise not_computable(error) from error
             raise ArtefactError(f"the static network {difference}.") from error
 
     def _difference(self, inputs: tuple[Any, ...]) -> str | None:
@@ -171,12 +188,15 @@ class StaticModel(nn.Module):
         Norms and mixing weights are folded, in float64 and rounded once. Where the network was pruned for a target that
         is faster so, convolutions move channels, or channels move as rows (`deploy.pipeline`).
         """
-        network = deploy(
-            self.network,
-            self.example_inputs(),
-            convolve_moves=self.manifest.convolve_moves,
-            channels_first=self.manifest.channels_first,
-        )
+        try:
+            network = deploy(
+                self.network,
+                self.example_inputs(),
+                convolve_moves=self.manifest.convolve_moves,
+                channels_first=self.manifest.channels_first,
+            )
+        except TORCHS_ERRORS as error:
+            raise not_computable(error) from error
         # The deployed form of a deployed form is itself.
         done = {"convolve_moves": False, "channels_first": False, "pruning": None}
         return StaticModel(network, self.manifest.model_copy(update=done))

@@ -13,7 +13,7 @@ from gate2static.errors import VerificationError
 from gate2static.gates.model import GatedModel
 from gate2static.graphs import copied
 from gate2static.program.program import named_outputs
-from gate2static.static.model import StaticModel
+from gate2static.static.model import TORCHS_ERRORS, StaticModel, not_computable
 
 
 class _InDtype(fx.Interpreter):
@@ -114,6 +114,9 @@ def run_gated(
 @torch.no_grad()
 def run_static(static: StaticModel, inputs: tuple[Tensor, ...], dtype: torch.dtype) -> Mapping[str, Tensor]:
     """Computes a static model's outputs by name, on the CPU in a given dtype."""
-    with _default(dtype):
-        outputs = _InDtype(static.network, dtype, dtype).run(*(to_dtype(x, dtype) for x in inputs))
+    try:
+        with _default(dtype):
+            outputs = _InDtype(static.network, dtype, dtype).run(*(to_dtype(x, dtype) for x in inputs))
+    except TORCHS_ERRORS as error:
+        raise not_computable(error) from error
     return dict(zip(static.output_names, outputs, strict=True))

@@ -110,6 +110,9 @@ def _fits(kind: Any, value: Any, argument: Any) -> bool:
         if not isinstance(value, list | tuple):
             # Torch takes one number for a list of a known length.
             return argument.N is not None and _fits(element, value, argument)
+        # A window has one size for all dimensions or one for each, and a stride may be left out.
+        if (argument.N or 0) > 1 and len(value) not in (0, 1, argument.N):
+            return False
         is_of_tensors = str(element) == "Tensor"
         if len(value) > MOST_ITEMS or (is_of_tensors and not all(isinstance(item, fx.Node) for item in value)):
             return False

@@ -262,6 +262,13 @@ def _check_layer_norm(named: Mapping[str, Any]) -> None:
         raise BoundsError(f"a layer norm over {sizes} of {[tuple(tail) for tail in tails]}")
 
 
+def _check_same_dtype(named: Mapping[str, Any]) -> None:
+    """On tensors without content torch multiplies what it does not multiply otherwise."""
+    dtypes = {value.dtype for value in named.values() if isinstance(value, Tensor) and value.dtype is not torch.bool}
+    if len(dtypes) > 1:
+        raise BoundsError(f"a product of {' and '.join(sorted(map(str, dtypes)))}")
+
+
 def _check_rrelu(named: Mapping[str, Any]) -> None:
     if named["training"]:
         raise BoundsError("an operator in training mode")
@@ -273,4 +280,11 @@ _EXACT_SIZES: Mapping[str, Callable[[Mapping[str, Any]], None]] = {
     "batch_norm": _check_batch_norm,
     "layer_norm": _check_layer_norm,
     "rrelu": _check_rrelu,
-}
+    **dict.fromkeys(
+        (
+            "addmm", "baddbmm", "bmm", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d",
+            "conv_transpose3d", "convolution", "linear", "matmul", "mm", "mv", "scaled_dot_product_attention",
+        ),
+        _check_same_dtype,
+    ),
+}  # fmt: skip
