@@ -150,7 +150,7 @@ def run_in_fork(folder: Path, words: list[str], *, prepare: Callable[[], Any] = 
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             sys.stderr = io.TextIOWrapper(io.FileIO(2, "w"), encoding="utf-8", line_buffering=True)
             sys.stdout = io.TextIOWrapper(io.FileIO(1, "w"), encoding="utf-8")
-            signal.alarm(300)
+            signal.alarm(1800)
             disk = prepare()
             try:
                 app(words)
@@ -281,7 +281,7 @@ class Chaos:
             place = self._fresh(f"undisturbed-{name}", name)
             status, said, self.operations[name] = run_in_fork(place, COMMANDS[name], prepare=disturbed(0, "count"))
             if status:
-                raise SystemExit(f"{name} fails undisturbed: {said}")
+                raise SystemExit(f"{name} fails undisturbed with status {status}: {said}")
 
     def _fresh(self, name: str, command: str) -> Path:
         """Makes a folder in which a command can run, with somebody else's files in it."""

@@ -174,7 +174,7 @@ def test_every_backend_that_runs_more_than_engines_can_be_profiled() -> None:
 
 @pytest.mark.parametrize("threads", [0, -3])
 def test_too_few_threads_are_refused_before_anything_is_measured(threads: int) -> None:
-    with pytest.raises(BenchError, match=f"cannot be profiled with {threads} threads; give at least 1"):
+    with pytest.raises(BenchError, match=f"threads is {threads}; allowed is a whole number from 1"):
         profile([], threads=threads)
 
 
