@@ -117,7 +117,7 @@ def onnx_errors(static: "StaticModel", model: Path | bytes, *, batch_sizes: Sequ
         )
     errors = dict.fromkeys(tasks, 0.0)
     for inputs in _compared_inputs(static, batch_sizes):
-        reference = _reference(static, inputs)
+        reference = reference_outputs(static, inputs)
         found = _run(session, names, inputs)
         for task, value in zip(tasks, found, strict=True):
             errors[task] = max(errors[task], difference(reference[task], torch.from_numpy(value)).max_rel)
@@ -141,7 +141,16 @@ def check_equal(errors: Mapping[str, float], tolerances: Mapping[str, float]) ->
         raise VerificationError(f"the ONNX model is not equal to the static network: relative error {found}. {advice}")
 
 
-def _reference(static: "StaticModel", inputs: tuple[torch.Tensor, ...]) -> Mapping[str, torch.Tensor]:
+def reference_outputs(static: "StaticModel", inputs: tuple[torch.Tensor, ...]) -> Mapping[str, torch.Tensor]:
+    """Returns what torch computes.
+
+    Args:
+        static: The network.
+        inputs: Its inputs.
+
+    Raises:
+        ExportError: It does not run at this batch size.
+    """
     try:
         with torch.inference_mode():
             outputs: Mapping[str, torch.Tensor] = static.outputs(*inputs)

@@ -12,15 +12,23 @@ import torch
 
 from gate2static.arguments import described, require_count, require_path
 from gate2static.errors import ExportError
-from gate2static.export.equality import Precision, check_equal, onnx_errors, onnx_tolerances
-from gate2static.export.onnx_tracing import root_cause, trace_onnx
+from gate2static.export.equality import (
+    Precision,
+    check_equal,
+    float32_inputs,
+    onnx_errors,
+    onnx_tolerances,
+    reference_outputs,
+)
+from gate2static.export.onnx_tracing import opset_of, root_cause, trace_onnx
 from gate2static.files import sha256_of, write_atomically
 from gate2static.runtimes.optional import require
 
 if TYPE_CHECKING:
     from gate2static.static import StaticModel
 
-_OLDEST_OPSET = 18  # what the exporter writes directly; below it, operators would have to be rewritten
+_OLDEST_OPSET = 12
+"""Below 18, onnx's version converter rewrites what it can; what comes out is run and compared like any other file."""
 _PROTOBUF_LIMIT_BYTES = 2**31
 
 
@@ -52,12 +60,13 @@ def export_onnx(
     opset: int | None = None,
     fold_norms: bool = True,
     precision: Precision = "fp32",
+    batch_size: int | None = None,
 ) -> OnnxReport:
-    """Write a static network as one ONNX file with a dynamic batch dimension.
+    """Writes a static network as one ONNX file, with a dynamic batch dimension unless a batch size is given.
 
     Inputs and outputs are named as in the manifest. The metadata properties (`gate2static.*`) hold the
     tasks, MACs, precision, versions and the static model's digest. The file appears only after ONNX's checker passed
-    it and ONNX Runtime computed, at two batch sizes, what torch computes.
+    it and ONNX Runtime computed, at two batch sizes or at the fixed one, what torch computes.
 
     Args:
         static: the network; it is not changed.
@@ -65,6 +74,7 @@ def export_onnx(
         opset: None takes the exporter's own.
         fold_norms: fold norms into convolutions first, as deployment wants.
         precision: "fp16" stores weights and computes in float16; inputs and outputs stay float32.
+        batch_size: The only batch size that the file takes; None for any.
 
     Raises:
         ExportError: an argument the format cannot hold, or a network the exporter cannot trace.
@@ -74,13 +84,18 @@ def export_onnx(
 
     static = static_model(static, error=ExportError)
     path = require_path(path, name="the ONNX file's path", error=ExportError)
-    _check_arguments(static, opset, precision)
+    _check_arguments(static, opset, precision, batch_size)
     reference = deepcopy(static).cpu().float().eval()
     network = reference.deployed() if fold_norms else deepcopy(reference)
-    proto = trace_onnx(network, opset=opset, precision=precision)
+    try:
+        proto = trace_onnx(network, opset=opset, precision=precision, batch_size=batch_size)
+    except ExportError:
+        # A network that works at one batch size only is the reason to give.
+        reference_outputs(reference, float32_inputs(reference, 3))
+        raise
     _add_metadata(proto, static, precision)
     data = _checked_bytes(proto)
-    errors = onnx_errors(reference, data)
+    errors = onnx_errors(reference, data, batch_sizes=(1, 3) if batch_size is None else (batch_size,))
     tolerances = onnx_tolerances(reference, precision, errors)
     check_equal(errors, tolerances)
     write_atomically(path, data)
@@ -89,7 +104,7 @@ def export_onnx(
         size_bytes=len(data),
         sha256=sha256_of(data),
         digest=static.manifest.digest,
-        opset=_opset_of(proto),
+        opset=opset_of(proto),
         precision=precision,
         inputs=tuple(spec.name for spec in static.manifest.inputs),
         outputs=static.output_names,
@@ -98,7 +113,9 @@ def export_onnx(
     )
 
 
-def _check_arguments(static: "StaticModel", opset: int | None, precision: str) -> None:
+def _check_arguments(static: "StaticModel", opset: int | None, precision: str, batch_size: int | None) -> None:
+    if batch_size is not None and (type(batch_size) is not int or batch_size < 1):
+        raise ExportError(f"batch_size is {batch_size!r}; allowed is a positive whole number, or None for any batch.")
     if precision not in get_args(Precision):
         raise ExportError(
             f"unknown precision {described(precision)}; allowed: {', '.join(get_args(Precision))} (int8 is made from "
@@ -146,7 +163,3 @@ def _checked_bytes(proto: Any) -> bytes:
     except (checker.ValidationError, ValueError, RuntimeError) as failure:
         raise ExportError(f"ONNX's checker refuses the exported model: {root_cause(failure)}") from failure
     return data
-
-
-def _opset_of(proto: Any) -> int:
-    return next(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))

@@ -1,19 +1,18 @@
-"""StaticModel -> `onnx.ModelProto` through torch.export, without the exporter's chatter and this machine's paths."""
+"""StaticModel -> `onnx.ModelProto`, without the chatter of libraries and this machine's paths."""
 
 import logging
-import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from gate2static.errors import ExportError
-from gate2static.export.aten_to_onnx import is_always_decomposed, translate
+from gate2static.export.aten_to_onnx import translate
 from gate2static.export.equality import Precision, as_float32, float32_inputs, runs
+from gate2static.export.onnx_forms import cast, form_of
 from gate2static.runtimes.optional import require
 from gate2static.static.draws import other_sizes
 
@@ -22,36 +21,53 @@ if TYPE_CHECKING:
 
 BATCH = "batch"
 _IMAGE = ("channels", "height", "width")
-_aten = torch.ops.aten
+_IR_VERSIONS = {opset: 8 if opset > 14 else 7 for opset in range(12, 19)}
+"""Opset -> the version of the format that its readers know."""
 
 
-def trace_onnx(network: "StaticModel", *, opset: int | None, precision: Precision) -> Any:
-    """The ONNX form of a network, inputs and outputs named as in its manifest, dynamic batch dimension.
+def trace_onnx(
+    network: "StaticModel", *, opset: int | None, precision: Precision, batch_size: int | None = None
+) -> Any:
+    """Returns the ONNX form of a network, inputs and outputs named as in its manifest.
 
     Args:
-        network: on the CPU; changed in place, so pass a copy.
-        opset: None takes the exporter's own.
-        precision: what it computes in; inputs and outputs are float32 either way.
+        network: On the CPU; changed in place, so pass a copy.
+        opset: None takes the default.
+        precision: What it computes in; inputs and outputs are float32 either way.
+        batch_size: The only batch size that the model takes; None for any.
 
     Raises:
-        ExportError: the network cannot be traced, or an operator has no ONNX form.
+        ExportError: The network cannot be traced, or an operator has no ONNX form.
     """
-    _write_out(network)
     form = _DeploymentForm(network, network.output_names, precision).eval()
-    inputs = float32_inputs(network, 2)
     names = [spec.name for spec in network.manifest.inputs]
     free = free_sizes(network)
-    with quiet():
-        try:
-            others = _inputs_of_other_sizes(network)
-            model = translate(form, inputs, batch=BATCH, opset=opset, free=free, other_examples=others)
-        except Exception:  # noqa: BLE001 - what it cannot do, torch's exporter may, or says why not
-            model = _exported_model(form, inputs, free, opset)
-        _simplify(model)
+    others = _inputs_of_other_sizes(network)
+    _write_out(network)
+    try:
+        with quiet():
+            model = translate(
+                form,
+                float32_inputs(network, 2),
+                batch=BATCH,
+                opset=opset,
+                batch_size=batch_size,
+                free=free,
+                other_examples=others,
+            )
+            _simplify(model)
+    except ExportError:
+        raise
+    except Exception as failure:  # tables of other libraries, on arbitrary operators
+        raise ExportError(
+            f"this network cannot be written as ONNX: {root_cause(failure)}. Replace the operator that it names; "
+            "`static.save`, `export_pt2` and the torch runners work without ONNX."
+        ) from failure
     for values, wanted in ((model.graph.inputs, names), (model.graph.outputs, network.output_names)):
         for value, name in zip(values, wanted, strict=True):
             value.name = name
-    return require("onnx_ir").to_proto(model)
+    proto = require("onnx_ir").to_proto(model)
+    return proto if opset is None else _in_opset(proto, opset)
 
 
 def _inputs_of_other_sizes(network: "StaticModel") -> list[tuple[Tensor, ...]]:
@@ -68,26 +84,26 @@ def free_sizes(network: "StaticModel") -> tuple[dict[int, str], ...]:
     return tuple({0: BATCH, **names} for names in of_images)
 
 
-def _exported_model(
-    form: nn.Module, inputs: tuple[Tensor, ...], free: tuple[dict[int, str], ...], opset: int | None
-) -> Any:
-    """The ONNX form of a network by torch's exporter, which takes ten times as long as `translate`."""
+def _in_opset(proto: Any, opset: int) -> Any:
+    """Converts a model to an opset, by onnx's own converter."""
+    if opset_of(proto) == opset:
+        return proto
+    onnx = require("onnx")
     try:
-        program = torch.onnx.export(
-            _exported(form, inputs, free),
-            dynamo=True,
-            optimize=False,  # `_simplify` instead
-            verbose=False,
-            dynamic_shapes=(free,),  # names the dimensions
-            opset_version=opset,
-        )
-    except Exception as failure:  # tracing runs arbitrary operators
+        converted = onnx.version_converter.convert_version(proto, opset)
+    except Exception as failure:  # the converter has errors of its own for each operator
         raise ExportError(
-            f"torch's ONNX exporter cannot export this network: {root_cause(failure)}. Replace the operator that it "
-            "names; `static.save` and the torch runner work without ONNX."
+            f"onnx's version converter cannot write this network in opset {opset}: {root_cause(failure)}. Take a newer "
+            "opset, or none for the default."
         ) from failure
-    assert program is not None
-    return program.model
+    # What can be read with an older opset is an older format too.
+    converted.ir_version = min(proto.ir_version, _IR_VERSIONS.get(opset, proto.ir_version))
+    return converted
+
+
+def opset_of(proto: Any) -> int:
+    """Returns the opset of a model."""
+    return next(int(entry.version) for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
 
 
 def _simplify(model: Any) -> None:
@@ -138,113 +154,15 @@ def root_cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
 
 
-def _exported(
-    network: nn.Module, inputs: tuple[Tensor, ...], free: tuple[dict[int, str], ...]
-) -> torch.export.ExportedProgram:
-    """The program of a network, for `inputs` of a batch of 2: torch.export treats a dimension of 1 as fixed.
-
-    A network that works at one batch size only is traced for that one: what checks the file says so in plain words.
-    """
-    automatic = tuple(dict.fromkeys(names, torch.export.Dim.AUTO) for names in free)
-    program = torch.export.export(
-        network,
-        inputs,
-        dynamic_shapes=(automatic,),
-        strict=False,
-        # That two sizes are equal, as where features of an image are put together, is no reason to fix one.
-        prefer_deferred_runtime_asserts_over_guards=any(len(names) > 1 for names in free),
-    )
-    return _DecomposedOnDemand(
-        root=program.graph_module,
-        graph=program.graph,
-        graph_signature=program.graph_signature,
-        state_dict=program.state_dict,
-        range_constraints=program.range_constraints,
-        module_call_graph=program.module_call_graph,
-        constants=program.constants,
-        verifiers=program.verifiers,
-    )
-
-
-class _DecomposedOnDemand(torch.export.ExportedProgram):
-    """Is decomposed only where it holds what the exporter decomposes: tracing it again takes longer than all else.
-
-    Static networks have no graphs within graphs, where there could be more to decompose.
-    """
-
-    def run_decompositions(self, decomp_table: dict[Any, Any] | None = None, **options: Any) -> Any:
-        table = torch.export.default_decompositions() if decomp_table is None else decomp_table
-        if any(node.target in table or is_always_decomposed(node.target) for node in self.graph.nodes):
-            return super().run_decompositions(table, **options)
-        return self
-
-
 def _write_out(network: "StaticModel") -> None:
-    """Replace operators that the exporter decomposes, computes the shapes of at run time, or takes in four dimensions.
+    """Replaces operators that torch's table lacks, has wrong, or takes in four dimensions only.
 
-    The others are left to it.
+    What it lacks besides is found while translating; each time that happens the network is recorded again.
     """
     for node in network.network.graph.nodes:
-        node.target = _WRITTEN_OUT.get(node.target, node.target)
+        if node.op == "call_function":
+            node.target = form_of(node) or node.target
     network.network.recompile()
-
-
-def _adaptive_average(x: Tensor, output_size: Sequence[int]) -> Tensor:
-    """Pool (…, height, width)."""
-    height, width = output_size
-    return x.mean((-2, -1), keepdim=True) if height == width == 1 else F.adaptive_avg_pool2d(x, (height, width))
-
-
-def _flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
-    if not x.ndim:
-        return x.reshape(1)
-    start, end = start_dim % x.ndim, end_dim % x.ndim
-    return x.reshape(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
-
-
-def _unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
-    dim %= x.ndim
-    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
-
-
-def _movedim(x: Tensor, source: int, destination: int) -> Tensor:
-    if not x.ndim:
-        return x
-    order = list(range(x.ndim))
-    order.insert(destination % x.ndim, order.pop(source))
-    return x.permute(order)
-
-
-def _cast(x: Tensor, dtype: torch.dtype, *_: Any, **__: Any) -> Tensor:
-    """Always a copy: `Tensor.to`, which may be none, is a composite."""
-    copied: Tensor = _aten._to_copy.default(x, dtype=dtype)
-    return copied
-
-
-def _attention(
-    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
-) -> Tensor:
-    """Scaled dot-product attention (…, tokens, width) with any leading dimensions, made (batch, heads)."""
-    leading = query.shape[:-2]
-    if len(leading) == 2:
-        return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
-
-    def with_two(x: Tensor) -> Tensor:
-        return x.expand(*leading, *x.shape[-2:]).reshape(-1, leading[-1] if len(leading) > 2 else 1, *x.shape[-2:])
-
-    mask = None if attn_mask is None else with_two(attn_mask)
-    attended = F.scaled_dot_product_attention(with_two(query), with_two(key), with_two(value), mask, *args, **kwargs)
-    return attended.reshape(*leading, *attended.shape[-2:])
-
-
-_WRITTEN_OUT = {
-    _aten.adaptive_avg_pool2d.default: _adaptive_average,
-    _aten.flatten.using_ints: _flatten,
-    _aten.movedim.int: _movedim,
-    _aten.unflatten.int: _unflatten,
-    _aten.to.dtype: _cast,
-    _aten.scaled_dot_product_attention.default: _attention,
-}
 
 
 class _DeploymentForm(nn.Module):
@@ -259,5 +177,5 @@ class _DeploymentForm(nn.Module):
         if not self.half_precision:
             outputs = self.network.outputs(*inputs)
             return tuple(outputs[name] for name in self.names)
-        outputs = self.network.outputs(*(_cast(x, torch.half) if x.is_floating_point() else x for x in inputs))
-        return tuple(_cast(outputs[name], torch.float) for name in self.names)
+        outputs = self.network.outputs(*(cast(x, torch.half) if x.is_floating_point() else x for x in inputs))
+        return tuple(cast(outputs[name], torch.float) for name in self.names)

@@ -96,6 +96,7 @@ class _Unifier:
         if isinstance(one.result, Tensor):
             self.track(node, one.result, other.result)
             return
+        note(node, other.result)
         for index, (a, b) in enumerate(zip(one.result, other.result, strict=True)):
             if isinstance(a, Tensor):
                 self.track(self.graph.call_function(operator.getitem, (node, index)), a, b)

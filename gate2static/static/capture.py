@@ -23,15 +23,10 @@ from gate2static.graphs import quiet
 from gate2static.static.any_batch import unify
 from gate2static.static.any_size import unify_sizes
 from gate2static.static.aten import ANY_BATCH, carry_shape
+from gate2static.static.aten_forms import CANONICAL
 from gate2static.static.recording import record, stored_tensors
 
 _aten = torch.ops.aten
-_CANONICAL: Mapping[Any, Any] = {
-    _aten.view.default: _aten.reshape.default,  # what stood here may have been a copy
-    _aten.__and__.Tensor: _aten.bitwise_and.Tensor,
-    _aten.__or__.Tensor: _aten.bitwise_or.Tensor,
-    _aten.__xor__.Tensor: _aten.bitwise_xor.Tensor,
-}
 _FUNCTIONAL_NORM = _aten._native_batch_norm_legit_no_training.default
 
 
@@ -183,7 +178,7 @@ def _unseen() -> Iterator[None]:
 
 
 def _own_graph(traced: fx.Graph, stored: Mapping[str, Tensor]) -> fx.GraphModule:
-    """The graph over tensors of its own; `stored` are those tensors, by the node that reads them."""
+    """Returns a graph over tensors of its own; `stored` are those tensors, by the node that reads them."""
     root, graph = nn.Module(), fx.Graph()
     env: dict[fx.Node, fx.Node] = {}
     for node in traced.nodes:
@@ -211,7 +206,7 @@ def _translate(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, fx.Node]) -
     if node.target is operator.getitem and env[node.args[0]].target is _aten.batch_norm.default:  # type: ignore[index]
         return env[node.args[0]]  # type: ignore[index]
     copied = graph.node_copy(node, env.__getitem__)
-    copied.target = _CANONICAL.get(node.target, node.target)
+    copied.target = CANONICAL.get(node.target, node.target)
     copied.meta = {}
     carry_shape(node, copied)
     return copied

@@ -20,6 +20,7 @@ from torch.fx.node import map_aggregate
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from gate2static.static.aten_forms import CANONICAL, form_in_aten
 from gate2static.static.meta_tensors import META, run_without_content, without_content
 
 _aten = torch.ops.aten
@@ -154,6 +155,12 @@ class _Recorder(ProxyTorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is _aten.detach_.default:
+            return args[0]  # the end of `torch.tensor`; there are no gradients here
+        form = form_in_aten(func)
+        if form is not None:
+            with self:
+                return form(*args, **(kwargs or {}))
         if func._schema.is_mutable:
             raise UnrecordedError(f"{func} writes into its input")
         if torch._C._is_any_autocast_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
@@ -171,10 +178,10 @@ class _Recorder(ProxyTorchDispatchMode):
         with _plain():
             result = run_without_content(func, args, named)
         if isinstance(result, Tensor | list | tuple):
-            operator = _aten.lift_fresh_copy.default if func is _aten.lift_fresh.default else func
+            operator = CANONICAL.get(func, func)
             self.calls.append(Call(operator, args, named, result))
             self.results.update(map(id, result if isinstance(result, list | tuple) else (result,)))
-            if not operands and isinstance(result, Tensor):
+            if isinstance(result, Tensor) and (not operands or _makes_a_tensor(func)):
                 self.made[result.untyped_storage()._cdata] = result
         return result
 
@@ -185,6 +192,12 @@ class _Recorder(ProxyTorchDispatchMode):
         if not self.made or not tensor.is_meta or id(tensor) in self.results:
             return tensor
         return self.made.get(tensor.untyped_storage()._cdata, tensor)
+
+
+def _makes_a_tensor(operator: torch._ops.OpOverload) -> bool:
+    """Returns whether an operator reads nothing but the shape and type of its operand."""
+    name = operator._schema.name.partition("::")[2]
+    return name.endswith("_like") or name.startswith("new_")
 
 
 class _ClaimedDevice(TorchFunctionMode):

@@ -194,7 +194,7 @@ def test_a_model_of_other_tasks_is_refused(static: StaticModel, onnx_file: Path)
 
 def test_a_network_that_cannot_be_traced_is_named(static: StaticModel, tmp_path: Path) -> None:
     static.forward = lambda image: {"a": image if image.mean() > 0 else -image, "b": image}
-    with pytest.raises(ExportError, match=r"cannot export this network: .*data-dependent"):
+    with pytest.raises(ExportError, match=r"cannot be written as ONNX: .*item"):
         export_onnx(static, tmp_path / "model.onnx", fold_norms=False)
 
 
@@ -209,7 +209,7 @@ def test_a_fixed_batch_size_is_refused(static: StaticModel, tmp_path: Path) -> N
     ("arguments", "message"),
     [
         ({"precision": "int4"}, "unknown precision 'int4'; allowed: fp32, fp16"),
-        ({"opset": 9}, "opset is 9; allowed is a whole number from 18 to"),
+        ({"opset": 9}, "opset is 9; allowed is a whole number from 12 to"),
         ({"opset": 999}, "opset is 999; allowed"),
     ],
 )

@@ -1,0 +1,373 @@
+"""Operators that ONNX or torch's table of translations lacks, written in operators that it has.
+
+A form takes the operator's own arguments. What an operator returns besides, such as the indices of a maximum, has no
+form, so a form returns only what has one.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn import functional as F
+
+_aten = torch.ops.aten
+_CONVOLUTIONS = {_aten.conv1d.default: 1, _aten.conv2d.default: 2, _aten.conv3d.default: 3}
+_TRANSPOSED = {_aten.conv_transpose1d.default: 1, _aten.conv_transpose2d.input: 2, _aten.conv_transpose3d.input: 3}
+_GROUPS_POSITION = 6
+"""Where the number of groups stands among the arguments of convolutions; one later in transposed ones of old."""
+
+
+def form_of(node: fx.Node) -> Callable[..., Any] | None:
+    """Returns how the call of a node is written in other operators, or None for calls that have no form here.
+
+    Args:
+        node: A node that calls an operator.
+    """
+    target: Any = node.target
+    if target in _CONVOLUTIONS or target in _TRANSPOSED:
+        return _convolution_form(node)
+    is_sum = target is _aten.scatter_reduce.two and node.args[4:5] != ("mean",)
+    is_mean = target in _WITH_A_DIVISOR and not _divisor(node)
+    return None if is_sum or is_mean else FORMS.get(target)
+
+
+def _divisor(node: fx.Node) -> Any:
+    position = 6
+    return node.args[position] if len(node.args) > position else node.kwargs.get("divisor_override")
+
+
+def _convolution_form(node: fx.Node) -> Callable[..., Any] | None:
+    """Returns the form of a convolution whose groups follow the batch; ONNX wants their number."""
+    groups = node.args[_GROUPS_POSITION] if len(node.args) > _GROUPS_POSITION else node.kwargs.get("groups", 1)
+    if not isinstance(groups, fx.Node):
+        return None
+    return _convolution_by_sample if node.target in _CONVOLUTIONS else _transposed_convolution_by_sample
+
+
+# Shapes, types and attention
+
+
+def _flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
+    if not x.ndim:
+        return x.reshape(1)
+    start, end = start_dim % x.ndim, end_dim % x.ndim
+    return x.reshape(*x.shape[:start], math.prod(x.shape[start : end + 1]), *x.shape[end + 1 :])
+
+
+def _unflatten(x: Tensor, dim: int, sizes: Sequence[int]) -> Tensor:
+    dim %= x.ndim
+    return x.reshape(*x.shape[:dim], *sizes, *x.shape[dim + 1 :])
+
+
+def _movedim(x: Tensor, source: int, destination: int) -> Tensor:
+    if not x.ndim:
+        return x
+    order = list(range(x.ndim))
+    order.insert(destination % x.ndim, order.pop(source))
+    return x.permute(order)
+
+
+def cast(x: Tensor, dtype: torch.dtype, *_: Any, **__: Any) -> Tensor:
+    """Returns a tensor in another dtype, always a copy: `Tensor.to`, which may be none, is a composite."""
+    copied: Tensor = _aten._to_copy.default(x, dtype=dtype)
+    return copied
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+) -> Tensor:
+    """Scaled dot-product attention (…, tokens, width) with any leading dimensions, made (batch, heads)."""
+    leading = query.shape[:-2]
+    if len(leading) == 2:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
+
+    def with_two(x: Tensor) -> Tensor:
+        return x.expand(*leading, *x.shape[-2:]).reshape(-1, leading[-1] if len(leading) > 2 else 1, *x.shape[-2:])
+
+    mask = None if attn_mask is None else with_two(attn_mask)
+    attended = F.scaled_dot_product_attention(with_two(query), with_two(key), with_two(value), mask, *args, **kwargs)
+    return attended.reshape(*leading, *attended.shape[-2:])
+
+
+# Pooling
+
+
+def _pooling_sums(
+    x: Tensor, window: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool
+) -> Tensor:
+    """Sums windows (…, *positions), with zeros around the positions, and behind them where the last window ends."""
+    n = len(window)
+    strides, paddings = _each(stride or window, n), _each(padding, n)
+    around: list[int] = []
+    for size, k, s, p in reversed(list(zip(x.shape[-n:], window, strides, paddings, strict=True))):
+        behind = p
+        if ceil_mode:
+            windows = -(-(size + 2 * p - k) // s) + 1
+            # Torch leaves out a window that would start in the padding behind.
+            windows -= (windows - 1) * s >= size + p
+            behind = max(p, (windows - 1) * s + k - size - p)
+        around += [p, behind]
+    average = F.avg_pool2d if n == 2 else F.avg_pool3d
+    return average(F.pad(x, around), tuple(window), strides) * math.prod(window)
+
+
+def _average_pool(
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    divisor_override: int | None = None,
+) -> Tensor:
+    """Pools with a divisor of the user's."""
+    assert divisor_override
+    window = _each(kernel_size, x.dim() - 2)
+    return _pooling_sums(x, window, stride, padding, ceil_mode) / divisor_override
+
+
+def _each(sizes: Sequence[int], n: int) -> tuple[int, ...]:
+    return tuple(sizes) * n if len(sizes) == 1 else tuple(sizes)
+
+
+def _bounds(size: int, windows: int) -> list[tuple[int, int]]:
+    """Returns where the windows of adaptive pooling begin and end."""
+    return [(i * size // windows, -(-(i + 1) * size // windows)) for i in range(windows)]
+
+
+def _adaptive_average(x: Tensor, output_size: Sequence[int]) -> Tensor:
+    """Pools (…, *positions) to a size: along one dimension after the other, as products where windows differ."""
+    n = len(output_size)
+    if tuple(output_size) == (1,) * n:
+        return x.mean(list(range(-n, 0)), keepdim=True)
+    for dim, windows in zip(range(-n, 0), output_size, strict=True):
+        size = x.shape[dim]
+        if windows == size:
+            continue
+        bounds = _bounds(size, windows)
+        # (positions, windows)
+        shares = [[(begin <= i < end) / (end - begin) for begin, end in bounds] for i in range(size)]
+        x = (x.transpose(dim, -1) @ torch.tensor(shares, dtype=x.dtype)).transpose(dim, -1)
+    return x
+
+
+def _adaptive_maximum(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor]:
+    """Pools (…, *positions) to a size, along one dimension after the other."""
+    n = len(output_size)
+    for dim, windows in zip(range(-n, 0), output_size, strict=True):
+        bounds = _bounds(x.shape[dim], windows)
+        x = torch.cat([x.narrow(dim, begin, end - begin).amax(dim, keepdim=True) for begin, end in bounds], dim)
+    return (x,)
+
+
+# Convolutions whose weights are other ones for each sample
+
+
+def _convolution_by_sample(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    groups: int = 1,
+) -> Tensor:
+    """Convolves group by group as products of matrices, one for each position of the window."""
+    n = x.dim() - 2
+    strides, paddings, dilations = _each(stride, n), _each(padding, n), _each(dilation, n)
+    samples = x.shape[0]
+    outputs, inputs, *window = weight.shape
+    x = F.pad(x, [p for size in reversed(paddings) for p in (size, size)])
+    sizes = [
+        (size - d * (k - 1) - 1) // s + 1 for size, k, s, d in zip(x.shape[2:], window, strides, dilations, strict=True)
+    ]
+    # (samples, groups, channels in, *positions) and (groups, channels out, channels in, *window)
+    images = x.reshape(samples, groups, inputs, *x.shape[2:])
+    weights = weight.reshape(groups, outputs // groups, inputs, *window)
+    out: Any = 0
+    for place in product(*map(range, window)):
+        read = images
+        for d, (at, size, s, dil) in enumerate(zip(place, sizes, strides, dilations, strict=True), start=3):
+            read = _aten.slice.Tensor(read, d, at * dil, at * dil + (size - 1) * s + 1, s)
+        taken = weights
+        for at in place:
+            taken = taken.select(3, at)
+        out = out + taken @ read.reshape(samples, groups, inputs, math.prod(sizes))
+    result: Tensor = out.reshape(samples, outputs, *sizes)
+    return result if bias is None else result + bias.reshape(-1, *[1] * n)
+
+
+def _transposed_convolution_by_sample(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Sequence[int] = (1,),
+    padding: Sequence[int] = (0,),
+    output_padding: Sequence[int] = (0,),
+    groups: int = 1,
+    dilation: Sequence[int] = (1,),
+) -> Tensor:
+    """Convolves an image with zeros between its positions with the mirrored window."""
+    n = x.dim() - 2
+    inputs, outputs, *window = weight.shape
+    margins = zip(
+        window, _each(stride, n), _each(padding, n), _each(output_padding, n), _each(dilation, n), strict=True
+    )
+    around: list[int] = []
+    for d, (k, s, p, extra, dil) in enumerate(margins, start=2):
+        if s > 1:
+            size = x.shape[d]
+            spread = F.pad(x.unsqueeze(d + 1), [0, 0] * (x.dim() - d - 1) + [0, s - 1])
+            x = spread.reshape(*x.shape[:d], size * s, *x.shape[d + 1 :]).narrow(d, 0, size * s - s + 1)
+        margin = dil * (k - 1) - p
+        around = [margin, margin + extra, *around]
+    mirrored = weight.reshape(groups, inputs // groups, outputs, *window).transpose(1, 2).flip(list(range(3, 3 + n)))
+    mirrored = mirrored.reshape(groups * outputs, inputs // groups, *window)
+    return _convolution_by_sample(F.pad(x, around), mirrored, bias, (1,), (0,), dilation, groups)
+
+
+# Reductions and mathematics
+
+
+def _scatter_mean(
+    x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
+    """Puts the mean of all elements with one index at its place."""
+    counts = torch.zeros_like(x).scatter_add(dim, index, torch.ones_like(src))
+    start = x if include_self else torch.where(counts > 0, torch.zeros_like(x), x)
+    return start.scatter_add(dim, index, src) / (counts + 1 if include_self else counts.clamp(min=1))
+
+
+def _running(combine: Callable[[Tensor, Tensor], Tensor], neutral: float) -> Callable[..., Tensor]:
+    """Makes the form of an operator that combines all elements up to each position: in log₂ steps."""
+
+    def form(x: Tensor, dim: int, *, dtype: torch.dtype | None = None) -> Tensor:
+        x = x if dtype is None else _aten._to_copy.default(x, dtype=dtype)
+        size = x.shape[dim]
+        after = x.dim() - dim % x.dim() - 1
+        step = 1
+        while step < size:
+            shifted = F.pad(x.narrow(dim, 0, size - step), [0, 0] * after + [step, 0], value=neutral)
+            x = combine(x, shifted)
+            step *= 2
+        return x
+
+    return form
+
+
+def _smallest(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    values, indices = torch.topk(x, k, dim, largest=False)
+    last = [found.narrow(dim, k - 1, 1) for found in (values, indices)]
+    first, second = last if keepdim else [found.squeeze(dim) for found in last]
+    return first, second
+
+
+def _is_negative(x: Tensor) -> Tensor:
+    """Returns where a sign is set, also that of zero."""
+    return (x < 0) | ((x == 0) & (1 / x < 0)) if x.is_floating_point() else x < 0
+
+
+def _copysign(x: Tensor, sign: Any) -> Tensor:
+    of = sign if isinstance(sign, Tensor) else torch.full_like(x, sign)
+    return torch.where(_is_negative(of), -x.abs(), x.abs())
+
+
+def _distances(a: Tensor, b: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor:
+    """Returns the distances of all pairs of rows."""
+    difference = (a.unsqueeze(-2) - b.unsqueeze(-3)).abs()
+    if p == 0:
+        differs: Tensor = _aten._to_copy.default(difference > 0, dtype=a.dtype)
+        return differs.sum(-1)
+    if math.isinf(p):
+        return difference.amax(-1)
+    powers = difference * difference if p == 2 else difference if p == 1 else difference**p
+    summed = powers.sum(-1)
+    if p == 1:
+        return summed
+    if p == 2:
+        return summed.sqrt()
+    roots: Tensor = summed.pow(1 / p)
+    return roots
+
+
+def _searchsorted(
+    sorted_sequence: Tensor,
+    x: Tensor,
+    *,
+    out_int32: bool = False,
+    right: bool = False,
+    side: str | None = None,
+    sorter: Tensor | None = None,
+) -> Tensor:
+    """Counts the elements of a sorted sequence that are smaller."""
+    if sorter is not None:
+        sorted_sequence = sorted_sequence.gather(-1, sorter)
+    bounds = sorted_sequence if sorted_sequence.dim() == 1 else sorted_sequence.unsqueeze(-2)
+    is_below = bounds <= x.unsqueeze(-1) if right or side == "right" else bounds < x.unsqueeze(-1)
+    dtype = torch.int32 if out_int32 else torch.int64
+    numbers: Tensor = _aten._to_copy.default(is_below, dtype=dtype)
+    return numbers.sum(-1, dtype=dtype)
+
+
+def _conjugate(x: Tensor) -> Tensor:
+    if not x.is_complex():
+        return x
+    real = torch.view_as_real(x)
+    return torch.view_as_complex(real * torch.tensor([1.0, -1.0], dtype=real.dtype))
+
+
+def _hypotenuse(x: Tensor, y: Tensor) -> Tensor:
+    return (x * x + y * y).sqrt()
+
+
+def _larger(x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(torch.isnan(x), y, torch.where(torch.isnan(y), x, torch.maximum(x, y)))
+
+
+def _smaller(x: Tensor, y: Tensor) -> Tensor:
+    return torch.where(torch.isnan(x), y, torch.where(torch.isnan(y), x, torch.minimum(x, y)))
+
+
+def _kronecker(a: Tensor, b: Tensor) -> Tensor:
+    n = max(a.dim(), b.dim())
+    rows = [1] * (n - a.dim()) + [*a.shape]
+    columns = [1] * (n - b.dim()) + [*b.shape]
+    spread = a.reshape([size for pair in zip(rows, [1] * n, strict=True) for size in pair])
+    repeated = b.reshape([size for pair in zip([1] * n, columns, strict=True) for size in pair])
+    return (spread * repeated).reshape([i * j for i, j in zip(rows, columns, strict=True)])
+
+
+_WITH_A_DIVISOR = (_aten.avg_pool2d.default, _aten.avg_pool3d.default)
+
+FORMS: dict[Any, Callable[..., Any]] = {
+    **dict.fromkeys(_WITH_A_DIVISOR, _average_pool),
+    _aten.flatten.using_ints: _flatten,
+    _aten.movedim.int: _movedim,
+    _aten.unflatten.int: _unflatten,
+    _aten.to.dtype: cast,
+    _aten.scaled_dot_product_attention.default: _attention,
+    _aten.adaptive_avg_pool1d.default: _adaptive_average,
+    _aten.adaptive_avg_pool2d.default: _adaptive_average,
+    _aten.adaptive_avg_pool3d.default: _adaptive_average,
+    _aten.adaptive_max_pool1d.default: _adaptive_maximum,
+    _aten.adaptive_max_pool2d.default: _adaptive_maximum,
+    _aten.adaptive_max_pool3d.default: _adaptive_maximum,
+    _aten.scatter_reduce.two: _scatter_mean,
+    _aten.cumprod.default: _running(torch.mul, 1.0),
+    _aten.kthvalue.default: _smallest,
+    _aten.signbit.default: _is_negative,
+    _aten.copysign.Tensor: _copysign,
+    _aten.copysign.Scalar: _copysign,
+    _aten.cdist.default: _distances,
+    _aten._cdist_forward.default: _distances,
+    _aten.searchsorted.Tensor: _searchsorted,
+    _aten.conj_physical.default: _conjugate,
+    _aten.hypot.default: _hypotenuse,
+    _aten.fmax.default: _larger,
+    _aten.fmin.default: _smaller,
+    _aten.kron.default: _kronecker,
+}
+"""Operator -> its form."""
