@@ -80,7 +80,7 @@ def _compared_inputs(static: "StaticModel", batch_sizes: Sequence[int]) -> list[
 def runs(static: "StaticModel", inputs: tuple[torch.Tensor, ...]) -> bool:
     """Returns whether a network computes finite numbers on some inputs."""
     try:
-        outputs = _reference(static, as_float32(inputs))
+        outputs = reference_outputs(static, as_float32(inputs))
     except ExportError:
         return False
     return all(bool(value.isfinite().all()) for value in outputs.values())

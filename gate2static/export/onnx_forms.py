@@ -30,13 +30,16 @@ def form_of(node: fx.Node) -> Callable[..., Any] | None:
     if target in _CONVOLUTIONS or target in _TRANSPOSED:
         return _convolution_form(node)
     is_sum = target is _aten.scatter_reduce.two and node.args[4:5] != ("mean",)
-    is_mean = target in _WITH_A_DIVISOR and not _divisor(node)
-    return None if is_sum or is_mean else FORMS.get(target)
+    is_plain = target in _CEILING and not (_argument(node, _CEILING[target], "ceil_mode") or _divisor(node))
+    return None if is_sum or is_plain else FORMS.get(target)
 
 
 def _divisor(node: fx.Node) -> Any:
-    position = 6
-    return node.args[position] if len(node.args) > position else node.kwargs.get("divisor_override")
+    return _argument(node, 6, "divisor_override")
+
+
+def _argument(node: fx.Node, position: int, name: str) -> Any:
+    return node.args[position] if len(node.args) > position else node.kwargs.get(name)
 
 
 def _convolution_form(node: fx.Node) -> Callable[..., Any] | None:
@@ -95,23 +98,51 @@ def _attention(
 # Pooling
 
 
-def _pooling_sums(
-    x: Tensor, window: Sequence[int], stride: Sequence[int], padding: Sequence[int], ceil_mode: bool
-) -> Tensor:
-    """Sums windows (…, *positions), with zeros around the positions, and behind them where the last window ends."""
+def _windows(
+    x: Tensor, window: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], ceil: bool
+) -> list[tuple[int, int, int, int]]:
+    """Returns, for each dimension of positions, the windows, their extent, their stride and the padding in front."""
     n = len(window)
-    strides, paddings = _each(stride or window, n), _each(padding, n)
-    around: list[int] = []
-    for size, k, s, p in reversed(list(zip(x.shape[-n:], window, strides, paddings, strict=True))):
-        behind = p
-        if ceil_mode:
-            windows = -(-(size + 2 * p - k) // s) + 1
-            # Torch leaves out a window that would start in the padding behind.
+    found = []
+    settings = zip(window, _each(stride or window, n), _each(padding, n), _each(dilation, n), strict=True)
+    for size, (k, s, p, d) in zip(x.shape[-n:], settings, strict=True):
+        extent = d * (k - 1) + 1
+        windows = (size + 2 * p - extent) // s + 1
+        if ceil:
+            windows = -(-(size + 2 * p - extent) // s) + 1
+            # Torch leaves out a window that would start in the padding behind; ONNX does not.
             windows -= (windows - 1) * s >= size + p
-            behind = max(p, (windows - 1) * s + k - size - p)
-        around += [p, behind]
-    average = F.avg_pool2d if n == 2 else F.avg_pool3d
-    return average(F.pad(x, around), tuple(window), strides) * math.prod(window)
+        found.append((windows, extent, s, p))
+    return found
+
+
+def _padded(x: Tensor, windows: list[tuple[int, int, int, int]], value: float) -> Tensor:
+    """Pads the positions so that exactly these windows fit."""
+    around: list[int] = []
+    for size, (count, extent, s, p) in zip(x.shape[-len(windows) :], windows, strict=True):
+        around = [p, (count - 1) * s + extent - size - p, *around]
+    return F.pad(x, around, value=value)
+
+
+def _maximum_pool(
+    n: int,
+    x: Tensor,
+    kernel_size: Sequence[int],
+    stride: Sequence[int] = (),
+    padding: Sequence[int] = (0,),
+    dilation: Sequence[int] = (1,),
+    ceil_mode: bool = False,
+) -> Tensor:
+    """Pools n dimensions of positions, with padding for the windows that torch has."""
+    window = _each(kernel_size, n)
+    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
+    pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[n - 1]
+    pooled: Tensor = pool(_padded(x, windows, -math.inf), window, [s for _, _, s, _ in windows], 0, _each(dilation, n))
+    return pooled
+
+
+def _maximum_pool_of(n: int) -> Callable[..., Tensor]:
+    return lambda *args, **kwargs: _maximum_pool(n, *args, **kwargs)
 
 
 def _average_pool(
@@ -123,10 +154,21 @@ def _average_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Tensor:
-    """Pools with a divisor of the user's."""
-    assert divisor_override
-    window = _each(kernel_size, x.dim() - 2)
-    return _pooling_sums(x, window, stride, padding, ceil_mode) / divisor_override
+    """Pools as sums over the numbers of positions that torch counts."""
+    n = x.dim() - 2
+    window = _each(kernel_size, n)
+    windows = _windows(x, window, stride, padding, (1,), ceil_mode)
+    pool: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n - 1]
+    means = pool(_padded(x, windows, 0.0), window, [s for _, _, s, _ in windows])
+    if divisor_override:
+        scaled: Tensor = means * (math.prod(window) / divisor_override)
+        return scaled
+    for d, (size, (count, k, s, p)) in enumerate(zip(x.shape[2:], windows, strict=True)):
+        first, last = (-p, size + p) if count_include_pad else (0, size)
+        counted = [min(i * s - p + k, last) - max(i * s - p, first) for i in range(count)]
+        shape = [-1] + [1] * (n - d - 1)
+        means = means * torch.tensor([k / positions for positions in counted], dtype=x.dtype).reshape(shape)
+    return means  # type: ignore[no-any-return]
 
 
 def _each(sizes: Sequence[int], n: int) -> tuple[int, ...]:
@@ -340,10 +382,23 @@ def _kronecker(a: Tensor, b: Tensor) -> Tensor:
     return (spread * repeated).reshape([i * j for i, j in zip(rows, columns, strict=True)])
 
 
-_WITH_A_DIVISOR = (_aten.avg_pool2d.default, _aten.avg_pool3d.default)
+_CEILING = {
+    _aten.avg_pool1d.default: 4,
+    _aten.avg_pool2d.default: 4,
+    _aten.avg_pool3d.default: 4,
+    _aten.max_pool1d.default: 5,
+    _aten.max_pool2d.default: 5,
+    _aten.max_pool3d.default: 5,
+}
+"""Pooling -> the position of its argument `ceil_mode`."""
 
 FORMS: dict[Any, Callable[..., Any]] = {
-    **dict.fromkeys(_WITH_A_DIVISOR, _average_pool),
+    _aten.avg_pool1d.default: _average_pool,
+    _aten.avg_pool2d.default: _average_pool,
+    _aten.avg_pool3d.default: _average_pool,
+    _aten.max_pool1d.default: _maximum_pool_of(1),
+    _aten.max_pool2d.default: _maximum_pool_of(2),
+    _aten.max_pool3d.default: _maximum_pool_of(3),
     _aten.flatten.using_ints: _flatten,
     _aten.movedim.int: _movedim,
     _aten.unflatten.int: _unflatten,

@@ -33,6 +33,7 @@ from gate2static.program.rewrites.gradients import (
     stays_whole,
 )
 from gate2static.program.rewrites.integer_sizes import recorded_integers
+from gate2static.program.rewrites.library_functions import followed_libraries
 from gate2static.program.rewrites.size_functions import recorded_size_functions
 from gate2static.program.rewrites.training_reads import noticed_reads, recorded_random_functions
 from gate2static.program.size_decisions import user_line
@@ -97,9 +98,10 @@ class ValueTracer(fx.Tracer):
         functions = custom_functions(self._autograd_function) if self.trains else nullcontext()
         integers = recorded_integers(root, self._integer, self._count) if self.integers else nullcontext()
         sizes = recorded_size_functions(self.create_proxy, self.constant)
+        libraries = followed_libraries(self._sizes)
         draws = recorded_random_functions(self._random_function) if self.training else nullcontext()
         reads = noticed_reads(self._notice_read) if self.trains else nullcontext()
-        with sizes, torch.enable_grad(), functions, integers, draws, reads:
+        with sizes, libraries, torch.enable_grad(), functions, integers, draws, reads:
             return super().trace(root, concrete_args)
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> tuple[Any, list[Any]]:
@@ -222,6 +224,12 @@ class ValueTracer(fx.Tracer):
             node = value if isinstance(value, fx.Node) else value.node
             value = self.values(node)[0]
         return tuple(value.shape) if isinstance(value, Tensor) else None
+
+    def _sizes(self, proxy: fx.Proxy) -> tuple[Any, ...]:
+        """Returns the sizes of a proxy: numbers, and proxies where they follow the batch."""
+        known: Any = [tuple(value.shape) if isinstance(value, Tensor) else () for value in self.values(proxy.node)]
+        pairs = enumerate(zip(*known, strict=True))
+        return tuple(small if small == large else proxy.size(d) for d, (small, large) in pairs)
 
     def is_pure(self, node: fx.Node) -> bool:
         """Returns whether a node runs on fake tensors and leaves its inputs as they are."""

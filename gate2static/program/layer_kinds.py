@@ -1,7 +1,6 @@
 """Finds which layer of torch a module computes, and along which dimension its channels lie."""
 
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 _CONVOLUTIONS = (
     "Conv2dSame",
@@ -35,10 +34,10 @@ def layer_class(module: nn.Module | None) -> type[nn.Module] | None:
     """Returns the layer of torch that relates channels as a module does, or None where there is none.
 
     This is the module's own class, the class that it is derived from without overriding what computes, or the layer
-    that a class of timm or torchvision stands for. It is None for layers with hooks, parametrizations or a forward of
-    their own, since these may change what is computed.
+    that a class of timm or torchvision stands for. It is None for layers with hooks or a forward of their own, since
+    these may change what is computed. A parametrized layer computes what its class computes, on whatever its weight is.
     """
-    if module is None or module._forward_hooks or module._forward_pre_hooks or is_parametrized(module):
+    if module is None or module._forward_hooks or module._forward_pre_hooks:
         return None
     if has_own_forward(module):
         return None

@@ -31,6 +31,7 @@ from gate2static.program.annotate import (
     measure_macs,
 )
 from gate2static.program.calls import Call, call_of
+from gate2static.program.check_capture import check_capture
 from gate2static.program.signatures import Signature, layer_signatures, signature_of
 from gate2static.program.size_decisions import Shapes, SizeDecisions
 from gate2static.program.structures import Path, Structure, take_apart, tensors_of
@@ -179,6 +180,8 @@ def build_program(
     output = next(iter(graph.find_nodes(op="output")))
     structure: Structure = output.meta["structure"]
     _check_features(tensors_of(output.args[0]), structure)
+    plain = fx.Graph()
+    plain.output(plain.graph_copy(graph, {}))
     units = insert_gates(root, graph)
     if not units:
         raise GateError("the backbone has no convolution or linear layer, so there is nothing to gate.")
@@ -195,7 +198,9 @@ def build_program(
         decisions=output.meta.get("size_decisions"),
         head_decisions={},
     )
-    return root, _with_heads(program, heads, outputs, mode)
+    program = _with_heads(program, heads, outputs, mode)
+    check_capture(root, plain, heads, inputs, structure)
+    return root, program
 
 
 def retrace_heads(program: Program, heads: Mapping[str, nn.Module]) -> Program:

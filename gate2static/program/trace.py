@@ -311,9 +311,17 @@ def _run_forward(tracer: Tracer, root: nn.Module) -> fx.Graph:
 
 
 def _adopt(root: nn.Module, tracer: Tracer, graph: fx.Graph) -> None:
-    """Gives a module the classes and the constant tensors that its graph refers to, and the graph its structure."""
+    """Gives a module the classes and the constant tensors that its graph refers to, and takes hooks that it has.
+
+    The graph gets the structure of its output.
+    """
     for name, kind in tracer.classes.items():
         root.get_submodule(name).__class__ = kind
+    for name, followed in tracer.hooks.items():
+        layer = root.get_submodule(name)
+        for key in followed:
+            for hooks in (layer._forward_pre_hooks, layer._forward_hooks):
+                hooks.pop(key, None)
     next(iter(graph.find_nodes(op="output"))).meta["structure"] = tracer.result
     for node in graph.find_nodes(op="get_attr"):
         if node.target.startswith("_tensor_constant"):

@@ -24,6 +24,7 @@ from gate2static.program.rewrites.attention import attention_weights, written_ou
 from gate2static.program.rewrites.canonical_names import canonical
 from gate2static.program.rewrites.decompose import LAYERS, in_steps
 from gate2static.program.rewrites.gradients import is_custom
+from gate2static.program.rewrites.library_functions import as_function as rearrangement_layer
 from gate2static.program.rewrites.norm_activation import plain_norm
 from gate2static.program.rewrites.training_reads import random_state
 
@@ -58,6 +59,7 @@ class Tracer(ValueTracer):
         failed: The innermost submodule, by name, or the marked function that could not be traced.
         followed: The marked functions that were followed.
         classes: Name of a submodule -> the class as which the graph calls it, where that is not its own.
+        hooks: Name of a submodule -> its hooks that are part of the graph, so that it must not call them itself.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class Tracer(ValueTracer):
         self.failed: Any = None
         self.followed: set[Any] = set()
         self.classes: dict[str, type[nn.Module]] = {}
+        self.hooks: dict[str, set[int]] = {}
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Returns whether a module becomes one node."""
@@ -104,6 +107,8 @@ class Tracer(ValueTracer):
             pieces = self._in_pieces(m, name, args, kwargs)
             if pieces is not NotImplemented:
                 return pieces
+            if self.trains and (m._forward_pre_hooks or m._forward_hooks) and self.is_leaf_module(m, name):
+                return self._with_hooks(m, name, args, kwargs)
         try:
             with self._no_fixed_draws(f"{name!r}"):
                 return super().call_module(m, forward, args, kwargs)
@@ -164,6 +169,9 @@ class Tracer(ValueTracer):
         if norm is not None:
             self.classes[name] = norm
             return self._norm_then_activation(module, name, args, kwargs)
+        of_einops = rearrangement_layer(module)
+        if of_einops is not None:
+            return of_einops(*args, **kwargs)
         form = written_out(module)
         if form is None:
             return NotImplemented
@@ -172,6 +180,38 @@ class Tracer(ValueTracer):
             # The output projection of attention is a linear layer under another class.
             self.classes[self.path_of_module(module.out_proj)] = nn.Linear
         return result
+
+    def _with_hooks(self, module: nn.Module, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Records the call of a layer, and what its hooks make of its inputs and its output.
+
+        Hooks that change nothing, and those that cannot be followed, stay with the layer.
+
+        Args:
+            module: The layer.
+            name: Its name.
+            args: Its positional arguments, with proxies for tensors.
+            kwargs: Its named arguments.
+        """
+        followed: set[int] = set()
+        for key, hook in module._forward_pre_hooks.items():
+            takes_names = key in module._forward_pre_hooks_with_kwargs
+            result = _followed(hook, (module, args, kwargs) if takes_names else (module, args))
+            if result is None:
+                continue
+            followed.add(key)
+            if takes_names:
+                args, kwargs = result
+            else:
+                args = result if isinstance(result, tuple) else (result,)
+        out: Any = self.create_proxy("call_module", name, args, kwargs)
+        for key, hook in module._forward_hooks.items():
+            takes_names = key in module._forward_hooks_with_kwargs
+            result = _followed(hook, (module, args, kwargs, out) if takes_names else (module, args, out))
+            if result is not None:
+                followed.add(key)
+                out = result
+        self.hooks[name] = followed
+        return out
 
     def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Records the inside of a function that is marked with `torch.fx.wrap`.
@@ -228,6 +268,16 @@ class Tracer(ValueTracer):
             dropout=trained,
         )
         return weights.matmul(named["value"])
+
+
+def _followed(hook: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """Returns what a hook makes of proxies; None where it returns nothing, is torch's own, or cannot be followed."""
+    if getattr(hook, "__module__", "").partition(".")[0] == "torch":
+        return None
+    try:
+        return hook(*args)
+    except Exception:  # noqa: BLE001  # the hook stays with the layer, which stays whole
+        return None
 
 
 def is_users(function: Any) -> bool:

@@ -1,12 +1,14 @@
 """Operators that a static network has under another name, or written in others.
 
-What has no kernel without content is written in operators that have one. What torch only marks, such as a conjugate, is computed; memory that nobody set is zero; and what reads memory where its
-operands say so, unchecked, as torchvision's kernels do, is written in operators that check.
+What torch only marks, such as a conjugate, is computed; memory that nobody set is zero. What does not run without
+content is written in operators that do, and what reads memory unchecked where its operands say so, as torchvision's
+kernels do, in operators that check.
 """
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -33,6 +35,18 @@ CANONICAL: Mapping[Any, Any] = {
 def form_in_aten(operator: torch._ops.OpOverload) -> Callable[..., Any] | None:
     """Returns how an operator is written in others, or None for operators that a static network has as they are."""
     return _FORMS.get(operator._schema.name)
+
+
+def lacks_onnx_form(name: str) -> bool:
+    """Returns whether an operator, by its name in a file, can be written in ONNX in no way that is known here."""
+    return name.split(".")[1].lstrip("_").startswith(_WITHOUT_ONNX)
+
+
+_WITHOUT_ONNX = (
+    "digamma", "polygamma", "lgamma", "mvlgamma", "i0", "special_", "erfinv", "nextafter", "igamma", "linalg_",
+    "matrix_exp", "cholesky", "geqrf", "histc",
+)  # fmt: skip
+"""How the names of operators begin that neither torch's table nor `export/onnx_forms.py` can write."""
 
 
 def _deform_conv2d(
@@ -117,9 +131,16 @@ def _samples(start: Tensor, size: Tensor, bins: int, positions: int, sampling_ra
 
 
 def _fake_quantized(x: Tensor, scale: Any, zero_point: Any, quant_min: int, quant_max: int) -> Tensor:
-    """Rounds to the steps of a scale, as torch does it: multiplied by the inverse."""
-    steps = torch.round(x * (1.0 / scale)) + zero_point
-    return (steps.clamp(quant_min, quant_max) - zero_point) * scale
+    """Rounds to the steps of a scale, as torch does it: multiplied by the inverse, which is float32 in any network."""
+    if isinstance(scale, float):
+        single = np.float32(scale)
+        scale = float(single)
+        inverse: Any = float(np.float32(1) / single)
+    else:
+        inverse = 1.0 / scale
+    steps = torch.round(x * inverse) + zero_point
+    rounded: Tensor = (steps.clamp(quant_min, quant_max) - zero_point) * scale
+    return rounded
 
 
 def _fake_quantized_by_channel(

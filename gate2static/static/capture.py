@@ -23,7 +23,7 @@ from gate2static.graphs import quiet
 from gate2static.static.any_batch import unify
 from gate2static.static.any_size import unify_sizes
 from gate2static.static.aten import ANY_BATCH, carry_shape
-from gate2static.static.aten_forms import CANONICAL
+from gate2static.static.aten_forms import CANONICAL, form_in_aten
 from gate2static.static.recording import record, stored_tensors
 
 _aten = torch.ops.aten
@@ -47,7 +47,23 @@ def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
     try:
         return recorded(network, examples)
     except Exception:  # noqa: BLE001 - user code may do anything; if it is wrong, torch.export says how
-        return exported(network, examples)
+        return _in_forms(exported(network, examples), examples)
+
+
+def _in_forms(network: fx.GraphModule, examples: tuple[Tensor, ...]) -> fx.GraphModule:
+    """Writes operators that a static network has in others only, which torch.export leaves as they are."""
+    with_form = [node for node in network.graph.nodes if form_of(node) is not None]
+    if not with_form:
+        return network
+    for node in with_form:
+        node.target = form_of(node)
+    network.recompile()
+    return recorded(network, examples)
+
+
+def form_of(node: fx.Node) -> Any:
+    """Returns how the operator that a node calls is written in others, or None."""
+    return form_in_aten(node.target) if isinstance(node.target, torch._ops.OpOverload) else None
 
 
 def recorded(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:

@@ -159,11 +159,15 @@ class StaticModel(nn.Module):
                 )
 
     def train(self, mode: bool = True) -> "StaticModel":
-        """Stays in eval mode: a static network has no training mode.
+        """Lets the parameters be trained, or no longer; what is computed stays that of evaluation.
+
+        A static network has no training mode: norms keep their statistics, and nothing is dropped. So fine-tuning is
+        that of a network whose norms are frozen.
 
         Args:
-            mode: Ignored.
+            mode: Whether the parameters require gradients.
         """
+        self.requires_grad_(mode)
         return super().train(False)
 
     def example_inputs(self, batch_size: int = 1) -> tuple[Tensor, ...]:

@@ -208,6 +208,9 @@ class _ClaimedDevice(TorchFunctionMode):
         self.device = device
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.new_tensor:
+            # Without content, the new tensor would have none either.
+            return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **(kwargs or {})})
         answer = _OF_THE_DEVICE.get(func)
         if answer is None:
             return func(*args, **(kwargs or {}))

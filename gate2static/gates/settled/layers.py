@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
+from torch.nn.utils.parametrize import is_parametrized
 
 from gate2static.gates.channel_gate import chunks
 from gate2static.program.annotate import info
@@ -38,8 +39,8 @@ def narrowable(branch: nn.Module, end: fx.Node) -> tuple[fx.Node, ...] | None:
         return None
     layer = _module(branch, node)
     kind = layer_class(layer)
-    # Only torch's own forwards are known to run on cut weights.
-    if kind not in WEIGHT_LAYERS or getattr(type(layer), "forward", None) is not kind.forward:
+    # Only torch's own forwards are known to run on cut weights, and only stored weights to be cut.
+    if layer is None or kind not in WEIGHT_LAYERS or is_parametrized(layer) or type(layer).forward is not kind.forward:
         return None
     # Whatever else reads the layer's output, or a second argument, needs the whole layer.
     if getattr(layer, "groups", 1) != 1 or len(node.users) > 1 or len(node.args) != 1 or node.kwargs:

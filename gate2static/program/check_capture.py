@@ -1,0 +1,89 @@
+"""Finds out before training whether the network can become a static one.
+
+What is pruned after training consists of the operators that the backbone and the heads run now. So they are captured
+now, as pruning will do it, and every operator is looked up among those that a static network may have.
+"""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from gate2static.errors import PruneError, TraceError
+from gate2static.graphs import copy_structure
+from gate2static.program.structures import Structure, tensors_of
+from gate2static.static.allowed_operators import target_name
+from gate2static.static.aten_forms import lacks_onnx_form
+from gate2static.static.capture import capture
+
+_BATCH = 2
+
+
+class _Head(nn.Module):
+    """A head that takes a backbone's tensors by position and returns its own as a tuple.
+
+    Args:
+        module: The head.
+        structure: The structure in which it takes the tensors.
+    """
+
+    def __init__(self, module: nn.Module, structure: Structure) -> None:
+        super().__init__()
+        self.module = module
+        self._structure = structure
+
+    def forward(self, *tensors: Tensor) -> tuple[Any, ...]:
+        """Returns the tensors of the head's output."""
+        # Heads may write into what they are given.
+        return tuple(tensors_of(self.module(self._structure.build([x.clone() for x in tensors]))))
+
+
+class _Network(nn.Module):
+    """A traced backbone and its heads, without gates."""
+
+    def __init__(self, backbone: fx.GraphModule, heads: Mapping[str, nn.Module], structure: Structure) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleList(_Head(head, structure) for head in heads.values())
+
+    def forward(self, *inputs: Tensor) -> tuple[Any, ...]:
+        """Returns the tensors of all heads, one head after the other."""
+        features = tensors_of(self.backbone(*inputs))
+        return tuple(output for head in self.heads for output in head(*features))
+
+
+def check_capture(
+    root: nn.Module, graph: fx.Graph, heads: Mapping[str, nn.Module], inputs: Sequence[Tensor], structure: Structure
+) -> None:
+    """Checks that a backbone and its heads can become a static network.
+
+    Args:
+        root: The owner of the modules that the graph calls.
+        graph: The traced backbone, without gates.
+        heads: Task -> head, in eval mode.
+        inputs: The tensors that the graph takes, batch first.
+        structure: The structure that the backbone returns its tensors in.
+
+    Raises:
+        TraceError: They cannot be captured, or an operator is not among those that a static network may have.
+    """
+    zeros = tuple(
+        torch.zeros((_BATCH, *x.shape[1:]) if x.dim() else (), dtype=x.dtype, device=x.device) for x in inputs
+    )
+    backbone = fx.GraphModule(copy_structure(root), graph)
+    try:
+        captured = capture(_Network(backbone, heads, structure).eval(), zeros)
+        names = {target_name(node) for node in captured.graph.nodes if node.op == "call_function"}
+    except PruneError as error:
+        raise TraceError(
+            f"this network could be trained but not pruned: {error} Replace that operator, or move it behind the heads."
+        ) from error
+    if missing := sorted(name for name in names if lacks_onnx_form(name)):
+        warnings.warn(
+            f"{', '.join(missing)} has no form in ONNX: the static network will run in torch, be saved and be exported "
+            "to pt2, but not to ONNX nor to an engine.",
+            UserWarning,
+            stacklevel=4,
+        )
