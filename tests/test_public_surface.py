@@ -20,7 +20,7 @@ FUNCTIONS = {
         "workspace_bytes=None)"
     ),
     "expected_macs": "(gated, *, align=1)",
-    "export_onnx": "(static, path, *, opset=None, fold_norms=True, precision='fp32')",
+    "export_onnx": "(static, path, *, opset=None, fold_norms=True, precision='fp32', batch_size=None)",
     "gate": (
         "(backbone, *, tasks, example_inputs, heads, group_size=1, gate_init=0.05, gate_init_std=0.05, "
         "mixing='softmax', tie_residual=False, shared_state=None, task_states=None)"

@@ -135,10 +135,7 @@ def _torchs_form(operator: Any) -> Callable[..., Any]:
     Raises:
         ExportError: It does not.
     """
-    table = _decompositions()
-    if operator in table:
-        # Some of them are partial functions, which cannot stand in a graph.
-        return lambda *args, **kwargs: table[operator](*args, **kwargs)
+    # Torch's table has composites too, with entries that call them again.
     if isinstance(operator, torch._ops.OpOverload) and operator.has_kernel_for_dispatch_key(
         torch._C.DispatchKey.CompositeImplicitAutograd
     ):
@@ -149,6 +146,10 @@ def _torchs_form(operator: Any) -> Callable[..., Any]:
                 return operator.decompose(*args, **kwargs)
 
         return decomposed
+    table = _decompositions()
+    if operator in table:
+        # Some of them are partial functions, which cannot stand in a graph.
+        return lambda *args, **kwargs: table[operator](*args, **kwargs)
     raise ExportError(f"the operator {operator} has no form in ONNX. {_WITHOUT_ONNX}")
 
 

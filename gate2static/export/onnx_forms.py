@@ -373,6 +373,15 @@ def _smaller(x: Tensor, y: Tensor) -> Tensor:
     return torch.where(torch.isnan(x), y, torch.where(torch.isnan(y), x, torch.minimum(x, y)))
 
 
+def _rms_norm(
+    x: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, eps: float | None = None
+) -> Tensor:
+    dims = list(range(-len(normalized_shape), 0))
+    added = torch.finfo(x.dtype).eps if eps is None else eps
+    normed = x * torch.rsqrt((x * x).mean(dims, keepdim=True) + added)
+    return normed if weight is None else normed * weight
+
+
 def _kronecker(a: Tensor, b: Tensor) -> Tensor:
     n = max(a.dim(), b.dim())
     rows = [1] * (n - a.dim()) + [*a.shape]
@@ -423,6 +432,7 @@ FORMS: dict[Any, Callable[..., Any]] = {
     _aten.hypot.default: _hypotenuse,
     _aten.fmax.default: _larger,
     _aten.fmin.default: _smaller,
+    _aten.rms_norm.default: _rms_norm,
     _aten.kron.default: _kronecker,
 }
 """Operator -> its form."""

@@ -4,6 +4,7 @@ What is pruned after training consists of the operators that the backbone and th
 now, as pruning will do it, and every operator is looked up among those that a static network may have.
 """
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from gate2static.static.aten_forms import lacks_onnx_form
 from gate2static.static.capture import capture
 
 _BATCH = 2
+_IN_TRAINING_ONLY = re.compile("dropout|lstm|gru|rnn|attention")
 
 
 class _Head(nn.Module):
@@ -77,9 +79,12 @@ def check_capture(
         captured = capture(_Network(backbone, heads, structure).eval(), zeros)
         names = {target_name(node) for node in captured.graph.nodes if node.op == "call_function"}
     except PruneError as error:
+        raise TraceError(f"this network could be trained but not pruned: {error}") from error
+    if random := sorted({str(node.target) for node in captured.graph.nodes if _draws(node)}):
         raise TraceError(
-            f"this network could be trained but not pruned: {error} Replace that operator, or move it behind the heads."
-        ) from error
+            f"the network draws random numbers in evaluation ({', '.join(random)}), which no static network can equal; "
+            "draw them in training only, in a layer that reads self.training."
+        )
     if missing := sorted(name for name in names if lacks_onnx_form(name)):
         warnings.warn(
             f"{', '.join(missing)} has no form in ONNX: the static network will run in torch, be saved and be exported "
@@ -87,3 +92,9 @@ def check_capture(
             UserWarning,
             stacklevel=4,
         )
+
+
+def _draws(node: fx.Node) -> bool:
+    """Returns whether an operator draws random numbers; dropout does not, in evaluation, nor do recurrent layers."""
+    tags = getattr(node.target, "tags", ())
+    return torch.Tag.nondeterministic_seeded in tags and not _IN_TRAINING_ONLY.search(str(node.target))

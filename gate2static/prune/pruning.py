@@ -1,18 +1,17 @@
 """`prune`: the road from a gated model to a static one."""
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
+from torch import Tensor, fx
 
 from gate2static.arguments import described
 from gate2static.errors import PruneError
 from gate2static.gates.model import GatedModel, gated_model
+from gate2static.gates.plain_layers import with_plain_layers
 from gate2static.graphs import quiet
 from gate2static.program.annotate import info
 from gate2static.program.program import gated_unit
@@ -78,7 +77,7 @@ def plan(
     Raises:
         PruneError: An impossible alignment, an unknown target or size, or a network that cannot be captured.
     """
-    gated = _with_plain_layers(gated_model(gated, error=PruneError))
+    gated = with_plain_layers(gated_model(gated, error=PruneError))
     check_dynamic(dynamic)
     check_align(align)
     place = find_target(target)
@@ -148,31 +147,6 @@ def _check_finite(gated: GatedModel) -> None:
             f"{broken[0]}{others} of the gated network hold numbers that are not finite (NaN or infinity), so its "
             "outputs are none; training has diverged: take an earlier checkpoint, such as ckpt-best.pt."
         )
-
-
-def _with_plain_layers(gated: GatedModel) -> GatedModel:
-    """Returns a model whose parametrized layers hold the weights that their parametrizations compute in evaluation."""
-    if not any(map(parametrize.is_parametrized, gated.modules())):
-        return gated
-    plain = copy.copy(gated)
-    # The program stays the same object: its nodes name the modules.
-    plain._modules = {name: copy.deepcopy(module).eval() for name, module in gated._modules.items() if module}
-    for module in list(plain.modules()):
-        if parametrize.is_parametrized(module):
-            _keep_weights(module)
-    return plain
-
-
-def _keep_weights(layer: nn.Module) -> None:
-    """Makes a parametrized layer a plain one.
-
-    Torch's own way deletes properties from the layer's class, which all copies of the layer share.
-    """
-    weights = {name: getattr(layer, name).detach() for name in layer.get_submodule("parametrizations")._modules}
-    del layer._modules["parametrizations"]
-    layer.__class__ = type(layer).__mro__[1]
-    for name, value in weights.items():
-        layer.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def _cheapest_layout(channels: ChannelPlan, layouts: tuple[Layout, ...]) -> Layout:

@@ -62,7 +62,10 @@ def target_name(node: fx.Node) -> str:
         try:
             allowed_operator(name)
         except ValueError as error:
-            raise PruneError(f"the static network uses the operator {name}, which cannot be saved safely.") from error
+            raise PruneError(
+                f"the static network uses the operator {name}, which cannot be saved safely; "
+                "compute it with other operators, or behind the heads."
+            ) from error
         return name
     name = f"operator.{getattr(node.target, '__name__', '')}"
     if name not in _SIZE_ARITHMETIC:

@@ -44,7 +44,7 @@ def lacks_onnx_form(name: str) -> bool:
 
 _WITHOUT_ONNX = (
     "digamma", "polygamma", "lgamma", "mvlgamma", "i0", "special_", "erfinv", "nextafter", "igamma", "linalg_",
-    "matrix_exp", "cholesky", "geqrf", "histc",
+    "matrix_exp", "cholesky", "geqrf", "histc", "fractional_max_pool",
 )  # fmt: skip
 """How the names of operators begin that neither torch's table nor `export/onnx_forms.py` can write."""
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from gate2static.arguments import require_kind
 from gate2static.errors import ArtefactError, GateError, VerificationError
 from gate2static.gates.model import GatedModel, gated_model
+from gate2static.gates.plain_layers import with_plain_layers
 from gate2static.graphs import quiet
 from gate2static.static.draws import DrawnBatch, comparison_batches
 from gate2static.static.model import StaticModel
@@ -127,7 +128,8 @@ def verify(
         VerificationError: The two models do not have the same tasks or inputs, or there are no inputs to compare on, or
             inputs that the networks do not take.
     """
-    gated = gated_model(gated, error=VerificationError)
+    # The truth has the weights that parametrizations compute in the gated model's own dtype, as pruning took them.
+    gated = with_plain_layers(gated_model(gated, error=VerificationError))
     _check_models(gated, static)
     if inputs is not None:
         _check_inputs(static, inputs)

@@ -256,7 +256,9 @@ def marked(x: Tensor, weight: Tensor, limit: float) -> Tensor:
 
 @torch.fx.wrap
 def marked_for_a_reason(x: Tensor, weight: Tensor) -> Tensor:
-    return F.linear(x, weight) * (2.0 if len(x) > 2 else 1.0)
+    if not isinstance(x, Tensor):
+        raise TypeError("a proxy cannot follow this")
+    return F.linear(x, weight) * 2.0
 
 
 class CallsMarked(nn.Module):

@@ -77,10 +77,15 @@ def _doubled(model: StaticModel) -> list[torch.Tensor]:
     return [x.double() for x in model.example_inputs(2)]
 
 
-def test_a_static_model_has_no_training_mode(folder: Path) -> None:
-    loaded = load_static(folder).train()
-    assert not any(module.training for module in loaded.modules())
+def test_a_static_model_is_trained_as_it_is_evaluated(folder: Path) -> None:
+    """No parameter could be trained, so that fine-tuning ended in torch's own error."""
+    loaded = load_static(folder)
     assert not any(parameter.requires_grad for parameter in loaded.parameters())
+    loaded.train()
+    assert not any(module.training for module in loaded.modules())
+    sum(value.square().mean() for value in loaded(*loaded.example_inputs(2)).values()).backward()
+    assert all(parameter.grad is not None for parameter in loaded.parameters())
+    assert not any(parameter.requires_grad for parameter in loaded.eval().parameters())
 
 
 def test_example_inputs_are_the_same_at_every_call(pruned: StaticModel) -> None:

@@ -77,7 +77,7 @@ def _glu(shape: tuple[int, ...], input: Any, dim: int = -1) -> Any:  # noqa: A00
 
 
 def _matrix_product(equation: str, operands: Sequence[Any]) -> Any:
-    """Computes an einsum of two tensors that sums over one letter as a product of matrices.
+    """Computes an einsum of two tensors that sums over one letter as a product of matrices, over none as a product.
 
     Args:
         equation: The equation, such as "bhid,bhjd->bhij".
@@ -95,6 +95,9 @@ def _matrix_product(equation: str, operands: Sequence[Any]) -> Any:
     summed = [c for c in first if c in second and c not in out]
     has_plain_terms = all(len(set(term)) == len(term) and term.isalpha() for term in (first, second, out))
     is_product = len(rows) == len(columns) == len(summed) == 1 and {*rows, *columns} <= {*out}
+    if has_plain_terms and len(operands) == 2 and {*first, *second} == {*out}:
+        # Nothing is summed.
+        return _spread(operands[0], first, out) * _spread(operands[1], second, out)
     if not has_plain_terms or len(operands) != 2 or not is_product:
         return NotImplemented
     a = _permuted(operands[0], first, [*batch, *rows, *summed])
@@ -105,6 +108,15 @@ def _matrix_product(equation: str, operands: Sequence[Any]) -> Any:
 def _permuted(tensor: Any, letters: str, order: list[str]) -> Any:
     """Returns a tensor whose dimensions have these letters with its dimensions in another order."""
     return tensor if [*letters] == order else tensor.permute([letters.index(c) for c in order])
+
+
+def _spread(tensor: Any, letters: str, out: str) -> Any:
+    """Returns a tensor whose dimensions have these letters with dimensions of size 1 for all others."""
+    tensor = _permuted(tensor, letters, [c for c in out if c in letters])
+    for d, c in enumerate(out):
+        if c not in letters:
+            tensor = tensor.unsqueeze(d)
+    return tensor
 
 
 STEPS: dict[Any, Callable[..., Any]] = {
