@@ -69,7 +69,8 @@ def main() -> None:
         rows[name] = {"outcome": outcome, "detail": detail, "cpu_seconds": round(seconds, 1)}
         sys.stdout.write(f"{outcome:8} {name}: {detail} ({seconds:.1f} s)\n")
         sys.stdout.flush()
-    counts = {kind: sum(row["outcome"] == kind for row in rows.values()) for kind in ("works", "torch", "refused", "fails")}
+    outcomes = [row["outcome"] for row in rows.values()]
+    counts = {kind: outcomes.count(kind) for kind in ("works", "torch", "refused", "fails")}
     sys.stdout.write(f"{len(rows)} operators: {counts}\n")
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

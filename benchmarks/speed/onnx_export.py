@@ -1,7 +1,8 @@
 """What translating operator by operator costs against torch's own exporter, and what ONNX Runtime makes of both files.
 
 Run:  python -m benchmarks.speed.onnx_export [--networks NAME ...]
-Each network of timm is gated for two tasks, drawn at p = 0.3 and pruned, then exported in both ways. Exports are measured
+Each network of timm is gated for two tasks, drawn at p = 0.3 and pruned, then exported in both ways. Exports are
+measured
 in CPU seconds, runs in rounds side by side on one thread; nodes are those that ONNX Runtime is left with.
 """
 

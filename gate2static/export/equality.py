@@ -73,7 +73,12 @@ def _compared_inputs(static: "StaticModel", batch_sizes: Sequence[int]) -> list[
     # Ranges that nobody knows have no ends.
     if all(spec.values is not None for spec in specs):
         uncertain += uncertain_batches(specs, constant=False)
-    drawn += [batch.inputs for batch in uncertain if runs(static, batch.inputs)]
+    drawn += [
+        batch.inputs
+        for batch in uncertain
+        # With one batch size, the model takes no other.
+        if (len(batch_sizes) > 1 or batch.inputs[0].shape[:1] == (batch_sizes[0],)) and runs(static, batch.inputs)
+    ]
     return [as_float32(inputs) for inputs in drawn]
 
 

@@ -21,6 +21,7 @@ from gate2static.prune.emission.layout import Layout, find_target
 from gate2static.prune.emit import emit
 from gate2static.prune.other_sizes import at_other_sizes, check_dynamic
 from gate2static.prune.plan import ChannelPlan, Plan, check_align, keep_needed
+from gate2static.prune.present import as_it_is
 from gate2static.static.aten import annotate
 from gate2static.static.capture import capture, captured_at_sizes
 from gate2static.static.deploy.pipeline import deploy
@@ -77,7 +78,7 @@ def plan(
     Raises:
         PruneError: An impossible alignment, an unknown target or size, or a network that cannot be captured.
     """
-    gated = with_plain_layers(gated_model(gated, error=PruneError))
+    gated = with_plain_layers(as_it_is(gated_model(gated, error=PruneError)))
     check_dynamic(dynamic)
     check_align(align)
     place = find_target(target)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gate2static.errors import PruneError
+
 _aten = torch.ops.aten
 
 CANONICAL: Mapping[Any, Any] = {
@@ -43,8 +45,10 @@ def lacks_onnx_form(name: str) -> bool:
 
 
 _WITHOUT_ONNX = (
-    "digamma", "polygamma", "lgamma", "mvlgamma", "i0", "special_", "erfinv", "nextafter", "igamma", "linalg_",
-    "matrix_exp", "cholesky", "geqrf", "histc", "fractional_max_pool",
+    "digamma", "polygamma", "lgamma", "mvlgamma", "i0", "special_i", "special_bessel", "special_modified",
+    "special_zeta", "erfinv", "nextafter", "igamma", "linalg_cholesky", "linalg_eig", "linalg_house", "linalg_inv",
+    "linalg_pinv", "linalg_qr", "linalg_slogdet", "linalg_solve", "linalg_svd", "linalg_lu", "linalg_matrix_exp", "matrix_exp",
+    "cholesky", "geqrf", "histc", "svd", "qr", "inverse", "pinverse", "logdet", "slogdet", "triangular_solve",
 )  # fmt: skip
 """How the names of operators begin that neither torch's table nor `export/onnx_forms.py` can write."""
 
@@ -164,7 +168,25 @@ def _rrelu_with_noise(
     return _rrelu(x, lower, upper)
 
 
+def _dropout(x: Tensor, p: float, train: bool) -> Tensor:
+    """Passes on what it is given, as in evaluation.
+
+    Raises:
+        PruneError: It drops in evaluation, too.
+    """
+    if train:
+        raise PruneError(
+            "the network drops values in evaluation, too, which no static network can equal; pass "
+            "training=self.training or use a dropout layer."
+        )
+    return x
+
+
 _FORMS: Mapping[str, Callable[..., Any]] = {
+    "aten::alpha_dropout": _dropout,
+    "aten::dropout": _dropout,
+    "aten::feature_alpha_dropout": _dropout,
+    "aten::feature_dropout": _dropout,
     "torchvision::deform_conv2d": _deform_conv2d,
     "torchvision::roi_align": _roi_align,
     "aten::fake_quantize_per_tensor_affine": _fake_quantized,
