@@ -47,8 +47,9 @@ def lacks_onnx_form(name: str) -> bool:
 _WITHOUT_ONNX = (
     "digamma", "polygamma", "lgamma", "mvlgamma", "i0", "special_i", "special_bessel", "special_modified",
     "special_zeta", "erfinv", "nextafter", "igamma", "linalg_cholesky", "linalg_eig", "linalg_house", "linalg_inv",
-    "linalg_pinv", "linalg_qr", "linalg_slogdet", "linalg_solve", "linalg_svd", "linalg_lu", "linalg_matrix_exp", "matrix_exp",
-    "cholesky", "geqrf", "histc", "svd", "qr", "inverse", "pinverse", "logdet", "slogdet", "triangular_solve",
+    "linalg_pinv", "linalg_qr", "linalg_slogdet", "linalg_solve", "linalg_svd", "linalg_lu", "linalg_matrix_exp",
+    "matrix_exp", "cholesky", "geqrf", "histc", "svd", "qr", "inverse", "pinverse", "logdet", "slogdet",
+    "triangular_solve",
 )  # fmt: skip
 """How the names of operators begin that neither torch's table nor `export/onnx_forms.py` can write."""
 

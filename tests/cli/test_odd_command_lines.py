@@ -72,7 +72,7 @@ def test_what_libraries_say_does_not_stand_before_our_line(
     """`WARNING:root:Axis 1 is out-of-range` stood there."""
 
     def noisy(*_: object) -> None:
-        logging.warning("Axis 1 is out-of-range")  # noqa: LOG015 - as ONNX Runtime does
+        logging.warning("Axis 1 is out-of-range")
         logging.getLogger("torch").error("a traceback")
         warnings.warn_explicit("an overflow", RuntimeWarning, "/lib/numpy/core.py", 1)
         raise MemoryError
