@@ -53,6 +53,22 @@ def _convolution_form(node: fx.Node) -> Callable[..., Any] | None:
 # Shapes, types and attention
 
 
+def _chunk(x: Tensor, chunks: int, dim: int = 0) -> Sequence[Tensor]:
+    """Cuts the batch into equal parts by slices: ONNX's tools know no other part of what has no fixed size."""
+    if dim % x.ndim or x.shape[0] % chunks:
+        return torch.chunk(x, chunks, dim)
+    size = x.shape[0] // chunks
+    return [x.narrow(0, number * size, size) for number in range(chunks)]
+
+
+def _split(x: Tensor, split_size: int, dim: int = 0) -> Sequence[Tensor]:
+    """Cuts the batch as `_chunk` does."""
+    if dim % x.ndim or x.shape[0] % split_size:
+        parts: Sequence[Tensor] = _aten.split.Tensor(x, split_size, dim)
+        return parts
+    return _chunk(x, x.shape[0] // split_size)
+
+
 def _flatten(x: Tensor, start_dim: int = 0, end_dim: int = -1) -> Tensor:
     if not x.ndim:
         return x.reshape(1)
@@ -408,6 +424,8 @@ FORMS: dict[Any, Callable[..., Any]] = {
     _aten.max_pool1d.default: _maximum_pool_of(1),
     _aten.max_pool2d.default: _maximum_pool_of(2),
     _aten.max_pool3d.default: _maximum_pool_of(3),
+    _aten.chunk.default: _chunk,
+    _aten.split.Tensor: _split,
     _aten.flatten.using_ints: _flatten,
     _aten.movedim.int: _movedim,
     _aten.unflatten.int: _unflatten,

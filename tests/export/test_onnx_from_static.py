@@ -187,20 +187,21 @@ def test_a_truncated_file_gives_one_clear_line(static: StaticModel, onnx_file: P
 
 
 def test_a_model_of_other_tasks_is_refused(static: StaticModel, onnx_file: Path) -> None:
-    static.manifest = static.manifest.model_copy(update={"tasks": ("a", "c")})
+    outputs = [spec.model_copy(update={"name": name}) for spec, name in zip(static.manifest.outputs, "ac", strict=True)]
+    static.manifest = static.manifest.model_copy(update={"tasks": ("a", "c"), "outputs": tuple(outputs)})
     with pytest.raises(ExportError, match=r"\['a', 'b'\], but the static network maps \['image'\] to \['a', 'c'\]"):
         onnx_errors(static, onnx_file)
 
 
 def test_a_network_that_cannot_be_traced_is_named(static: StaticModel, tmp_path: Path) -> None:
-    static.forward = lambda image: {"a": image if image.mean() > 0 else -image, "b": image}
+    static.outputs = lambda image: {"a": image if image.mean() > 0 else -image, "b": image}
     with pytest.raises(ExportError, match=r"cannot be written as ONNX: .*item"):
         export_onnx(static, tmp_path / "model.onnx", fold_norms=False)
 
 
 def test_a_fixed_batch_size_is_refused(static: StaticModel, tmp_path: Path) -> None:
-    forward = static.forward
-    static.forward = lambda image: {"a": forward(image)["a"], "b": image.reshape(2, 3, 16, 16)}
+    outputs = static.outputs
+    static.outputs = lambda image: {"a": outputs(image)["a"], "b": image.reshape(2, 3, 16, 16)}
     with pytest.raises(ExportError, match=r"Its batch size is fixed: reshape with x\.shape\[0\]"):
         export_onnx(static, tmp_path / "model.onnx", fold_norms=False)
 
@@ -228,7 +229,7 @@ def test_the_wanted_opset_is_written(static: StaticModel, tmp_path: Path, opset:
 def test_a_task_named_like_an_input_is_refused(static: StaticModel, tmp_path: Path) -> None:
     inputs = (static.manifest.inputs[0].model_copy(update={"name": "b"}),)
     static.manifest = static.manifest.model_copy(update={"inputs": inputs})
-    with pytest.raises(ExportError, match=r"\['b'\] name both an input and a task"):
+    with pytest.raises(ExportError, match=r"\['b'\] name both an input and an output"):
         export_onnx(static, tmp_path / "model.onnx")
 
 

@@ -1,6 +1,7 @@
 """Heads with several outputs: the gated model returns the head's own structure, files name each `task.part`."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -133,3 +134,31 @@ def test_a_manifest_with_other_names_is_refused(tmp_path: Path, names: tuple[str
     path.write_text(json.dumps(manifest))
     with pytest.raises(ArtefactError, match=r"names outputs|not named for the tasks"):
         load_static(tmp_path / "static")
+
+
+class Siamese(Backbone):
+    """Two inputs go through the layers as one batch, which is then cut in two."""
+
+    def __init__(self, cut: Callable[[Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.cut = cut
+
+    def forward(self, before: Tensor, after: Tensor) -> Tensor:
+        y = self.second(self.first(torch.cat([before, after])).relu())
+        one, other = self.cut(y, before)
+        return (one - other).abs()
+
+
+@pytest.mark.parametrize("cut", [lambda y, x: y.chunk(2, 0), lambda y, x: y.split(x.shape[0])])
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_siamese_networks_are_pruned_and_exported_whatever_the_gates(
+    tmp_path: Path, cut: Callable[[Tensor, Tensor], Any], share: float
+) -> None:
+    """Pruning used to depend on the gates, and ONNX's tools ended in an error of their own."""
+    torch.manual_seed(0)
+    heads = {task: nn.Conv2d(8, 2, 1) for task in "ab"}
+    gated = gate(Siamese(cut), tasks=["a", "b"], example_inputs=(X, X + 1), heads=heads).eval()
+    set_gates(gated, {unit: torch.rand_like(g.alpha) < share for unit, g in gated.gates.items()})
+    static = prune(gated)
+    assert verify(gated, static).passed
+    assert max(export_onnx(static, tmp_path / "model.onnx").errors.values()) < 1e-4
