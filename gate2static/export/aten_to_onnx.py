@@ -257,11 +257,10 @@ class _Looks(Tensor):
 def _looks(node: fx.Node, batch: str, batch_size: int | None) -> Any:
     """What torch's translation asks a node for: the value, here without content."""
 
-    def described(value: Any) -> Any:
+    def described(value: Any, names: Mapping[int, str]) -> Any:
         if not isinstance(value, TensorMetadata):
             return value
         looks = torch.empty(0, dtype=value.dtype).as_subclass(_Looks)
-        names = node.meta.get("free_sizes", {})
         looks.shape = tuple(
             SimpleNamespace(node=names[dim]) if dim in names and (dim or batch_size is None) else size
             for dim, size in enumerate(_size(size, batch, batch_size) for size in value.shape)
@@ -269,7 +268,12 @@ def _looks(node: fx.Node, batch: str, batch_size: int | None) -> Any:
         return looks
 
     known = node.meta.get("tensor_meta", 0)  # what is no tensor is a size
-    return described(known) if isinstance(known, TensorMetadata | int) else tuple(map(described, known))
+    if isinstance(known, TensorMetadata | int):
+        return described(known, node.meta.get("free_sizes", {}))
+    # Of several tensors, those that are read say which of their sizes are free; others of that shape have the same.
+    read = [user.meta for user in node.users if isinstance(user.meta.get("tensor_meta"), TensorMetadata)]
+    free = {meta["tensor_meta"].shape: meta.get("free_sizes", {}) for meta in read}
+    return tuple(described(part, free.get(getattr(part, "shape", None), {})) for part in known)
 
 
 def _size(size: int, batch: str, batch_size: int | None) -> Any:

@@ -97,6 +97,7 @@ class _Unifier:
             return
         if len({len(call.result) for call in calls}) > 1:
             raise UnrecordedError(f"{first.operator} returns another number of tensors at another size")
+        note(node, first.result)
         for index, parts in enumerate(zip(*(call.result for call in calls), strict=True)):
             if isinstance(parts[0], Tensor):
                 self.track(self.graph.call_function(operator.getitem, (node, index)), parts)

@@ -8,7 +8,6 @@ kernels do, in operators that check.
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -135,25 +134,16 @@ def _samples(start: Tensor, size: Tensor, bins: int, positions: int, sampling_ra
     return averages
 
 
-def _fake_quantized(x: Tensor, scale: Any, zero_point: Any, quant_min: int, quant_max: int) -> Tensor:
-    """Rounds to the steps of a scale, as torch does it: multiplied by the inverse, which is float32 in any network."""
-    if isinstance(scale, float):
-        single = np.float32(scale)
-        scale = float(single)
-        inverse: Any = float(np.float32(1) / single)
-    else:
-        inverse = 1.0 / scale
-    steps = torch.round(x * inverse) + zero_point
-    rounded: Tensor = (steps.clamp(quant_min, quant_max) - zero_point) * scale
-    return rounded
+def _fake_quantized(*_: Any, **__: Any) -> Tensor:
+    """Refuses fake quantisation: in any type of numbers its steps are float32, so that nothing could be verified.
 
-
-def _fake_quantized_by_channel(
-    x: Tensor, scale: Tensor, zero_point: Tensor, axis: int, quant_min: int, quant_max: int
-) -> Tensor:
-    shape = [-1 if d == axis % x.dim() else 1 for d in range(x.dim())]
-    zero: Tensor = _aten._to_copy.default(zero_point.reshape(shape), dtype=x.dtype)
-    return _fake_quantized(x, scale.reshape(shape), zero, quant_min, quant_max)
+    Raises:
+        PruneError: Always.
+    """
+    raise PruneError(
+        "the network quantises its values itself, which rounds differently in every type of numbers; train without, "
+        "and make an int8 file of the exported ONNX file with quantize_onnx."
+    )
 
 
 def _rrelu(
@@ -191,7 +181,7 @@ _FORMS: Mapping[str, Callable[..., Any]] = {
     "torchvision::deform_conv2d": _deform_conv2d,
     "torchvision::roi_align": _roi_align,
     "aten::fake_quantize_per_tensor_affine": _fake_quantized,
-    "aten::fake_quantize_per_channel_affine": _fake_quantized_by_channel,
+    "aten::fake_quantize_per_channel_affine": _fake_quantized,
     "aten::rrelu": _rrelu,
     "aten::rrelu_with_noise": _rrelu_with_noise,
 }

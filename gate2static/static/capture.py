@@ -46,6 +46,8 @@ def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
     """
     try:
         return recorded(network, examples)
+    except PruneError:
+        raise
     except Exception:  # noqa: BLE001 - user code may do anything; if it is wrong, torch.export says how
         return _in_forms(exported(network, examples), examples)
 

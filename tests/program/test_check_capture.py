@@ -46,6 +46,8 @@ def pooled_at_boxes(x: Tensor) -> Tensor:
     [
         (pooled_at_boxes, "could be trained but not pruned: .*torchvision.ps_roi_pool"),
         (lambda x: x.as_strided((x.shape[0], 8, 6, 6), (1152, 144, 24, 2)), "not pruned: .*aten.as_strided"),
+        (lambda x: torch.fake_quantize_per_tensor_affine(x, 0.05, 0, -128, 127), "quantises its values itself"),
+        (lambda x: nn.functional.dropout(x, 0.5), "not compute what the backbone computes|drops values in evaluation"),
     ],
 )
 def test_what_cannot_be_saved_is_refused_before_training(
