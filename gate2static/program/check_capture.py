@@ -7,7 +7,6 @@ now, as pruning will do it, and every operator is looked up among those that a s
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -23,37 +22,26 @@ _BATCH = 2
 _IN_TRAINING_ONLY = re.compile("dropout|lstm|gru|rnn|attention")
 
 
-class _Head(nn.Module):
-    """A head that takes a backbone's tensors by position and returns its own as a tuple.
+class _Heads(nn.Module):
+    """All heads as one module, which takes a backbone's tensors by position and returns those of all heads.
 
     Args:
-        module: The head.
-        structure: The structure in which it takes the tensors.
+        heads: Task -> head.
+        structure: The structure in which heads take the tensors.
     """
 
-    def __init__(self, module: nn.Module, structure: Structure) -> None:
+    def __init__(self, heads: Mapping[str, nn.Module], structure: Structure) -> None:
         super().__init__()
-        self.module = module
+        self.heads = nn.ModuleList(heads.values())
         self._structure = structure
 
-    def forward(self, *tensors: Tensor) -> tuple[Any, ...]:
-        """Returns the tensors of the head's output."""
-        # Heads may write into what they are given.
-        return tuple(tensors_of(self.module(self._structure.build([x.clone() for x in tensors]))))
-
-
-class _Network(nn.Module):
-    """A traced backbone and its heads, without gates."""
-
-    def __init__(self, backbone: fx.GraphModule, heads: Mapping[str, nn.Module], structure: Structure) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.heads = nn.ModuleList(_Head(head, structure) for head in heads.values())
-
-    def forward(self, *inputs: Tensor) -> tuple[Any, ...]:
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Returns the tensors of all heads, one head after the other."""
-        features = tensors_of(self.backbone(*inputs))
-        return tuple(output for head in self.heads for output in head(*features))
+        outputs: list[Tensor] = []
+        for head in self.heads:
+            # Heads may write into what they are given.
+            outputs += tensors_of(head(self._structure.build([x.clone() for x in tensors])))
+        return tuple(outputs)
 
 
 def check_capture(
@@ -63,7 +51,7 @@ def check_capture(
 
     Args:
         root: The owner of the modules that the graph calls.
-        graph: The traced backbone, without gates.
+        graph: The traced backbone, without gates; the heads are added to it.
         heads: Task -> head, in eval mode.
         inputs: The tensors that the graph takes, batch first.
         structure: The structure that the backbone returns its tensors in.
@@ -74,9 +62,8 @@ def check_capture(
     zeros = tuple(
         torch.zeros((_BATCH, *x.shape[1:]) if x.dim() else (), dtype=x.dtype, device=x.device) for x in inputs
     )
-    backbone = fx.GraphModule(copy_structure(root), graph)
     try:
-        captured = capture(_Network(backbone, heads, structure).eval(), zeros)
+        captured = capture(_with_heads(root, graph, _Heads(heads, structure)), zeros)
         names = {target_name(node) for node in captured.graph.nodes if node.op == "call_function"}
     except PruneError as error:
         raise TraceError(f"this network could be trained but not pruned: {error}") from error
@@ -92,6 +79,19 @@ def check_capture(
             UserWarning,
             stacklevel=4,
         )
+
+
+def _with_heads(root: nn.Module, graph: fx.Graph, heads: nn.Module) -> fx.GraphModule:
+    """Returns a backbone and its heads as one module, without gates."""
+    owner = copy_structure(root)
+    name = "heads"
+    while hasattr(owner, name):
+        name += "_"
+    owner.add_module(name, heads)
+    (output,) = graph.find_nodes(op="output")
+    with graph.inserting_before(output):
+        output.args = (graph.call_module(name, tuple(tensors_of(output.args[0]))),)
+    return fx.GraphModule(owner, graph).eval()
 
 
 def _draws(node: fx.Node) -> bool:

@@ -201,8 +201,10 @@ class StaticModel(nn.Module):
             )
         except TORCHS_ERRORS as error:
             raise not_computable(error) from error
+        count = sum(parameter.numel() for parameter in network.parameters())
+        parameters = self.manifest.parameters.model_copy(update={"static": count})
         # The deployed form of a deployed form is itself.
-        done = {"convolve_moves": False, "channels_first": False, "pruning": None}
+        done = {"convolve_moves": False, "channels_first": False, "pruning": None, "parameters": parameters}
         return StaticModel(network, self.manifest.model_copy(update=done))
 
     def fold_norms(self) -> "StaticModel":

@@ -22,7 +22,9 @@ _EXACT = 1e-9
 """The tolerance in float64, relative to the output's scale."""
 _ROUNDING_FACTOR = 16
 """The tolerance in the deployment dtype, as a multiple of the gated model's own rounding error."""
-_FAILURES = (RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
+_FAILURES = (
+    ArtefactError, RuntimeError, IndexError, ValueError, TypeError, AttributeError, KeyError, AssertionError,
+)  # fmt: skip
 """What a network raises that does not run."""
 _NAMED = 5
 """How many changed parts an error names."""
