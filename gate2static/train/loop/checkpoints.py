@@ -72,7 +72,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         except Exception as error:  # noqa: BLE001 - whatever a damaged archive makes torch do
             raise CheckpointError(f"{path}: damaged: {_first_line(error)}; use another copy") from None
     _check_content(content, path)
-    if content.get(_SEALED) and not is_sealed:
+    if content.pop(_SEALED, False) and not is_sealed:
         raise CheckpointError(f"{path}: damaged: its digest is missing or was altered; use another copy")
     checked: dict[str, Any] = content
     return checked

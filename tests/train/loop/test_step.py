@@ -160,8 +160,8 @@ def test_better_is_relative_and_knows_the_direction() -> None:
 @pytest.mark.parametrize(
     ("training", "message"),
     [
-        ({"devices": 0}, r"training\.devices: found 0; allowed is a number from 1 on, or auto for all GPUs$"),
-        ({"devices": "two"}, r"training\.devices: found 'two'; allowed is a number from 1 on"),
+        ({"devices": 0}, r"training\.devices: found 0; allowed is a number from 1 to 4096, or auto for all GPUs$"),
+        ({"devices": "two"}, r"training\.devices: found 'two'; allowed is a number from 1 to 4096"),
         ({"precision": "fp8"}, r"training\.precision: found 'fp8'"),
         ({"workers": -1}, r"training\.workers: found -1"),
     ],
