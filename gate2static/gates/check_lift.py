@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from gate2static.errors import TraceError
 from gate2static.graphs import copied, copy_structure
 from gate2static.program.calls import Example, call_of
+from gate2static.program.refusals import refuse_written
 from gate2static.program.structures import tensors_of
 
 
@@ -49,29 +50,13 @@ def check_lift(
             is_same = _agree(plain, lifted, example)
     except InconclusiveError:
         is_same = _agree(plain.train().eval(), lifted.train().eval(), example, finite=False)
-    _refuse_written(plain, buffers)
+    refuse_written(plain, buffers)
     if not is_same:
         raise TraceError(
             "the traced backbone does not compute what the backbone computes; its forward probably depends on values "
             "or on a batch size that torch.fx fixes while tracing, writes into a view of a tensor that is read again, "
             "or is not deterministic in eval mode."
         )
-
-
-def _refuse_written(plain: nn.Module, buffers: Mapping[str, Tensor]) -> None:
-    """Refuses a backbone that writes into its buffers in evaluation, since a static network has none.
-
-    Args:
-        plain: The backbone, after it ran in eval mode.
-        buffers: Its buffers before it ran.
-    """
-    for name, buffer in plain.named_buffers():
-        before = buffers.get(name)
-        if before is not None and before.shape == buffer.shape and not torch.allclose(before, buffer, equal_nan=True):
-            raise TraceError(
-                f"the forward of the backbone writes into its buffer {name!r} in evaluation too, which a static "
-                "network does not do; write only where self.training is set."
-            )
 
 
 @contextlib.contextmanager

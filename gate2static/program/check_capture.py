@@ -4,6 +4,7 @@ What is pruned after training consists of the operators that the backbone and th
 now, as pruning will do it, and every operator is looked up among those that a static network may have.
 """
 
+import contextlib
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from gate2static.errors import PruneError, TraceError
 from gate2static.graphs import copy_structure
+from gate2static.program.refusals import refuse_written
 from gate2static.program.structures import Structure, tensors_of
 from gate2static.static.allowed_operators import target_name
 from gate2static.static.aten_forms import lacks_onnx_form
@@ -66,6 +68,10 @@ def check_capture(
         captured = capture(_with_heads(root, graph, _Heads(heads, structure)), zeros)
         names = {target_name(node) for node in captured.graph.nodes if node.op == "call_function"}
     except PruneError as error:
+        buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+        with torch.no_grad(), contextlib.suppress(Exception):
+            backbone(*zeros)
+        refuse_written(backbone, buffers)
         raise TraceError(f"this network could be trained but not pruned: {error}") from error
     if random := sorted({str(node.target) for node in captured.graph.nodes if _draws(node)}):
         raise TraceError(

@@ -3,11 +3,12 @@
 import operator
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import fx, nn
+import torch
+from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 from gate2static.errors import TraceError
@@ -45,6 +46,25 @@ def refuse_shared_forwards(root: nn.Module, what: str) -> None:
                 f"the forward of {f'{name!r} in ' if name else ''}{what} was replaced by a function that holds a "
                 "module, which all copies would share; allowed is a method of the module itself: make it one with "
                 "types.MethodType, or override forward in a class."
+            )
+
+
+def refuse_written(network: nn.Module, buffers: Mapping[str, Tensor]) -> None:
+    """Refuses a backbone that writes into its buffers in evaluation, since a static network has none.
+
+    Args:
+        network: The backbone, after it ran in eval mode.
+        buffers: Its buffers before it ran.
+
+    Raises:
+        TraceError: A buffer has other values now.
+    """
+    for name, buffer in network.named_buffers():
+        before = buffers.get(name)
+        if before is not None and before.shape == buffer.shape and not torch.allclose(before, buffer, equal_nan=True):
+            raise TraceError(
+                f"the forward of the backbone writes into its buffer {name!r} in evaluation too, which a static "
+                "network does not do; write only where self.training is set."
             )
 
 
