@@ -72,9 +72,8 @@ def test_what_was_made_from_an_older_file_is_made_again(demo_copy, done_again, t
     (demo_copy / "shared" / "model.onnx").unlink()
     os.utime(demo_copy / "gated-60" / "ckpt.pt")
     demo.run_demo(demo_copy, overrides=tiny)
-    assert sorted(done_again) == sorted(
-        ["prune", "verify", "export_onnx", "export_onnx", "build_engine", "build_engine", "benchmark"]
-    )
+    # The engines stay: the ONNX files are what they were, to the last byte.
+    assert sorted(done_again) == sorted(["prune", "verify", "export_onnx", "export_onnx", "benchmark"])
 
 
 def test_a_missing_library_costs_a_line_and_no_more(demo_copy, tiny, monkeypatch, capsys):

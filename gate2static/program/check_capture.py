@@ -64,14 +64,15 @@ def check_capture(
     zeros = tuple(
         torch.zeros((_BATCH, *x.shape[1:]) if x.dim() else (), dtype=x.dtype, device=x.device) for x in inputs
     )
+    network = _with_heads(root, graph, _Heads(heads, structure))
     try:
-        captured = capture(_with_heads(root, graph, _Heads(heads, structure)), zeros)
+        captured = capture(network, zeros)
         names = {target_name(node) for node in captured.graph.nodes if node.op == "call_function"}
     except PruneError as error:
-        buffers = {name: buffer.clone() for name, buffer in backbone.named_buffers()}
+        buffers = {name: buffer.clone() for name, buffer in network.named_buffers()}
         with torch.no_grad(), contextlib.suppress(Exception):
-            backbone(*zeros)
-        refuse_written(backbone, buffers)
+            network(*zeros)
+        refuse_written(network, buffers)
         raise TraceError(f"this network could be trained but not pruned: {error}") from error
     if random := sorted({str(node.target) for node in captured.graph.nodes if _draws(node)}):
         raise TraceError(

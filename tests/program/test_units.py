@@ -290,7 +290,8 @@ def test_following_a_marked_function_leaves_torchs_own_functions_unmarked() -> N
 
 @torch.fx.wrap
 def marked_for_its_write(x: Tensor, weight: Tensor) -> Tensor:
-    written = torch.zeros(x.shape[0] * x.shape[1], 4).fill_diagonal_(0.0)
+    written = torch.zeros(x.shape[0] * x.shape[1], 4)
+    torch.add(written, 1.0, out=written)
     return F.linear(x, weight) + written.view(*x.shape[:-1], 4)
 
 

@@ -312,7 +312,7 @@ def test_progress_goes_to_stderr(
     ("content", "message"),
     [
         (None, "no such file; .* is not a folder that `train` or `sweep` wrote"),
-        ("{", "not readable as JSON"),
+        ("{", "cannot be read as JSON"),
         (
             json.dumps({"format": "gate2static-run", "version": 2, "recipe": {}, "tasks": []}),
             "version: Input should be 1",

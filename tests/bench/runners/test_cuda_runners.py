@@ -184,6 +184,9 @@ class FakeSession:
     def get_outputs(self) -> list[Any]:
         return [SimpleNamespace(name="y", type="tensor(float)", shape=["batch", 3])]
 
+    def get_modelmeta(self) -> Any:
+        return SimpleNamespace(custom_metadata_map={})
+
     def io_binding(self) -> Any:
         return SimpleNamespace(
             bind_input=lambda name, device, index, dtype, shape, pointer: self.bound.update(
