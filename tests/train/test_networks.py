@@ -168,5 +168,5 @@ def test_a_checkpoint_that_does_not_fit_its_recipe_says_what_each_holds(whole_ru
     content = load_checkpoint(whole_run[0] / "gated-60" / "ckpt.pt")
     content["recipe"]["model"]["options"]["width"] = 0.25
     torch.save(content, tmp_path / "ckpt.pt")
-    with pytest.raises(CheckpointError, match=r"for another model: it holds [\d,]+ numbers, and its recipe's network of 2 tasks has"):
+    with pytest.raises(CheckpointError, match=r"for another model: it holds [\d,]+ numbers, and its recipe"):
         load_gated(tmp_path / "ckpt.pt")
