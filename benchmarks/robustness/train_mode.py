@@ -28,6 +28,9 @@ TASKS = ("a", "b")
 _TOLERANCE = 1e-8
 """Largest difference that counts as equal, in float64 and relative to the largest number of the tensor."""
 
+_ROUGHLY = 0.2
+"""How different the spreads of two networks that draw alike may be."""
+
 SEGMENTATION = {
     "Unet resnet18": ("Unet", "resnet18"),
     "Unet++ resnet18": ("UnetPlusPlus", "resnet18"),
@@ -251,7 +254,9 @@ def passes(result: dict[str, Any]) -> bool:
         return False
     theirs, ours = result["random"]
     are_equal = all(value <= _TOLERANCE for side in ("shared", "specific") for value in result[side].values())
-    return are_equal and ours >= 0.5 * theirs and theirs >= 0.5 * ours and bool(result["verified"])
+    # Whether random layers are there at all: `gate` has compared their numbers, and spreads of 16 runs are rough.
+    vary_alike = ours >= _ROUGHLY * theirs and theirs >= _ROUGHLY * ours
+    return are_equal and vary_alike and bool(result["verified"])
 
 
 def table(results: list[dict[str, Any]]) -> str:
