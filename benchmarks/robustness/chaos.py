@@ -414,14 +414,16 @@ def run(count: int, seed: int, results: dict[str, Any], keep: Callable[[], None]
     with tempfile.TemporaryDirectory() as folder:
         chaos = Chaos(Path(folder))
         planned: list[tuple[str, Callable[[], dict[str, Any]]]] = [
-            (name, partial(chaos.disturb, command, kind, point))
-            for name, command, kind, point in trials(count, seed, chaos.operations)
+            (f"pair {number}", partial(chaos.pair, number)) for number in range(max(1, round(0.08 * count)))
         ]
-        planned += [(f"pair {number}", partial(chaos.pair, number)) for number in range(max(1, round(0.08 * count)))]
         planned += [
             (f"{kind} {command}", partial(chaos.environment, command, kind))
             for kind in ENVIRONMENTS
             for command in COMMANDS
+        ]
+        planned += [
+            (name, partial(chaos.disturb, command, kind, point))
+            for name, command, kind, point in trials(count, seed, chaos.operations)
         ]
         for name, trial in planned:
             if name not in results:

@@ -101,6 +101,7 @@ def test_an_interruption_that_comes_out_as_another_error_is_one(run, monkeypatch
     assert "interrupted; continue with: gate2static report" in run("report", "x", code=130).stderr
 
 
+@pytest.mark.slow
 def test_the_verdict_is_shown_where_it_cannot_be_recorded(run, demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`verify` on a read-only folder ended without a verdict."""
     from gate2static.errors import ArtefactError
