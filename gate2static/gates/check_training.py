@@ -135,7 +135,7 @@ def _difference(backbone: nn.Module, plain: nn.Module, traced: fx.GraphModule, e
         _InconclusiveError: The backbone does not run, or its outputs are not finite.
     """
     buffers = {name: buffer.clone() for name, buffer in traced.named_buffers()}
-    differs, draws = _compare_twice(plain, traced, example)
+    differs, draws_otherwise = _compare_twice(plain, traced, example)
     if not differs:
         return ""
     # Forwards keep things in their modules, so what runs again must be as it was.
@@ -146,7 +146,7 @@ def _difference(backbone: nn.Module, plain: nn.Module, traced: fx.GraphModule, e
         for name, buffer in traced.named_buffers():
             buffer.copy_(buffers[name])
     plain = again
-    if draws:
+    if draws_otherwise:
         return "" if _vary_alike(plain, traced, example) else differs
     # A norm that divides by almost nothing leaves only rounding errors in float32.
     call, tensors = example
@@ -157,14 +157,12 @@ def _difference(backbone: nn.Module, plain: nn.Module, traced: fx.GraphModule, e
 
 
 def _compare_twice(plain: nn.Module, traced: fx.GraphModule, example: Example) -> tuple[str, bool]:
-    """Returns what differs in two steps of training, and whether the backbone draws random numbers there."""
-    draws = False
+    """Returns what differs in two steps of training, and whether that may come from other random numbers."""
     call, tensors = example
+    # In the second step, what the first one left anywhere would show.
     for seed in range(2):
-        before = _kept(plain, traced)
         # Gradients are those of the first step.
         expected = _step(plain, call, tensors, seed, gradients=seed == 0)
-        draws = draws or expected.draws
         if not all(bool(torch.isfinite(x).all()) for x in expected.outputs):
             raise _InconclusiveError
         if kept := [name for name, buffer in expected.buffers.items() if buffer.requires_grad]:
@@ -172,32 +170,15 @@ def _compare_twice(plain: nn.Module, traced: fx.GraphModule, example: Example) -
         try:
             actual = _step(traced, None, tensors, seed, gradients=seed == 0)
         except _InconclusiveError as error:
-            return f"it does not run ({error})", draws
-        differs = _differs(actual, expected)
-        # Where nothing was kept, a second step is like the first one.
-        if differs or _kept(plain, traced) == before:
-            return differs, draws
-    return "", draws
-
-
-def _kept(plain: nn.Module, traced: fx.GraphModule) -> dict[str, dict[str, Any]]:
-    """Returns what the code that was traced keeps from one call to the next.
-
-    Args:
-        plain: The backbone.
-        traced: The traced backbone; what it calls is the same in both.
-
-    Returns:
-        Module of the backbone that the trace took apart -> its attributes, by name and identity.
-    """
-    whole = tuple(f"{node.target}." for node in traced.graph.find_nodes(op="call_module"))
-    kept = {}
-    for name, module in plain.named_modules():
-        if not f"{name}.".startswith(whole):
-            values = {**vars(module), **module._buffers}
-            sizes = {key: len(value) for key, value in values.items() if isinstance(value, list | dict)}
-            kept[name] = {key: (id(value), sizes.get(key)) for key, value in values.items()}
-    return kept
+            return f"it does not run ({error})", False
+        differs = _outputs_differ(actual, expected)
+        if differs:
+            return differs, expected.draws
+        # From equal outputs on, the same numbers were drawn.
+        differs = _state_differs(actual, expected)
+        if differs:
+            return differs, False
+    return "", False
 
 
 def _step(network: nn.Module, call: Call | None, tensors: Sequence[Tensor], seed: int, *, gradients: bool) -> _Step:
@@ -262,13 +243,18 @@ def _seeded(seed: int) -> Iterator[None]:
             random.setstate(python_state)
 
 
-def _differs(actual: _Step, expected: _Step) -> str:
-    """Returns which output, buffer or gradient of two steps differs; "" where none does."""
+def _outputs_differ(actual: _Step, expected: _Step) -> str:
+    """Returns which output of two steps differs; "" where none does."""
     if len(actual.outputs) != len(expected.outputs):
         return f"it has {len(actual.outputs)} outputs instead of {len(expected.outputs)}"
     for number, (a, b) in enumerate(zip(actual.outputs, expected.outputs, strict=True)):
         if not _is_close(a, b):
             return f"output {number} differs"
+    return ""
+
+
+def _state_differs(actual: _Step, expected: _Step) -> str:
+    """Returns which buffer or gradient of two steps differs; "" where none does."""
     for name, value in expected.buffers.items():
         if not _is_close(actual.buffers[name], value):
             return f"the buffer {name!r} differs"

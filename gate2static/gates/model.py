@@ -73,7 +73,7 @@ class GatedModel(nn.Module):
         """
         try:
             return super().__call__(*inputs, **keywords)
-        except Gate2StaticError:
+        except (Gate2StaticError, torch.OutOfMemoryError):
             raise
         except Exception as error:
             # Looked at only now, so that a call that works costs nothing.

@@ -31,7 +31,7 @@ def with_plain_layers(gated: GatedModel) -> GatedModel:
     heads = {
         task: signature_of(plain.heads[task])
         for task in gated.program.heads
-        if any(name.startswith(f"heads.{task}") for name in changed)
+        if any(f"{name}.".startswith(f"heads.{task}.") for name in changed)
     }
     plain.program = replace(
         gated.program, layers={**gated.program.layers, **layers}, heads={**gated.program.heads, **heads}

@@ -18,9 +18,8 @@ from gate2static.program.refusals import refuse_written
 from gate2static.program.structures import Structure, tensors_of
 from gate2static.static.allowed_operators import target_name
 from gate2static.static.aten_forms import lacks_onnx_form
-from gate2static.static.capture import capture
+from gate2static.static.capture import CAPTURED_BATCH, capture
 
-_BATCH = 2
 _IN_TRAINING_ONLY = re.compile("dropout|lstm|gru|rnn|attention")
 
 
@@ -62,7 +61,7 @@ def check_capture(
         TraceError: They cannot be captured, or an operator is not among those that a static network may have.
     """
     zeros = tuple(
-        torch.zeros((_BATCH, *x.shape[1:]) if x.dim() else (), dtype=x.dtype, device=x.device) for x in inputs
+        torch.zeros((CAPTURED_BATCH, *x.shape[1:]) if x.dim() else (), dtype=x.dtype, device=x.device) for x in inputs
     )
     network = _with_heads(root, graph, _Heads(heads, structure))
     try:

@@ -23,15 +23,12 @@ from gate2static.prune.other_sizes import at_other_sizes, check_dynamic
 from gate2static.prune.plan import ChannelPlan, Plan, check_align, keep_needed
 from gate2static.prune.present import as_it_is
 from gate2static.static.aten import annotate
-from gate2static.static.capture import capture, captured_at_sizes
+from gate2static.static.capture import CAPTURED_BATCH, capture, captured_at_sizes
 from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.deploy.traffic_cost import traffic_cost
 from gate2static.static.model import StaticModel
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_EXPORTED_BATCH = 3
-"""The batch that networks are captured with. Not 2: torch.export, where it has to help, would tie a size of 2 that code
-reads elsewhere to the batch."""
 
 
 def prune(
@@ -190,5 +187,5 @@ def _examples(gated: GatedModel, floating: torch.dtype) -> tuple[Tensor, ...]:
         assert value.shape is not None  # `gate` takes tensors only
         assert value.dtype is not None
         dtype = floating if value.dtype.is_floating_point else value.dtype
-        examples.append(torch.zeros((_EXPORTED_BATCH, *value.shape[1:]), dtype=dtype))
+        examples.append(torch.zeros((CAPTURED_BATCH, *value.shape[1:]), dtype=dtype))
     return tuple(examples)

@@ -12,21 +12,7 @@ from gate2static.recipe.strict import Positive, Strict
 _KINDS = ("macs", "latency_ms", "latency")
 
 
-class _WithOneLine(type(Strict)):  # type: ignore[misc]  # pydantic's metaclass
-    """Turns pydantic's error into one of ours where a user calls the class; recipes and files do not come here."""
-
-    def __call__(cls, *arguments: Any, **values: Any) -> Any:
-        if arguments:
-            raise BudgetError(f"a budget takes its values by name, such as Budget({_KINDS[0]}=0.5).")
-        try:
-            return super().__call__(**values)
-        except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise BudgetError(f"{where}: {first['msg']}" if where else first["msg"]) from None
-
-
-class Budget(Strict, metaclass=_WithOneLine):
+class Budget(Strict):
     """The most that the static network may cost: exactly one of `macs`, `latency_ms` and `latency`.
 
     Raises:
@@ -45,6 +31,20 @@ class Budget(Strict, metaclass=_WithOneLine):
     device: str | None = None
     """A latency table's JSON file, or the name of a device with a known data sheet. For `prune --budget` also a backend
     of this machine, which times the networks."""
+
+    def __init__(self, *arguments: Any, **values: Any) -> None:
+        if arguments:
+            raise BudgetError(f"a budget takes its values by name, such as Budget({_KINDS[0]}=0.5).")
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            reason = first["msg"].removeprefix("Value error, ")
+            raise BudgetError(f"{where}: {reason}" if where else reason) from None
+
+    # Recipes and files are validated by pydantic itself, whose errors name the place in the file.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @field_validator("macs", mode="before")
     @classmethod

@@ -55,6 +55,7 @@ def _check_expansion(root: yaml.Node) -> None:
         children: list[yaml.Node] = []
         for node in level:
             if isinstance(node, yaml.MappingNode):
+                _check_keys(node)
                 children += [part for pair in node.value for part in pair]
             elif isinstance(node, yaml.SequenceNode):
                 children += node.value
@@ -64,6 +65,16 @@ def _check_expansion(root: yaml.Node) -> None:
             return
         level = children
     raise ValueError(f"its values are nested deeper than {DEEPEST}")
+
+
+def _check_keys(mapping: yaml.MappingNode) -> None:
+    """Raises a ValueError where a key stands twice, of which YAML would take the last."""
+    seen = set()
+    for key, _ in mapping.value:
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                raise ValueError(f"the key {key.value[:60]!r} stands twice, at line {key.start_mark.line + 1} again")
+            seen.add(key.value)
 
 
 def check_plain(value: Any) -> None:

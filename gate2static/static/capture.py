@@ -30,6 +30,11 @@ _aten = torch.ops.aten
 _FUNCTIONAL_NORM = _aten._native_batch_norm_legit_no_training.default
 
 
+CAPTURED_BATCH = 3
+"""The batch that networks are captured with. Not 2: torch.export, where it has to help, would tie a size of 2 that code
+reads elsewhere to the batch."""
+
+
 def capture(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule:
     """Reduces a network to operators, with a dynamic batch size.
 

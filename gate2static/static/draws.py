@@ -171,7 +171,7 @@ def _integers(spec: TensorSpec) -> tuple[int, int]:
     if _dtype(spec) is torch.bool:
         return max(low, 0), min(high, 1)
     limits = torch.iinfo(_dtype(spec))
-    low = max(low, limits.min)
+    low = min(max(low, limits.min), limits.max)
     return low, max(low, min(high, limits.max, _LARGEST))
 
 

@@ -131,7 +131,8 @@ def verify(
             inputs that the networks do not take.
     """
     # The truth has the weights that parametrizations compute in the gated model's own dtype, as pruning took them.
-    gated = with_plain_layers(gated_model(gated, error=VerificationError))
+    given = gated_model(gated, error=VerificationError)
+    gated = with_plain_layers(given)
     _check_models(gated, static)
     if inputs is not None:
         _check_inputs(static, inputs)
@@ -178,7 +179,7 @@ def verify(
         for t, (d, tolerance) in native.items()
         if deployed is not torch.float64
     ]  # fmt: skip
-    return EquivalenceReport(checks=tuple(checks), inputs=tuple(shapes), changed=changed_parts(gated, static))
+    return EquivalenceReport(checks=tuple(checks), inputs=tuple(shapes), changed=changed_parts(given, static))
 
 
 _Compared = tuple[Difference, float]
@@ -237,11 +238,14 @@ def _check_sizes(static: StaticModel, shapes: Sequence[tuple[int, ...]]) -> None
     Raises:
         VerificationError: The gated network ran at no other size.
     """
-    free = [spec for spec in static.manifest.inputs if spec.dynamic]
-    if free and not any(shape[1:] != free[0].shape for shape in shapes if len(shape) == 4):
+    specs = static.manifest.inputs
+    free = [number for number, spec in enumerate(specs) if spec.dynamic]
+    # The shapes of all inputs of one batch come before those of the next.
+    compared = [shape[1:] for shape in shapes[free[0] :: len(specs)]] if free else []
+    if free and all(shape == specs[free[0]].shape for shape in compared):
         raise VerificationError(
             f"the static network takes any size, but the gated one ran at that of its example inputs only, "
-            f"{free[0].shape}: pass inputs of other sizes, or prune without dynamic."
+            f"{specs[free[0]].shape}: pass inputs of other sizes, or prune without dynamic."
         )
 
 

@@ -71,4 +71,7 @@ def recorded_random_functions(record: Record) -> Iterator[None]:
 def random_state() -> tuple[Any, ...]:
     """Returns the states of the random generators of torch, NumPy and Python; equal ones where nothing was drawn."""
     numpy_state = np.random.get_state()  # noqa: NPY002  # user code draws from this one
-    return torch.get_rng_state().numpy().tobytes(), repr(numpy_state), random.getstate()
+    # Asking a GPU that nobody uses would start it.
+    gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    of_torch = [state.numpy().tobytes() for state in (torch.get_rng_state(), *gpus)]
+    return of_torch, repr(numpy_state), random.getstate()

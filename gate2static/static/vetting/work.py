@@ -12,9 +12,12 @@ _WORK_PER_ELEMENT = 16
 
 
 def element_count(value: Any) -> int:
-    """Returns the elements of a tensor or of all tensors of a list; views count as copies."""
+    """Returns the elements of a tensor or of all tensors of a list; views count as copies.
+
+    Elements of more than four bytes count as several, since what is bounded is memory.
+    """
     if isinstance(value, Tensor):
-        return value.numel()
+        return value.numel() * max(1, value.element_size() // 4)
     return sum(map(element_count, value)) if isinstance(value, list | tuple) else 0
 
 

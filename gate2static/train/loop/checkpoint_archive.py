@@ -20,7 +20,7 @@ _END_BYTES = 22
 _COMMENT = re.compile(rb"sha256:([0-9a-f]{64})")
 _COMMENT_BYTES = 71
 _MOST_MEMBERS = 2**20
-_LARGEST_PICKLE = 2**26
+_LARGEST_PICKLE = 2**24
 _TENSOR_PARTS = re.compile(r"torch \w+Storage|torch\._utils _rebuild_(tensor_v2|parameter)|collections OrderedDict")
 """Functions and classes that tensors and state dicts are pickled with, as module and name."""
 _BLOCK_BYTES = 2**20
