@@ -59,7 +59,8 @@ class _FromIds(nn.Module):
 
     def forward(self, x: Tensor) -> Any:
         rows = self.table(x)
-        return self.network(rows.movedim(-1, 1) if self.channels_first else rows)
+        # Contiguous, because torch 2.14 aborts in the backward pass of a group norm on some other strides.
+        return self.network(rows.movedim(-1, 1).contiguous() if self.channels_first else rows)
 
 
 def _inputs(kind: str, dtype: torch.dtype) -> Tensor:
