@@ -47,6 +47,9 @@ SEGMENTATION = {
 }
 """Name -> decoder and encoder of segmentation_models_pytorch."""
 
+_SIZES = {"PAN": 128}
+"""Decoder -> height and width of images, where 64 are too few for all levels."""
+
 _WIDE = ("Unet", "UnetPlusPlus", "MAnet")
 """Decoders that would be several times as large as their encoders."""
 
@@ -130,7 +133,7 @@ def networks() -> dict[str, tuple[Callable[[], nn.Module], int]]:
         return LastState(getattr(transformers, f"{prefix}Model")(config))
 
     for name, arguments in SEGMENTATION.items():
-        found[f"smp {name}"] = (lambda a=arguments: segmentation(*a), 64)
+        found[f"smp {name}"] = (lambda a=arguments: segmentation(*a), _SIZES.get(arguments[0], 64))
     for name, (prefix, options) in HUGGING_FACE.items():
         size = options.get("image_size", 64)
         size = size[0] if isinstance(size, list) else size
@@ -144,15 +147,22 @@ def compare(name: str, make: Callable[[], nn.Module], size: int) -> dict[str, An
     backbone = make().train()
     image = torch.randn(2, 3, size, size)
     try:
-        heads = {task: Mean() for task in TASKS}
-        gated = g2s.gate(backbone, tasks=TASKS, example_inputs=(image,), heads=heads, group_size=8)
+        gated = _gated(backbone, image)
+        # What a function reads is fixed when it is traced, so that its probability must be zero before.
+        quiet = _without_draws(copy.deepcopy(backbone))
+        gated_quiet = _gated(quiet, image)
     except Gate2StaticError as error:
         return {"network": name, "refused": str(error)}
     result: dict[str, Any] = {"network": name, "random": _spread_of(backbone, gated, image)}
     for side, specific in (("shared", False), ("specific", True)):
-        result[side] = _difference(backbone, gated, image, specific)
+        result[side] = _difference(quiet, gated_quiet, image, specific)
     result |= _deployed(gated)
     return result
+
+
+def _gated(backbone: nn.Module, image: Tensor) -> g2s.GatedModel:
+    heads = {task: Mean() for task in TASKS}
+    return g2s.gate(backbone, tasks=TASKS, example_inputs=(image,), heads=heads, group_size=8)
 
 
 def _difference(backbone: nn.Module, gated: g2s.GatedModel, image: Tensor, specific: bool) -> dict[str, float]:
@@ -164,8 +174,8 @@ def _difference(backbone: nn.Module, gated: g2s.GatedModel, image: Tensor, speci
         image: The images.
         specific: Whether all gates are specific, or all are shared.
     """
-    plain = _without_draws(copy.deepcopy(backbone)).double().train()
-    lifted = _without_draws(copy.deepcopy(gated)).double().train()
+    plain = copy.deepcopy(backbone).double().train()
+    lifted = copy.deepcopy(gated).double().train()
     g2s.set_gates(lifted, specific)
     expected = Mean()(plain(image.double()))
     # Samples weigh differently: the mean over a normalised batch hardly depends on anything.
@@ -209,6 +219,10 @@ def _relative(actual: Tensor, expected: Tensor) -> float:
 def _without_draws(network: nn.Module) -> nn.Module:
     """Lets random layers draw nothing, and returns the network."""
     for module in network.modules():
+        # EfficientNets of segmentation_models_pytorch read theirs from a named tuple.
+        parameters = vars(module).get("_global_params")
+        if parameters is not None:
+            module._global_params = parameters._replace(drop_connect_rate=0.0)
         for key in ("p", "drop_prob", "drop_path_prob", "attention_dropout", "dropout", "drop_path"):
             if isinstance(vars(module).get(key), float):
                 with contextlib.suppress(Gate2StaticError):
@@ -275,9 +289,11 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 def main(names: list[str]) -> None:
-    """Compares the named networks, or all, and writes the results."""
+    """Compares the named networks, or all, and writes the results beside those of other networks."""
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    written = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    earlier = {result["network"]: result for result in written}
     results = []
     for name, (make, size) in networks().items():
         if names and not any(part in name for part in names):
@@ -288,11 +304,11 @@ def main(names: list[str]) -> None:
             reason = " ".join(str(error).split())[:300]
             results.append({"network": name, "refused": f"{type(error).__name__}: {reason}"})
         print(json.dumps(results[-1]), flush=True)
+        earlier[name] = results[-1]
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_text(json.dumps([earlier[n] for n in networks() if n in earlier], indent=1) + "\n")
     print(table(results))
     print(f"{sum(map(passes, results))} of {len(results)} pass")
-    if not names:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
