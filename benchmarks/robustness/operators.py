@@ -37,13 +37,14 @@ class Between(nn.Module):
         self.first = nn.Conv2d(3, CHANNELS, 3, 1, 1)
         self.module = operator if isinstance(operator, nn.Module) else None
         self.operator = operator if self.module is None else None
+        self.takes_first = isinstance(operator(torch.randn(2, CHANNELS, SIDE, SIDE)), tuple | list)
         self.image, self.flat = nn.LazyConv2d(6, 1), nn.LazyLinear(6)
 
     def forward(self, x: Tensor) -> Tensor:
         """Runs the operator on the first convolution's output."""
         y = self.first(x)
         y = self.operator(y) if self.operator is not None else self.module(y)  # type: ignore[misc]
-        if isinstance(y, tuple | list):
+        if self.takes_first:
             y = y[0]
         if not y.is_floating_point():
             y = y.float()

@@ -302,7 +302,10 @@ def _model(graph: fx.Graph, tensors: Mapping[str, Tensor], registry: Any) -> Any
             model.graph.inputs.append(value)
         elif node.users:
             value.name = str(node.target)
-            value.const_value = exporter.TorchTensor(tensors[node.name].detach(), name=value.name)
+            tensor = tensors[node.name].detach()
+            # Torch's translation has complex numbers as pairs.
+            pairs = torch.view_as_real(tensor).contiguous() if tensor.is_complex() else tensor
+            value.const_value = exporter.TorchTensor(pairs, name=value.name)
             model.graph.initializers[value.name] = value
     passes.add_opset_imports(model)
     return model

@@ -377,6 +377,75 @@ def _conjugate(x: Tensor) -> Tensor:
     return torch.view_as_complex(real * torch.tensor([1.0, -1.0], dtype=real.dtype))
 
 
+def _variance(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> Tensor:
+    dims = list(dim) if dim else list(range(x.dim()))
+    count = math.prod(x.shape[d] for d in dims)
+    squares = (x - x.mean(dims, keepdim=True)).square()
+    return squares.sum(dims, keepdim) / (count - (1 if correction is None else correction))
+
+
+def _deviation(*args: Any, **kwargs: Any) -> Tensor:
+    return _variance(*args, **kwargs).sqrt()
+
+
+def _variance_and_mean(
+    x: Tensor, dim: Sequence[int] | None = None, *, correction: float | None = None, keepdim: bool = False
+) -> tuple[Tensor, Tensor]:
+    dims = list(dim) if dim else list(range(x.dim()))
+    return _variance(x, dim, correction=correction, keepdim=keepdim), x.mean(dims, keepdim)
+
+
+def _deviation_and_mean(*args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    variance, mean = _variance_and_mean(*args, **kwargs)
+    return variance.sqrt(), mean
+
+
+def _quantile(
+    x: Tensor, q: float, dim: int | None = None, keepdim: bool = False, *, interpolation: str = "linear"
+) -> Tensor:
+    along = x.flatten() if dim is None else x
+    at = 0 if dim is None else dim
+    ordered = torch.sort(along, at)[0]
+    place = q * (along.shape[at] - 1)
+    low, high = math.floor(place), math.ceil(place)
+    nearest = round(place)
+    weight = {"lower": 0.0, "higher": 1.0, "midpoint": 0.5, "nearest": float(nearest != low)}.get(interpolation)
+    first, last = ordered.narrow(at, low, 1), ordered.narrow(at, high, 1)
+    found = first + (last - first) * (place - low if weight is None else weight)
+    if dim is None:
+        return found.reshape([1] * x.dim() if keepdim else [])
+    return found if keepdim else found.squeeze(at)
+
+
+def _mean_without_nan(
+    x: Tensor, dim: Sequence[int] | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Tensor:
+    x = x if dtype is None else cast(x, dtype)
+    dims = list(dim) if dim else list(range(x.dim()))
+    is_missing = torch.isnan(x)
+    numbers = torch.where(is_missing, torch.zeros_like(x), x)
+    present = torch.where(is_missing, torch.zeros_like(x), torch.ones_like(x))
+    return numbers.sum(dims, keepdim) / present.sum(dims, keepdim)
+
+
+def _angle(x: Tensor) -> Tensor:
+    if not x.is_complex():
+        return torch.where(x < 0, torch.full_like(x, math.pi), torch.zeros_like(x))
+    real, imaginary = torch.view_as_real(x).unbind(-1)
+    return torch.atan2(imaginary, real)
+
+
+def _scaled_by_powers(x: Tensor, exponents: Tensor) -> Tensor:
+    powers: Tensor = _aten._to_copy.default(exponents, dtype=x.dtype)
+    return x * torch.exp2(powers)
+
+
+def _bucketize(x: Tensor, boundaries: Tensor, *, out_int32: bool = False, right: bool = False) -> Tensor:
+    return _searchsorted(boundaries, x, out_int32=out_int32, right=right)
+
+
 def _hypotenuse(x: Tensor, y: Tensor) -> Tensor:
     return (x * x + y * y).sqrt()
 
@@ -447,6 +516,15 @@ FORMS: dict[Any, Callable[..., Any]] = {
     _aten._cdist_forward.default: _distances,
     _aten.searchsorted.Tensor: _searchsorted,
     _aten.conj_physical.default: _conjugate,
+    _aten.var.correction: _variance,
+    _aten.std.correction: _deviation,
+    _aten.var_mean.correction: _variance_and_mean,
+    _aten.std_mean.correction: _deviation_and_mean,
+    _aten.quantile.scalar: _quantile,
+    _aten.nanmean.default: _mean_without_nan,
+    _aten.angle.default: _angle,
+    _aten.ldexp.Tensor: _scaled_by_powers,
+    _aten.bucketize.Tensor: _bucketize,
     _aten.hypot.default: _hypotenuse,
     _aten.fmax.default: _larger,
     _aten.fmin.default: _smaller,

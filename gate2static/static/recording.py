@@ -5,7 +5,8 @@ a convolution is one `aten.conv2d`. Below that point all tensors lie on the meta
 takes a third of the time of fake tensors. The network's code is told that they lie where its inputs do.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -94,6 +95,8 @@ def record(network: nn.Module, examples: tuple[Tensor, ...], batch: int) -> Reco
     inputs = tuple(x.new_empty((batch, *x.shape[1:]) if x.dim() else (), device=META) for x in examples)
     device = examples[0].device
     recorder = _Recorder(device)
+    stored = stored_tensors(copied)
+    recorder.count((*inputs, *stored.values()))
     with torch.no_grad(), cudnn.flags(enabled=False), _before_autograd(), recorder, _ClaimedDevice(device):
         if isinstance(network, fx.GraphModule):
             outputs = _WithSizes(copied, network.graph, recorder.calls).run(*inputs)
@@ -102,9 +105,9 @@ def record(network: nn.Module, examples: tuple[Tensor, ...], batch: int) -> Reco
     return Recording(
         batch=batch,
         inputs=inputs,
-        stored=stored_tensors(copied),
+        stored=stored,
         calls=tuple(recorder.calls),
-        outputs=tuple(pytree.tree_leaves(outputs)),
+        outputs=tuple(recorder.known(x) if isinstance(x, Tensor) else x for x in pytree.tree_leaves(outputs)),
     )
 
 
@@ -138,6 +141,8 @@ class _Recorder(ProxyTorchDispatchMode):
         calls: The operators that ran.
         results: Identities of the tensors they returned.
         made: Identity of the storage of a tensor that no other tensor went into -> the tensor.
+        sharing: Identity of a storage -> how many tensors lie in it.
+        latest: Identity of a tensor that was written into -> the tensor that stands for it since.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -146,6 +151,8 @@ class _Recorder(ProxyTorchDispatchMode):
         self.calls: list[Call] = []
         self.results: set[int] = set()
         self.made: dict[int, Tensor] = {}
+        self.sharing: Counter[int] = Counter()
+        self.latest: dict[int, Tensor] = {}
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -162,9 +169,8 @@ class _Recorder(ProxyTorchDispatchMode):
             with self:
                 return form(*args, **(kwargs or {}))
         if func._schema.is_mutable:
-            raise UnrecordedError(f"{func} writes into its input")
-        if torch._C._is_any_autocast_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
-            raise UnrecordedError(f"{func} runs under autocast or a transform of functions")
+            return self.written(func, args, kwargs or {})
+        _refuse_transforms(func)
         operands: list[Tensor] = []
 
         def as_written(value: Any) -> Any:
@@ -181,17 +187,56 @@ class _Recorder(ProxyTorchDispatchMode):
             operator = CANONICAL.get(func, func)
             self.calls.append(Call(operator, args, named, result))
             self.results.update(map(id, result if isinstance(result, list | tuple) else (result,)))
+            self.count(pytree.tree_leaves(result))
             if isinstance(result, Tensor) and (not operands or _makes_a_tensor(func)):
                 self.made[result.untyped_storage()._cdata] = result
         return result
+
+    def count(self, tensors: Iterable[Any]) -> None:
+        """Counts the tensors that lie in each storage."""
+        for tensor in tensors:
+            if isinstance(tensor, Tensor) and tensor.layout is torch.strided:
+                self.sharing[tensor.untyped_storage()._cdata] += 1
+
+    def written(self, operator: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """Records an operator that writes into its first operand as the one that returns what is written.
+
+        Raises:
+            UnrecordedError: Other tensors may share the operand's memory, or there is no such operator.
+        """
+        name = operator._schema.name.partition("::")[2]
+        overload = operator._schema.overload_name
+        packet = getattr(_aten, name.removesuffix("_"), None) if name.endswith("_") and name[0] != "_" else None
+        pure = getattr(packet, overload or "default", None)
+        tensor: Tensor = args[0] if args else next(iter(kwargs.values()))
+        is_own = id(tensor) in self.results and self.sharing[tensor.untyped_storage()._cdata] == 1
+        if pure is None or not is_own:
+            raise UnrecordedError(f"{operator} writes into its input")
+        result = self.__torch_dispatch__(pure, (), args, dict(kwargs))
+        if (result.dtype, result.shape) != (tensor.dtype, tensor.shape):
+            raise UnrecordedError(f"{operator} converts what it writes")
+        self.latest[id(tensor)] = result
+        return tensor
 
     def known(self, tensor: Tensor) -> Tensor:
         """Returns the tensor as the record knows it: torch copies what `torch.zeros` returns, but not its storage."""
         if type(tensor) is not Tensor and type(tensor) is not nn.Parameter:
             raise UnrecordedError(f"an operator reads a {type(tensor).__name__}")
+        while id(tensor) in self.latest:
+            tensor = self.latest[id(tensor)]
         if not self.made or not tensor.is_meta or id(tensor) in self.results:
             return tensor
         return self.made.get(tensor.untyped_storage()._cdata, tensor)
+
+
+def _refuse_transforms(operator: Any) -> None:
+    """Refuses what a list of operators cannot say.
+
+    Raises:
+        UnrecordedError: The operator runs under autocast or a transform of functions.
+    """
+    if torch._C._is_any_autocast_enabled() or torch._C._functorch.peek_interpreter_stack() is not None:
+        raise UnrecordedError(f"{operator} runs under autocast or a transform of functions")
 
 
 def _makes_a_tensor(operator: torch._ops.OpOverload) -> bool:

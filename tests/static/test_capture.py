@@ -1,6 +1,7 @@
 """Networks run on tensors without content; what is recorded must be what torch.export captures."""
 
 from collections import Counter
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
 
@@ -18,6 +19,7 @@ from gate2static.static.aten import annotate
 from gate2static.static.capture import capture, exported, recorded
 from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.deploy.traffic_cost import traffic_cost
+from gate2static.static.recording import UnrecordedError
 from gate2static.verify import verify
 from tests import zoo
 
@@ -135,3 +137,63 @@ def test_heads_that_remember_are_pruned_for_a_target() -> None:
     heads = {task: _Head() for task in ("a", "b")}
     gated = gate(backbone.eval(), tasks=("a", "b"), example_inputs=(torch.randn(2, 3, 8, 8),), heads=heads).eval()
     assert verify(gated, prune(gated, target="ort-cpu")).passed
+
+
+def written_temporary(x: Tensor) -> Tensor:
+    y = x * 2
+    z = y.add_(1)
+    return y + z
+
+
+def written_and_returned(x: Tensor) -> Tensor:
+    y = x * 2
+    y.clamp_(min=0)
+    return y
+
+
+def written_through_a_view(x: Tensor) -> Tensor:
+    y = x * 2
+    y[:, 0].mul_(3)
+    return y
+
+
+def written_behind_a_view(x: Tensor) -> Tensor:
+    y = x * 2
+    view = y.flatten(1)
+    y.add_(1)
+    return view * 1
+
+
+def written_view_of_the_input(x: Tensor) -> Tensor:
+    view = x.flatten(1)
+    view.add_(1)
+    return x * 1
+
+
+@pytest.mark.parametrize(
+    ("function", "is_recorded"),
+    [
+        (written_temporary, True),
+        (written_and_returned, True),
+        (written_through_a_view, False),
+        (written_behind_a_view, False),
+        (written_view_of_the_input, False),
+    ],
+)
+def test_writes_are_recorded_where_no_other_tensor_shares_the_memory(
+    function: Callable[[Tensor], Tensor], is_recorded: bool
+) -> None:
+    """Every write was left to torch.export, which takes ten times as long."""
+
+    class Writes(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor]:
+            return (function(x),)
+
+    example = torch.randn(2, 3, 4)
+    found = capture(Writes(), (example,))(example.clone())
+    torch.testing.assert_close(found[0], function(example.clone()))
+    if is_recorded:
+        recorded(Writes(), (example,))
+    else:
+        with pytest.raises(UnrecordedError, match="writes into its input"):
+            recorded(Writes(), (example,))
