@@ -7,6 +7,7 @@ import pytest
 
 from gate2static.errors import RecipeError
 from gate2static.recipe import Recipe, load_recipe, parse
+from gate2static.recipe.plain_yaml import read_yaml
 
 MINIMAL = """
 name: small
@@ -207,3 +208,9 @@ def test_aliases_and_merging_stay(tmp_path: Path) -> None:
     path.write_text(MINIMAL + "training: {single: &s {epochs: 7}, shared: *s, gated: {<<: *s, batch_size: 8}}\n")
     training = load_recipe(path).training
     assert (training.shared.epochs, training.gated.epochs, training.gated.batch_size) == (7, 7, 8)
+
+
+def test_a_key_that_stands_twice_is_refused() -> None:
+    """YAML takes the last one in silence."""
+    with pytest.raises(ValueError, match="the key 'name' stands twice, at line 2 again"):
+        read_yaml("name: a\nname: b\n")

@@ -265,3 +265,21 @@ def test_a_wrong_index_is_a_failed_report_and_no_traceback(plant: Callable[[g2s.
     except StopIteration:
         pytest.skip("this network has no such part")
     assert not verify(gated, static).passed
+
+
+def test_a_range_outside_of_the_dtype_is_drawn_within_it() -> None:
+    """A manifest from elsewhere ended `verify` with an error of torch's."""
+    spec = TensorSpec(name="x", shape=(2, 2), dtype="uint8", values=(1000, 2000))
+    (x,) = draw_inputs((spec,), 3)
+    assert x.dtype is torch.uint8
+    assert int(x.min()) == 255
+
+
+def test_a_replaced_head_with_a_parametrized_layer_is_verified() -> None:
+    """Its signature was taken for that of the head that was traced, so that the second pruning differed."""
+    heads = {task: nn.Conv2d(8, 2, 1) for task in ("seg", "seg2")}
+    gated = g2s.gate(nn.Conv2d(3, 8, 3), tasks=list(heads), example_inputs=(torch.randn(2, 3, 8, 8),), heads=heads)
+    gated.heads["seg"] = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 2, 1)), nn.Sigmoid())
+    gated.eval()
+    report = verify(gated, g2s.prune(gated))
+    assert report.passed, report
