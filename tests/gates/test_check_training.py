@@ -1,4 +1,4 @@
-"""`gate` compares steps of training to the end: gradients behind random layers, and what one step leaves for the next."""
+"""`gate` compares training to the end: gradients behind random layers, and what one step leaves for the next."""
 
 import types
 
