@@ -44,7 +44,7 @@ def onnx_tolerances(
         precision: what the ONNX model computes in.
         errors: Those that were found. Where all are within the least tolerance, that is all there is to know.
     """
-    floor = _FLOORS[precision]
+    floor = _FLOORS["fp16" if _narrows(static) else precision]
     tolerances = dict.fromkeys(static.output_names, floor)
     are_small = errors is not None and all(error <= floor for error in errors.values())
     if precision == "fp32" and not are_small:
@@ -54,6 +54,13 @@ def onnx_tolerances(
                 own = _ROUNDING_FACTOR * difference(truth[task], rounded[task]).max_rel
                 tolerances[task] = min(_CEILING, max(least, own if math.isfinite(own) else 0.0))
     return tolerances
+
+
+def _narrows(static: "StaticModel") -> bool:
+    """Returns whether a network converts values to half precision itself, where equal values may round apart."""
+    arguments = (argument for node in static.network.graph.nodes for argument in (*node.args, *node.kwargs.values()))
+    narrow = (torch.float16, torch.bfloat16)
+    return any(isinstance(argument, torch.dtype) and argument in narrow for argument in arguments)
 
 
 def _compared_inputs(static: "StaticModel", batch_sizes: Sequence[int]) -> list[tuple[torch.Tensor, ...]]:

@@ -323,6 +323,16 @@ def _smallest(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[
     return first, second
 
 
+def _median(x: Tensor, dim: int, keepdim: bool = False) -> tuple[Tensor, Tensor]:
+    """Returns the lower one of two middle elements, as torch does."""
+    return _smallest(x, (x.shape[dim] - 1) // 2 + 1, dim, keepdim)
+
+
+def _running_values(combine: Callable[[Tensor, Tensor], Tensor], neutral: float) -> Callable[..., tuple[Tensor]]:
+    form = _running(combine, neutral)
+    return lambda x, dim: (form(x, dim),)
+
+
 def _is_negative(x: Tensor) -> Tensor:
     """Returns where a sign is set, also that of zero."""
     return (x < 0) | ((x == 0) & (1 / x < 0)) if x.is_floating_point() else x < 0
@@ -508,6 +518,9 @@ FORMS: dict[Any, Callable[..., Any]] = {
     _aten.adaptive_max_pool3d.default: _adaptive_maximum,
     _aten.scatter_reduce.two: _scatter_mean,
     _aten.cumprod.default: _running(torch.mul, 1.0),
+    _aten.cummax.default: _running_values(torch.maximum, -math.inf),
+    _aten.cummin.default: _running_values(torch.minimum, math.inf),
+    _aten.median.dim: _median,
     _aten.kthvalue.default: _smallest,
     _aten.signbit.default: _is_negative,
     _aten.copysign.Tensor: _copysign,
