@@ -63,7 +63,7 @@ def check_capture(
     zeros = tuple(
         torch.zeros((CAPTURED_BATCH, *x.shape[1:]) if x.dim() else (), dtype=x.dtype, device=x.device) for x in inputs
     )
-    network = _with_heads(root, graph, _Heads(heads, structure))
+    network = _network_of(root, graph, _Heads(heads, structure))
     try:
         captured = capture(network, zeros)
         names = {target_name(node) for node in captured.graph.nodes if node.op == "call_function"}
@@ -87,7 +87,7 @@ def check_capture(
         )
 
 
-def _with_heads(root: nn.Module, graph: fx.Graph, heads: nn.Module) -> fx.GraphModule:
+def _network_of(root: nn.Module, graph: fx.Graph, heads: nn.Module) -> fx.GraphModule:
     """Returns a backbone and its heads as one module, without gates."""
     owner = copy_structure(root)
     name = "heads"

@@ -1,6 +1,7 @@
 """YAML that need not be trusted: bounded in length, depth, and in what its aliases expand to."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import yaml
@@ -46,19 +47,33 @@ def read_yaml(text: str) -> Any:
 
 def _check_expansion(root: yaml.Node) -> None:
     """Raises a ValueError where a document is too large before its aliases are followed, which merging copies."""
+
+    def parts(node: yaml.Node) -> list[yaml.Node]:
+        if isinstance(node, yaml.MappingNode):
+            _check_keys(node)
+            return [part for pair in node.value for part in pair]
+        return list(node.value) if isinstance(node, yaml.SequenceNode) else []
+
+    _check_extent(root, parts, ", aliases counted as often as they are used")
+
+
+def _check_extent(root: Any, parts: Callable[[Any], list[Any]], counted: str = "") -> None:
+    """Raises a ValueError where a structure holds more values, or nests them deeper, than any recipe.
+
+    Args:
+        root: The structure.
+        parts: Returns the values that a value holds.
+        counted: How values are counted, for the message.
+    """
     count = 0
     level = [root]
     for _ in range(DEEPEST + 1):
         count += len(level)
         if count > MOST_VALUES:
-            raise ValueError(f"it has more than {MOST_VALUES:,} values, aliases counted as often as they are used")
-        children: list[yaml.Node] = []
-        for node in level:
-            if isinstance(node, yaml.MappingNode):
-                _check_keys(node)
-                children += [part for pair in node.value for part in pair]
-            elif isinstance(node, yaml.SequenceNode):
-                children += node.value
+            raise ValueError(f"it has more than {MOST_VALUES:,} values{counted}")
+        children: list[Any] = []
+        for value in level:
+            children += parts(value)
             if len(children) > MOST_VALUES:
                 break
         if not children:
@@ -83,25 +98,16 @@ def check_plain(value: Any) -> None:
     Args:
         value: Mappings, lists, texts and numbers, which may hold one another.
     """
-    count = 0
-    level = [value]
-    for _ in range(DEEPEST + 1):
-        count += len(level)
-        if count > MOST_VALUES:
-            raise ValueError(f"it has more than {MOST_VALUES:,} values")
-        children: list[Any] = []
-        for item in level:
-            if isinstance(item, dict):
-                children += [*item, *item.values()]
-            elif isinstance(item, list | tuple):
-                children += item
-            elif isinstance(item, str) and len(item) > LONGEST_TEXT:
-                raise ValueError(f"a text of {len(item):,} characters; allowed are {LONGEST_TEXT:,}")
-            elif isinstance(item, int) and item.bit_length() > 64:
-                raise ValueError("a number of more than 64 bits")
-            if len(children) > MOST_VALUES:
-                break
-        if not children:
-            return
-        level = children
-    raise ValueError(f"its values are nested deeper than {DEEPEST}")
+
+    def parts(item: Any) -> list[Any]:
+        if isinstance(item, dict):
+            return [*item, *item.values()]
+        if isinstance(item, list | tuple):
+            return list(item)
+        if isinstance(item, str) and len(item) > LONGEST_TEXT:
+            raise ValueError(f"a text of {len(item):,} characters; allowed are {LONGEST_TEXT:,}")
+        if isinstance(item, int) and item.bit_length() > 64:
+            raise ValueError("a number of more than 64 bits")
+        return []
+
+    _check_extent(value, parts)
