@@ -175,16 +175,15 @@ def _average_pool(
     window = _each(kernel_size, n)
     windows = _windows(x, window, stride, padding, (1,), ceil_mode)
     pool: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n - 1]
-    means = pool(_padded(x, windows, 0.0), window, [s for _, _, s, _ in windows])
+    means: Tensor = pool(_padded(x, windows, 0.0), window, [s for _, _, s, _ in windows])
     if divisor_override:
-        scaled: Tensor = means * (math.prod(window) / divisor_override)
-        return scaled
+        return means * (math.prod(window) / divisor_override)
     for d, (size, (count, k, s, p)) in enumerate(zip(x.shape[2:], windows, strict=True)):
         first, last = (-p, size + p) if count_include_pad else (0, size)
         counted = [min(i * s - p + k, last) - max(i * s - p, first) for i in range(count)]
         shape = [-1] + [1] * (n - d - 1)
         means = means * torch.tensor([k / positions for positions in counted], dtype=x.dtype).reshape(shape)
-    return means  # type: ignore[no-any-return]
+    return means
 
 
 def _each(sizes: Sequence[int], n: int) -> tuple[int, ...]:
