@@ -266,7 +266,7 @@ def mutated_static(material: Material, folder: Path, random: Random) -> Mutation
 def _sign(static: Path) -> None:
     """Writes the digest of graph and weights into the manifest, if that can still hold one."""
     manifest = static / "manifest.json"
-    with contextlib.suppress(ValueError, TypeError):
+    with contextlib.suppress(ValueError, TypeError, RecursionError):
         content = json.loads(manifest.read_text())
         content["digest"] = digest((static / "graph.json").read_bytes(), (static / "weights.safetensors").read_bytes())
         manifest.write_text(json.dumps(content))
