@@ -59,7 +59,7 @@ def first_problem(failure: ValidationError) -> str:
     """Returns the place of the first value that does not fit, and why, as one short line."""
     first = failure.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part)[:60] for part in first["loc"][:8]) or "the file"
-    return f"{where}: {first['msg'][:200]}"
+    return f"{where}: {first['msg'].removeprefix('Value error, ')[:200]}"
 
 
 def _article(what: str) -> str:

@@ -125,3 +125,14 @@ class Manifest(BaseModel):
     digest: str
     equivalence: dict[str, Any] | None = None
     budget: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _one_entry_per_task(self) -> Self:
+        """Refuses gates that are not those of the tasks, which pictures and tables rely on."""
+        if set(self.contributions) != set(self.gates):
+            raise ValueError("contributions and gates are of different units")
+        for unit, flags in self.gates.items():
+            is_binary = all(flag and set(flag) <= {"0", "1"} and len(flag) == len(flags[0]) for flag in flags)
+            if not is_binary or not len(flags) == len(self.contributions[unit]) == len(self.tasks):
+                raise ValueError(f"the gates of {unit[:60]!r} are not one string of 0 and 1 per task")
+        return self
