@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from gate2static.errors import Gate2StaticError
+from gate2static.messages import brief
 
 _T = TypeVar("_T")
 MOST_THREADS = 1024
 """The largest number of threads: OpenMP ends the process where it cannot start so many."""
+_LONGEST = 80
+"""The most characters of a value in a message."""
 _LARGEST = 2**31 - 1
 """The largest count: libraries in C take no larger one everywhere."""
 
@@ -17,15 +20,10 @@ _LARGEST = 2**31 - 1
 def described(value: Any) -> str:
     """Returns a value in a few words: small plain values as they are, others by their type."""
     if value is None or isinstance(value, bool | int | float | str):
-        return shortened(repr(value))
+        return brief(repr(value), _LONGEST)
     if isinstance(value, type):
         return f"the class {value.__name__}"
     return f"a {type(value).__name__}"
-
-
-def shortened(text: str, longest: int = 80) -> str:
-    """Returns the beginning of a text."""
-    return text if len(text) <= longest else f"{text[:longest]}..."
 
 
 def require_kind(

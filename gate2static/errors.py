@@ -3,6 +3,7 @@
 A message says what is wrong, what was found, what is allowed, and what to do.
 """
 
+from gate2static.messages import brief
 
 _LONGEST = 900
 """The most characters of a message: names and values from files may be of any length."""
@@ -15,11 +16,7 @@ class Gate2StaticError(Exception):
 
     def __str__(self) -> str:
         """Returns the message, without its middle where it is long: both its ends matter, the fault and the advice."""
-        message = super().__str__()
-        if len(message) <= _LONGEST:
-            return message
-        half = _LONGEST // 2
-        return f"{message[:half]} [...] {message[-half:]}"
+        return brief(super().__str__(), _LONGEST, both_ends=True)
 
 
 class RecipeError(Gate2StaticError):

@@ -11,7 +11,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from gate2static.terminal import console, printable
+from gate2static.messages import printable
+from gate2static.terminal import console
 
 
 class PlainColumn(TextColumn):

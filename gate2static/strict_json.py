@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from gate2static.errors import Gate2StaticError
 from gate2static.files import read_bytes
+from gate2static.messages import brief
 
 LARGEST_FILE = 2**26
 """The most bytes of a JSON file: 64 MiB."""
@@ -59,7 +60,7 @@ def first_problem(failure: ValidationError) -> str:
     """Returns the place of the first value that does not fit, and why, as one short line."""
     first = failure.errors(include_url=False, include_input=False)[0]
     where = ".".join(str(part)[:60] for part in first["loc"][:8]) or "the file"
-    return f"{where}: {first['msg'].removeprefix('Value error, ')[:200]}"
+    return f"{where}: {brief(first['msg'].removeprefix('Value error, '))}"
 
 
 def _article(what: str) -> str:
@@ -93,7 +94,7 @@ def parse_json(data: bytes, *, where: str, error: type[Gate2StaticError]) -> Any
     except UnicodeDecodeError as failure:
         raise error(f"{where} cannot be read: byte {failure.start} is not UTF-8.") from None
     except ValueError as failure:
-        raise error(f"{where} cannot be read as JSON: {str(failure)[:200]}.") from None
+        raise error(f"{where} cannot be read as JSON: {brief(failure)}.") from None
     return value
 
 
@@ -102,7 +103,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) < len(pairs):
         seen: set[str] = set()
         key = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {key[:60]!r} occurs twice")
+        raise ValueError(f"the key {brief(repr(key), 60)} occurs twice")
     return value
 
 
@@ -119,7 +120,7 @@ def _integer(text: str) -> int:
 def _number(text: str) -> float:
     number = float(text)
     if number in (float("inf"), float("-inf")):
-        raise ValueError(f"the number {text[:60]} is too large")
+        raise ValueError(f"the number {brief(text, 60)} is too large")
     return number
 
 

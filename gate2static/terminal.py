@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from gate2static.messages import printable
+
 _ASCII = {
     "×": "x",
     "–": "-",
@@ -39,7 +41,7 @@ def _replace(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     lacking = error.object[error.start : error.end]
-    return "".join(_ASCII.get(character) or _escape(character) for character in lacking), error.end
+    return "".join(_ASCII.get(c) or c.encode("unicode_escape").decode() for c in lacking), error.end
 
 
 codecs.register_error(_ERRORS, _replace)
@@ -50,17 +52,6 @@ def degrade_gracefully() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors=_ERRORS)
-
-
-def printable(text: str) -> str:
-    r"""Returns a text with everything that cannot be printed as an escape, such as `\x1b`, line breaks included."""
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else _escape(character) for character in text)
-
-
-def _escape(character: str) -> str:
-    return character.encode("unicode_escape").decode()
 
 
 def styled(text: str, style: str) -> Text:

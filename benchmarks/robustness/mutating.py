@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gate2static.static.allowed_operators import allowed_operator
+from gate2static.static.vetting.allowed_operators import allowed_operator
 from gate2static.static.vetting.operator_table import OPERATORS
 
 Change = tuple[bytes, str]

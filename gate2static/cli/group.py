@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from gate2static.cli import INTERRUPTED
 from gate2static.errors import Gate2StaticError
+from gate2static.messages import brief
 from gate2static.terminal import degrade_gracefully, say
 
 BAD_INPUT = 2
@@ -80,7 +81,7 @@ def _tell(error: BaseException, typed: list[str]) -> int:
         traceback.print_exc()
     status, line = _status_and_line(error, typed)
     with suppress(OSError):  # stderr may be full or closed as well
-        say(f"gate2static: {_shortened(' '.join(line.split()))}", error=True)
+        say(f"gate2static: {brief(line, _LONGEST, both_ends=True)}", error=True)
     return status
 
 
@@ -132,11 +133,6 @@ def _is_interruption(error: BaseException) -> bool:
     return False
 
 
-def _shortened(line: str) -> str:
-    """Returns a line without its middle where it is long."""
-    return line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} [...] {line[-_LONGEST // 2 :]}"
-
-
 def _flush() -> None:
     """Writes what is left in the buffers, while an error can still be told."""
     for stream in (sys.stdout, sys.stderr):
@@ -173,4 +169,4 @@ def _show_warning(
 ) -> None:
     """Prints a warning of this package, and none of a library; a function of `warnings`."""
     if filename.startswith(_PACKAGE) or category.__module__.startswith("gate2static."):
-        say(f"gate2static: warning: {_shortened(' '.join(str(message).split()))}", error=True)
+        say(f"gate2static: warning: {brief(message, _LONGEST, both_ends=True)}", error=True)

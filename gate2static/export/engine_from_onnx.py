@@ -10,6 +10,7 @@ from gate2static.arguments import require_path
 from gate2static.errors import ExportError, MissingDependencyError
 from gate2static.export.engine_sidecar import EngineSidecar, EngineTensor, sidecar_path
 from gate2static.files import sha256_of, write_atomically
+from gate2static.messages import brief
 from gate2static.runtimes.onnx_file import digest_of, load_onnx, precision_of, read_onnx
 from gate2static.runtimes.optional import require_gpu
 from gate2static.runtimes.tensorrt import TrtLibrary, trt_library
@@ -118,7 +119,7 @@ def _parse(library: TrtLibrary, builder: Any, source: bytes, path: Path) -> Any:
     if not parser.parse(source, str(path)):
         errors = [parser.get_error(i) for i in range(parser.num_errors)]
         lines = [
-            f"  {e.node_name() or 'graph'} ({e.node_operator() or 'model'}): {_one_line(e.desc())}" for e in errors
+            f"  {e.node_name() or 'graph'} ({e.node_operator() or 'model'}): {brief(e.desc(), 400)}" for e in errors
         ]
         raise ExportError(
             f"{library.backend} {library.module.__version__} cannot read {path}:\n"
@@ -177,7 +178,3 @@ def _add_profile(builder: Any, config: Any, network: Any, batch: tuple[int, int,
 
 def _tensors(tensors: Any) -> tuple[EngineTensor, ...]:
     return tuple(EngineTensor(name=t.name, shape=tuple(t.shape), dtype=t.dtype.name.lower()) for t in tensors)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

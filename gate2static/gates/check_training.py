@@ -7,6 +7,7 @@ copies of it. Where they draw random numbers in another order, their outputs mus
 
 import contextlib
 import random
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, fx, nn
 from gate2static.errors import TraceError
 from gate2static.gates.check_lift import random_constants
 from gate2static.graphs import copied, copy_structure
+from gate2static.messages import brief
 from gate2static.program.calls import Call, Example, call_of
 from gate2static.program.program import Program
 from gate2static.program.rewrites.training_reads import random_state
@@ -33,7 +35,7 @@ _NAMES = "by_name"
 
 
 class _InconclusiveError(Exception):
-    """The backbone does not run in training mode, or its numbers are not finite there."""
+    """The backbone does not run in training mode, or its numbers are not finite there; the message says which of them."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,19 @@ def check_training(
     modes = {name: module.training for name, module in plain.named_modules()}
     traced = _without_gates(root, program)
     set_modes(traced, {**modes, _NAMES: True})
-    with random_constants([plain, root]), contextlib.suppress(_InconclusiveError):
+    with random_constants([plain, root]):
         call, tensors = call_of(plain, inputs, "the backbone")
-        difference = _difference(backbone, plain, traced, (call, tuple(map(_two_samples, tensors))))
+        try:
+            difference = _difference(backbone, plain, traced, (call, tuple(map(_two_samples, tensors))))
+        except _InconclusiveError as error:
+            warnings.warn(
+                f"whether the gated network trains as the backbone does is not known: in training mode the backbone {error} "
+                "on the example inputs. Give example inputs on which the backbone trains; or go on if it is to run in "
+                "evaluation mode only.",
+                UserWarning,
+                stacklevel=4,
+            )
+            return modes
         if difference:
             raise TraceError(
                 f"the gated network would not train as the backbone does: in training mode {difference}. The forward "
@@ -151,7 +163,7 @@ def _difference(backbone: nn.Module, plain: nn.Module, traced: fx.GraphModule, e
     # A norm that divides by almost nothing leaves only rounding errors in float32.
     call, tensors = example
     wide = (call, tuple(x.double() if x.is_floating_point() else x for x in tensors))
-    with contextlib.suppress(RuntimeError):  # code that insists on one type
+    with contextlib.suppress(_InconclusiveError):  # code that insists on one type
         return _compare_twice(plain.double(), copied(traced).double(), wide)[0]
     return differs
 
@@ -164,13 +176,13 @@ def _compare_twice(plain: nn.Module, traced: fx.GraphModule, example: Example) -
         # Gradients are those of the first step.
         expected = _step(plain, call, tensors, seed, gradients=seed == 0)
         if not all(bool(torch.isfinite(x).all()) for x in expected.outputs):
-            raise _InconclusiveError
+            raise _InconclusiveError("returns numbers that are not finite")
         if kept := [name for name, buffer in expected.buffers.items() if buffer.requires_grad]:
             raise TraceError(f"the backbone keeps a gradient in its buffer {kept[0]!r}; detach what it writes there.")
         try:
             actual = _step(traced, None, tensors, seed, gradients=seed == 0)
         except _InconclusiveError as error:
-            return f"it does not run ({error})", False
+            return f"it {error}", False
         differs = _outputs_differ(actual, expected)
         if differs:
             return differs, expected.draws
@@ -206,7 +218,7 @@ def _step(network: nn.Module, call: Call | None, tensors: Sequence[Tensor], seed
             outputs = tensors_of(network(*args, **named_args))
             found = _gradients(outputs, list(parameters.values()))
         except Exception as error:
-            raise _InconclusiveError(" ".join(str(error).split())[:200]) from error
+            raise _InconclusiveError(f"does not run ({brief(error)})") from error
         draws = random_state() != before
     return _Step(
         outputs=[x.detach() for x in outputs],

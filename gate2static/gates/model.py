@@ -9,7 +9,7 @@ from typing import Any, Self, cast, get_args
 import torch
 from torch import Tensor, fx, nn
 
-from gate2static.arguments import described, require_count, require_kind, require_number, shortened
+from gate2static.arguments import described, require_count, require_kind, require_number
 from gate2static.errors import Gate2StaticError, GateError
 from gate2static.gates.arguments import check_backbone, check_inputs, check_values
 from gate2static.gates.channel_gate import Gate, Mixing
@@ -19,6 +19,7 @@ from gate2static.gates.lift import lift
 from gate2static.gates.residual_ties import residual_ties
 from gate2static.gates.traced_module import mark_traced
 from gate2static.graphs import copied, detached_tensors, quiet
+from gate2static.messages import brief
 from gate2static.program.annotate import info
 from gate2static.program.program import Program, build_program
 from gate2static.program.structures import tensors_of
@@ -390,17 +391,17 @@ def _check_arguments(
         raise GateError(f"tasks are {tasks!r}; allowed is {allowed}.")
     tasks = tuple(require_kind(tasks, Iterable, name="tasks", allowed=allowed, error=GateError))
     if not tasks or len(set(map(repr, tasks))) != len(tasks):
-        raise GateError(f"tasks are {shortened(repr(tasks))}; allowed is {allowed}.")
+        raise GateError(f"tasks are {brief(repr(tasks), 80)}; allowed is {allowed}.")
     require_kind(heads, (Mapping, nn.ModuleDict), name="heads", allowed="a dict from task to module", error=GateError)
     allowed = "a dict from task to a state dict"
     require_kind(task_states, Mapping, name="task_states", allowed=allowed, error=GateError)
     if bad := [t for t in tasks if not _is_task_name(t)]:
         raise GateError(
-            f"task names {shortened(str(bad))} are not allowed: use letters, digits and underscores, not starting with "
+            f"task names {brief(bad, 80)} are not allowed: use letters, digits and underscores, not starting with "
             f"a digit, and neither {SHARED!r} nor a keyword of Python nor an attribute of torch.nn.ModuleDict."
         )
     if missing := [t for t in tasks if t not in heads]:
-        given = shortened(str(sorted(map(str, heads))))
+        given = brief(sorted(map(str, heads)), 80)
         raise GateError(f"no head for task {', '.join(missing)}; heads are given for {given}. Add one to each.")
     if unknown := sorted(map(str, {*heads, *task_states} - set(tasks))):
         raise GateError(f"heads or states are given for {unknown}, which are not among the tasks {list(tasks)}.")
@@ -430,5 +431,4 @@ def _load_branch(branch: nn.Module, state: Mapping[str, Tensor] | None, stream: 
     try:
         branch.load_state_dict({**tied, **state})
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise GateError(f"the state for stream {stream!r} does not fit the backbone: {reason[:300]}") from error
+        raise GateError(f"the state for stream {stream!r} does not fit the backbone: {brief(error, 300)}") from error

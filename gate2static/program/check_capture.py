@@ -13,12 +13,14 @@ import torch
 from torch import Tensor, fx, nn
 
 from gate2static.errors import PruneError, TraceError
-from gate2static.graphs import copy_structure
+from gate2static.graphs import copy_structure, quiet
 from gate2static.program.refusals import refuse_written
 from gate2static.program.structures import Structure, tensors_of
-from gate2static.static.allowed_operators import target_name
 from gate2static.static.aten_forms import lacks_onnx_form
 from gate2static.static.capture import CAPTURED_BATCH, capture
+from gate2static.static.meta_tensors import META
+from gate2static.static.vetting.allowed_operators import target_name
+from gate2static.static.vetting.graph_bounds import BoundsError, bounds_for, shapes_within
 
 _IN_TRAINING_ONLY = re.compile("dropout|lstm|gru|rnn|attention")
 
@@ -46,7 +48,13 @@ class _Heads(nn.Module):
 
 
 def check_capture(
-    root: nn.Module, graph: fx.Graph, heads: Mapping[str, nn.Module], inputs: Sequence[Tensor], structure: Structure
+    root: nn.Module,
+    graph: fx.Graph,
+    heads: Mapping[str, nn.Module],
+    inputs: Sequence[Tensor],
+    structure: Structure,
+    *,
+    macs: int,
 ) -> None:
     """Checks that a backbone and its heads can become a static network.
 
@@ -56,9 +64,11 @@ def check_capture(
         heads: Task -> head, in eval mode.
         inputs: The tensors that the graph takes, batch first.
         structure: The structure that the backbone returns its tensors in.
+        macs: Multiply-accumulates per sample of the backbone and the heads.
 
     Raises:
-        TraceError: They cannot be captured, or an operator is not among those that a static network may have.
+        TraceError: They cannot be captured, an operator is not among those that a static network may have, or they take
+            more than one may.
     """
     zeros = tuple(
         torch.zeros((CAPTURED_BATCH, *x.shape[1:]) if x.dim() else (), dtype=x.dtype, device=x.device) for x in inputs
@@ -73,6 +83,7 @@ def check_capture(
             network(*zeros)
         refuse_written(network, buffers)
         raise TraceError(f"this network could be trained but not pruned: {error}") from error
+    _check_bounds(captured, zeros, macs)
     if random := sorted({str(node.target) for node in captured.graph.nodes if _draws(node)}):
         raise TraceError(
             f"the network draws random numbers in evaluation ({', '.join(random)}), which no static network can equal; "
@@ -83,8 +94,27 @@ def check_capture(
             f"{', '.join(missing)} has no form in ONNX: the static network will run in torch, be saved and be exported "
             "to pt2, but not to ONNX nor to an engine.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
+
+
+def _check_bounds(captured: fx.GraphModule, zeros: Sequence[Tensor], macs: int) -> None:
+    """Refuses a network that could not be loaded once it is saved; pruning makes it no smaller than one backbone.
+
+    Raises:
+        TraceError: It takes more than a static network may.
+    """
+    sample = sum(x[:1].numel() if x.dim() else 1 for x in zeros)
+    weights = sum(tensor.numel() for tensor in captured.state_dict().values())
+    bounds = bounds_for(inputs=sample, weights=weights, macs=macs)
+    try:
+        with torch.no_grad(), quiet():
+            shapes_within(captured, [x.to(META) for x in zeros], bounds)
+    except BoundsError as error:
+        raise TraceError(
+            f"this network could be trained and pruned, but not saved: {error}, and `load_static` takes no more. Gate "
+            "a smaller network, or one with smaller inputs."
+        ) from error
 
 
 def _network_of(root: nn.Module, graph: fx.Graph, heads: nn.Module) -> fx.GraphModule:

@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from gate2static.errors import GateError, TraceError
 from gate2static.graphs import copy_structure, quiet
+from gate2static.messages import brief
 from gate2static.program.annotate import (
     BATCHES,
     InputsAt,
@@ -199,7 +200,8 @@ def build_program(
         head_decisions={},
     )
     program = _with_heads(program, heads, outputs, mode)
-    check_capture(root, plain, heads, inputs, structure)
+    macs = sum(info(node).macs for node in program.graph.nodes)
+    check_capture(root, plain, heads, inputs, structure, macs=macs)
     return root, program
 
 
@@ -427,8 +429,7 @@ def _append_whole_head(graph: fx.Graph, taken: Any, head: _Head) -> _Results:
             "say it with tensor operators, such as torch.where."
         ) from error
     except (RuntimeError, TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise GateError(f"{head} does not run on the backbone's output: {reason}") from error
+        raise GateError(f"{head} does not run on the backbone's output: {brief(error, 300)}") from error
     node = graph.call_module(f"heads.{head.task}", (taken,))
     structure = take_apart(result)[1]
     node.meta["info"] = _facts(result, head, macs // BATCHES[0])

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from gate2static.errors import ExportError, Gate2StaticError
 from gate2static.files import open_regular, read_bytes
+from gate2static.messages import brief
 from gate2static.runtimes.optional import require
 
 _EXTERNAL = 1  # TensorProto.EXTERNAL
@@ -50,7 +51,7 @@ def load_onnx(data: bytes, path: Path) -> Any:
         onnx.checker.check_model(proto)
     except Exception as failure:  # protobuf's exceptions depend on which implementation is in use
         raise ExportError(
-            f"{path} ({len(data)} bytes) is not a complete ONNX model: {_first_line(failure)}; export it again"
+            f"{path} ({len(data)} bytes) is not a complete ONNX model: {brief(failure)}; export it again"
         ) from failure
     return proto
 
@@ -66,7 +67,3 @@ def precision_of(proto: Any) -> Literal["fp32", "fp16", "int8"]:
 def digest_of(proto: Any) -> str | None:
     """Returns the digest of the static model that a file was exported from; None for other ONNX files."""
     return next((entry.value for entry in proto.metadata_props if entry.key == "gate2static.digest"), None)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

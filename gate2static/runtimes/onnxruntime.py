@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gate2static.errors import ExportError, Gate2StaticError, MissingDependencyError
+from gate2static.messages import brief
 from gate2static.runtimes.onnx_file import read_onnx
 from gate2static.runtimes.optional import require, require_gpu
 
@@ -101,8 +102,7 @@ def _create(data: bytes, options: Any, providers: list[Any], label: str, error: 
     try:
         return onnxruntime().InferenceSession(data, sess_options=options, providers=providers)
     except Exception as failure:  # ONNX Runtime's own exceptions have no public common root
-        reason = (str(failure).strip().splitlines() or [type(failure).__name__])[0][:200]
         raise error(
-            f"{label} ({len(data)} bytes) cannot be loaded by ONNX Runtime: {reason}. "
+            f"{label} ({len(data)} bytes) cannot be loaded by ONNX Runtime: {brief(failure)}. "
             "The file is truncated, not ONNX, or uses an operator this version lacks; export it again."
         ) from failure

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from gate2static.errors import MissingDependencyError
+from gate2static.messages import brief
 
 _FIXES = {
     "onnx": "pip install onnx",
@@ -38,7 +39,7 @@ def require(module: str) -> Any:
     except (ImportError, OSError) as error:
         fix = _FIXES.get(distribution, f"pip install {distribution}")
         raise MissingDependencyError(
-            f"{module} cannot be imported ({_first_line(error)}); install it with: {fix}"
+            f"{module} cannot be imported ({brief(error)}); install it with: {fix}"
         ) from error
 
 
@@ -58,7 +59,3 @@ def require_gpu(purpose: str) -> None:
             f"{purpose} needs an NVIDIA GPU with its driver, and torch {torch.__version__} sees none; run it on a "
             "machine with a GPU, or ask `gate2static doctor` what is missing on this one"
         )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any, Literal, get_args
 
 from gate2static.errors import ExportError
+from gate2static.messages import brief
 from gate2static.runtimes.optional import require
 
 TrtBackend = Literal["tensorrt-rtx", "tensorrt"]
@@ -64,6 +65,6 @@ def _collecting_logger(module: Any, collect: Callable[[str], None]) -> Any:
 
         def log(self, severity: Any, message: str) -> None:
             if severity in serious:
-                collect(" ".join(message.split()))
+                collect(brief(message, 400))
 
     return Collector()

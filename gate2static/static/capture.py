@@ -20,6 +20,7 @@ from torch.export.graph_signature import InputKind
 
 from gate2static.errors import PruneError
 from gate2static.graphs import quiet
+from gate2static.messages import brief
 from gate2static.static.any_batch import unify
 from gate2static.static.any_size import unify_sizes
 from gate2static.static.aten import ANY_BATCH, carry_shape
@@ -119,7 +120,7 @@ def captured_at_sizes(
     except Exception as error:
         sizes = " and ".join(str([tuple(x.shape[1:]) for x in inputs]) for inputs in examples[:2])
         raise PruneError(
-            f"the pruned network is not the same for inputs of {sizes}: {' '.join(str(error).split())[:300]}. Prune it "
+            f"the pruned network is not the same for inputs of {sizes}: {brief(error, 300)}. Prune it "
             "without dynamic, for the size of the example inputs."
         ) from error
     (output,) = graph.find_nodes(op="output")
@@ -174,10 +175,9 @@ def exported(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule
             if any(_writes(node) for node in program.graph.nodes):
                 program = program.run_decompositions({})
     except Exception as error:
-        reason = " ".join(str(error).split())[:400]
         raise PruneError(
-            f"torch.export cannot turn the pruned network into one graph with a dynamic batch size: {reason}. Backbone "
-            "and heads may not branch on tensor values or fix the batch size."
+            "torch.export cannot turn the pruned network into one graph with a dynamic batch size: "
+            f"{brief(error, 400)}. Backbone and heads may not branch on tensor values or fix the batch size."
         ) from error
     for node in program.graph.nodes:
         node.meta.clear()  # sizes that are symbols; `annotate` finds them as numbers

@@ -20,6 +20,7 @@ from gate2static.files import is_file, read_bytes, write_atomically
 from gate2static.static.graph_json import graph_from_dict, graph_to_dict
 from gate2static.static.manifest import FORMAT, FORMAT_VERSION, Manifest
 from gate2static.static.outputs import are_output_names
+from gate2static.static.vetting.consistency import inconsistency
 from gate2static.static.vetting.weights_file import read_tensors
 from gate2static.static.whole_folder import replace_folder
 from gate2static.strict_json import first_problem, parse_json, read_json
@@ -45,16 +46,40 @@ def write_folder(folder: Path, network: fx.GraphModule, manifest: Manifest) -> N
         manifest: The network's manifest; its digest is computed anew.
 
     Raises:
-        ArtefactError: The folder cannot be written, or it exists and is not a static model's.
+        ArtefactError: The folder cannot be written, it exists and is not a static model's, or reading it would refuse
+            the network.
     """
     check_replaceable(folder)
     graph, weights = serialise(network)
     manifest = manifest.model_copy(update={"digest": digest(graph, weights)})
+    _check_readable(graph, weights, manifest)
     files = {_GRAPH: graph, _WEIGHTS: weights, _MANIFEST: _manifest_text(manifest)}
     try:
         replace_folder(folder, files)
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
         raise ArtefactError(f"cannot write the static model {folder}: {error}.") from error
+
+
+def _check_readable(graph: bytes, weights: bytes, manifest: Manifest) -> None:
+    """Refuses what `load_static` would refuse, with the same functions.
+
+    Raises:
+        ArtefactError: The network is larger than those that are loaded, or not the one that the manifest describes.
+    """
+    reason: str | None
+    if len(graph) > _LARGEST_GRAPH or len(weights) > _largest_weights(manifest):
+        reason = f"its graph has {len(graph):,} bytes and its weights {len(weights):,}"
+    else:
+        try:
+            _check_names(Path(_MANIFEST), manifest)
+            reason = inconsistency(_network(graph, weights, Path(_GRAPH)), manifest)
+        except (ArtefactError, ValueError) as error:
+            reason = str(error).removesuffix(".")
+    if reason is not None:
+        raise ArtefactError(
+            f"the static network cannot be saved, since `load_static` would refuse it: {reason}. Export it as it is "
+            "with `export_onnx`, or gate a smaller network or one with smaller inputs."
+        )
 
 
 def read_folder(folder: Path) -> tuple[fx.GraphModule, Manifest]:
@@ -73,17 +98,34 @@ def read_folder(folder: Path) -> tuple[fx.GraphModule, Manifest]:
         )
     manifest = read_manifest(folder)
     graph = read_bytes(folder / _GRAPH, what="graph", error=ArtefactError, largest=_LARGEST_GRAPH)
-    largest = _OTHER_WEIGHTS_BYTES + _BYTES_PER_PARAMETER * max(0, manifest.parameters.static)
-    weights = read_bytes(folder / _WEIGHTS, what="weights", error=ArtefactError, largest=largest)
+    weights = read_bytes(folder / _WEIGHTS, what="weights", error=ArtefactError, largest=_largest_weights(manifest))
     if digest(graph, weights) != manifest.digest:
         raise ArtefactError(
             f"{folder} was altered or is incomplete: its digest differs from the manifest's. Prune again."
         )
-    nodes = parse_json(graph, where=str(folder / _GRAPH), error=ArtefactError)
     try:
-        return graph_from_dict(nodes, read_tensors(weights)), manifest
+        return _network(graph, weights, folder / _GRAPH), manifest
     except (ArtefactError, ValueError) as error:
         raise ArtefactError(f"{folder} cannot be read: {error}") from error
+
+
+def _largest_weights(manifest: Manifest) -> int:
+    """Returns the most bytes of weights that a network of its manifest may have."""
+    return _OTHER_WEIGHTS_BYTES + _BYTES_PER_PARAMETER * max(0, manifest.parameters.static)
+
+
+def _network(graph: bytes, weights: bytes, path: Path) -> fx.GraphModule:
+    """Rebuilds a network from the content of its files.
+
+    Args:
+        graph: The content of the graph file.
+        weights: The content of the weights file.
+        path: The graph file, for messages.
+
+    Raises:
+        ArtefactError: They are no graph of known operators, or no tensors that are ours.
+    """
+    return graph_from_dict(parse_json(graph, where=str(path), error=ArtefactError), read_tensors(weights))
 
 
 def check_replaceable(folder: Path) -> None:

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from gate2static.errors import ArtefactError, PruneError
-from gate2static.static.allowed_operators import allowed_operator, target_name
+from gate2static.messages import brief
+from gate2static.static.vetting.allowed_operators import allowed_operator, target_name
 from gate2static.static.vetting.argument_schema import check_arguments
 
 _ENUMERATIONS: Mapping[str, type] = {
@@ -86,8 +87,8 @@ def graph_from_dict(nodes: Any, weights: Mapping[str, Tensor]) -> fx.GraphModule
         for entry in nodes:
             built.append(_build(graph, entry, built, weights))
     except (KeyError, TypeError, IndexError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ArtefactError(f"the graph is not one of ours: node {len(built)} cannot be read ({reason}).") from error
+        where = f"node {len(built)} cannot be read"
+        raise ArtefactError(f"the graph is not one of ours: {where} ({brief(error)}).") from error
     kinds = [node.op for node in built]
     if kinds.count("output") != 1 or kinds[-1] != "output":
         raise ArtefactError("the graph is not one of ours: it does not end with its one output.")

@@ -70,6 +70,8 @@ def run_without_content(operator: torch._ops.OpOverload, args: tuple[Any, ...], 
         return operands[0].new_empty(operands[0].shape)
     if operator is _aten.batch_norm.default or (operator in _POINTWISE and _fit(operands, args)):
         return torch.empty_like(operands[0])
+    if operator in _RECURRENT:
+        return _run_recurrent(operator, args, named)
     return operator(*args, **named)
 
 
@@ -88,6 +90,9 @@ _POINTWISE = {
     _aten.tanh.default,
 }
 """Operators that return numbers of their operands' type, where that is one floating-point type."""
+
+_RECURRENT = {_aten.gru.input, _aten.lstm.input, _aten.rnn_relu.input, _aten.rnn_tanh.input}
+"""Recurrent layers over one tensor of sequences."""
 
 
 def _fit(operands: list[Tensor], args: tuple[Any, ...]) -> bool:
@@ -113,3 +118,21 @@ def _concatenated(tensors: list[Tensor], dim: int = 0) -> tuple[int, ...] | None
     shape = list(first.shape)
     shape[dim] = sum(x.shape[dim] for x in tensors)
     return tuple(shape)
+
+
+def _run_recurrent(operator: torch._ops.OpOverload, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Runs a recurrent layer over sequences of one step, which are as long as theirs afterwards.
+
+    Every step takes the same operators, and torch would run them all: minutes for thousands of steps.
+    """
+    names = [argument.name for argument in operator._schema.arguments]
+    named = {**dict(zip(names, args, strict=False)), **kwargs}
+    sequences: Tensor = named["input"]
+    dim = 1 if named["batch_first"] and sequences.dim() == 3 else 0
+    length = sequences.shape[dim]
+    if length < 2:
+        return operator(*args, **kwargs)
+    outputs, *states = operator(**{**named, "input": sequences.narrow(dim, 0, 1)})
+    # Torch lays the steps one behind the other, also where the batch comes first.
+    first_step = outputs.movedim(dim, 0)
+    return (first_step.new_empty((length, *first_step.shape[1:])).movedim(0, dim), *states)

@@ -1,6 +1,5 @@
 """`StaticModel`: the pruned network as a plain module, saved to a folder and loaded from it."""
 
-import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -8,17 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from gate2static.arguments import require_count, require_kind, require_path, shortened
+from gate2static.arguments import require_count, require_kind, require_path
 from gate2static.errors import ArtefactError, Gate2StaticError
-from gate2static.graphs import quiet
-from gate2static.static.aten import ANY_BATCH
+from gate2static.messages import brief
 from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.draws import draw_inputs
 from gate2static.static.folder import read_folder, write_folder
 from gate2static.static.manifest import Manifest, TensorSpec
-from gate2static.static.meta_tensors import META
 from gate2static.static.outputs import structured
-from gate2static.static.vetting.graph_bounds import BoundsError, bounds_for, shapes_within
+from gate2static.static.vetting.consistency import excess_at, inconsistency
 
 TORCHS_ERRORS = (RuntimeError, IndexError, TypeError, ValueError, AttributeError, AssertionError)
 """What torch and our own passes raise where a graph's operators do not fit the values that they meet."""
@@ -32,9 +29,8 @@ def not_computable(error: Exception) -> Exception:
     """
     if isinstance(error, (torch.OutOfMemoryError, Gate2StaticError)) or not isinstance(error, TORCHS_ERRORS):
         return error
-    reason = " ".join(str(error).split())[:200] or type(error).__name__
     return ArtefactError(
-        f"the static network cannot be computed: {reason}. If its folder was not written by `prune`, prune again."
+        f"the static network cannot be computed: {brief(error)}. If its folder was not written by `prune`, prune again."
     )
 
 
@@ -50,6 +46,8 @@ class StaticModel(nn.Module):
         super().__init__()
         self.network = network
         self.manifest = manifest
+        # The shapes of inputs of other sizes than the example's that the network takes not too much for.
+        self._accepted_sizes: set[tuple[tuple[int, ...], ...]] = set()
         self.eval()
 
     @property
@@ -118,9 +116,11 @@ class StaticModel(nn.Module):
 
         Raises:
             ArtefactError: Other inputs than the network has: of another number, another type, or another shape, since
-                sizes that the backbone's code read are constants here.
+                sizes that the backbone's code read are constants here. Or it takes too much for free sizes like theirs.
         """
         self.check_inputs(inputs)
+        if any(spec.dynamic for spec in self.manifest.inputs) and not torch.compiler.is_compiling():
+            self._check_sizes(tuple(tuple(x.shape[1:]) for x in inputs))
         return dict(zip(self.output_names, self.network(*inputs), strict=True))
 
     def check_inputs(self, inputs: tuple[Any, ...]) -> None:
@@ -157,6 +157,22 @@ class StaticModel(nn.Module):
                     f"the static network takes the input {spec.name} as {spec.dtype}, and was given "
                     f"{str(x.dtype).removeprefix('torch.')}; convert it with `.to(torch.{spec.dtype})`."
                 )
+
+    def _check_sizes(self, sizes: tuple[tuple[int, ...], ...]) -> None:
+        """Refuses sizes for which a network with free sizes takes too much; a file is looked at for its example only.
+
+        Raises:
+            ArtefactError: It takes more than a network of these inputs and its weights.
+        """
+        if sizes in self._accepted_sizes or sizes == tuple(spec.shape for spec in self.manifest.inputs):
+            return
+        reason = excess_at(self.network, self.manifest, sizes)
+        if reason is not None:
+            raise ArtefactError(
+                f"the static network takes more than a network of its weights and of inputs of these sizes: {reason}. "
+                "Use smaller inputs; if its folder was not written by `prune`, prune again."
+            )
+        self._accepted_sizes.add(sizes)
 
     def train(self, mode: bool = True) -> "StaticModel":
         """Lets the parameters be trained, or no longer; what is computed stays that of evaluation.
@@ -223,13 +239,14 @@ class StaticModel(nn.Module):
             folder: The folder, which may hold an earlier static model.
 
         Raises:
-            ArtefactError: The folder cannot be written, or it exists and is not a static model's.
+            ArtefactError: The folder cannot be written, it exists and is not a static model's, or `load_static` would
+                refuse the network.
         """
         path = require_path(folder, name="the folder to save to", error=ArtefactError)
         try:
             write_folder(path, self.network, self.manifest)
         except OSError as error:  # a path that the file system cannot have
-            name = shortened(str(path))
+            name = brief(path, 80)
             raise ArtefactError(f"cannot write the static model {name}: {error.strerror or error}.") from error
 
 
@@ -257,58 +274,10 @@ def load_static(folder: Path | str) -> StaticModel:
         ArtefactError: The folder is missing, incomplete, altered, unsafe or from a newer format.
     """
     network, manifest = read_folder(require_path(folder, name="the static model's folder", error=ArtefactError))
-    model = StaticModel(network, manifest)
-    reason = _inconsistency(model)
+    reason = inconsistency(network, manifest)
     if reason is not None:
         raise ArtefactError(f"{folder} is not consistent: graph and manifest disagree: {reason}.")
-    return model
-
-
-def _inconsistency(model: StaticModel) -> str | None:
-    """Compares a network with its manifest, by running it on tensors without content.
-
-    Args:
-        model: The network and its manifest, neither of which need be trusted.
-
-    Returns:
-        Why the network is not the one that the manifest describes; None if it is.
-    """
-    manifest = model.manifest
-    if [*manifest.tasks] != [*structured({spec.name: None for spec in manifest.outputs})]:
-        return "outputs are not named for the tasks"
-    parameters = sum(parameter.numel() for parameter in model.network.parameters())
-    if parameters != manifest.parameters.static:
-        return f"the weights hold {parameters:,} parameters, not {manifest.parameters.static:,}"
-    stored = sum(tensor.numel() for tensor in model.network.state_dict().values())
-    sample = sum(math.prod(spec.shape) for spec in manifest.inputs)
-    bounds = bounds_for(inputs=sample, weights=stored, macs=manifest.macs.static)
-    try:
-        with torch.no_grad(), quiet():
-            outputs = shapes_within(model.network, _without_content(manifest, ANY_BATCH), bounds)
-            shapes_within(model.network, _without_content(manifest, 1), bounds)
-    except BoundsError as error:
-        return f"it takes more than a network of its inputs and weights: {error}"
-    except Exception as error:  # noqa: BLE001 - whatever a stranger's graph does wrong
-        return f"it does not run on the inputs: {' '.join(str(error).split())[:200]}"
-    if not all(isinstance(x, Tensor) for x in outputs):
-        return "an output is no tensor"
-    shapes = [(tuple(x.shape[1:]), str(x.dtype).removeprefix("torch.")) for x in outputs]
-    expected = [(spec.shape, spec.dtype) for spec in manifest.outputs]
-    if shapes != expected:
-        return f"outputs are {_shortened(shapes)}, not {_shortened(expected)}"
-    return None
-
-
-def _without_content(manifest: Manifest, samples: int) -> tuple[Tensor, ...]:
-    """Returns inputs on the meta device."""
-    return tuple(
-        torch.empty((samples, *spec.shape), dtype=getattr(torch, spec.dtype), device=META) for spec in manifest.inputs
-    )
-
-
-def _shortened(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 200 else f"{text[:197]}..."
+    return StaticModel(network, manifest)
 
 
 def _shape(spec: TensorSpec) -> str:

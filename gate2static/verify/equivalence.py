@@ -12,6 +12,7 @@ from gate2static.errors import ArtefactError, GateError, VerificationError
 from gate2static.gates.model import GatedModel, gated_model
 from gate2static.gates.plain_layers import with_plain_layers
 from gate2static.graphs import quiet
+from gate2static.messages import brief
 from gate2static.static.draws import DrawnBatch, comparison_batches
 from gate2static.static.model import StaticModel
 from gate2static.verify.difference import Difference, difference
@@ -261,7 +262,7 @@ def _truth(gated: GatedModel, batch: DrawnBatch) -> Mapping[str, Tensor] | None:
         shapes = [tuple(x.shape) for x in batch.inputs]
         raise VerificationError(
             f"the gated network does not run on the inputs that are compared, of shapes {shapes}: "
-            f"{' '.join(str(error).split())[:300]}. Pass inputs that it takes to verify, or gate with example inputs "
+            f"{brief(error, 300)}. Pass inputs that it takes to verify, or gate with example inputs "
             "whose values are all allowed."
         ) from error
     if batch.is_certain:

@@ -56,3 +56,44 @@ def test_what_only_a_second_look_shows_is_refused(backbone: nn.Module, differs: 
     heads = {task: nn.Conv2d(6, 2, 1) for task in ("a", "b")}
     with pytest.raises(TraceError, match=f"would not train as the backbone does: in training mode .*{differs}"):
         g2s.gate(backbone, tasks=list(heads), example_inputs=(X,), heads=heads)
+
+
+class TrainsBadly(nn.Module):
+    """A layer that stays whole, since it reads `training`, and does something wrong there."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        self.fault = fault
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.fault == "raises":
+            raise ValueError("no targets are given")
+        return x / 0 if self.training else x
+
+
+@pytest.mark.parametrize(
+    ("fault", "found"),
+    [("raises", r"does not run \(no targets are given\)"), ("is infinite", "returns numbers that are not finite")],
+)
+def test_a_comparison_that_is_impossible_is_told(fault: str, found: str) -> None:
+    """The check was left out in silence, so that a network that trains otherwise would have passed."""
+    backbone = nn.Sequential(nn.Conv2d(3, 6, 1), TrainsBadly(fault))
+    with pytest.warns(UserWarning, match=f"is not known: in training mode the backbone {found} on the example") as told:
+        g2s.gate(backbone, tasks=["a"], example_inputs=(X,), heads={"a": nn.Conv2d(6, 2, 1)})
+    assert [warning.filename for warning in told] == [__file__]
+
+
+class InsistsOnFloat32(ScalesGradients):
+    """Changes gradients, and runs in one type only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != torch.float32:
+            raise RuntimeError("expected float32")
+        return super().forward(x)
+
+
+def test_a_difference_counts_where_float64_is_impossible() -> None:
+    """A second look in float64 that failed took the difference back."""
+    backbone = InsistsOnFloat32(nn.Identity())
+    with pytest.raises(TraceError, match="would not train as the backbone does: in training mode the gradient of"):
+        g2s.gate(backbone, tasks=["a"], example_inputs=(X,), heads={"a": nn.Conv2d(6, 2, 1)})

@@ -1,5 +1,7 @@
 """Static networks that take images of any height and width."""
 
+import operator
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -193,3 +195,31 @@ def test_free_sizes_need_not_torchs_exporter(tmp_path, monkeypatch: pytest.Monke
     static = g2s.prune(gated_network(backbone), dynamic=SIZES)
     monkeypatch.setattr("torch.onnx.export", lambda *_, **__: pytest.fail("asked"))
     assert max(g2s.export_onnx(static, tmp_path / "network.onnx").errors.values()) < 1e-5
+
+
+def test_sizes_for_which_a_network_takes_too_much_are_refused() -> None:
+    """A folder is looked at for the size of its example only, where this network is small."""
+    torch.manual_seed(0)
+    gated = g2s.gate(
+        nn.Sequential(nn.Conv2d(3, 4, 3, padding=1)),
+        tasks=["a"],
+        example_inputs=(torch.randn(2, 3, 16, 16),),
+        heads={"a": nn.Identity()},
+    )
+    static = g2s.prune(gated.eval(), dynamic=SIZES)
+    graph = static.network.graph
+    (x,) = graph.find_nodes(op="placeholder")
+    (output,) = graph.find_nodes(op="output")
+    with graph.inserting_before(output):
+        # Nothing at the size of the example, 2**30 numbers per sample at twice that.
+        height = graph.call_function(torch.ops.aten.sym_size.int, (x, 2))
+        batch = graph.call_function(torch.ops.aten.sym_size.int, (x, 0))
+        steps = graph.call_function(operator.floordiv, (height, 32))
+        length = graph.call_function(operator.mul, (steps, 2**30))
+        zeros = graph.call_function(torch.ops.aten.zeros.default, ([batch, length],))
+        total = graph.call_function(torch.ops.aten.sum.default, (zeros,))
+        output.args = ((graph.call_function(torch.ops.aten.add.Tensor, (output.args[0][0], total)),),)
+    static.network.recompile()
+    assert static(torch.randn(1, 3, 16, 24))["a"].shape == (1, 4, 16, 24)
+    with pytest.raises(ArtefactError, match="inputs of these sizes: .*zeros.* elements per sample, more than"):
+        static(torch.randn(1, 3, 32, 32))

@@ -4,16 +4,21 @@ import copy
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from gate2static.errors import ArtefactError
-from gate2static.static import StaticModel, load_static
+from gate2static.errors import ArtefactError, TraceError
+from gate2static.gates import gate, set_gates
+from gate2static.prune import prune
+from gate2static.static import StaticModel, graph_json, load_static
 from gate2static.static.folder import digest
+from gate2static.static.vetting import graph_bounds
 from tests import zoo
 
 FILES = ("graph.json", "manifest.json", "weights.safetensors")
@@ -208,3 +213,59 @@ def _write_weights(folder: Path, weights: bytes) -> None:
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["digest"] = digest((folder / "graph.json").read_bytes(), weights)
     (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def _recurrent(length: int) -> StaticModel:
+    """A gated linear layer and a recurrent layer behind it, over sequences of a length."""
+
+    class Backbone(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(2, 2)
+            self.recurrent = nn.LSTM(2, 2, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            states: torch.Tensor = self.recurrent(self.first(x))[0]
+            return states[:, -1]
+
+    heads = {task: nn.Linear(2, 1) for task in "ab"}
+    gated = gate(Backbone(), tasks=["a", "b"], example_inputs=(torch.randn(2, length, 2),), heads=heads)
+    set_gates(gated, True)
+    return prune(gated.eval())
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of more recurrent steps than `load_static` takes was saved."""
+    model = _recurrent(8)
+    monkeypatch.setattr(graph_bounds, "MOST_STEPS", 15)
+    with pytest.raises(ArtefactError, match="cannot be saved, since `load_static` would refuse it: .* more than 15 st"):
+        model.save(tmp_path / "static")
+    assert not (tmp_path / "static").exists()
+    monkeypatch.setattr(graph_bounds, "MOST_STEPS", 16)
+    model.save(tmp_path / "static")
+    load_static(tmp_path / "static")
+
+
+def test_a_graph_of_too_many_nodes_is_not_saved(
+    pruned: StaticModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_json, "MOST_NODES", 3)
+    with pytest.raises(ArtefactError, match="cannot be saved, since .* nodes, not a list of up to 3 nodes. Export it"):
+        pruned.save(tmp_path / "static")
+
+
+def test_more_recurrent_steps_than_can_be_loaded_are_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_bounds, "MOST_STEPS", 7)
+    with pytest.raises(TraceError, match="but not saved: recurrent layers take more than 7 steps, and `load_static`"):
+        _recurrent(8)
+
+
+def test_long_sequences_take_no_longer_to_capture_and_load(tmp_path: Path) -> None:
+    """Two thousand steps took minutes to prune and to load, since each was run on tensors without content."""
+    model = _recurrent(300)
+    start = time.process_time()
+    model.save(tmp_path / "static")
+    loaded = load_static(tmp_path / "static")
+    assert time.process_time() - start < 1
+    inputs = model.example_inputs(3)
+    assert all(torch.equal(loaded(*inputs)[task], output) for task, output in model(*inputs).items())

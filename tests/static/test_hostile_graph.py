@@ -15,8 +15,8 @@ from gate2static.errors import ArtefactError
 from gate2static.gates import gate, set_gates
 from gate2static.prune import prune
 from gate2static.static import StaticModel, load_static
-from gate2static.static.allowed_operators import allowed_operator
 from gate2static.static.folder import digest
+from gate2static.static.vetting.allowed_operators import allowed_operator
 from gate2static.static.vetting.operator_table import OPERATORS as TABLE
 
 Nodes = list[dict[str, Any]]

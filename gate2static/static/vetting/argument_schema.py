@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from gate2static.messages import brief
+
 MOST_ITEMS = 16_384
 """The longest list of arguments, such as the parts of a split or the operands of a concatenation."""
 LARGEST_INTEGER = 2**31
@@ -148,5 +150,4 @@ def _is_plain(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    text = "a node" if isinstance(value, fx.Node) else repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return "a node" if isinstance(value, fx.Node) else brief(repr(value), 60)

@@ -17,8 +17,8 @@ from gate2static.static.vetting.work import element_count, estimate, named_argum
 
 MOST_PARTS = 16_384
 """The most tensors that one operator may return."""
-MOST_STEPS = 65_536
-"""The most steps that all recurrent layers take together; each is several operators on tensors without content."""
+MOST_STEPS = 2**18
+"""The most steps that all recurrent layers take together; they run one after the other."""
 _LARGEST_SIZE = 2**62
 
 

@@ -8,6 +8,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from gate2static.errors import ArtefactError
+from gate2static.messages import brief
 from gate2static.static.vetting.argument_schema import DTYPES
 from gate2static.strict_json import parse_json
 
@@ -34,7 +35,7 @@ def read_tensors(content: bytes) -> dict[str, Tensor]:
     try:
         tensors: dict[str, Tensor] = load(content)
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ArtefactError(f"weights.safetensors is damaged: {str(error)[:200]}.") from error
+        raise ArtefactError(f"weights.safetensors is damaged: {brief(error)}.") from error
     for name, tensor in tensors.items():
         if tensor.dtype not in DTYPES:
             raise ArtefactError(f"weights.safetensors has {name} in {tensor.dtype}, which no network of ours has.")
@@ -48,5 +49,5 @@ def _check_header(header: Any) -> None:
     for name in header:
         if name != "__metadata__" and not _NAME.fullmatch(name):
             raise ArtefactError(
-                f"the weights file holds a tensor named {name[:60]!r}; allowed are parameter_N and buffer_N."
+                f"the weights file holds a tensor named {brief(repr(name), 60)}; allowed are parameter_N and buffer_N."
             )

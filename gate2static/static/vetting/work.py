@@ -104,6 +104,13 @@ def _pairs(named: Mapping[str, Any], value: Any) -> tuple[int, int]:
     return element_count(value) * int(named["x1"].shape[-1]), 0
 
 
+def _recurrence(named: Mapping[str, Any], value: Any) -> tuple[int, int]:
+    """Each matrix multiplies a vector at every step of every sequence."""
+    sequences = named["input"]
+    matrices = sum(x.numel() for x in named["params"] if x.dim() == 2)
+    return sequences.numel() // max(1, sequences.shape[-1]) * matrices, 0
+
+
 _ESTIMATES: Mapping[str, Callable[[Mapping[str, Any], Any], tuple[int, int]]] = {
     **dict.fromkeys(
         ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"),
@@ -127,6 +134,7 @@ _ESTIMATES: Mapping[str, Callable[[Mapping[str, Any], Any], tuple[int, int]]] = 
         _factorisation,
     ),
     **dict.fromkeys(("avg_pool1d", "avg_pool2d", "avg_pool3d", "max_pool1d", "max_pool2d", "max_pool3d"), _window),
+    **dict.fromkeys(("gru", "lstm", "rnn_relu", "rnn_tanh"), _recurrence),
     "cdist": _pairs,
     "einsum": _einsum,
     "linear": _linear,
