@@ -20,7 +20,7 @@ from gate2static.errors import ExportError, Gate2StaticError
 try:
     import fcntl
 except ImportError:  # Windows: temporary files of killed processes stay
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # Windows has no such module
 
 _CREATE_ONLY = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
 LARGEST_FILE = 2**31

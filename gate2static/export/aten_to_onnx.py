@@ -250,7 +250,7 @@ def is_always_decomposed(operator: Any) -> bool:
 class _Looks(Tensor):
     """A tensor that only says what a value looks like, with formulas for sizes that follow the batch."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # typed as a method
     shape: Any = ()
 
 

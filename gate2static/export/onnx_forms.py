@@ -6,12 +6,14 @@ form, so a form returns only what has one.
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import product
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
+
+from gate2static.export.convolution_forms import convolution_by_sample, transposed_convolution_by_sample
+from gate2static.export.pooling_forms import adaptive_average_pool, adaptive_maximum_pool, average_pool, maximum_pool
 
 _aten = torch.ops.aten
 _CONVOLUTIONS = {_aten.conv1d.default: 1, _aten.conv2d.default: 2, _aten.conv3d.default: 3}
@@ -47,7 +49,7 @@ def _convolution_form(node: fx.Node) -> Callable[..., Any] | None:
     groups = node.args[_GROUPS_POSITION] if len(node.args) > _GROUPS_POSITION else node.kwargs.get("groups", 1)
     if not isinstance(groups, fx.Node):
         return None
-    return _convolution_by_sample if node.target in _CONVOLUTIONS else _transposed_convolution_by_sample
+    return convolution_by_sample if node.target in _CONVOLUTIONS else transposed_convolution_by_sample
 
 
 # Shapes, types and attention
@@ -109,181 +111,6 @@ def _attention(
     mask = None if attn_mask is None else with_two(attn_mask)
     attended = F.scaled_dot_product_attention(with_two(query), with_two(key), with_two(value), mask, *args, **kwargs)
     return attended.reshape(*leading, *attended.shape[-2:])
-
-
-# Pooling
-
-
-def _windows(
-    x: Tensor, window: Sequence[int], stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int], ceil: bool
-) -> list[tuple[int, int, int, int]]:
-    """Returns, for each dimension of positions, the windows, their extent, their stride and the padding in front."""
-    n = len(window)
-    found = []
-    settings = zip(window, _each(stride or window, n), _each(padding, n), _each(dilation, n), strict=True)
-    for size, (k, s, p, d) in zip(x.shape[-n:], settings, strict=True):
-        extent = d * (k - 1) + 1
-        windows = (size + 2 * p - extent) // s + 1
-        if ceil:
-            windows = -(-(size + 2 * p - extent) // s) + 1
-            # Torch leaves out a window that would start in the padding behind; ONNX does not.
-            windows -= (windows - 1) * s >= size + p
-        found.append((windows, extent, s, p))
-    return found
-
-
-def _padded(x: Tensor, windows: list[tuple[int, int, int, int]], value: float) -> Tensor:
-    """Pads the positions so that exactly these windows fit."""
-    around: list[int] = []
-    for size, (count, extent, s, p) in zip(x.shape[-len(windows) :], windows, strict=True):
-        around = [p, (count - 1) * s + extent - size - p, *around]
-    return F.pad(x, around, value=value)
-
-
-def _maximum_pool(
-    n: int,
-    x: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,),
-    ceil_mode: bool = False,
-) -> Tensor:
-    """Pools n dimensions of positions, with padding for the windows that torch has."""
-    window = _each(kernel_size, n)
-    windows = _windows(x, window, stride, padding, dilation, ceil_mode)
-    pool: Any = (F.max_pool1d, F.max_pool2d, F.max_pool3d)[n - 1]
-    pooled: Tensor = pool(_padded(x, windows, -math.inf), window, [s for _, _, s, _ in windows], 0, _each(dilation, n))
-    return pooled
-
-
-def _maximum_pool_of(n: int) -> Callable[..., Tensor]:
-    return lambda *args, **kwargs: _maximum_pool(n, *args, **kwargs)
-
-
-def _average_pool(
-    x: Tensor,
-    kernel_size: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> Tensor:
-    """Pools as sums over the numbers of positions that torch counts."""
-    n = x.dim() - 2
-    window = _each(kernel_size, n)
-    windows = _windows(x, window, stride, padding, (1,), ceil_mode)
-    pool: Any = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[n - 1]
-    means: Tensor = pool(_padded(x, windows, 0.0), window, [s for _, _, s, _ in windows])
-    if divisor_override:
-        return means * (math.prod(window) / divisor_override)
-    for d, (size, (count, k, s, p)) in enumerate(zip(x.shape[2:], windows, strict=True)):
-        first, last = (-p, size + p) if count_include_pad else (0, size)
-        counted = [min(i * s - p + k, last) - max(i * s - p, first) for i in range(count)]
-        shape = [-1] + [1] * (n - d - 1)
-        means = means * torch.tensor([k / positions for positions in counted], dtype=x.dtype).reshape(shape)
-    return means
-
-
-def _each(sizes: Sequence[int], n: int) -> tuple[int, ...]:
-    return tuple(sizes) * n if len(sizes) == 1 else tuple(sizes)
-
-
-def _bounds(size: int, windows: int) -> list[tuple[int, int]]:
-    """Returns where the windows of adaptive pooling begin and end."""
-    return [(i * size // windows, -(-(i + 1) * size // windows)) for i in range(windows)]
-
-
-def _adaptive_average(x: Tensor, output_size: Sequence[int]) -> Tensor:
-    """Pools (…, *positions) to a size: along one dimension after the other, as products where windows differ."""
-    n = len(output_size)
-    if tuple(output_size) == (1,) * n:
-        return x.mean(list(range(-n, 0)), keepdim=True)
-    for dim, windows in zip(range(-n, 0), output_size, strict=True):
-        size = x.shape[dim]
-        if windows == size:
-            continue
-        bounds = _bounds(size, windows)
-        # (positions, windows)
-        shares = [[(begin <= i < end) / (end - begin) for begin, end in bounds] for i in range(size)]
-        x = (x.transpose(dim, -1) @ torch.tensor(shares, dtype=x.dtype)).transpose(dim, -1)
-    return x
-
-
-def _adaptive_maximum(x: Tensor, output_size: Sequence[int]) -> tuple[Tensor]:
-    """Pools (…, *positions) to a size, along one dimension after the other."""
-    n = len(output_size)
-    for dim, windows in zip(range(-n, 0), output_size, strict=True):
-        bounds = _bounds(x.shape[dim], windows)
-        x = torch.cat([x.narrow(dim, begin, end - begin).amax(dim, keepdim=True) for begin, end in bounds], dim)
-    return (x,)
-
-
-# Convolutions whose weights are other ones for each sample
-
-
-def _convolution_by_sample(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Sequence[int] = (1,),
-    padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,),
-    groups: int = 1,
-) -> Tensor:
-    """Convolves group by group as products of matrices, one for each position of the window."""
-    n = x.dim() - 2
-    strides, paddings, dilations = _each(stride, n), _each(padding, n), _each(dilation, n)
-    samples = x.shape[0]
-    outputs, inputs, *window = weight.shape
-    x = F.pad(x, [p for size in reversed(paddings) for p in (size, size)])
-    sizes = [
-        (size - d * (k - 1) - 1) // s + 1 for size, k, s, d in zip(x.shape[2:], window, strides, dilations, strict=True)
-    ]
-    # (samples, groups, channels in, *positions) and (groups, channels out, channels in, *window)
-    images = x.reshape(samples, groups, inputs, *x.shape[2:])
-    weights = weight.reshape(groups, outputs // groups, inputs, *window)
-    out: Any = 0
-    for place in product(*map(range, window)):
-        read = images
-        for d, (at, size, s, dil) in enumerate(zip(place, sizes, strides, dilations, strict=True), start=3):
-            read = _aten.slice.Tensor(read, d, at * dil, at * dil + (size - 1) * s + 1, s)
-        taken = weights
-        for at in place:
-            taken = taken.select(3, at)
-        out = out + taken @ read.reshape(samples, groups, inputs, math.prod(sizes))
-    result: Tensor = out.reshape(samples, outputs, *sizes)
-    return result if bias is None else result + bias.reshape(-1, *[1] * n)
-
-
-def _transposed_convolution_by_sample(
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Sequence[int] = (1,),
-    padding: Sequence[int] = (0,),
-    output_padding: Sequence[int] = (0,),
-    groups: int = 1,
-    dilation: Sequence[int] = (1,),
-) -> Tensor:
-    """Convolves an image with zeros between its positions with the mirrored window."""
-    n = x.dim() - 2
-    inputs, outputs, *window = weight.shape
-    margins = zip(
-        window, _each(stride, n), _each(padding, n), _each(output_padding, n), _each(dilation, n), strict=True
-    )
-    around: list[int] = []
-    for d, (k, s, p, extra, dil) in enumerate(margins, start=2):
-        if s > 1:
-            size = x.shape[d]
-            spread = F.pad(x.unsqueeze(d + 1), [0, 0] * (x.dim() - d - 1) + [0, s - 1])
-            x = spread.reshape(*x.shape[:d], size * s, *x.shape[d + 1 :]).narrow(d, 0, size * s - s + 1)
-        margin = dil * (k - 1) - p
-        around = [margin, margin + extra, *around]
-    mirrored = weight.reshape(groups, inputs // groups, outputs, *window).transpose(1, 2).flip(list(range(3, 3 + n)))
-    mirrored = mirrored.reshape(groups * outputs, inputs // groups, *window)
-    return _convolution_by_sample(F.pad(x, around), mirrored, bias, (1,), (0,), dilation, groups)
 
 
 # Reductions and mathematics
@@ -496,12 +323,12 @@ _CEILING = {
 """Pooling -> the position of its argument `ceil_mode`."""
 
 FORMS: dict[Any, Callable[..., Any]] = {
-    _aten.avg_pool1d.default: _average_pool,
-    _aten.avg_pool2d.default: _average_pool,
-    _aten.avg_pool3d.default: _average_pool,
-    _aten.max_pool1d.default: _maximum_pool_of(1),
-    _aten.max_pool2d.default: _maximum_pool_of(2),
-    _aten.max_pool3d.default: _maximum_pool_of(3),
+    _aten.avg_pool1d.default: average_pool,
+    _aten.avg_pool2d.default: average_pool,
+    _aten.avg_pool3d.default: average_pool,
+    _aten.max_pool1d.default: maximum_pool(1),
+    _aten.max_pool2d.default: maximum_pool(2),
+    _aten.max_pool3d.default: maximum_pool(3),
     _aten.chunk.default: _chunk,
     _aten.split.Tensor: _split,
     _aten.flatten.using_ints: _flatten,
@@ -509,12 +336,12 @@ FORMS: dict[Any, Callable[..., Any]] = {
     _aten.unflatten.int: _unflatten,
     _aten.to.dtype: cast,
     _aten.scaled_dot_product_attention.default: _attention,
-    _aten.adaptive_avg_pool1d.default: _adaptive_average,
-    _aten.adaptive_avg_pool2d.default: _adaptive_average,
-    _aten.adaptive_avg_pool3d.default: _adaptive_average,
-    _aten.adaptive_max_pool1d.default: _adaptive_maximum,
-    _aten.adaptive_max_pool2d.default: _adaptive_maximum,
-    _aten.adaptive_max_pool3d.default: _adaptive_maximum,
+    _aten.adaptive_avg_pool1d.default: adaptive_average_pool,
+    _aten.adaptive_avg_pool2d.default: adaptive_average_pool,
+    _aten.adaptive_avg_pool3d.default: adaptive_average_pool,
+    _aten.adaptive_max_pool1d.default: adaptive_maximum_pool,
+    _aten.adaptive_max_pool2d.default: adaptive_maximum_pool,
+    _aten.adaptive_max_pool3d.default: adaptive_maximum_pool,
     _aten.scatter_reduce.two: _scatter_mean,
     _aten.cumprod.default: _running(torch.mul, 1.0),
     _aten.cummax.default: _running_values(torch.maximum, -math.inf),

@@ -5,10 +5,10 @@ compares the lifted network with the backbone. `sparsity_hinge` pulls gates towa
 """
 
 from gate2static.gates.channel_gate import Gate
+from gate2static.gates.gating import gate
 from gate2static.gates.hinge import sparsity_hinge
 from gate2static.gates.model import (
     GatedModel,
-    gate,
     gate_decisions,
     gate_parameters,
     gated_model,

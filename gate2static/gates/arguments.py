@@ -1,13 +1,18 @@
 """Checks the arguments of `gate` before anything is traced."""
 
-from collections.abc import Iterable, Mapping
+import keyword
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
+from gate2static.arguments import require_count, require_kind
 from gate2static.errors import GateError
+from gate2static.gates.model import SHARED
+from gate2static.messages import brief
 from gate2static.program.structures import take_apart
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
@@ -87,3 +92,40 @@ def check_values(tensors: Iterable[Any]) -> None:
             raise GateError(f"{what} is empty: its shape is {tuple(tensor.shape)}; give at least one sample.")
         if tensor.is_floating_point() and not tensor.is_meta and bool(tensor.isnan().any()):
             raise GateError(f"{what} holds NaN, on which all networks agree; give values that the network may meet.")
+
+
+def check_tasks(
+    tasks: Sequence[str], heads: Mapping[str, nn.Module], group_size: int, task_states: Mapping[str, Any]
+) -> tuple[str, ...]:
+    """Checks tasks, heads, states and the group size; returns the tasks."""
+    allowed = "a list of at least one name, all different"
+    if isinstance(tasks, str):
+        raise GateError(f"tasks are {tasks!r}; allowed is {allowed}.")
+    tasks = tuple(require_kind(tasks, Iterable, name="tasks", allowed=allowed, error=GateError))
+    if not tasks or len(set(map(repr, tasks))) != len(tasks):
+        raise GateError(f"tasks are {brief(repr(tasks), 80)}; allowed is {allowed}.")
+    require_kind(heads, (Mapping, nn.ModuleDict), name="heads", allowed="a dict from task to module", error=GateError)
+    allowed = "a dict from task to a state dict"
+    require_kind(task_states, Mapping, name="task_states", allowed=allowed, error=GateError)
+    if bad := [t for t in tasks if not _is_task_name(t)]:
+        raise GateError(
+            f"task names {brief(bad, 80)} are not allowed: use letters, digits and underscores, not starting with "
+            f"a digit, and neither {SHARED!r} nor a keyword of Python nor an attribute of torch.nn.ModuleDict."
+        )
+    if missing := [t for t in tasks if t not in heads]:
+        given = brief(sorted(map(str, heads)), 80)
+        raise GateError(f"no head for task {', '.join(missing)}; heads are given for {given}. Add one to each.")
+    if unknown := sorted(map(str, {*heads, *task_states} - set(tasks))):
+        raise GateError(f"heads or states are given for {unknown}, which are not among the tasks {list(tasks)}.")
+    if bad := [t for t in tasks if not isinstance(heads[t], nn.Module)]:
+        raise GateError(f"the heads of {bad} are no torch.nn.Module; wrap functions in one.")
+    require_count(group_size, name="group_size, a number of channels,", error=GateError, most=2**62)
+    return tasks
+
+
+def _is_task_name(name: Any) -> bool:
+    """Returns whether a name can be that of a module, and is not taken by the shared stream or by nn.ModuleDict."""
+    if not isinstance(name, str):
+        return False
+    is_taken = name == SHARED or keyword.iskeyword(name) or hasattr(nn.ModuleDict(), name)
+    return re.fullmatch(r"[A-Za-z_]\w*", name) is not None and not is_taken

@@ -35,7 +35,7 @@ _NAMES = "by_name"
 
 
 class _InconclusiveError(Exception):
-    """The backbone does not run in training mode, or its numbers are not finite there; the message says which of them."""
+    """A network does not run in training mode or is not finite there; the message is what stands behind "it"."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +82,9 @@ def check_training(
             difference = _difference(backbone, plain, traced, (call, tuple(map(_two_samples, tensors))))
         except _InconclusiveError as error:
             warnings.warn(
-                f"whether the gated network trains as the backbone does is not known: in training mode the backbone {error} "
-                "on the example inputs. Give example inputs on which the backbone trains; or go on if it is to run in "
-                "evaluation mode only.",
+                "whether the gated network trains as the backbone does is not known: in training mode the backbone "
+                f"{error} on the example inputs. Give example inputs on which the backbone trains, or go on if it is "
+                "to run in evaluation mode only.",
                 UserWarning,
                 stacklevel=4,
             )

@@ -1,28 +1,19 @@
-"""`GatedModel`: a backbone lifted to T+1 streams, with one head per task; `gate` makes it."""
+"""`GatedModel`: a backbone lifted to T+1 streams, with one head per task, and what is read and set of its gates."""
 
 import copy
-import keyword
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self, cast, get_args
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self, cast
 
 import torch
 from torch import Tensor, fx, nn
 
-from gate2static.arguments import described, require_count, require_kind, require_number
+from gate2static.arguments import described, require_kind
 from gate2static.errors import Gate2StaticError, GateError
-from gate2static.gates.arguments import check_backbone, check_inputs, check_values
-from gate2static.gates.channel_gate import Gate, Mixing
-from gate2static.gates.check_lift import check_lift
-from gate2static.gates.check_training import check_training, set_modes
-from gate2static.gates.lift import lift
-from gate2static.gates.residual_ties import residual_ties
-from gate2static.gates.traced_module import mark_traced
-from gate2static.graphs import copied, detached_tensors, quiet
-from gate2static.messages import brief
+from gate2static.gates.channel_gate import Gate
+from gate2static.gates.check_training import set_modes
+from gate2static.graphs import detached_tensors
 from gate2static.program.annotate import info
-from gate2static.program.program import Program, build_program
-from gate2static.program.structures import tensors_of
+from gate2static.program.program import Program
 
 SHARED = "shared"
 """The name of the shared stream, which no task may have."""
@@ -159,7 +150,7 @@ class GatedModel(nn.Module):
         memo.update(detached_tensors(self))
         duplicate = type(self).__new__(type(self))
         memo[id(self)] = duplicate
-        duplicate.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]
+        duplicate.__setstate__(copy.deepcopy(self.__getstate__(), memo))  # type: ignore[no-untyped-call]  # torch does not annotate it
         return duplicate
 
     def __getstate__(self) -> dict[str, Any]:
@@ -174,109 +165,6 @@ class GatedModel(nn.Module):
     def _load_from_state_dict(self, *args: Any) -> None:
         self.train_with(None)
         super()._load_from_state_dict(*args)
-
-
-@quiet()
-def gate(
-    backbone: nn.Module,
-    *,
-    tasks: Sequence[str],
-    example_inputs: Sequence[Any] | Mapping[str, Any],
-    heads: Mapping[str, nn.Module],
-    group_size: int = 1,
-    gate_init: float = 0.05,
-    gate_init_std: float = 0.05,
-    mixing: Mixing = "softmax",
-    tie_residual: bool = False,
-    shared_state: Mapping[str, Tensor] | None = None,
-    task_states: Mapping[str, Mapping[str, Tensor]] | None = None,
-) -> GatedModel:
-    """Lifts a backbone to T+1 gated streams (GatedMTL, section 3.1).
-
-    It must not run in several threads at once, because torch.fx patches torch's functions while it traces.
-
-    The gated network trains as the backbone does: what a forward does under `if self.training:` is kept, and so is what
-    an overridden `train()` leaves in evaluation. The backbone and its traced copy take a step of training side by side
-    on copies; where outputs, gradients or buffers differ, and for what cannot be kept, there is an error. One thing is
-    not seen there: a region with autocast switched off is computed as the code around it.
-
-    Args:
-        backbone: Any module that torch.fx can trace and that returns a tensor or a structure of tensors. It is copied,
-            not changed.
-        tasks: The names of the T tasks.
-        example_inputs: The arguments of the backbone, batch first: a tuple of them by position, or a dict of them by
-            name. They are tensors, and tuples, lists, dicts, named tuples and dataclasses of tensors. Arguments by name
-            may also be plain values, which are fixed.
-        heads: Task -> module that is called on the backbone's output and returns a tensor, or a structure of tensors.
-            Heads are copied, not changed; what they share stays shared.
-        group_size: The number of neighbouring channels that share one gate.
-        gate_init: The mean of the initial gate logits. Positive values start the tasks on their own features.
-        gate_init_std: The standard deviation of the initial gate logits, drawn from torch's global generator.
-        mixing: How the shared stream continues after a gate. `softmax` weighs the tasks' picked features (eq. 3).
-            `hard` takes, group by group, that of the task with the largest mixing logit, which costs nothing once
-            pruned.
-        tie_residual: Whether units that write to the same residual stream (`residual_ties`) share one α and, with hard
-            mixing, one β: the same `nn.Parameter`.
-        shared_state: The backbone's `state_dict` from which the shared branch starts. None: the backbone's own.
-        task_states: Task -> the backbone's `state_dict` from which its branch starts. Tasks without one start from the
-            backbone's own.
-
-    Returns:
-        A module that is called like the backbone and returns a dict from task to the output of its head.
-
-    Raises:
-        GateError: The backbone, inputs, tasks, heads, states, group size or mixing do not exist or fit together.
-        TraceError: The backbone cannot be traced or does not run on the example inputs.
-    """
-    check_backbone(backbone)
-    check_inputs(example_inputs)
-    check_values(tensors_of(example_inputs))
-    tasks = _check_arguments(tasks, heads, group_size, task_states or {})
-    require_number(gate_init, name="gate_init", error=GateError)
-    require_number(gate_init_std, name="gate_init_std", least=0, error=GateError)
-    if mixing not in get_args(Mixing):
-        raise GateError(f"mixing is {mixing!r}; allowed are {' and '.join(map(repr, get_args(Mixing)))}.")
-    # Copied together, so that what heads share stays shared.
-    ordered_heads = dict(copied(nn.ModuleDict({task: heads[task] for task in tasks})).items())
-    # Heads are traced as they are deployed.
-    eval_heads = dict(copied(nn.ModuleDict(ordered_heads)).eval().items())
-    root, program = build_program(backbone, eval_heads, example_inputs)
-    states = {task: (task_states or {}).get(task) for task in tasks}
-    states[SHARED] = shared_state
-    branches = {stream: copied(root) for stream in states}
-    weight = next(p for p in backbone.parameters() if p.is_floating_point())
-    gates = {
-        unit.name: Gate(
-            tasks=len(tasks),
-            channels=unit.channels,
-            dim=unit.dim,
-            # A group is never wider than its layer.
-            group_size=min(group_size, unit.channels),
-            gate_init=gate_init,
-            gate_init_std=gate_init_std,
-            mixing=mixing,
-        ).to(weight.device, weight.dtype)
-        for unit in program.units
-    }
-    if tie_residual:
-        _tie(gates, residual_ties(root, program))
-    encoder = lift(program, branches, gates)
-    # Before the branches get weights of their own, each stream must compute what the backbone computes.
-    check_lift(backbone, encoder, list(branches.values()), example_inputs)
-    modes = check_training(backbone, root, program, example_inputs)
-    for stream, state in states.items():
-        _load_branch(branches[stream], state, stream, backbone)
-    gated = GatedModel(tasks=tuple(tasks), program=program, encoder=encoder, heads=nn.ModuleDict(ordered_heads))
-    gated._modes = modes
-    gated.train(backbone.training)
-    for branch in gated.branches.values():
-        set_modes(branch, {name: module.training for name, module in backbone.named_modules()})
-        mark_traced(branch, backbone)
-    for task, head in gated.heads.items():
-        # A head in another mode than the backbone follows the backbone.
-        if heads[task].training == backbone.training:
-            set_modes(head, {name: module.training for name, module in heads[task].named_modules()})
-    return gated
 
 
 def gated_model(value: Any, *, error: type[Gate2StaticError] = GateError) -> GatedModel:
@@ -370,65 +258,3 @@ def set_gates(gated: GatedModel, decisions: bool | Mapping[str, Tensor]) -> None
     for name, decision in decisions.items():
         with torch.no_grad():
             gates[name].alpha.copy_(torch.where(decision, 1.0, -1.0))
-
-
-def _tie(gates: Mapping[str, Gate], groups: Iterable[Sequence[str]]) -> None:
-    """Lets the units of each group share the parameters of the group's first unit."""
-    for first, *others in groups:
-        for name in others:
-            gates[name].alpha = gates[first].alpha
-            # The softmax of eq. 3 has a β per channel, of which each unit keeps its own.
-            if gates[first].hard:
-                gates[name].beta = gates[first].beta
-
-
-def _check_arguments(
-    tasks: Sequence[str], heads: Mapping[str, nn.Module], group_size: int, task_states: Mapping[str, Any]
-) -> tuple[str, ...]:
-    """Checks tasks, heads, states and the group size; returns the tasks."""
-    allowed = "a list of at least one name, all different"
-    if isinstance(tasks, str):
-        raise GateError(f"tasks are {tasks!r}; allowed is {allowed}.")
-    tasks = tuple(require_kind(tasks, Iterable, name="tasks", allowed=allowed, error=GateError))
-    if not tasks or len(set(map(repr, tasks))) != len(tasks):
-        raise GateError(f"tasks are {brief(repr(tasks), 80)}; allowed is {allowed}.")
-    require_kind(heads, (Mapping, nn.ModuleDict), name="heads", allowed="a dict from task to module", error=GateError)
-    allowed = "a dict from task to a state dict"
-    require_kind(task_states, Mapping, name="task_states", allowed=allowed, error=GateError)
-    if bad := [t for t in tasks if not _is_task_name(t)]:
-        raise GateError(
-            f"task names {brief(bad, 80)} are not allowed: use letters, digits and underscores, not starting with "
-            f"a digit, and neither {SHARED!r} nor a keyword of Python nor an attribute of torch.nn.ModuleDict."
-        )
-    if missing := [t for t in tasks if t not in heads]:
-        given = brief(sorted(map(str, heads)), 80)
-        raise GateError(f"no head for task {', '.join(missing)}; heads are given for {given}. Add one to each.")
-    if unknown := sorted(map(str, {*heads, *task_states} - set(tasks))):
-        raise GateError(f"heads or states are given for {unknown}, which are not among the tasks {list(tasks)}.")
-    if bad := [t for t in tasks if not isinstance(heads[t], nn.Module)]:
-        raise GateError(f"the heads of {bad} are no torch.nn.Module; wrap functions in one.")
-    require_count(group_size, name="group_size, a number of channels,", error=GateError, most=2**62)
-    return tasks
-
-
-def _is_task_name(name: Any) -> bool:
-    """Returns whether a name can be that of a module, and is not taken by the shared stream or by nn.ModuleDict."""
-    if not isinstance(name, str):
-        return False
-    is_taken = name == SHARED or keyword.iskeyword(name) or hasattr(nn.ModuleDict(), name)
-    return re.fullmatch(r"[A-Za-z_]\w*", name) is not None and not is_taken
-
-
-def _load_branch(branch: nn.Module, state: Mapping[str, Tensor] | None, stream: str, backbone: nn.Module) -> None:
-    """Loads the state dict of a backbone into a branch; None leaves the branch as it is."""
-    if state is None:
-        return
-    allowed = "a state dict, as `state_dict()` of the backbone returns it"
-    require_kind(state, Mapping, name=f"the state for stream {stream!r}", allowed=allowed, error=GateError)
-    # The layers that the trace made are tied to the backbone's parameters: their names stand for what is loaded anyway.
-    of_backbone = backbone.state_dict()
-    tied = {key: value for key, value in branch.state_dict().items() if key not in of_backbone}
-    try:
-        branch.load_state_dict({**tied, **state})
-    except RuntimeError as error:
-        raise GateError(f"the state for stream {stream!r} does not fit the backbone: {brief(error, 300)}") from error

@@ -14,12 +14,12 @@ from torch.nn import functional as F
 from gate2static.errors import TraceError
 from gate2static.graphs import KeptTensor
 from gate2static.program.annotate import NodeError
-from gate2static.program.known_proxies import FollowsBatchError
 from gate2static.program.rewrites.gradients import is_custom
 from gate2static.program.rewrites.in_training import ModeError
 from gate2static.program.rewrites.out_of_place import StoredWriteError
 from gate2static.program.size_decisions import NOT_THEIRS
-from gate2static.program.tracer import FixedDrawError, Tracer, is_leaf
+from gate2static.program.tracing.known_proxies import FollowsBatchError
+from gate2static.program.tracing.tracer import FixedDrawError, Tracer, is_leaf
 
 _FROZEN = {F.batch_norm: "BatchNorm", F.instance_norm: "InstanceNorm"}
 """Functions whose training flag is an argument, which a trace would fix -> the layers to use instead."""

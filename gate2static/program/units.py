@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from gate2static.program.annotate import info
 from gate2static.program.layer_kinds import channel_dim
 from gate2static.program.operators import ADDITIONS, FEATURES_LAST, WEIGHT_FUNCTIONS, WEIGHT_LAYERS, is_norm
-from gate2static.program.tracer import is_users
+from gate2static.program.tracing.tracer import is_users
 
 
 def gated_unit(value: Tensor, unit: str) -> Tensor:

@@ -14,7 +14,7 @@ from gate2static.gates.model import GatedModel, gated_model
 from gate2static.gates.plain_layers import with_plain_layers
 from gate2static.graphs import quiet
 from gate2static.program.annotate import info
-from gate2static.program.program import gated_unit
+from gate2static.program.units import gated_unit
 from gate2static.prune.analyse import analyse
 from gate2static.prune.describe import describe
 from gate2static.prune.emission.layout import Layout, find_target

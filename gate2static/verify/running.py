@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from gate2static.errors import VerificationError
 from gate2static.gates.model import GatedModel
 from gate2static.graphs import copied
-from gate2static.program.program import named_outputs
+from gate2static.program.heads import named_outputs
 from gate2static.static.model import TORCHS_ERRORS, StaticModel, not_computable
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, fx, nn
 
 from gate2static.gates import GatedModel, gate
 from gate2static.program.structures import tensors_of
-from gate2static.program.trace import trace
+from gate2static.program.tracing.trace import trace
 
 
 class Pooled(nn.Module):

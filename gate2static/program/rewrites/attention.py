@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gate2static.program.known_values import ValueTracer
 from gate2static.program.layer_kinds import has_own_forward
+from gate2static.program.tracing.known_values import ValueTracer
 
 Form = Callable[..., Any]
 """Writes a module out; it is called with a tracer, the module and the module's arguments."""

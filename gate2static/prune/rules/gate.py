@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from gate2static.gates.channel_gate import Gate
 from gate2static.gates.model import GatedModel
 from gate2static.graphs import Ids
-from gate2static.program.program import gated_unit
+from gate2static.program.units import gated_unit
 from gate2static.prune.analysis.channel_access import access
 from gate2static.prune.analysis.need import either
 from gate2static.prune.analysis.numbering import Decisions, Numbering

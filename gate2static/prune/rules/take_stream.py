@@ -9,7 +9,7 @@ from torch import Tensor, fx
 
 from gate2static.gates.model import GatedModel
 from gate2static.graphs import Ids
-from gate2static.program.program import take_stream
+from gate2static.program.heads import take_stream
 from gate2static.prune.analysis.channel_access import Same
 from gate2static.prune.analysis.numbering import Decisions, Numbering
 from gate2static.prune.emission.emitter import Emitter

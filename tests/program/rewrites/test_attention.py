@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gate2static.errors import TraceError
 from gate2static.program.rewrites import attention
-from gate2static.program.trace import trace
+from gate2static.program.tracing.trace import trace
 from tests.program.tracing import called, gated, scramble, traced
 
 TOKENS = torch.randn(3, 7, 16)

@@ -9,7 +9,7 @@ from timm.layers import norm_act
 from torch import Tensor, nn
 
 from gate2static.errors import TraceError
-from gate2static.program.tracer import Tracer
+from gate2static.program.tracing.tracer import Tracer
 from tests.program.tracing import called, gated, scramble, traced
 
 NORMS = {

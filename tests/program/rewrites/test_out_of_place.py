@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from gate2static.errors import TraceError
 from gate2static.program.rewrites.out_of_place import functionalise, set_item
-from gate2static.program.trace import trace
+from gate2static.program.tracing.trace import trace
 
 
 class Net(nn.Module):

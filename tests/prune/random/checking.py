@@ -12,7 +12,8 @@ from torch.utils import _pytree as pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from gate2static.gates import GatedModel, gate
-from gate2static.program.program import gated_unit, take_stream
+from gate2static.program.heads import take_stream
+from gate2static.program.units import gated_unit
 from gate2static.prune import expected_macs, prune
 from gate2static.static import StaticModel, load_static
 from tests.prune.random.networks import HEADS, INPUTS, Program, RandomNet

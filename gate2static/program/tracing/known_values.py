@@ -1,8 +1,8 @@
 """Values that are known while their graph is still being traced.
 
 A forward may decide on sizes: `if x.shape[2] % 7`, `for i in range(len(parts))`. Such a value is the same for every
-batch, so the trace may use it. The tracer finds it by running the nodes it comes from on fake tensors at two batch
-sizes. What the two runs agree on is a constant; what differs would fix the batch, and is an error.
+batch, so the trace may use it. The tracer finds it by running the nodes it comes from at two batch sizes
+(`value_runs`). What the two runs agree on is a constant; what differs would fix the batch, and is an error.
 
 While a trace runs, functions of torch and of Python are replaced (`size_functions`, `integer_sizes`, `gradients`), and
 `ValueTracer.trace` puts them back. So networks must not be traced by several threads at once.
@@ -16,14 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, fx, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.proxy import TraceError
 from torch.utils import _pytree as pytree
 
-from gate2static.graphs import function_of, quiet
-from gate2static.program.annotate import BATCHES, fake_inputs
+from gate2static.program.annotate import BATCHES
 from gate2static.program.calls import Call
-from gate2static.program.known_proxies import FollowsBatchError, KnownProxy
 from gate2static.program.rewrites.gradients import (
     as_function,
     autocast_devices,
@@ -38,9 +35,8 @@ from gate2static.program.rewrites.size_functions import recorded_size_functions
 from gate2static.program.rewrites.training_reads import noticed_reads, recorded_random_functions
 from gate2static.program.size_decisions import user_line
 from gate2static.program.structures import Structure, follow, take_apart, tensors_of
-
-_UNKNOWN = object()
-"""The value of a node that does not run on fake tensors."""
+from gate2static.program.tracing.known_proxies import FollowsBatchError, KnownProxy
+from gate2static.program.tracing.value_runs import UNKNOWN, ValueRuns
 
 
 class ValueTracer(fx.Tracer):
@@ -59,7 +55,6 @@ class ValueTracer(fx.Tracer):
         reads: The modules whose flag `training` was read, by identity -> the files and lines that read it.
         places: The files and lines that read the flag of any module, in order.
         integers: Whether `int` and `len` of what follows the batch are recorded.
-        evaluating: True while nodes run on fake tensors, so that modules are called and not recorded.
         decided: Node whose value Python needed, and whether only its length -> the line of the user's code.
         result: The structure of what the forward returned.
     """
@@ -78,15 +73,11 @@ class ValueTracer(fx.Tracer):
         self.training = training
         self.reads: dict[int, list[str]] = {}
         self.places: list[str] = []
-        self.evaluating = False
         self.decided: dict[tuple[fx.Node, bool], str] = {}
         self.result: Structure | None = None
         self._call_form = call
         self.integers = integers
-        self._mode = FakeTensorMode(allow_non_fake_inputs=True)
-        at = fake_inputs(self._mode, inputs)
-        self._placeholders = {batch: at(batch) for batch in BATCHES}
-        self._values: dict[fx.Node, tuple[Any, ...]] = {}
+        self._runs = ValueRuns(inputs)
         self._autocast = autocast_devices()
         # Whether nodes are marked that are recorded while gradients are off, see `gradients`.
         self._marking = True
@@ -160,6 +151,11 @@ class ValueTracer(fx.Tracer):
         return attr_val if self.evaluating else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     @property
+    def evaluating(self) -> bool:
+        """Whether nodes run on fake tensors, so that modules are called and not recorded."""
+        return self._runs.are_running
+
+    @property
     def last_read(self) -> str:
         """The file and line that was the last to read a flag `training`; "" where nothing did."""
         return self.places[-1] if self.places else ""
@@ -182,7 +178,7 @@ class ValueTracer(fx.Tracer):
             TraceError: The value is a tensor, depends on the batch size, or could not be computed.
         """
         small, large = self.values(proxy.node)
-        if small is _UNKNOWN or tensors_of(small):
+        if small is UNKNOWN or tensors_of(small):
             raise TraceError("symbolically traced variables cannot be used as inputs to control flow")
         agreed = _agreed(small, large)
         self._decide(proxy.node, is_length=False)
@@ -236,71 +232,13 @@ class ValueTracer(fx.Tracer):
         tensors = [tensor for n in node.all_input_nodes for tensor in tensors_of(self.values(n))]
         # Writing into a tensor counts up its version.
         versions = [tensor._version for tensor in tensors]
-        self._values.pop(node, None)
-        runs = all(value is not _UNKNOWN for value in self.values(node))
+        self._runs.forget(node)
+        runs = all(value is not UNKNOWN for value in self.values(node))
         return runs and versions == [tensor._version for tensor in tensors]
 
     def values(self, node: fx.Node) -> tuple[Any, ...]:
-        """Returns the value of a node at each of `BATCHES`."""
-        missing = self._missing(node)
-        self.evaluating = True
-        try:
-            with torch.no_grad(), quiet():
-                # The graph's order: inputs before what reads them.
-                for n in self.graph.nodes:
-                    if n in missing:
-                        self._values[n] = tuple(self._evaluate(n, run) for run in range(len(BATCHES)))
-        finally:
-            self.evaluating = False
-        return self._values[node]
-
-    def _missing(self, node: fx.Node) -> set[fx.Node]:
-        """Returns the nodes that must be evaluated for a node's value.
-
-        These are the node and all that its value comes from, unless their values are known already.
-        """
-        missing = set() if node in self._values else {node}
-        unseen = [node]
-        while unseen:
-            inputs = unseen.pop().all_input_nodes
-            new = [n for n in inputs if n not in missing and n not in self._values]
-            missing.update(new)
-            unseen.extend(new)
-        return missing
-
-    def _evaluate(self, node: fx.Node, run: int) -> Any:
-        """Returns the value of a node in one run, given the values of its inputs.
-
-        Args:
-            node: The node to evaluate.
-            run: The run at batch size `BATCHES[run]`.
-
-        Returns:
-            The value, or `_UNKNOWN` where the node or one of its inputs does not run on fake tensors.
-        """
-        if node.op == "placeholder":
-            leaves = self._placeholders[BATCHES[run]]
-            position = [*self.graph.find_nodes(op="placeholder")].index(node)
-            return leaves[position] if position < len(leaves) else _UNKNOWN
-        if any(self._values[n][run] is _UNKNOWN for n in node.all_input_nodes):
-            return _UNKNOWN
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._values[n][run])
-        try:
-            with self._mode:
-                return self._call(node)(*args, **kwargs)
-        except Exception:  # noqa: BLE001  # an unknown value raises where it is needed, and only there
-            return _UNKNOWN
-
-    def _call(self, node: fx.Node) -> Callable[..., Any]:
-        """Returns a node as a function of its arguments."""
-        if node.op == "call_function":
-            return function_of(node)
-        if node.op == "call_method":
-            return lambda owner, *args, **kwargs: getattr(owner, str(node.target))(*args, **kwargs)
-        value: Any = self.root
-        for atom in str(node.target).split("."):
-            value = getattr(value, atom)
-        return value if node.op == "call_module" else lambda: value
+        """Returns the value of a node at each of `BATCHES`; `UNKNOWN` where it does not run on fake tensors."""
+        return self._runs.values(node, self.root)
 
     def _autograd_function(
         self, kind: type[torch.autograd.Function], run: Callable[[], Any], args: tuple[Any, ...]
@@ -317,11 +255,8 @@ class ValueTracer(fx.Tracer):
         key = f"{id(kind)} {settings}"
         if key not in self._whole_functions:
             known = pytree.tree_map_only(fx.Proxy, lambda proxy: self.values(proxy.node)[0], args)
-            self.evaluating = True
-            try:
+            with self._runs.running():
                 self._whole_functions[key] = stays_whole(kind, args, known)
-            finally:
-                self.evaluating = False
         if self._whole_functions[key]:
             return self.create_proxy("call_function", as_function(kind), args, {})
         # A forward always runs without gradients, so what it records needs no mark.

@@ -22,7 +22,6 @@ from torch import Tensor, fx, nn
 from gate2static.errors import TraceError
 from gate2static.graphs import KeptTensor, copied, copy_structure
 from gate2static.program.calls import Example, call_of
-from gate2static.program.known_proxies import FollowsBatchError
 from gate2static.program.refusals import (
     explain,
     explain_mode,
@@ -41,7 +40,8 @@ from gate2static.program.rewrites.in_training import ModeError, add_training
 from gate2static.program.rewrites.out_of_place import StoredWriteError, functionalise
 from gate2static.program.rewrites.random_layers import make_random_layers, random_call
 from gate2static.program.size_decisions import decisions_of
-from gate2static.program.tracer import Tracer
+from gate2static.program.tracing.known_proxies import FollowsBatchError
+from gate2static.program.tracing.tracer import Tracer
 
 
 @dataclass(frozen=True)

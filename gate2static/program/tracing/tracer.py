@@ -17,7 +17,6 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from gate2static.program.calls import Call
-from gate2static.program.known_values import ValueTracer
 from gate2static.program.layer_kinds import layer_class
 from gate2static.program.operators import RUNNING_NORMS, WEIGHT_LAYERS, is_norm
 from gate2static.program.rewrites.attention import attention_weights, written_out
@@ -27,6 +26,7 @@ from gate2static.program.rewrites.gradients import is_custom
 from gate2static.program.rewrites.library_functions import as_function as rearrangement_layer
 from gate2static.program.rewrites.norm_activation import plain_norm
 from gate2static.program.rewrites.training_reads import random_state
+from gate2static.program.tracing.known_values import ValueTracer
 
 _OWN_PACKAGES = ("torch", __name__.partition(".")[0])
 
