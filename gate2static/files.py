@@ -61,6 +61,28 @@ def write_atomically(
         raise error(f"cannot write {path}: {reason}; nothing was changed there. {advice}") from failure
 
 
+def check_writable(path: Path, *, error: type[Gate2StaticError] = ExportError) -> None:
+    """Finds out whether a file could be written, before the work that it is the result of; leaves nothing behind.
+
+    Args:
+        path: The file, whose folder need not exist.
+        error: The exception class for a file that cannot be written.
+
+    Raises:
+        Gate2StaticError: The file cannot be written (of type `error`).
+    """
+    try:
+        _check_replaceable(path)
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        folder = next(parent for parent in path.absolute().parents if os.path.lexists(parent))
+        with _temporary_file(folder / path.name):
+            pass
+    except (OSError, ValueError) as failure:  # ValueError: a path with a null character
+        reason = getattr(failure, "strerror", None) or failure
+        raise error(f"cannot write {path}: {reason}. Choose another path.") from failure
+
+
 def _check_replaceable(path: Path) -> None:
     """Refuses a device, a pipe or a link to one: a file would take its place, and of `/dev/null` for everybody.
 

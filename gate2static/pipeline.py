@@ -237,8 +237,18 @@ def delivery(run_dir: Path, row: ResultRow) -> tuple[Step, ...]:
     Args:
         run_dir: A folder that `train` or `sweep` wrote.
         row: One of the run's networks.
+
+    Raises:
+        ArtefactError: The network's folder is a link that leads out of the run's folder.
     """
     folder = run_dir / row.name
+    for path in (folder, folder / "static"):
+        # A run folder may be a stranger's, and what its links lead to somebody else's.
+        if not path.resolve().is_relative_to(run_dir.resolve()):
+            raise ArtefactError(
+                f"{path} is a link that leads out of the run's folder, to {path.resolve()}, where nothing of the run "
+                "is written; remove the link, or choose another run folder."
+            )
     checkpoints = [run_dir / checkpoint for checkpoint in row.checkpoints]
     # The single-task networks are several files and one gated network.
     source = run_dir / "separate" if row.kind == "separate" else checkpoints[0]

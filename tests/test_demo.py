@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gate2static import demo, pipeline
 from gate2static.bench import LatencyReport
-from gate2static.errors import MissingDependencyError, RecipeError, VerificationError
+from gate2static.errors import ArtefactError, MissingDependencyError, RecipeError, VerificationError
 from gate2static.report import was_verified
 from gate2static.static.folder import read_manifest
 
@@ -171,3 +172,20 @@ def test_baselines_can_be_pruned_too(run, demo_dir, tmp_path, row):
     macs = read_manifest(tmp_path / "static").macs
     assert macs.static == macs[row.partition("/")[0]]
     assert "Channels that stay" in said
+
+
+@pytest.mark.parametrize("linked", [("shared",), ("shared", "static")])
+def test_a_networks_folder_that_links_out_of_the_run_is_refused(linked, tmp_path):
+    """Files of a stranger's choice were written where a link in a stranger's run folder led."""
+    run_dir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    link = run_dir.joinpath(*linked)
+    link.parent.mkdir(parents=True)
+    link.symlink_to(elsewhere, target_is_directory=True)
+    row = SimpleNamespace(name="shared", kind="shared", checkpoints=("shared/ckpt.pt",))
+    with pytest.raises(ArtefactError, match="is a link that leads out of the run's folder, to .*elsewhere, where"):
+        pipeline.delivery(run_dir, row)
+    (run_dir / "inside").mkdir()
+    link.unlink()
+    link.symlink_to(run_dir / "inside", target_is_directory=True)
+    assert len(pipeline.delivery(run_dir, row)) == 4

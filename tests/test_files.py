@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gate2static.errors import BenchError, ExportError
-from gate2static.files import read_bytes, write_atomically
+from gate2static.errors import ArtefactError, BenchError, ExportError
+from gate2static.files import check_writable, read_bytes, write_atomically
 from tests.forking import exit_code_of_fork
 
 
@@ -141,3 +141,20 @@ def test_a_device_or_a_pipe_is_not_replaced(is_link: bool, tmp_path: Path) -> No
         write_atomically(path, b"new")
     assert stat.S_ISFIFO(pipe.stat().st_mode)
     assert path.is_symlink() == is_link
+
+
+def test_a_file_that_cannot_be_written_is_found_out_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for path, reason in [
+        (tmp_path / "file" / "table.json", "Not a directory"),
+        (tmp_path, "Is a directory"),
+        (Path("/dev/null"), "it is a device or a pipe"),
+        (Path("a\0b"), "null"),
+    ]:
+        with pytest.raises(ArtefactError, match=f"cannot write .*{reason}.*Choose another path"):
+            check_writable(path, error=ArtefactError)
+
+
+def test_looking_whether_a_file_can_be_written_leaves_nothing_behind(tmp_path: Path) -> None:
+    check_writable(tmp_path / "new" / "folder" / "table.json", error=ArtefactError)
+    assert list(tmp_path.iterdir()) == []

@@ -32,7 +32,7 @@ app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=F
 
 @app.callback()
 def _global(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors, and what libraries say.")] = False,
     version: Version = False,
 ) -> None:
     """Train multi-task networks whose tasks share channels, and prune each to one verified static network."""
@@ -250,8 +250,10 @@ def profile(
     json: Json = None,
 ) -> None:
     """Measure the latency of layers on this machine, for predictions with `predict` and for budgets."""
+    from gate2static.cli.option_checks import check_outputs
     from gate2static.profiling import profile_for, profile_table
 
+    check_outputs(output, json)
     table = profile_for(network, backend=backend, threads=threads)
     table.save(output)
     show(profile_table(table), json, table.model_dump(mode="json"))

@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -26,8 +26,8 @@ BUG = 3
 """The exit status after an error that nobody foresaw."""
 BROKEN_PIPE = 141
 """The exit status where nobody reads the output any more, as of other programs: 128 plus the signal's number."""
-TRACEBACK = "GATE2STATIC_TRACEBACK"
-"""The variable that, set to 1, shows the tracebacks of errors and what libraries say."""
+DEBUG = "--debug"
+"""The option that shows the tracebacks of errors and what libraries say."""
 
 _UsageError: Any = typer.BadParameter.__base__
 _OUT_OF_MEMORY = ("out of memory", "t allocate memory", "unable to allocate", "bad_alloc", "storage size calculation")
@@ -50,7 +50,7 @@ class Commands(TyperGroup):
         """
         arguments = list(sys.argv[1:] if args is None else args)
         degrade_gracefully()
-        with _quiet_libraries():
+        with nullcontext() if DEBUG in arguments else _quiet_libraries():
             status = self._run(arguments, prog_name or "gate2static")
         sys.exit(status)
 
@@ -77,7 +77,7 @@ class Commands(TyperGroup):
 
 def _tell(error: BaseException, typed: list[str]) -> int:
     """Writes an error to stderr as one line, and returns the exit status."""
-    if os.environ.get(TRACEBACK) == "1" or "--debug" in typed:
+    if DEBUG in typed:
         traceback.print_exc()
     status, line = _status_and_line(error, typed)
     with suppress(OSError):  # stderr may be full or closed as well
@@ -119,7 +119,7 @@ def _status_and_line(error: BaseException, typed: list[str]) -> tuple[int, str]:
         return BAD_INPUT, f"not enough memory: {str(error) or 'Python could not allocate any'}; lower the batch size"
     return BUG, (
         f"this is a bug, please report it: {type(error).__name__}: {error}; "
-        f"set {TRACEBACK}=1 to see where it comes from"
+        f"gate2static {DEBUG} {shlex.join(typed)} shows where it comes from"
     )
 
 
@@ -143,9 +143,6 @@ def _flush() -> None:
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
     """Keeps libraries from writing on the terminal; warnings of this package are one line each."""
-    if os.environ.get(TRACEBACK) == "1":
-        yield
-        return
     # The libraries' C++ parts read it when they are loaded.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     disabled = logging.root.manager.disable

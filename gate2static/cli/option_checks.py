@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from gate2static.errors import Gate2StaticError
+
 if TYPE_CHECKING:
     from gate2static.pipeline import PruneRequest
     from gate2static.runtimes.tensorrt import TrtBackend
@@ -25,6 +27,15 @@ def check_prune_output(checkpoint: Path, output: Path | None, *, dry_run: bool, 
     projected = projected_checkpoint(output)
     if budget and (projected == checkpoint.resolve() or (projected.exists() and not has_projected)):
         raise typer.BadParameter(f"the projected network would replace {projected}; give another -o DIR")
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Refuses files that cannot be written, before minutes of measuring; `-` is stdout, and None is no file."""
+    from gate2static.files import check_writable
+
+    for path in paths:
+        if path is not None and path != Path("-"):
+            check_writable(path, error=Gate2StaticError)
 
 
 def prune_request(

@@ -1,4 +1,4 @@
-"""Does an ONNX model compute what the static network computes?"""
+"""The comparison of an ONNX model with the static network that it was exported from."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 
 from gate2static.errors import ExportError, VerificationError
+from gate2static.messages import brief
 from gate2static.runtimes.onnxruntime import open_session
 from gate2static.static.draws import draw_inputs, other_sizes, uncertain_batches
 from gate2static.verify.difference import difference
@@ -26,23 +27,23 @@ _ROUNDING_FACTOR, _CEILING = 16, 1e-2
 
 
 def float32_inputs(static: "StaticModel", batch_size: int) -> tuple[torch.Tensor, ...]:
-    """Example inputs as ONNX files take them, whatever the network was trained in."""
+    """Returns example inputs as ONNX files take them, whatever the network was trained in."""
     return as_float32(static.example_inputs(batch_size))
 
 
 def onnx_tolerances(
     static: "StaticModel", precision: Precision = "fp32", errors: Mapping[str, float] | None = None
 ) -> dict[str, float]:
-    """What an ONNX model's error may be at most, relative to the output's scale, per task.
+    """Returns what an ONNX model's error may be at most, relative to the output's scale, per task.
 
     In float32 also 16 times what torch itself loses against float64, where that is more: networks can magnify rounding,
     such as attention whose logits are large, and two libraries round differently. Never more than 0.01, where errors
     could no longer be told from rounding.
 
     Args:
-        static: the reference, whose batch size is free.
-        precision: what the ONNX model computes in.
-        errors: Those that were found. Where all are within the least tolerance, that is all there is to know.
+        static: The reference, whose batch size is free.
+        precision: What the ONNX model computes in.
+        errors: The errors that were measured. Where all are within the least tolerance, that is all there is to know.
     """
     floor = _FLOORS["fp16" if _narrows(static) else precision]
     tolerances = dict.fromkeys(static.output_names, floor)
@@ -104,18 +105,18 @@ def as_float32(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
 
 
 def onnx_errors(static: "StaticModel", model: Path | bytes, *, batch_sizes: Sequence[int] = (1, 3)) -> dict[str, float]:
-    """Largest error of an ONNX model against torch on the CPU, per task.
+    """Returns the largest error of an ONNX model against torch on the CPU, per task.
 
     Args:
-        static: the reference; run as it is, in evaluation mode.
-        model: an ONNX file or its bytes.
-        batch_sizes: two different ones show that the batch dimension is really dynamic.
+        static: The reference, which runs as it is, in evaluation mode.
+        model: An ONNX file or its bytes.
+        batch_sizes: The batch sizes; two different ones show that the batch dimension is free.
 
     Returns:
-        task -> max |ONNX − torch| / max |torch|, the largest over the batch sizes; inf where a value is not finite.
+        Task -> max |ONNX − torch| / max |torch|, the largest over the batch sizes; infinite where a value is not finite.
 
     Raises:
-        ExportError: unreadable ONNX, or inputs and outputs that are not the static network's.
+        ExportError: The file cannot be read as ONNX, or has inputs and outputs that are not the static network's.
     """
     session = open_session(model)
     names = [value.name for value in session.get_inputs()]
@@ -130,8 +131,8 @@ def onnx_errors(static: "StaticModel", model: Path | bytes, *, batch_sizes: Sequ
     errors = dict.fromkeys(tasks, 0.0)
     for inputs in _compared_inputs(static, batch_sizes):
         reference = reference_outputs(static, inputs)
-        found = _run(session, names, inputs)
-        for task, value in zip(tasks, found, strict=True):
+        outputs = _run(session, names, inputs)
+        for task, value in zip(tasks, outputs, strict=True):
             errors[task] = max(errors[task], difference(reference[task], torch.from_numpy(value)).max_rel)
     return errors
 
@@ -169,7 +170,7 @@ def reference_outputs(static: "StaticModel", inputs: tuple[torch.Tensor, ...]) -
     except (RuntimeError, IndexError) as failure:
         raise ExportError(
             f"the network does not run on inputs of shape {[tuple(x.shape) for x in inputs]}: "
-            f"{str(failure).strip().splitlines()[0]}. Its batch size is fixed: reshape with x.shape[0], not a number."
+            f"{brief(failure)}. Its batch size is fixed: reshape with x.shape[0], not a number."
         ) from failure
     return outputs
 
@@ -180,7 +181,7 @@ def _run(session: Any, names: Sequence[str], inputs: Sequence[torch.Tensor]) -> 
     except Exception as failure:  # ONNX Runtime's own exceptions have no public common root
         shapes = [tuple(x.shape) for x in inputs]
         raise ExportError(
-            f"the ONNX model does not run on inputs of shape {shapes}: {str(failure).strip().splitlines()[0]}. "
+            f"the ONNX model does not run on inputs of shape {shapes}: {brief(failure)}. "
             "Its batch dimension may have been fixed while exporting."
         ) from failure
     return outputs

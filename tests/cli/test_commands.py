@@ -156,9 +156,8 @@ def test_a_bug_is_one_line_with_a_status_of_its_own(run, monkeypatch, tmp_path):
 
     monkeypatch.setattr("gate2static.report.write_report", broken)
     line = one_line(run("report", tmp_path, code=3))
-    assert "this is a bug, please report it: ZeroDivisionError: three by zero; set GATE2STATIC_TRACEBACK=1" in line
-    monkeypatch.setenv("GATE2STATIC_TRACEBACK", "1")
-    assert "Traceback (most recent call last)" in run("report", tmp_path, code=3).stderr
+    assert "this is a bug, please report it: ZeroDivisionError: three by zero; gate2static --debug report" in line
+    assert "Traceback (most recent call last)" in run("--debug", "report", tmp_path, code=3).stderr
 
 
 def test_doctor_writes_what_a_machine_can_read(run, tmp_path):
@@ -185,3 +184,16 @@ def test_train_goes_on_where_it_was_killed(tmp_path, tiny):
     assert "Traceback" not in said
     torch.load(run_dir / "shared" / "ckpt.pt", weights_only=True)
     assert not list(run_dir.rglob("*.tmp"))
+
+
+def test_profile_looks_before_it_measures_whether_its_files_can_be_written(run, tmp_path, monkeypatch):
+    """It measured for minutes, and then could not write what it had measured."""
+
+    def measured(*args, **kwargs):
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("gate2static.profiling.profile_for", measured)
+    (tmp_path / "file").touch()
+    for options in (["-o", tmp_path / "file" / "x.json"], ["-o", tmp_path / "x", "--json", tmp_path / "file" / "y"]):
+        assert "cannot write" in one_line(run("profile", *options, code=2))
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
