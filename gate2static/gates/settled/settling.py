@@ -91,6 +91,13 @@ class GateSettling:
         if self._steps % math.ceil(self.after_steps / _LIFTS) == 0:
             self._settle_if_worth_it()
 
+    def settle_all(self) -> None:
+        """Settles every gate as it stands, so that from now on the network trains that will be deployed."""
+        if not self._holds:
+            self._histories = self._begin()
+            self._encoder = None
+        self._settle({name: torch.ones_like(history.settled) for name, history in self._histories.items()})
+
     def state_dict(self) -> dict[str, Any]:
         """Returns plain values and tensors, which with the model's own state continue a training bit for bit."""
         return {"steps": self._steps, "gates": {name: dict(vars(h)) for name, h in self._histories.items()}}
