@@ -1,7 +1,17 @@
 """Budgets: training steers λ_s towards a budget, and the projection flips the last gates to meet it."""
 
 from gate2static.budget.controller import BudgetController
+from gate2static.budget.freezing import freeze_gates
 from gate2static.budget.meter import Measure, check_budget
 from gate2static.budget.projection import BudgetReport, project_to_budget
+from gate2static.budget.saliency import decide_by_saliency
 
-__all__ = ["BudgetController", "BudgetReport", "Measure", "check_budget", "project_to_budget"]
+__all__ = [
+    "BudgetController",
+    "BudgetReport",
+    "Measure",
+    "check_budget",
+    "decide_by_saliency",
+    "freeze_gates",
+    "project_to_budget",
+]

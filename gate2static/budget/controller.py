@@ -43,6 +43,7 @@ class BudgetController:
         weight: λ_0.
         epochs: The number of epochs of the whole training.
         epoch_steps: Optimiser steps per epoch.
+        search: The share of the training after which the gates are frozen, and the budget must be reached.
 
     Attributes:
         weights: The current λ by task.
@@ -56,7 +57,14 @@ class BudgetController:
     """
 
     def __init__(
-        self, gated: GatedModel, budget: Budget, *, weight: float = 0.05, epochs: int, epoch_steps: int
+        self,
+        gated: GatedModel,
+        budget: Budget,
+        *,
+        weight: float = 0.05,
+        epochs: int,
+        epoch_steps: int,
+        search: float = 1.0,
     ) -> None:
         gated = gated_model(gated, error=BudgetError)
         require_count(epochs, name="epochs", error=BudgetError)
@@ -66,7 +74,8 @@ class BudgetController:
         self._meter = Meter(gated, budget)
         self._weight = weight
         self._epoch_steps = epoch_steps
-        self._steps = epochs * epoch_steps
+        require_number(search, name="search", least=0, most=1, error=BudgetError)
+        self._steps = max(1, math.ceil(search * epochs * epoch_steps))
         self.limits = self._meter.limits
         self.unit = self._meter.unit
         self.weights = dict.fromkeys(gated.tasks, weight)

@@ -15,14 +15,18 @@ from gate2static.gates.model import (
     set_gates,
     weight_parameters,
 )
+from gate2static.gates.optimiser import GateOptimiser, Optimisers, optimisers
 
 __all__ = [
     "Gate",
+    "GateOptimiser",
     "GatedModel",
+    "Optimisers",
     "gate",
     "gate_decisions",
     "gate_parameters",
     "gated_model",
+    "optimisers",
     "set_gates",
     "sparsity_hinge",
     "weight_parameters",

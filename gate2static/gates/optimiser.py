@@ -32,7 +32,8 @@ class GateOptimiser(Optimizer):
         α ← α − lr (g / rms(g) + λ [share_t > τ_t])        β ← β − lr g / rms(g)        lr = 1 / steps
 
     share_t is the share of the gated channels that task t has of its own. Sparsity closes no gate that would bring it
-    below τ_t; the task's own gradient may. In place of eq. 5, λ is no part of the loss, as weight decay is none in AdamW.
+    below τ_t; the task's own gradient may. Other than in eq. 5, λ is no part of the loss, as weight decay is none in
+    AdamW.
 
     Gates without a gradient, such as frozen ones, stay where they are. Learning rate schedulers, gradient scalers,
     `state_dict` and `load_state_dict` work as for any optimiser of torch.
@@ -43,6 +44,9 @@ class GateOptimiser(Optimizer):
         sparsity_weight: λ, in units of the typical push of the tasks. From 0.01 to 1 it spans everything from nearly
             all channels private to nearly none.
         targets: τ, the share of channels that a task may keep private, between 0 and 1: one number, or task -> number.
+
+    Attributes:
+        sparsity_weights: Task -> λ; they may be changed between steps.
 
     Raises:
         GateError: The model is no gated model, or a number is not in its range.
@@ -58,7 +62,8 @@ class GateOptimiser(Optimizer):
     ) -> None:
         gated = gated_model(gated)
         require_count(steps, name="steps", error=GateError)
-        self.sparsity_weight = require_number(sparsity_weight, name="sparsity_weight", least=0, error=GateError)
+        weight = require_number(sparsity_weight, name="sparsity_weight", least=0, error=GateError)
+        self.sparsity_weights = dict.fromkeys(gated.tasks, weight)
         self.targets = _by_task(targets, gated.tasks)
         self._gates: list[Gate] = list(gated.gates.values())
         alphas = {id(gate.alpha) for gate in self._gates}
@@ -90,9 +95,10 @@ class GateOptimiser(Optimizer):
             return loss
         excess = self._excess()
         self._move(alphas)
-        push = alphas["lr"] * self.sparsity_weight
+        weights = torch.tensor(list(self.sparsity_weights.values()), dtype=excess.dtype, device=excess.device)
+        push = (alphas["lr"] * weights * (excess > 0))[:, None]  # (T, 1)
         for alpha in before:
-            alpha -= push * (excess > 0).to(alpha)[:, None]
+            alpha -= push.to(alpha.dtype)
         self._reopen(before, excess, push)
         return loss
 
@@ -118,7 +124,7 @@ class GateOptimiser(Optimizer):
         allowed = torch.tensor(self.targets, dtype=torch.float64, device=decisions.device) * decisions.shape[1]
         return decisions.double().sum(1) - allowed
 
-    def _reopen(self, before: Mapping[Tensor, Tensor], excess: Tensor, push: float) -> None:
+    def _reopen(self, before: Mapping[Tensor, Tensor], excess: Tensor, push: Tensor) -> None:
         """Opens gates again that sparsity closed although the task was not that far above its target."""
         widths = {id(gate.alpha): 0 for gate in self._gates}
         for gate in self._gates:
@@ -149,8 +155,8 @@ def _by_task(targets: float | Mapping[str, float], tasks: tuple[str, ...]) -> li
     require_kind(targets, Mapping, name="targets", allowed="a number, or a dict from task to one", error=GateError)
     if set(targets) != set(tasks):
         raise GateError(
-            f"targets are given for {sorted(map(str, targets))}, the model's tasks are {sorted(tasks)}; give one number, "
-            "or one to each task."
+            f"targets are given for {sorted(map(str, targets))}, the model's tasks are {sorted(tasks)}; give one "
+            "number, or one to each task."
         )
     return [
         require_number(targets[task], name=f"the target of {task}", least=0, most=1, error=GateError) for task in tasks

@@ -93,8 +93,8 @@ class GatingRecipe(Strict):
     that the gated network starts close to the single-task networks that it is initialised from.
     """
 
-    group_size: Annotated[int, Field(ge=1, le=65_536)] = 1
-    """Neighbouring channels that share one gate."""
+    group_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["layer"] = 1
+    """Neighbouring channels that share one gate; `layer` gives each layer one gate per task."""
     gate_init: float = 0.05
     """Mean of the first α; a gate is task-specific while α > 0."""
     gate_init_std: NotNegative = 0.05
@@ -108,6 +108,32 @@ class GatingRecipe(Strict):
     shared_init: Literal["shared", "initial"] = "shared"
     """The start of the shared branch: the trained shared network, or the backbone's first weights as in the paper,
     where these are ImageNet's."""
+    branch_init: Literal["single", "shared", "initial"] = "single"
+    """The start of the tasks' branches and heads: the trained single-task networks as in the paper; the shared network;
+    or the backbone's first weights, pretrained ones where there are any. The last two are common ancestors, whose
+    channels correspond."""
+    branch_epoch: Count | None = None
+    """The epoch of the shared network's training whose weights `branch_init: shared` starts from and saliency is
+    estimated at; None is its last. With `branch_init: shared`, E epochs of the gated network then make E +
+    `branch_epoch` for every task."""
+    decisions: Literal["learned", "saliency", "random", "modules"] = "learned"
+    """How gates are decided: by the training (the paper); by saliency before it, or at random, both as far as the
+    budget allows; or all those of the modules in `private`."""
+    private: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
+    """With `decisions: modules`, the paths of the backbone's modules that every task has for itself, such as `layer4`:
+    a network that branches."""
+    prefix: bool = False
+    """With `decisions: saliency`, whether a layer's private channels are its first ones, which move in one piece."""
+
+    @model_validator(mode="after")
+    def _options_belong_together(self) -> "GatingRecipe":
+        if self.branch_epoch is not None and self.branch_init != "shared" and self.decisions != "saliency":
+            raise ValueError("branch_epoch is for branch_init: shared and decisions: saliency; add one, or remove it")
+        if bool(self.private) != (self.decisions == "modules"):
+            raise ValueError("private and decisions: modules belong together; give both, or neither")
+        if self.prefix and self.decisions != "saliency":
+            raise ValueError("prefix orders what decisions: saliency ranks; add that, or remove it")
+        return self
 
 
 class ScheduleRecipe(Strict):
@@ -133,8 +159,14 @@ class WeightOptimiserRecipe(Strict):
 
 
 class GateOptimiserRecipe(Strict):
-    """SGD for α and β. The paper gives lr 0.1, but no momentum, decay or schedule (docs/paper.md, note 6)."""
+    """The optimiser of α and β.
 
+    `sgd` is the paper's, which gives lr 0.1, but no momentum, decay or schedule (docs/paper.md, note 6). `scaled` is
+    `gates.GateOptimiser`: λ then has a unit and means the same for every network and every number of steps, τ is a
+    share of channels, and the other values here are not used.
+    """
+
+    kind: Literal["sgd", "scaled"] = "sgd"
     lr: Positive = 0.1
     momentum: Fraction = 0.0
     weight_decay: NotNegative = 0.0
@@ -161,6 +193,9 @@ class GatedNetworkRecipe(NetworkRecipe):
     """The sparsity loss: the hinge of eq. 4, or `l1` (table 6), which is the hinge with every target at 0."""
     settle_steps: Count | None = None
     """The number of steps after which a gate that kept its side is frozen, so that training skips unneeded channels."""
+    freeze_at: Fraction | None = None
+    """The share of the gated training after which all gates are frozen, on the budget if there is one; the rest is that
+    of the static network. 0 freezes before the first step; None never freezes, as in the paper."""
 
 
 class TrainingRecipe(Strict):
@@ -169,6 +204,8 @@ class TrainingRecipe(Strict):
     single: NetworkRecipe = NetworkRecipe()
     shared: NetworkRecipe = NetworkRecipe()
     gated: GatedNetworkRecipe = GatedNetworkRecipe()
+    distillation: NotNegative = 0.0
+    """The weight of the distance to the single-task networks' outputs, for the shared and the gated network."""
     checkpoint_steps: Count | None = None
     """Steps between two checkpoints within an epoch; None saves at the end of every epoch only."""
     keep: Literal["last", "best"] = "last"
@@ -197,9 +234,11 @@ class TrainingRecipe(Strict):
 
     @model_validator(mode="after")
     def _compiled_code_lasts(self) -> "TrainingRecipe":
-        if self.compile and self.gated.settle_steps is not None:
+        if self.compile and (self.gated.settle_steps is not None or self.gated.freeze_at is not None):
             # After a few networks torch would stop compiling, and mention it only in its log.
-            raise ValueError("settled gates change the network that trains; remove compile, or gated.settle_steps")
+            raise ValueError(
+                "settled gates change the network that trains; remove compile, or gated.settle_steps and freeze_at"
+            )
         return self
 
 
@@ -242,17 +281,38 @@ class Recipe(Strict):
         return self
 
     @model_validator(mode="after")
+    def _decisions_fit(self) -> "Recipe":
+        gating, gated = self.gating, self.training.gated
+        if gating.decisions != "learned" and gated.freeze_at != 0:
+            raise ValueError(
+                f"gating.decisions: {gating.decisions} decides before training; add training.gated.freeze_at: 0"
+            )
+        if gating.decisions == "learned" and gated.freeze_at == 0:
+            raise ValueError("training.gated.freeze_at is 0, so no gate would learn; give a share above 0")
+        if gating.decisions in ("saliency", "random") and self.budget is None:
+            raise ValueError(f"gating.decisions: {gating.decisions} needs a budget, such as budget: {{macs: 0.6}}")
+        if gating.decisions == "modules" and self.budget is not None:
+            raise ValueError("gating.decisions: modules says what is private, and a budget would change it; remove one")
+        if gated.freeze_at is not None and gated.settle_steps is not None:
+            raise ValueError("training.gated: freeze_at freezes all gates at once; remove settle_steps")
+        last = self.training.shared.epochs
+        if gating.branch_epoch is not None and gating.branch_epoch > last:
+            raise ValueError(f"gating.branch_epoch is {gating.branch_epoch}; training.shared has {last} epochs")
+        return self
+
+    @model_validator(mode="after")
     def _budget_fits(self) -> "Recipe":
         if self.budget is None:
             return self
         names = [task.name for task in self.tasks]
         if isinstance(self.budget.macs, dict) and (unknown := sorted(set(self.budget.macs) - set(names))):
             raise ValueError(f"budget.macs: found {', '.join(unknown)}; the tasks are {', '.join(names)}")
-        if self.training.gated.patience or self.training.keep == "best":
+        fits_from_the_start = self.training.gated.freeze_at == 0
+        if not fits_from_the_start and (self.training.gated.patience or self.training.keep == "best"):
             raise ValueError(
                 "a budget is met at the end of training; remove it, or training.gated.patience and training.keep"
             )
-        if self.sparsity_weight == 0:
+        if self.sparsity_weight == 0 and self.gating.decisions == "learned":
             raise ValueError("sparsity_weight is 0, and a budget steers it by factors; give a positive value")
         return self
 

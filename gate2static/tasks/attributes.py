@@ -5,6 +5,7 @@ Outputs and targets are (N, attributes); targets are 0 or 1. Every attribute of 
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -31,4 +32,5 @@ KIND = Kind(
     prepare=_prepare,
     metrics=_metrics,
     dense=False,
+    soften=torch.sigmoid,
 )

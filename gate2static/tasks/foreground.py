@@ -116,6 +116,7 @@ MASK = Kind(
     metrics=_mask_metrics,
     dense=True,
     valid=_valid,
+    soften=torch.sigmoid,
 )
 EDGES = Kind(
     metric_name="loss",
@@ -125,6 +126,7 @@ EDGES = Kind(
     metrics=_edge_metrics,
     dense=True,
     valid=_valid,
+    soften=torch.sigmoid,
 )
 SALIENCY = Kind(
     metric_name="mIoU",
@@ -134,5 +136,6 @@ SALIENCY = Kind(
     metrics=_saliency_metrics,
     dense=True,
     valid=_valid,
+    soften=torch.sigmoid,
     weighs_by_mean=True,
 )

@@ -16,6 +16,11 @@ def everything(target: Tensor) -> Tensor:
     return torch.ones_like(target, dtype=torch.bool)
 
 
+def as_it_is(output: Tensor) -> Tensor:
+    """Returns the output of a kind whose outputs and targets are the same quantity."""
+    return output
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """The loss and the metrics of all tasks of one kind.
@@ -42,6 +47,8 @@ class Kind:
     the mean of the targets that it is given."""
     labelled: bool = False
     """Whether targets are class numbers, (N, ...) for outputs (N, C, ...); other targets have the outputs' shape."""
+    soften: Callable[[Tensor], Tensor] = as_it_is
+    """Maps a network's raw outputs to targets for another network's loss; not used where targets are class numbers."""
     variant_of: str | None = None
     """The name of the kind whose targets this kind uses with another loss."""
 

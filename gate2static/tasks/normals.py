@@ -35,6 +35,10 @@ def _cosine_loss(normals: Tensor, true: Tensor) -> Tensor:
     return mean_over(_valid(true), 1 - cosine)
 
 
+def _unit_length(normals: Tensor) -> Tensor:
+    return F.normalize(normals, dim=1, eps=_SHORTEST)
+
+
 def _prepare(normals: Tensor, true: Tensor) -> tuple[Tensor, ...]:
     """Returns the angles of valid pixels in degrees."""
     output = F.normalize(normals, dim=1)
@@ -62,5 +66,6 @@ KIND = Kind(
     metrics=_metrics,
     dense=True,
     valid=_valid,
+    soften=_unit_length,
 )
 COSINE_KIND = replace(KIND, loss=_cosine_loss, variant_of="normals")

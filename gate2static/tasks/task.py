@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from gate2static.data import DataSpec
 from gate2static.data.contract import IGNORE
@@ -12,6 +13,8 @@ from gate2static.recipe import TaskRecipe
 from gate2static.recipe.parsing import suggest
 from gate2static.tasks.kind import Kind
 from gate2static.tasks.kinds import KINDS
+
+_TEMPERATURE = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +57,23 @@ class Task:
             # A check before each step would make a GPU wait. On a GPU, classes that do not exist end the process.
             self.check_classes(target)
             raise
+
+    def distance(self, output: Tensor, teacher: Tensor) -> Tensor:
+        """Returns the distance from another network's output (Hinton et al., 2015), a scalar, the mean over the batch.
+
+        For classes it is the KL divergence of the distributions at temperature 2, times 4, so that its gradient is of
+        the loss's size; for all others the task's loss with the other network's prediction as the target.
+
+        Args:
+            output: The head's raw output.
+            teacher: The other network's raw output, of the same shape.
+        """
+        output, teacher = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (output, teacher))
+        if not self.kind.labelled:
+            return self.kind.loss(output, self.kind.soften(teacher))
+        student = (output / _TEMPERATURE).log_softmax(1)
+        teacher = (teacher / _TEMPERATURE).log_softmax(1)
+        return _TEMPERATURE**2 * F.kl_div(student, teacher, reduction="none", log_target=True).sum(1).mean()
 
     def check_shapes(self, output: Tensor, target: Tensor) -> None:
         """Raises a DataError unless a batch's target has the shape that fits an output (N, C, ...)."""

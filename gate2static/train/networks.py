@@ -16,6 +16,7 @@ State = dict[str, Tensor]
 """A state dict."""
 
 
+
 def build_single(recipe: Recipe, task: str) -> MultiTaskNetwork:
     """Builds the single-task network of one task with its first weights; all tasks start from the same backbone."""
     backbone, heads, _ = build_model(recipe)
@@ -29,10 +30,11 @@ def build_shared(recipe: Recipe) -> MultiTaskNetwork:
 
 
 def build_gated(recipe: Recipe, run_dir: Path) -> GatedModel:
-    """Builds the gated network as its training starts (section 4.1 of the paper).
+    """Builds the gated network as its training starts.
 
-    Task branches and heads start as the run's single-task networks. The shared branch starts as the run's shared
-    network or with the backbone's first weights, as `gating.shared_init` says.
+    Task branches and heads start as the run's single-task networks (section 4.1 of the paper), as its shared network,
+    or with the first weights, as `gating.branch_init` says. The shared branch starts as the shared network or with the
+    backbone's first weights, as `gating.shared_init` says.
 
     Args:
         recipe: The run's recipe.
@@ -41,17 +43,53 @@ def build_gated(recipe: Recipe, run_dir: Path) -> GatedModel:
     Raises:
         CheckpointError: A baseline is missing or belongs to another recipe.
     """
+    gating = recipe.gating
     file = checkpoints.kept(recipe)
-    singles = {task.name: _plain_state(run_dir / "separate" / task.name / file) for task in recipe.tasks}
+    if gating.branch_init == "shared":
+        return build_at_shared(recipe, run_dir)
+    starts: dict[str, State] = {}
+    if gating.branch_init == "single":
+        starts = {task.name: _plain_state(run_dir / "separate" / task.name / file) for task in recipe.tasks}
     shared = None
-    if recipe.gating.shared_init == "shared":
+    if gating.branch_init == "single" and gating.shared_init == "shared":
         shared = _part(_plain_state(run_dir / "shared" / file), "backbone")
-    return _gate(recipe, shared, singles, initial_weights=shared is None)
+    return _gate(recipe, shared, starts, initial_weights=shared is None)
+
+
+def build_at_shared(recipe: Recipe, run_dir: Path) -> GatedModel:
+    """Builds the gated network with every branch and head as in the run's shared network.
+
+    Args:
+        recipe: The run's recipe; `gating.branch_epoch` says which epoch of the shared network.
+        run_dir: The run's folder, with the trained shared network.
+
+    Raises:
+        CheckpointError: The shared network is missing or belongs to another recipe.
+    """
+    epoch = recipe.gating.branch_epoch
+    file = checkpoints.kept(recipe) if epoch is None else checkpoints.epoch_file(epoch)
+    state = _plain_state(run_dir / "shared" / file)
+    return _gate(recipe, _part(state, "backbone"), {task.name: state for task in recipe.tasks})
 
 
 def build_untrained(recipe: Recipe) -> GatedModel:
     """Builds the gated network with random weights, which is enough to find out what its gates can cost."""
     return _gate(recipe, None, {})
+
+
+def single_networks(recipe: Recipe, run_dir: Path) -> dict[str, MultiTaskNetwork]:
+    """Loads the run's trained single-task networks, by task.
+
+    Raises:
+        CheckpointError: A network is missing or belongs to another recipe.
+    """
+    networks = {}
+    for task in recipe.tasks:
+        path = run_dir / "separate" / task.name / checkpoints.kept(recipe)
+        backbone, heads, _ = build_model(recipe, initial_weights=False)
+        networks[task.name] = MultiTaskNetwork(backbone, {task.name: heads[task.name]})
+        checkpoints.load_weights(networks[task.name], _plain_state(path), where=str(path))
+    return networks
 
 
 def gated_baseline(run_dir: str | Path, which: Literal["separate", "shared"]) -> GatedModel:

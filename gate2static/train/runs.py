@@ -14,6 +14,7 @@ from gate2static.errors import RecipeError, TrainingError
 from gate2static.gates import GatedModel
 from gate2static.recipe import Recipe
 from gate2static.tasks import Task, build_tasks
+from gate2static.train.deciding import decide_gates
 from gate2static.train.loop.batches import length
 from gate2static.train.loop.checkpoints import FILE as CHECKPOINT
 from gate2static.train.loop.checkpoints import kept, load_checkpoint
@@ -27,6 +28,7 @@ from gate2static.train.networks import (
     build_untrained,
     gated_baseline,
     load_gated,
+    single_networks,
 )
 from gate2static.train.processes.devices import launch, on_first_process, start_fabric, starts_the_run
 from gate2static.train.processes.memory import keep_freed_memory
@@ -62,7 +64,7 @@ def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
             trains in it.
         CheckpointError: The run to continue is damaged or belongs to another recipe.
     """
-    return _run(recipe, Path(run_dir), {_gated_name(recipe): recipe}, resume=resume, show=progress)
+    return train_variants(recipe, run_dir, {_gated_name(recipe): recipe}, resume=resume, progress=progress)
 
 
 def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
@@ -88,7 +90,7 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
     """
     if recipe.budget is not None:
         raise RecipeError("a budget steers λ_s, so there is nothing to sweep; use `train`, or remove the budget")
-    return _run(recipe, Path(run_dir), _variants(recipe), resume=resume, show=progress)
+    return train_variants(recipe, run_dir, _variants(recipe), resume=resume, progress=progress)
 
 
 def _variants(recipe: Recipe) -> dict[str, Recipe]:
@@ -104,14 +106,31 @@ def _variants(recipe: Recipe) -> dict[str, Recipe]:
     return variants
 
 
-def _run(recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], *, resume: bool, show: bool) -> RunResult:
+def train_variants(
+    recipe: Recipe, run_dir: str | Path, gated: dict[str, Recipe], *, resume: bool = False, progress: bool = True
+) -> RunResult:
+    """Trains the two baselines of a recipe, and one gated network per variant of it.
+
+    Args:
+        recipe: The recipe of the baselines.
+        run_dir: The folder for checkpoints, logs and `run.json`.
+        gated: The name of a row -> the recipe of its gated network, which may differ in gating, in the gated training
+            and in its budget.
+        resume: Whether to continue the run in the folder, as for `train`.
+        progress: Whether to show progress bars on stderr.
+
+    Raises:
+        Gate2StaticError: As for `train`.
+    """
+    run_dir = Path(run_dir)
     # Errors of the recipe come here, before any process is started.
     build_tasks(recipe.tasks, describe_data(recipe.data))
-    if recipe.budget is not None:
-        check_budget(build_untrained(recipe), recipe.budget)
+    for variant in gated.values():
+        if variant.budget is not None:
+            check_budget(build_untrained(variant), variant.budget)
     # The lock is this process's alone; further processes of the run are its children.
     with locked(run_dir) if starts_the_run() else nullcontext():
-        launch(start_fabric(recipe), _run_in_process, recipe, run_dir, gated, resume, show)
+        launch(start_fabric(recipe), _run_in_process, recipe, run_dir, gated, resume, progress)
     return load_result(run_dir)
 
 
@@ -134,14 +153,16 @@ def _run_in_process(
             checkpoints = []
             for run in _network_runs(name, variant, run_dir):
                 on_first_process(fabric, partial(_make_folder, run_dir))
+                if isinstance(run.model, GatedModel) and not run.checkpoint.exists():
+                    decide_gates(run.model, variant, run_dir, tasks, splits)
                 train_network(run, splits, fabric=fabric, go_on=resume, progress=progress)
                 checkpoints.append(f"{run.name}/{kept(recipe)}")
             if any(row.name == name for row in result.rows):
                 continue  # measured before an interruption
-            sparsity_weight = variant.sparsity_weight if name in gated else None
+            sparsity_weight = None
             report = None
-            if recipe.budget is not None and name in gated:
-                sparsity_weight, report = _steered_weight(run_dir, name)
+            if name in gated:
+                sparsity_weight, report = _outcome(variant, run_dir / name)
             result = add_row(
                 result,
                 _trained(run_dir, name, recipe),
@@ -180,6 +201,8 @@ def _check_selection(recipe: Recipe, splits: Splits) -> None:
 def _network_runs(name: str, recipe: Recipe, run_dir: Path) -> Iterator[NetworkRun]:
     """Yields the networks of a row, built one by one, because a gated network starts from trained baselines."""
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
+    teaches = name != "separate" and recipe.training.distillation > 0
+    teachers = single_networks(recipe, run_dir) if teaches else {}
     if name == "separate":
         for task in tasks:
             model = build_single(recipe, task.name)
@@ -187,7 +210,9 @@ def _network_runs(name: str, recipe: Recipe, run_dir: Path) -> Iterator[NetworkR
             yield NetworkRun(name=folder, kind="single", model=model, tasks=(task,), recipe=recipe, run_dir=run_dir)
     elif name == "shared":
         model = build_shared(recipe)
-        yield NetworkRun(name=name, kind="shared", model=model, tasks=tasks, recipe=recipe, run_dir=run_dir)
+        yield NetworkRun(
+            name=name, kind="shared", model=model, tasks=tasks, recipe=recipe, run_dir=run_dir, teachers=teachers
+        )
     else:
         gated = build_gated(recipe, run_dir)
         yield NetworkRun(
@@ -198,6 +223,7 @@ def _network_runs(name: str, recipe: Recipe, run_dir: Path) -> Iterator[NetworkR
             recipe=recipe,
             run_dir=run_dir,
             sparsity_weight=recipe.sparsity_weight,
+            teachers=teachers,
         )
 
 
@@ -205,10 +231,15 @@ def _gated_name(recipe: Recipe) -> str:
     return f"gated-{recipe.sparsity_weight:g}" if recipe.budget is None else f"gated-{recipe.budget.label}"
 
 
-def _steered_weight(run_dir: Path, name: str) -> tuple[float, BudgetReport]:
-    """Returns λ_s at the end of a training with a budget, and the projection's report."""
-    position = load_checkpoint(run_dir / name / CHECKPOINT)["position"]
-    return position["log"][-1]["lambda"], BudgetReport.model_validate(position["budget"]["report"])
+def _outcome(recipe: Recipe, folder: Path) -> tuple[float | None, BudgetReport | None]:
+    """Returns λ_s at the end of a gated network's training, if gates were learned, and the projection's report."""
+    position = load_checkpoint(folder / CHECKPOINT)["position"]
+    weight = position["log"][-1].get("lambda", recipe.sparsity_weight)
+    report = position["budget"].get("report")
+    return (
+        weight if recipe.gating.decisions == "learned" else None,
+        None if report is None else BudgetReport.model_validate(report),
+    )
 
 
 def _open_result(recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], *, resume: bool) -> RunResult:

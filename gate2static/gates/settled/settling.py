@@ -93,9 +93,8 @@ class GateSettling:
 
     def settle_all(self) -> None:
         """Settles every gate as it stands, so that from now on the network trains that will be deployed."""
-        if not self._holds:
-            self._histories = self._begin()
-            self._encoder = None
+        # The gates may have been set since the last step.
+        self._histories = self._begin()
         self._settle({name: torch.ones_like(history.settled) for name, history in self._histories.items()})
 
     def state_dict(self) -> dict[str, Any]:

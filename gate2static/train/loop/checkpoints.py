@@ -30,6 +30,11 @@ def kept(recipe: Recipe) -> str:
     return BEST_FILE if recipe.training.keep == "best" else FILE
 
 
+def epoch_file(epoch: int) -> str:
+    """Returns the name of the checkpoint that is kept of one epoch, for branches that start there."""
+    return f"ckpt-epoch-{epoch}.pt"
+
+
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
     """Writes a checkpoint atomically, with the format's name and version inside.
 

@@ -50,7 +50,7 @@ def train_network(
     training = begin(run, fabric, image=splits.train[0][0], epoch_steps=len(order))
     if go_on and run.checkpoint.exists():
         position = resume(run, **training.parts)
-        if training.controller is not None and position.budget:
+        if training.controller is not None and "controller" in position.budget:
             training.controller.load_state_dict(position.budget["controller"])
         # A process that was killed behind its checkpoint has not written the log's last row.
         _write_log(run, position, fabric)
@@ -98,6 +98,8 @@ def _train_epoch(training: Training, splits: Splits, position: Position, progres
     for batch in batches.loaded(loader):
         # Learning rates follow from the position alone, so a resumed run needs no saved schedule.
         share_done = (position.epoch + position.step / len(order)) / run.settings.epochs
+        if run.freezes and share_done >= run.search and not position.frozen:
+            training.freeze(position)
         set_learning_rates(training.optimisers, run.settings, epoch=position.epoch, progress=share_done)
         training.step(batch, position, images=len(order[position.step]))
         position.step += 1
@@ -112,8 +114,8 @@ def _train_epoch(training: Training, splits: Splits, position: Position, progres
 def _close_epoch(training: Training, splits: Splits, position: Position) -> bool:
     """Measures the network, adds the epoch's row to the log and moves the position to the next epoch.
 
-    The last epoch of a network with a budget ends with the projection, so the network that is measured and saved is
-    the one that fits the budget.
+    The last epoch of a network with a budget ends with the projection, unless its gates were frozen on the budget
+    earlier, so the network that is measured and saved is the one that fits the budget.
 
     Returns:
         Whether the epoch is the best so far.
@@ -121,7 +123,7 @@ def _close_epoch(training: Training, splits: Splits, position: Position) -> bool
     run = training.run
     check_weights(run, position)
     is_last = position.epoch + 1 == run.settings.epochs
-    if is_last and run.budget is not None and isinstance(run.model, GatedModel):
+    if is_last and run.budget is not None and isinstance(run.model, GatedModel) and not position.frozen:
         report = project_to_budget(run.model, run.budget, progress=False)  # the training shows its own bar
         position.budget["report"] = report.model_dump(mode="json")
     row = _log_row(training, splits, position)

@@ -1,6 +1,6 @@
 """The loss of a step (eq. 1 and 5), for a batch that is divided among processes and parts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,25 +72,37 @@ def _valid_count_and_sum(task: Task, target: Tensor) -> Tensor:
     return torch.stack([valid.sum().double(), target.where(valid, 0).sum().double()])
 
 
-def losses(run: NetworkRun, outputs: dict[str, Tensor], targets: dict[str, Tensor], means: Means) -> dict[str, Tensor]:
-    """Returns every task's loss L_t and, for a gated model, the sparsity loss (eq. 4), by name.
+def losses(
+    run: NetworkRun,
+    outputs: dict[str, Tensor],
+    targets: dict[str, Tensor],
+    means: Means,
+    taught: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """Returns every task's loss L_t and, where they apply, those of sparsity (eq. 4) and distillation, by name.
 
     Args:
         run: The training whose tasks and hinge targets apply.
         outputs: The heads' raw outputs by task.
         targets: The data set's targets by task.
         means: The means of the whole batch's valid targets; a task without one uses the mean of its own targets.
+        taught: The raw outputs of the single-task networks by task; None without distillation.
     """
     loss = {t.name: t.loss(outputs[t.name], targets[t.name], means.get(t.name)) for t in run.tasks}
     if isinstance(run.model, GatedModel):
         loss["sparsity"] = sparsity_hinge(run.model, targets=run.hinge_targets)
+    if taught is not None:
+        distances = [task.weight * task.distance(outputs[task.name], taught[task.name]) for task in run.tasks]
+        loss["distillation"] = torch.stack(distances).sum()
     return loss
 
 
 def total_loss(
     run: NetworkRun, controller: BudgetController | None, loss: dict[str, Tensor], weights: Weights
 ) -> Tensor:
-    """Returns Σ ω_t L_t (eq. 1) + λ_s hinge (eq. 5), a scalar; single-task training leaves out ω_t.
+    """Returns Σ ω_t L_t (eq. 1) + λ_s hinge (eq. 5) + distillation, a scalar; single-task training leaves out ω_t.
+
+    Where gates have `GateOptimiser`, that optimiser knows λ_s, and the hinge is only logged.
 
     Args:
         run: The training whose tasks and λ_s apply.
@@ -101,7 +113,9 @@ def total_loss(
     is_alone = run.kind == "single"
     terms = [(1.0 if is_alone else task.weight) * weights[task.name] * loss[task.name] for task in run.tasks]
     total = torch.stack(terms).sum()
-    if isinstance(run.model, GatedModel):
+    if "distillation" in loss:
+        total = total + run.recipe.training.distillation * weights["distillation"] * loss["distillation"]
+    if isinstance(run.model, GatedModel) and not run.gates_know_sparsity:
         if controller is None:
             penalty = run.sparsity_weight * loss["sparsity"]
         else:

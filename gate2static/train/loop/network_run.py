@@ -1,6 +1,7 @@
 """The training of one network of a run: its settings, its files, and what its checkpoint depends on."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,7 @@ class NetworkRun:
         recipe: The recipe of the whole run.
         run_dir: The folder of the whole run.
         sparsity_weight: λ_s of eq. 5, or its first value where a budget steers it; 0 for a network without gates.
+        teachers: The single-task networks by task, for distillation; empty without.
     """
 
     name: str
@@ -37,6 +39,7 @@ class NetworkRun:
     recipe: Recipe
     run_dir: Path
     sparsity_weight: float = 0.0
+    teachers: Mapping[str, nn.Module] = field(default_factory=dict)
 
     @property
     def settings(self) -> NetworkRecipe | GatedNetworkRecipe:
@@ -71,6 +74,22 @@ class NetworkRun:
         return {task.name: 0.0 if is_l1 else task.target for task in self.tasks}
 
     @property
+    def gates_know_sparsity(self) -> bool:
+        """Whether λ_s is the gates' optimiser's, and no part of the loss."""
+        return self.recipe.training.gated.gates.kind == "scaled"
+
+    @property
+    def freezes(self) -> bool:
+        """Whether all gates are frozen at some point."""
+        return self.kind == "gated" and self.recipe.training.gated.freeze_at is not None
+
+    @property
+    def search(self) -> float:
+        """The share of the training in which gates are decided; they are frozen behind it."""
+        freeze_at = self.recipe.training.gated.freeze_at
+        return 1.0 if freeze_at is None else freeze_at
+
+    @property
     def identity(self) -> dict[str, Any]:
         """Every part of the recipe that the network depends on; a checkpoint with another identity is not resumed."""
         recipe = self.recipe.model_dump(mode="json")
@@ -80,11 +99,15 @@ class NetworkRun:
             # ω_t weighs tasks against each other, so a single-task network does not depend on it.
             tasks = [{**task, "weight": 1.0} for task in tasks]
         # A gated network starts from the baselines and so depends on their settings too.
-        kinds = ("single", "shared", "gated") if self.kind == "gated" else (self.kind,)
+        kinds: tuple[str, ...] = ("single", "shared", "gated") if self.kind == "gated" else (self.kind,)
+        if self.kind == "shared" and self.teachers:
+            kinds = ("single", "shared")
         parts = {key: recipe[key] for key in ("seed", "data", "model")}
         parts["tasks"] = tasks
         parts |= {f"training.{kind}": training[kind] for kind in kinds}
         parts |= {f"training.{key}": training[key] for key in _NUMERIC_SETTINGS}
+        if self.kind != "single":
+            parts["training.distillation"] = training["distillation"]
         if self.kind == "gated":
             parts["gating"] = recipe["gating"]
             parts["sparsity_weight"] = self.sparsity_weight

@@ -1,20 +1,39 @@
 """The two optimisers and their learning rates, which follow from the position and so need no saved state."""
 
+from collections.abc import Mapping
+
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
-from gate2static.gates import GatedModel, gate_parameters, weight_parameters
-from gate2static.recipe import GatedNetworkRecipe, NetworkRecipe, ScheduleRecipe, WeightOptimiserRecipe
+from gate2static.gates import GatedModel, GateOptimiser, gate_parameters, weight_parameters
+from gate2static.recipe import (
+    GatedNetworkRecipe,
+    GateOptimiserRecipe,
+    NetworkRecipe,
+    ScheduleRecipe,
+    WeightOptimiserRecipe,
+)
 
 
-def build_optimisers(model: nn.Module, settings: NetworkRecipe, *, fused: bool = True) -> dict[str, Optimizer]:
-    """Builds Adam for the weights and, for a gated model, SGD for α and β (section 4.1 of the paper).
+def build_optimisers(
+    model: nn.Module,
+    settings: NetworkRecipe,
+    *,
+    fused: bool = True,
+    search_steps: int = 1,
+    sparsity_weight: float = 0.0,
+    targets: Mapping[str, float] | None = None,
+) -> dict[str, Optimizer]:
+    """Builds Adam for the weights and, for a gated model, SGD (section 4.1 of the paper) or `GateOptimiser` for gates.
 
     Args:
         model: The model to train.
         settings: The optimisers' settings. With `weights.heads_lr`, the heads are the weights' second parameter group.
         fused: Whether Adam runs as one kernel. Mixed precision needs False, to unscale and clip gradients before a
             step.
+        search_steps: Optimiser steps before gates are frozen, for `GateOptimiser`.
+        sparsity_weight: λ of `GateOptimiser`; for SGD, sparsity is a term of the loss.
+        targets: τ of `GateOptimiser` by task; None for 0.
 
     Returns:
         `weights` and, for a gated model, `gates`.
@@ -32,11 +51,20 @@ def build_optimisers(model: nn.Module, settings: NetworkRecipe, *, fused: bool =
         )
     }
     if isinstance(model, GatedModel) and isinstance(settings, GatedNetworkRecipe):
-        sgd = settings.gates
-        optimisers["gates"] = SGD(
-            gate_parameters(model), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay
-        )
+        optimisers["gates"] = _for_gates(model, settings.gates, search_steps, sparsity_weight, targets or 0.0)
     return optimisers
+
+
+def _for_gates(
+    model: GatedModel,
+    recipe: GateOptimiserRecipe,
+    steps: int,
+    sparsity_weight: float,
+    targets: Mapping[str, float] | float,
+) -> Optimizer:
+    if recipe.kind == "scaled":
+        return GateOptimiser(model, steps=steps, sparsity_weight=sparsity_weight, targets=targets)
+    return SGD(gate_parameters(model), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay)
 
 
 def set_learning_rates(
@@ -51,6 +79,8 @@ def set_learning_rates(
         progress: The share of all steps that are done, in [0, 1).
     """
     for name, optimiser in optimisers.items():
+        if isinstance(optimiser, GateOptimiser):
+            continue  # its rate follows from the number of steps
         recipe = settings.gates if name == "gates" and isinstance(settings, GatedNetworkRecipe) else settings.weights
         for index, group in enumerate(optimiser.param_groups):
             heads_lr = recipe.heads_lr if index == 1 and isinstance(recipe, WeightOptimiserRecipe) else None

@@ -18,7 +18,8 @@ class Position:
         sums: Losses by name, each summed over the images of the epoch that is under way.
         log: One row per complete epoch.
         best: The best `epoch` so far, by the mean relative difference of the validation metrics; empty at first.
-        budget: With a budget, the state of its `controller` and, at the end, the `report` of the projection.
+        budget: With a budget, the state of its `controller` and, once it is met, the `report` of the projection.
+        frozen: Whether all gates are frozen.
     """
 
     epoch: int = 0
@@ -27,6 +28,7 @@ class Position:
     log: list[LogRow] = field(default_factory=list)
     best: dict[str, float] = field(default_factory=dict)
     budget: dict[str, Any] = field(default_factory=dict)
+    frozen: bool = False
 
     @property
     def epochs_since_best(self) -> int:

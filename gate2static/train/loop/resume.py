@@ -44,7 +44,10 @@ def save(run: NetworkRun, position: Position, *, fabric: "Fabric", best: bool = 
         "position": asdict(position),
     }
     # The last checkpoint is written last: resuming from it finds the best one complete, or writes it again.
-    files = [run.best_checkpoint, run.checkpoint] if best else [run.checkpoint]
+    files = [run.best_checkpoint] if best else []
+    if run.kind == "shared" and position.epoch == run.recipe.gating.branch_epoch and position.step == 0:
+        files.append(run.checkpoint.with_name(checkpoints.epoch_file(position.epoch)))
+    files.append(run.checkpoint)
 
     def write() -> None:
         for file in files:

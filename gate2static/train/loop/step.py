@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from gate2static.budget import BudgetController
+from gate2static.budget import BudgetController, project_to_budget
 from gate2static.errors import TrainingError
-from gate2static.gates import GatedModel
+from gate2static.gates import GatedModel, GateOptimiser
 from gate2static.gates.settled.settling import GateSettling
 from gate2static.train.loop.batches import Batch
 from gate2static.train.loop.losses import Means, Weights, cut, losses, shares, total_loss
@@ -23,6 +23,10 @@ from gate2static.train.processes.synchronised_norms import SynchronisedBatchNorm
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+
+_NEVER = 2**31
+"""More steps than any training has: gates settle only when all are frozen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +68,10 @@ class Training:
         Raises:
             TrainingError: A loss is not finite; all processes raise the same error.
         """
-        if self.controller is not None and isinstance(self.run.model, GatedModel):
+        if self.controller is not None and isinstance(self.run.model, GatedModel) and not position.frozen:
             self.controller.step(self.run.model)
+            if isinstance(gates := self.optimisers["gates"], GateOptimiser):
+                gates.sparsity_weights = dict(self.controller.weights)
             position.budget = {"controller": self.controller.state_dict()}
         for optimiser in self.optimisers.values():
             optimiser.zero_grad()
@@ -74,10 +80,12 @@ class Training:
         part_weights, means = shares(self.fabric, self.run.tasks, parts)
         # The hinge depends on no image, so every part has an equal share of it.
         sparsity_share = 1 / (len(parts) * self.fabric.world_size)
+        common = {"sparsity": sparsity_share}
         for number, (part, weights) in enumerate(zip(parts, part_weights, strict=True)):
             is_last = number + 1 == len(parts)
             with self._without_reduction(enabled=not is_last):
-                total, values = self._losses(part, {**weights, "sparsity": sparsity_share}, means)
+                common["distillation"] = len(part[0]) / images
+                total, values = self._losses(part, {**weights, **common}, means)
                 # Raising before `backward` keeps a loss that is not finite out of the weights of all processes.
                 self._add_to_epoch(values, position, images)
                 # DDP averages gradients over the processes, whose losses are to be added up.
@@ -85,6 +93,24 @@ class Training:
         self._update()
         if self.settling is not None:
             self.settling.step()
+
+    def freeze(self, position: Position) -> None:
+        """Projects the gates onto the budget, if there is one, and freezes them for the rest of the training.
+
+        Args:
+            position: The training's position; it gets the projection's report.
+
+        Raises:
+            BudgetError: No setting of the gates meets the budget.
+        """
+        gated = self.run.model
+        assert isinstance(gated, GatedModel)
+        assert self.settling is not None
+        if self.run.budget is not None:
+            report = project_to_budget(gated, self.run.budget, progress=False)  # the training shows its own bar
+            position.budget["report"] = report.model_dump(mode="json")
+        self.settling.settle_all()
+        position.frozen = True
 
     def _part_count(self, images: int) -> int:
         """Returns the number of parts that this process divides its share into."""
@@ -104,13 +130,20 @@ class Training:
         # One process alone uses torch's own batch norm, which is faster.
         with SynchronisedBatchNorm() if self.fabric.world_size > 1 else nullcontext():
             outputs = self._outputs(images)
-        loss = losses(self.run, outputs, targets, means)
+        loss = losses(self.run, outputs, targets, means, self._taught(images))
         total = total_loss(self.run, self.controller, loss, weights)
         # One reduction for all losses: each is a scalar, and the number of messages counts.
         values = [value.detach() * weights[name] for name, value in loss.items()]
         summed = self.fabric.all_reduce(torch.stack([*values, total.detach()]), reduce_op="sum")
         assert isinstance(summed, Tensor)
         return total, dict(zip([*loss, "total"], summed.tolist(), strict=True))
+
+    def _taught(self, images: Tensor) -> dict[str, Tensor] | None:
+        """Returns the raw outputs of the single-task networks; None without distillation."""
+        if not self.run.teachers:
+            return None
+        with torch.no_grad():
+            return {task: teacher(images)[task] for task, teacher in self.run.teachers.items()}
 
     def _outputs(self, images: Tensor) -> dict[str, Tensor]:
         try:
@@ -174,23 +207,35 @@ def begin(run: NetworkRun, fabric: "Fabric", *, image: Tensor, epoch_steps: int)
     if fabric.world_size > 1:
         freeze_unused(run.model, image[None].to(fabric.device))
     controller = None
-    if run.budget is not None and isinstance(run.model, GatedModel):
+    for teacher in run.teachers.values():
+        teacher.to(fabric.device).eval()
+    if run.budget is not None and isinstance(run.model, GatedModel) and run.search > 0:
         controller = BudgetController(
             run.model,
             run.budget,
             weight=run.sparsity_weight,
             epochs=run.settings.epochs,
             epoch_steps=epoch_steps,
+            search=run.search,
         )
     model = fabric.setup_module(_compiled(run.model) if recipe.compile else run.model)
     settling = None
     if isinstance(run.model, GatedModel) and recipe.gated.settle_steps is not None:
         settling = GateSettling(run.model, after_steps=recipe.gated.settle_steps)
+    elif isinstance(run.model, GatedModel) and run.freezes:
+        settling = GateSettling(run.model, after_steps=_NEVER)
     return Training(
         run=run,
         fabric=fabric,
         model=model,
-        optimisers=build_optimisers(run.model, run.settings, fused=recipe.precision != "16-mixed"),
+        optimisers=build_optimisers(
+            run.model,
+            run.settings,
+            fused=recipe.precision != "16-mixed",
+            search_steps=max(1, math.ceil(run.search * run.settings.epochs * epoch_steps)),
+            sparsity_weight=run.sparsity_weight,
+            targets=run.hinge_targets,
+        ),
         controller=controller,
         settling=settling,
     )

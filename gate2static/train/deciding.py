@@ -1,0 +1,73 @@
+"""Gates that are decided before training: by saliency, at random, or by the names of modules."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from gate2static.budget import decide_by_saliency
+from gate2static.data import Splits
+from gate2static.errors import RecipeError
+from gate2static.gates import GatedModel, set_gates
+from gate2static.recipe import Recipe
+from gate2static.tasks import Task
+from gate2static.train.loop import batches
+from gate2static.train.networks import build_at_shared
+
+_BATCHES = 50
+"""Training batches that saliency is estimated from."""
+_OPEN = 1e-3
+"""The least α of gates that are drawn: positive, so that all are open before the budget closes some."""
+
+
+def decide_gates(gated: GatedModel, recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], splits: Splits) -> None:
+    """Sets the gates of a network before its training, as `gating.decisions` says; learned ones stay.
+
+    Saliency is estimated at the run's shared network, wherever the weights of the gated network start. Random and
+    salient gates are only put in order: the budget decides how many of them stay open.
+
+    Args:
+        gated: The network, whose gates are changed in place.
+        recipe: The run's recipe.
+        run_dir: The run's folder, with the trained shared network.
+        tasks: The recipe's tasks.
+        splits: The data; saliency is estimated on `train`.
+
+    Raises:
+        RecipeError: `gating.private` names a module without gates.
+        CheckpointError: The shared network is missing or belongs to another recipe.
+    """
+    decisions = recipe.gating.decisions
+    if decisions == "modules":
+        _open_modules(gated, recipe.gating.private)
+    elif decisions == "random":
+        generator = torch.Generator().manual_seed(recipe.seed)
+        for alpha in _logits(gated):
+            alpha.copy_(torch.rand(alpha.shape, generator=generator) + _OPEN)
+    elif decisions == "saliency":
+        ancestor = build_at_shared(recipe, run_dir)
+        settings = recipe.training.gated
+        order = batches.epoch_order(batches.length(splits.train), settings.batch_size, seed=recipe.seed, epoch=0)
+        loader = batches.train_loader(splits.train, order[:_BATCHES], epoch=0, workers=recipe.training.workers)
+
+        def losses(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
+            return {task.name: task.weight * task.loss(outputs[task.name], targets[task.name]) for task in tasks}
+
+        decide_by_saliency(ancestor, batches.loaded(loader), losses, prefix=recipe.gating.prefix)
+        for alpha, ranked in zip(_logits(gated), _logits(ancestor), strict=True):
+            alpha.copy_(ranked)
+
+
+def _logits(gated: GatedModel) -> list[Tensor]:
+    return [gate.alpha.detach() for gate in gated.gates.values()]
+
+
+def _open_modules(gated: GatedModel, paths: tuple[str, ...]) -> None:
+    """Makes the units of these modules task-specific for every task, and all others shared."""
+    prefixes = {path: path.replace(".", "_") for path in paths}
+    owners = {unit: [path for path, p in prefixes.items() if f"{unit}_".startswith(f"{p}_")] for unit in gated.gates}
+    if missing := sorted(set(paths) - {path for found in owners.values() for path in found}):
+        raise RecipeError(
+            f"gating.private: there are no gates in {', '.join(missing)}; the gated units are {', '.join(gated.gates)}"
+        )
+    set_gates(gated, {unit: torch.full_like(gated.gates[unit].alpha, bool(owners[unit])) > 0 for unit in owners})
