@@ -3,9 +3,13 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from gate2static.data import celeba, cityscapes, digits, nyud_mt, nyud_mtan, pascal_context, scenes, taskonomy
+from gate2static.data import celeba, cityscapes, scenes
 from gate2static.data.contract import DataSource, DataSpec, Splits
 from gate2static.data.files import HoldOutOptions
+from gate2static.data.nyud import nyud_mt, nyud_mtan
+from gate2static.data.pairs import digits
+from gate2static.data.pascal import pascal_context
+from gate2static.data.taskonomy import taskonomy
 from gate2static.errors import RecipeError
 from gate2static.recipe import DataRecipe, Strict, parse
 from gate2static.recipe.parsing import suggest

@@ -20,7 +20,7 @@ from gate2static.data.decoding import (
     valid_depth,
     whole_labels,
 )
-from gate2static.data.pascal_parts import read_human_parts
+from gate2static.data.pascal.parts import read_human_parts
 from gate2static.errors import DataError
 
 PATH = Path("some/file.npy")

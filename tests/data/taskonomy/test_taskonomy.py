@@ -12,8 +12,8 @@ from torch import Tensor
 
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.data.contract import IGNORE
-from gate2static.data.taskonomy import DOMAINS, LAYOUTS
-from gate2static.data.taskonomy_buildings import TINY
+from gate2static.data.taskonomy.buildings import TINY
+from gate2static.data.taskonomy.taskonomy import DOMAINS, LAYOUTS
 from gate2static.errors import DataError
 from gate2static.recipe import DataRecipe
 from gate2static.recipe.schema import Option

@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gate2static.data import pascal_context_classes as classes
 from gate2static.data.contract import DataSpec, Sample, Splits, TargetSpec
 from gate2static.data.decoding import read_image, read_image_normals, read_label_image, read_mat, whole_labels
 from gate2static.data.files import (
@@ -25,7 +24,8 @@ from gate2static.data.files import (
     require_files,
     wanted,
 )
-from gate2static.data.pascal_parts import read_human_parts
+from gate2static.data.pascal import classes
+from gate2static.data.pascal.parts import read_human_parts
 from gate2static.data.transforms import Augmentation, between, resize
 from gate2static.errors import DataError
 

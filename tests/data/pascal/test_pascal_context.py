@@ -13,7 +13,7 @@ from torch import Tensor
 
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.data.contract import IGNORE
-from gate2static.data.pascal_context_classes import HUMAN_PART_OF, HUMAN_PARTS, NORMALS_LABELS, PERSON
+from gate2static.data.pascal.classes import HUMAN_PART_OF, HUMAN_PARTS, NORMALS_LABELS, PERSON
 from gate2static.errors import DataError
 from gate2static.recipe import DataRecipe
 from gate2static.recipe.schema import Option

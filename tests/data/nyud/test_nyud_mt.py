@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from gate2static.data import Splits, describe_data, load_data
-from gate2static.data.nyud_mt import VARIANTS
+from gate2static.data.nyud.nyud_mt import VARIANTS
 from gate2static.errors import DataError
 from gate2static.recipe import DataRecipe
 from gate2static.recipe.schema import Option

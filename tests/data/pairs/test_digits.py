@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gate2static.data import describe_data, load_data
-from gate2static.data.digits import DigitPairs
+from gate2static.data.pairs.digits import DigitPairs
 from gate2static.errors import RecipeError
 from gate2static.recipe import DataRecipe
 

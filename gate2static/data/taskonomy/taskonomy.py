@@ -22,7 +22,7 @@ from gate2static.data.augmented import Augmented
 from gate2static.data.contract import IGNORE, DataSpec, Splits, TargetSpec
 from gate2static.data.decoding import Reader, read_image, read_image_normals, read_label_image
 from gate2static.data.files import FileOptions, Files, FileSamples, existing_root, home_path, read_lines, wanted
-from gate2static.data.taskonomy_buildings import TINY
+from gate2static.data.taskonomy.buildings import TINY
 from gate2static.data.transforms import Augmentation, between, resize
 from gate2static.errors import DataError
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gate2static.data.contract import IGNORE
 from gate2static.data.decoding import read_mat_file
-from gate2static.data.pascal_context_classes import HUMAN_PART_OF, PERSON
+from gate2static.data.pascal.classes import HUMAN_PART_OF, PERSON
 from gate2static.errors import DataError
 
 

@@ -1,0 +1,1 @@
+"""NYUD-v2 in the two preparations that multi-task learning uses."""

@@ -1,0 +1,1 @@
+"""Taskonomy: the loader, and the official tiny partition of its buildings."""
