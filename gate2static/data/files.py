@@ -22,11 +22,16 @@ Files = Mapping[str, Path]
 """The files of one sample: `image`, and one per target."""
 
 
-class FileOptions(Strict):
-    """The options of all data sets of files."""
+class RootOptions(Strict):
+    """The option of all data sets that are read from a folder."""
 
     root: str
     """The data set's folder."""
+
+
+class FileOptions(RootOptions):
+    """The options of all data sets of files."""
+
     augment: bool = True
     """Whether to augment training images, as in the paper or the benchmark."""
     seed: Annotated[int, Field(ge=0)] = 0
@@ -99,7 +104,7 @@ def home_path(text: str) -> Path:
     return Path(os.path.expanduser(text))  # noqa: PTH111 -- pathlib's function fails for unknown users
 
 
-def existing_root(options: FileOptions) -> Path:
+def existing_root(options: RootOptions) -> Path:
     """Returns the data set's folder.
 
     Raises:

@@ -7,7 +7,7 @@ from gate2static.data import celeba, cityscapes, scenes
 from gate2static.data.contract import DataSource, DataSpec, Splits
 from gate2static.data.files import HoldOutOptions
 from gate2static.data.nyud import nyud_mt, nyud_mtan
-from gate2static.data.pairs import digits
+from gate2static.data.pairs import digits, multi_fashion
 from gate2static.data.pascal import pascal_context
 from gate2static.data.taskonomy import taskonomy
 from gate2static.errors import RecipeError
@@ -18,6 +18,9 @@ DATA_SETS: dict[str, DataSource] = {
     "celeba": DataSource(options=celeba.CelebaOptions, describe=celeba.describe, load=celeba.load),
     "cityscapes": DataSource(options=cityscapes.CityscapesOptions, describe=cityscapes.describe, load=cityscapes.load),
     "digits": DataSource(options=digits.DigitsOptions, describe=digits.describe, load=digits.load),
+    "multi_fashion": DataSource(
+        options=multi_fashion.MultiFashionOptions, describe=multi_fashion.describe, load=multi_fashion.load
+    ),
     "nyud_mt": DataSource(options=HoldOutOptions, describe=nyud_mt.describe, load=nyud_mt.load),
     "nyud_mtan": DataSource(options=HoldOutOptions, describe=nyud_mtan.describe, load=nyud_mtan.load),
     "pascal_context": DataSource(options=HoldOutOptions, describe=pascal_context.describe, load=pascal_context.load),

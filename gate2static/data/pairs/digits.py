@@ -14,50 +14,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
-from gate2static.data.contract import DataSpec, Sample, Splits, TargetSpec
-from gate2static.recipe import Strict
+from gate2static.data.contract import DataSpec, Splits, TargetSpec
+from gate2static.data.pairs.pairs import PairOptions, Pairs, place
 
 SIDE = 32
 INK_MAX = 16.0
 SHARES = {"train": 0.6, "val": 0.15, "test": 0.25}
 """The share of the scans in each split."""
 
-Images = Annotated[int, Field(ge=1, le=100_000)]
 
-
-class DigitsOptions(Strict):
+class DigitsOptions(PairOptions):
     """The options of `digits`: the number of images, the size of a digit, and the seed."""
 
-    train_images: Images = 4096
-    val_images: Images = 512
-    test_images: Images = 2048
     digit_size: Annotated[int, Field(ge=8, le=SIDE)] = 22
     """The height and width of one digit in pixels; two digits overlap if it is more than half of 32."""
-    seed: int = 0
-    """The seed of the split and the images; it is not the recipe's seed, so that all runs see the same data."""
-
-
-class DigitPairs(Dataset[Sample]):
-    """Images of two digits, held in memory.
-
-    Args:
-        images: The images, (N, 1, 32, 32).
-        targets: N targets of each task, by name.
-        sources: The scans of the left and the right digit, (N, 2).
-    """
-
-    def __init__(self, images: Tensor, targets: dict[str, Tensor], sources: Tensor) -> None:
-        self.images = images
-        self.targets = targets
-        self.sources = sources
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.images[index], {name: target[index] for name, target in self.targets.items()}
 
 
 def describe(options: DigitsOptions) -> DataSpec:
@@ -85,12 +56,10 @@ def load(options: DigitsOptions, spec: DataSpec) -> Splits:
     ink = F.interpolate(scans[:, None], size=(size, size), mode="bilinear", align_corners=False).clamp(0, 1)[:, 0]
     counts = {"train": options.train_images, "val": options.val_images, "test": options.test_images}
     splits = {name: _compose(ink, labels, parts[name], counts[name], generator) for name in SHARES}
-    for pairs in splits.values():
-        pairs.targets = {name: pairs.targets[name] for name in spec.targets}
-    return Splits(**splits)
+    return Splits(**{name: pairs.with_targets(spec) for name, pairs in splits.items()})
 
 
-def _compose(ink: Tensor, labels: Tensor, scans: Tensor, count: int, generator: torch.Generator) -> DigitPairs:
+def _compose(ink: Tensor, labels: Tensor, scans: Tensor, count: int, generator: torch.Generator) -> Pairs:
     """Builds images of random pairs of scans at random heights, with the left digit near the left edge.
 
     Args:
@@ -100,22 +69,17 @@ def _compose(ink: Tensor, labels: Tensor, scans: Tensor, count: int, generator: 
         count: The number of images.
         generator: The source of randomness.
     """
-    size = ink.shape[-1]
-    slack = SIDE - size
+    slack = SIDE - ink.shape[-1]
     sources = scans[torch.randint(len(scans), (count, 2), generator=generator)]
-    rows = torch.randint(slack + 1, (count, 2), generator=generator).tolist()
+    rows = torch.randint(slack + 1, (count, 2), generator=generator)
     # Each digit keeps to its own third of the free columns, so that "left" is never ambiguous.
     jitter = torch.randint(slack // 3 + 1, (count, 2), generator=generator)
-    columns = torch.stack([jitter[:, 0], slack - jitter[:, 1]], dim=1).tolist()
-    layers = torch.zeros(count, 2, SIDE, SIDE)  # (images, [left, right], rows, columns)
-    for index, ((top_l, top_r), (at_l, at_r)) in enumerate(zip(rows, columns, strict=True)):
-        left, right = sources[index]
-        layers[index, 0, top_l : top_l + size, at_l : at_l + size] = ink[left]
-        layers[index, 1, top_r : top_r + size, at_r : at_r + size] = ink[right]
+    columns = torch.stack([jitter[:, 0], slack - jitter[:, 1]], dim=1)
+    layers = place(ink, sources, rows, columns, SIDE)  # (images, [left, right], rows, columns)
     images = layers.amax(dim=1, keepdim=True) * 2 - 1  # (images, 1, 32, 32) in [-1, 1]
     targets = {
         "left": labels[sources[:, 0]],
         "right": labels[sources[:, 1]],
         "mask": (layers[:, :1] > 0.5).float(),
     }
-    return DigitPairs(images, targets, sources)
+    return Pairs(images, targets, sources)

@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from gate2static.data import describe_data, load_data
-from gate2static.data.pairs.digits import DigitPairs
+from gate2static.data.pairs.pairs import Pairs
 from gate2static.errors import RecipeError
 from gate2static.recipe import DataRecipe
 
 SMALL = {"train_images": 300, "val_images": 100, "test_images": 150}
 
 
-def splits(**options: int) -> dict[str, DigitPairs]:
+def splits(**options: int) -> dict[str, Pairs]:
     found = load_data(DataRecipe(name="digits", options={**SMALL, **options}))
     return {name: getattr(found, name) for name in ("train", "val", "test")}
 
