@@ -112,9 +112,11 @@ class GateOptimiser(Optimizer):
         # Kept with the first logit, where `state_dict` and a move to another device find it.
         state = self.state[moved[0]]
         state["steps"] = state.get("steps", 0) + 1
-        mean = state.get("mean_square", torch.zeros_like(square))
-        state["mean_square"] = mean + (square - mean) / min(state["steps"], _MEMORY_STEPS)
-        rms = state["mean_square"].sqrt().clamp(min=torch.finfo(torch.float64).tiny)
+        mean = state["rms"].double().square() if "rms" in state else torch.zeros_like(square)
+        mean = mean + (square - mean) / min(state["steps"], _MEMORY_STEPS)
+        # In the logits' dtype, which is what `load_state_dict` would make of it; the root, since squares underflow.
+        state["rms"] = mean.sqrt().to(moved[0].dtype)
+        rms = state["rms"].double().clamp(min=torch.finfo(torch.float64).tiny)
         for p in moved:
             p -= (group["lr"] * p.grad.double() / rms).to(p.dtype)
 

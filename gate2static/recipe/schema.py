@@ -119,9 +119,9 @@ class GatingRecipe(Strict):
     decisions: Literal["learned", "saliency", "random", "modules"] = "learned"
     """How gates are decided: by the training (the paper); by saliency before it, or at random, both as far as the
     budget allows; or all those of the modules in `private`."""
-    private: Annotated[tuple[str, ...], Field(max_length=1000)] = ()
-    """With `decisions: modules`, the paths of the backbone's modules that every task has for itself, such as `layer4`:
-    a network that branches."""
+    private: dict[TaskName, Annotated[tuple[str, ...], Field(max_length=1000)]] = Field(default_factory=dict)
+    """With `decisions: modules`, task -> the paths of the backbone's modules that it has for itself, such as `layer4`:
+    a network that branches. What a task does not name, it shares; `""` is the whole backbone."""
     prefix: bool = False
     """With `decisions: saliency`, whether a layer's private channels are its first ones, which move in one piece."""
 
@@ -129,8 +129,8 @@ class GatingRecipe(Strict):
     def _options_belong_together(self) -> "GatingRecipe":
         if self.branch_epoch is not None and self.branch_init != "shared" and self.decisions != "saliency":
             raise ValueError("branch_epoch is for branch_init: shared and decisions: saliency; add one, or remove it")
-        if bool(self.private) != (self.decisions == "modules"):
-            raise ValueError("private and decisions: modules belong together; give both, or neither")
+        if self.private and self.decisions != "modules":
+            raise ValueError("private says what decisions: modules makes private; add that, or remove private")
         if self.prefix and self.decisions != "saliency":
             raise ValueError("prefix orders what decisions: saliency ranks; add that, or remove it")
         return self
@@ -295,6 +295,8 @@ class Recipe(Strict):
             raise ValueError("gating.decisions: modules says what is private, and a budget would change it; remove one")
         if gated.freeze_at is not None and gated.settle_steps is not None:
             raise ValueError("training.gated: freeze_at freezes all gates at once; remove settle_steps")
+        if unknown := sorted(set(gating.private) - {task.name for task in self.tasks}):
+            raise ValueError(f"gating.private names {', '.join(unknown)}, which are not among the tasks")
         last = self.training.shared.epochs
         if gating.branch_epoch is not None and gating.branch_epoch > last:
             raise ValueError(f"gating.branch_epoch is {gating.branch_epoch}; training.shared has {last} epochs")

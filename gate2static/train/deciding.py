@@ -1,5 +1,6 @@
 """Gates that are decided before training: by saliency, at random, or by the names of modules."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -62,12 +63,18 @@ def _logits(gated: GatedModel) -> list[Tensor]:
     return [gate.alpha.detach() for gate in gated.gates.values()]
 
 
-def _open_modules(gated: GatedModel, paths: tuple[str, ...]) -> None:
-    """Makes the units of these modules task-specific for every task, and all others shared."""
-    prefixes = {path: path.replace(".", "_") for path in paths}
-    owners = {unit: [path for path, p in prefixes.items() if f"{unit}_".startswith(f"{p}_")] for unit in gated.gates}
-    if missing := sorted(set(paths) - {path for found in owners.values() for path in found}):
-        raise RecipeError(
-            f"gating.private: there are no gates in {', '.join(missing)}; the gated units are {', '.join(gated.gates)}"
-        )
-    set_gates(gated, {unit: torch.full_like(gated.gates[unit].alpha, bool(owners[unit])) > 0 for unit in owners})
+def _open_modules(gated: GatedModel, private: Mapping[str, Sequence[str]]) -> None:
+    """Makes the units of these modules task-specific for the tasks that name them, and all others shared."""
+    gates = gated.gates
+    decisions = {unit: torch.zeros(gate.alpha.shape, dtype=torch.bool) for unit, gate in gates.items()}
+    for task, paths in private.items():
+        for path in paths:
+            prefix = path.replace(".", "_")
+            inside = [unit for unit in gates if not path or f"{unit}_".startswith(f"{prefix}_")]
+            if not inside:
+                raise RecipeError(
+                    f"gating.private: there are no gates in {path}; the gated units are {', '.join(gates)}"
+                )
+            for unit in inside:
+                decisions[unit][gated.tasks.index(task)] = True
+    set_gates(gated, decisions)

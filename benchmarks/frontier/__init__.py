@@ -1,0 +1,1 @@
+"""The frontier of accuracy against cost: every network that a user could deploy, with the same training for each."""
