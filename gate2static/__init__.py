@@ -7,13 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gate2static.bench import LatencyReport, Stopwatch, benchmark
-    from gate2static.budget import BudgetController, BudgetReport, project_to_budget
+    from gate2static.budget import (
+        BudgetController,
+        BudgetReport,
+        decide_by_saliency,
+        freeze_gates,
+        project_to_budget,
+    )
     from gate2static.export import build_engine, export_onnx
     from gate2static.gates import (
         GatedModel,
+        GateOptimiser,
+        Optimisers,
         gate,
         gate_decisions,
         gate_parameters,
+        optimisers,
         set_gates,
         sparsity_hinge,
         weight_parameters,
@@ -30,18 +39,23 @@ __all__ = [
     "BudgetController",
     "BudgetReport",
     "EquivalenceReport",
+    "GateOptimiser",
     "GatedModel",
     "LatencyReport",
+    "Optimisers",
     "StaticModel",
     "Stopwatch",
     "benchmark",
     "build_engine",
+    "decide_by_saliency",
     "expected_macs",
     "export_onnx",
+    "freeze_gates",
     "gate",
     "gate_decisions",
     "gate_parameters",
     "load_static",
+    "optimisers",
     "project_to_budget",
     "prune",
     "set_gates",
@@ -52,13 +66,16 @@ __all__ = [
 
 _STAGES = {
     "bench": ("LatencyReport", "Stopwatch", "benchmark"),
-    "budget": ("BudgetController", "BudgetReport", "project_to_budget"),
+    "budget": ("BudgetController", "BudgetReport", "decide_by_saliency", "freeze_gates", "project_to_budget"),
     "export": ("build_engine", "export_onnx"),
     "gates": (
+        "GateOptimiser",
         "GatedModel",
+        "Optimisers",
         "gate",
         "gate_decisions",
         "gate_parameters",
+        "optimisers",
         "set_gates",
         "sparsity_hinge",
         "weight_parameters",

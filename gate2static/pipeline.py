@@ -19,7 +19,7 @@ from gate2static.export.engine_sidecar import is_built_from
 from gate2static.export.equality import check_equal, onnx_tolerances
 from gate2static.files import is_up_to_date
 from gate2static.gates import GatedModel
-from gate2static.prune import Plan, apply, plan, prune
+from gate2static.prune import Plan, apply, estimated_latency, plan, prune
 from gate2static.prune.emission.layout import find_target
 from gate2static.recipe import Budget
 from gate2static.report import gated_checks, onnx_checks, record, was_verified, with_checks
@@ -126,6 +126,19 @@ class Step:
 
     verb: str
     run: Callable[[], None]
+
+
+def expected_to_be_slow(gated: GatedModel) -> tuple[str, ...]:
+    """Returns a sentence where the static network will probably be slower than separate networks; else none."""
+    share = estimated_latency(gated)
+    if share < 1:
+        return ()
+    sentence = (
+        f"about {share:.2f} times the latency of separate networks is to be expected on a CPU: channels that change "
+        "between streams one by one take longer than the multiplications that they save; use larger groups and hard "
+        "mixing (gating.preset: deploy), or a budget"
+    )
+    return (sentence,)
 
 
 def load_network(checkpoint: Path) -> GatedModel:

@@ -19,15 +19,18 @@ FUNCTIONS = {
         "(onnx_path, engine_path, *, backend='tensorrt-rtx', compute_capabilities=None, batch=(1, 1, 8), "
         "workspace_bytes=None)"
     ),
+    "decide_by_saliency": "(gated, batches, losses, *, prefix=False)",
     "expected_macs": "(gated, *, align=1)",
     "export_onnx": "(static, path, *, opset=None, fold_norms=True, precision='fp32', batch_size=None)",
+    "freeze_gates": "(gated, budget=None, *, measure=None, target='any')",
     "gate": (
-        "(backbone, *, tasks, example_inputs, heads, group_size=1, gate_init=0.05, gate_init_std=0.05, "
-        "mixing='softmax', tie_residual=False, shared_state=None, task_states=None)"
+        "(backbone, *, tasks, example_inputs, heads, preset='paper', group_size=None, gate_init=None, "
+        "gate_init_std=None, mixing=None, tie_residual=False, shared_state=None, task_states=None)"
     ),
     "gate_decisions": "(gated)",
     "gate_parameters": "(gated)",
     "load_static": "(folder)",
+    "optimisers": "(gated, *, lr, steps, weight_decay=0.0, sparsity_weight=0.3, targets=0.0)",
     "project_to_budget": "(gated, budget, *, measure=None, target='any', progress=True)",
     "prune": "(gated, *, align=1, target='any', dtype=None, dynamic=())",
     "set_gates": "(gated, decisions)",
@@ -46,8 +49,10 @@ METHODS = {
     },
     "BudgetReport": {},
     "EquivalenceReport": {"passed": None, "per_task": None, "require": "(self)"},
+    "GateOptimiser": {"step": "(self, closure=None)"},
     "GatedModel": {"forward": "(self, *inputs, **named)", "gates": None},
     "LatencyReport": {"to_json": "(self, path)"},
+    "Optimisers": {"step": "(self)", "zero_grad": "(self)"},
     "StaticModel": {
         "check_inputs": "(self, inputs)",
         "example_inputs": "(self, batch_size=1)",

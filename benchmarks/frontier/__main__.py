@@ -72,7 +72,7 @@ def train_seed(recipe: Recipe, seed: int, budgets: list[float], only: list[str],
         rows += [(candidate, by_name[candidate.row]) for candidate in members]
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
     separate = next(row for candidate, row in rows if candidate.name == "separate")
-    found = [
+    return [
         Result(
             seed=seed,
             name=candidate.name,
@@ -83,7 +83,6 @@ def train_seed(recipe: Recipe, seed: int, budgets: list[float], only: list[str],
         )
         for candidate, row in rows
     ]
-    return found
 
 
 def _onnx(candidate: Candidate, folder: Path) -> Path:

@@ -43,7 +43,7 @@ class Gates:
     """How gates are drawn: each group of channels of each task is specific with probability `share`."""
 
     share: float
-    group_size: int
+    group_size: int | Literal["layer"]
     mixing: Literal["softmax", "hard"]
     tied: bool = False
     seed: int = 0
@@ -51,7 +51,8 @@ class Gates:
     @property
     def structure(self) -> str:
         """What the recipe would say."""
-        return f"{self.group_size:2d} a gate, {self.mixing}{', tied' if self.tied else ''}"
+        channels = "a layer" if self.group_size == "layer" else f"{self.group_size:2d}"
+        return f"{channels} per gate, {self.mixing}{', tied' if self.tied else ''}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +93,7 @@ def trained(checkpoint: Path) -> Case:
 
 
 STRUCTURES = (
+    Gates(share=0, group_size="layer", mixing="hard"),
     Gates(share=0, group_size=16, mixing="softmax"),
     Gates(share=0, group_size=64, mixing="hard"),
     Gates(share=0, group_size=1, mixing="softmax"),

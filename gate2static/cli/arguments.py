@@ -1,5 +1,6 @@
 """Arguments that several commands share, and their output."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -73,3 +74,9 @@ def show(table: RenderableType, json: Path | None = None, content: object = None
         # Before the table, so that a terminal that fails does not take the result with it.
         write_atomically(json, terminal.as_json(content).encode(), error=Gate2StaticError)
     terminal.show(table)
+
+
+def say_cautions(sentences: Iterable[str]) -> None:
+    """Prints reasons not to deploy a network on stderr, one per line."""
+    for sentence in sentences:
+        terminal.say(f"caution: {sentence}", error=True)

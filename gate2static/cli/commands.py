@@ -20,6 +20,7 @@ from gate2static.cli.arguments import (
     Version,
     open_run,
     reference_first,
+    say_cautions,
     show,
 )
 from gate2static.cli.group import Commands
@@ -50,6 +51,7 @@ def demo(
     report = run_demo(run_dir, overrides=overrides or ())
     show(rich_table(report.content))
     say(f"report: {report.html}")
+    say_cautions(report.content.cautions)
 
 
 @app.command()
@@ -58,8 +60,9 @@ def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = Fals
     from gate2static.train import train as train_run
 
     loaded, folder = open_run(recipe, overrides, run_dir)
-    train_run(loaded, folder, resume=resume)
+    result = train_run(loaded, folder, resume=resume)
     say(f"trained: {folder}")
+    say_cautions(result.cautions())
 
 
 @app.command()
@@ -68,8 +71,9 @@ def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = Fals
     from gate2static.train import sweep as sweep_run
 
     loaded, folder = open_run(recipe, overrides, run_dir)
-    sweep_run(loaded, folder, resume=resume)
+    result = sweep_run(loaded, folder, resume=resume)
     say(f"trained: {folder}")
+    say_cautions(result.cautions())
 
 
 @app.command()
@@ -120,7 +124,7 @@ def prune(
 ) -> None:
     """Remove the channels that no task uses: a checkpoint becomes a static network."""
     from gate2static.cli.option_checks import check_prune_output, prune_request
-    from gate2static.pipeline import prepare_pruning, prune_to_folder
+    from gate2static.pipeline import expected_to_be_slow, prepare_pruning, prune_to_folder
     from gate2static.prune import barrier_costs
     from gate2static.report import barrier_table, plan_table, pruned_line
 
@@ -146,6 +150,7 @@ def prune(
     if pruned.checkpoint:
         say(f"projected: {pruned.checkpoint}; verify the static network with it")
     say(pruned_line(pruned.static.manifest, output))
+    say_cautions(expected_to_be_slow(pruning.plan.channels.gated))
 
 
 @app.command()
@@ -225,6 +230,7 @@ def bench(
 ) -> None:
     """Time networks in interleaved rounds and compare them."""
     from gate2static.bench import benchmark, latency_table
+    from gate2static.report import slower_than_separate
 
     report = benchmark(
         reference_first(targets, against),
@@ -235,6 +241,7 @@ def bench(
         threads=threads,
     )
     show(latency_table(report), json, report.model_dump(mode="json"))
+    say_cautions(slower_than_separate(report))
 
 
 @app.command()
@@ -288,6 +295,7 @@ def report(
     written = write_report(run_dir)
     show(rich_table(written.content))
     say(f"report: {written.html}")
+    say_cautions(written.content.cautions)
 
 
 @app.command()

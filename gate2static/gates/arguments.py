@@ -17,6 +17,9 @@ from gate2static.program.structures import take_apart
 
 _WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 
+MOST_CHANNELS = 2**62
+"""The largest group of channels; a group is never wider than its layer."""
+
 
 def check_backbone(backbone: Any) -> None:
     """Refuses what is no module of Python, modules that wrap another module, and modules without weights.
@@ -119,7 +122,7 @@ def check_tasks(
         raise GateError(f"heads or states are given for {unknown}, which are not among the tasks {list(tasks)}.")
     if bad := [t for t in tasks if not isinstance(heads[t], nn.Module)]:
         raise GateError(f"the heads of {bad} are no torch.nn.Module; wrap functions in one.")
-    require_count(group_size, name="group_size, a number of channels,", error=GateError, most=2**62)
+    require_count(group_size, name="group_size, a number of channels,", error=GateError, most=MOST_CHANNELS)
     return tasks
 
 

@@ -1,13 +1,13 @@
 """`gate`: from a backbone and its heads to a gated model."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
-from gate2static.arguments import require_kind, require_number
+from gate2static.arguments import described, require_kind, require_number
 from gate2static.errors import GateError
-from gate2static.gates.arguments import check_backbone, check_inputs, check_tasks, check_values
+from gate2static.gates.arguments import MOST_CHANNELS, check_backbone, check_inputs, check_tasks, check_values
 from gate2static.gates.channel_gate import Gate, Mixing
 from gate2static.gates.check_lift import check_lift
 from gate2static.gates.check_training import check_training, set_modes
@@ -19,6 +19,7 @@ from gate2static.graphs import copied, quiet
 from gate2static.messages import brief
 from gate2static.program.program import build_program
 from gate2static.program.structures import tensors_of
+from gate2static.recipe.presets import PRESETS, Preset
 
 
 @quiet()
@@ -28,10 +29,11 @@ def gate(
     tasks: Sequence[str],
     example_inputs: Sequence[Any] | Mapping[str, Any],
     heads: Mapping[str, nn.Module],
-    group_size: int = 1,
-    gate_init: float = 0.05,
-    gate_init_std: float = 0.05,
-    mixing: Mixing = "softmax",
+    preset: Preset = "paper",
+    group_size: int | Literal["layer"] | None = None,
+    gate_init: float | None = None,
+    gate_init_std: float | None = None,
+    mixing: Mixing | None = None,
     tie_residual: bool = False,
     shared_state: Mapping[str, Tensor] | None = None,
     task_states: Mapping[str, Mapping[str, Tensor]] | None = None,
@@ -54,7 +56,10 @@ def gate(
             may also be plain values, which are fixed.
         heads: Task -> module that is called on the backbone's output and returns a tensor, or a structure of tensors.
             Heads are copied, not changed; what they share stays shared.
-        group_size: The number of neighbouring channels that share one gate.
+        preset: What the next four arguments are where they are not given. `paper` is one gate per channel and softmax
+            mixing; `deploy` is for fast networks: one gate per layer and task, hard mixing, and gates that start open
+            (docs/learning_gates.md).
+        group_size: The number of neighbouring channels that share one gate; "layer" gives each layer one gate per task.
         gate_init: The mean of the initial gate logits. Positive values start the tasks on their own features.
         gate_init_std: The standard deviation of the initial gate logits, drawn from torch's global generator.
         mixing: How the shared stream continues after a gate. `softmax` weighs the tasks' picked features (eq. 3).
@@ -76,9 +81,18 @@ def gate(
     check_backbone(backbone)
     check_inputs(example_inputs)
     check_values(tensors_of(example_inputs))
-    tasks = check_tasks(tasks, heads, group_size, task_states or {})
-    require_number(gate_init, name="gate_init", error=GateError)
-    require_number(gate_init_std, name="gate_init_std", least=0, error=GateError)
+    if preset not in PRESETS:
+        raise GateError(f"preset is {described(preset)}; allowed are {' and '.join(map(repr, PRESETS))}.")
+    of_preset = PRESETS[preset]
+    group_size = of_preset["group_size"] if group_size is None else group_size
+    gate_init = of_preset["gate_init"] if gate_init is None else gate_init
+    gate_init_std = of_preset["gate_init_std"] if gate_init_std is None else gate_init_std
+    mixing = of_preset["mixing"] if mixing is None else mixing
+    # A group is never wider than its layer.
+    width = MOST_CHANNELS if group_size == "layer" else group_size
+    tasks = check_tasks(tasks, heads, width, task_states or {})
+    gate_init = require_number(gate_init, name="gate_init", error=GateError)
+    gate_init_std = require_number(gate_init_std, name="gate_init_std", least=0, error=GateError)
     if mixing not in get_args(Mixing):
         raise GateError(f"mixing is {mixing!r}; allowed are {' and '.join(map(repr, get_args(Mixing)))}.")
     # Copied together, so that what heads share stays shared.
@@ -95,8 +109,7 @@ def gate(
             tasks=len(tasks),
             channels=unit.channels,
             dim=unit.dim,
-            # A group is never wider than its layer.
-            group_size=min(group_size, unit.channels),
+            group_size=min(width, unit.channels),
             gate_init=gate_init,
             gate_init_std=gate_init_std,
             mixing=mixing,

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from gate2static.arguments import described
 from gate2static.errors import PruneError
@@ -19,13 +19,12 @@ from gate2static.prune.analyse import analyse
 from gate2static.prune.describe import describe
 from gate2static.prune.emission.layout import Layout, find_target
 from gate2static.prune.emit import emit
+from gate2static.prune.estimate import dtype_of, examples_of, traffic
 from gate2static.prune.other_sizes import at_other_sizes, check_dynamic
 from gate2static.prune.plan import ChannelPlan, Plan, check_align, keep_needed
 from gate2static.prune.present import as_it_is
 from gate2static.static.aten import annotate
-from gate2static.static.capture import CAPTURED_BATCH, capture, captured_at_sizes
-from gate2static.static.deploy.pipeline import deploy
-from gate2static.static.deploy.traffic_cost import traffic_cost
+from gate2static.static.capture import capture, captured_at_sizes
 from gate2static.static.model import StaticModel
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -109,14 +108,14 @@ def apply(plan: Plan, *, dtype: torch.dtype | None = None) -> StaticModel:
     """
     gated = plan.channels.gated
     _check_finite(gated)
-    floating = _dtype_of(gated) if dtype is None else dtype
-    examples = _examples(gated, floating)
+    floating = dtype_of(gated) if dtype is None else dtype
+    examples = examples_of(gated, floating)
     emitted = _emitted(plan.channels, plan.layout, dtype)
     free_dims: list[tuple[int, ...]] = []
     if plan.dynamic:
         others = at_other_sizes(gated, plan.dynamic)
         networks = [_emitted(keep_needed(analyse(o), align=plan.channels.align), plan.layout, dtype) for o in others]
-        sizes = [examples, *(_examples(other, floating) for other in others)]
+        sizes = [examples, *(examples_of(other, floating) for other in others)]
         network, free_dims = captured_at_sizes([emitted, *networks], sizes)
     else:
         network = capture(emitted, examples)
@@ -155,17 +154,7 @@ def _cheapest_layout(channels: ChannelPlan, layouts: tuple[Layout, ...]) -> Layo
     if len(layouts) == 1:
         return layouts[0]
     # Each candidate is emitted, captured and deployed for the comparison.
-    return min(layouts, key=lambda layout: _traffic(channels, layout))
-
-
-def _traffic(channels: ChannelPlan, layout: Layout) -> float:
-    """Returns the estimated cost of the deployed form of a layout."""
-    floating = _dtype_of(channels.gated)
-    examples = _examples(channels.gated, floating)
-    network = capture(emit(channels, layout).cpu(), examples)
-    deployed = deploy(network, examples, convolve_moves=layout.convolve_moves, channels_first=layout.channels_first)
-    annotate(deployed, examples)
-    return traffic_cost(deployed)
+    return min(layouts, key=lambda layout: traffic(channels, layout))
 
 
 def _is_on_images(gated: GatedModel) -> bool:
@@ -173,19 +162,3 @@ def _is_on_images(gated: GatedModel) -> bool:
     gates = gated.program.graph.find_nodes(op="call_function", target=gated_unit)
     on_images = [node for node in gates if len(info(node).shape or ()) > 1 + gated.gates[str(node.args[1])].dim]
     return 2 * len(on_images) > len(gates)
-
-
-def _dtype_of(gated: GatedModel) -> torch.dtype:
-    return next(gated.parameters()).dtype
-
-
-def _examples(gated: GatedModel, floating: torch.dtype) -> tuple[Tensor, ...]:
-    """Returns zeros of the inputs' shapes."""
-    examples = []
-    for node in gated.program.graph.find_nodes(op="placeholder"):
-        value = info(node)
-        assert value.shape is not None  # `gate` takes tensors only
-        assert value.dtype is not None
-        dtype = floating if value.dtype.is_floating_point else value.dtype
-        examples.append(torch.zeros((CAPTURED_BATCH, *value.shape[1:]), dtype=dtype))
-    return tuple(examples)

@@ -1,6 +1,7 @@
 """Reports: a run folder as one HTML page that opens offline, with its pictures as PNG files."""
 
 from gate2static.report.checks import checks_table, gated_checks, onnx_checks, record, was_verified, with_checks
+from gate2static.report.latency import slower_than_separate
 from gate2static.report.plan_table import barrier_table, plan_table, pruned_line
 from gate2static.report.table import markdown_table, rich_table
 from gate2static.report.writing import WrittenReport, write_report
@@ -16,6 +17,7 @@ __all__ = [
     "pruned_line",
     "record",
     "rich_table",
+    "slower_than_separate",
     "was_verified",
     "with_checks",
     "write_report",

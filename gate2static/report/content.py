@@ -107,6 +107,7 @@ class Content:
         rows: One row per network: separate, shared, then gated in the order of λ.
         latency_setting: Device, backend, batch size and protocol of the latencies; empty without latencies.
         latencies: Every measurement, on every backend.
+        cautions: One sentence per reason not to deploy a network, such as one that is slower than separate networks.
         missing: One sentence per missing part of the report, with the command that makes it.
     """
 
@@ -115,4 +116,5 @@ class Content:
     rows: tuple[TableRow, ...]
     latency_setting: str = ""
     latencies: tuple[Timing, ...] = ()
+    cautions: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()

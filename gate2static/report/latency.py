@@ -26,6 +26,18 @@ def ratios(report: LatencyReport, target: TargetLatency) -> dict[str, float]:
     }
 
 
+def slower_than_separate(report: LatencyReport) -> tuple[str, ...]:
+    """Returns a sentence for each gated row that is slower than the row `separate` of the same measurement."""
+    if not report.targets:
+        return ()
+    found = []
+    for name, target in main_targets(report).items():
+        ratio = ratios(report, target).get("separate", 0.0)
+        if name.startswith("gated") and ratio > 1:
+            found.append(f"{name}: {ratio:.2f} times the latency of separate networks, so it is slower than they are")
+    return tuple(found)
+
+
 def timings(report: LatencyReport) -> tuple[Timing, ...]:
     """Returns every measurement of a latency report."""
     return tuple(_timing(target) for target in report.targets)

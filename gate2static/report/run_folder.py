@@ -9,7 +9,7 @@ from gate2static.bench import LatencyReport
 from gate2static.report.checks import read_checks, was_verified
 from gate2static.report.content import Content, TableRow, TaskColumn
 from gate2static.report.gate_figure import GatePattern
-from gate2static.report.latency import main_targets, ratios, setting, timings
+from gate2static.report.latency import main_targets, ratios, setting, slower_than_separate, timings
 from gate2static.static import Manifest
 from gate2static.static.folder import read_manifest
 from gate2static.train.results import ResultRow, RunResult, load_result
@@ -39,6 +39,7 @@ def read_content(run_dir: Path) -> Content:
         rows=tuple(_row(row, manifests[row.name], latency) for row in ordered),
         latency_setting=setting(latency) if latency else "",
         latencies=timings(latency) if latency else (),
+        cautions=(*(slower_than_separate(latency) if latency else ()), *result.cautions()),
         missing=_missing(run_dir, result, manifests, latency),
     )
 

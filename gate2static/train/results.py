@@ -109,6 +109,28 @@ class RunResult(_Frozen):
         """
         write_atomically(run_dir / FILE, (self.model_dump_json(indent=2) + "\n").encode())
 
+    def cautions(self) -> tuple[str, ...]:
+        """Returns one sentence for every gated network that is not better than separate networks.
+
+        Where a task of a gated network was trained for more epochs than its separate network, which then is no fair
+        comparison, there is a sentence about that too.
+        """
+        sentences = [
+            f"{row.name}: Δ_MTL is {100 * row.delta_mtl:+.2f} %, so it is not better than separate networks"
+            for row in self.rows
+            if row.kind == "gated" and row.delta_mtl is not None and row.delta_mtl < 0
+        ]
+        training, gating = self.recipe.get("training", {}), self.recipe.get("gating", {})
+        epochs = {kind: training.get(kind, {}).get("epochs", 0) for kind in ("single", "shared", "gated")}
+        before = {"single": epochs["single"], "shared": gating.get("branch_epoch") or epochs["shared"], "initial": 0}
+        total = before.get(gating.get("branch_init", "single"), 0) + epochs["gated"]
+        if total > epochs["single"] and any(row.kind == "gated" for row in self.rows):
+            sentences.append(
+                f"tasks of gated networks are trained for {total} epochs and separate networks for {epochs['single']}: "
+                f"with training.single.epochs={total} and gating.branch_init=initial both have the same"
+            )
+        return tuple(sentences)
+
     def with_row(self, row: ResultRow) -> "RunResult":
         """Returns this result with one more row, which replaces a row of the same name."""
         others = tuple(other for other in self.rows if other.name != row.name)
