@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def noisy_model() -> Noisy:
 MODELS: dict[str, Any] = {"shared": noisy_model, "gated": gated_model}
 
 
-def recipe(**training: Any) -> Recipe:
+def recipe(gating: dict[str, Any] | None = None, **training: Any) -> Recipe:
     stage = {"epochs": 3, "batch_size": 8, "weights": {"lr": 0.01, "schedule": {"kind": "poly"}}}
     gates = {"lr": 0.1, "momentum": 0.5}
     raw = {
@@ -110,6 +110,7 @@ def recipe(**training: Any) -> Recipe:
         "data": {"name": "none"},
         "tasks": [{"name": t.name, "kind": "any", "weight": t.weight} for t in TASKS],
         "model": {"name": "none"},
+        "gating": gating or {},
         "training": {"shared": stage, "gated": {**stage, "gates": gates}, "device": "cpu", **training},
     }
     return parse(Recipe, raw, where="test")
@@ -178,6 +179,47 @@ def test_training_that_settles_gates_goes_on_exactly(tmp_path: Path, steps: int,
     settled = [row["settled"] for row in whole["position"]["log"]]
     assert settled == sorted(settled)
     assert settled[-1] > 0.5
+
+
+@pytest.mark.parametrize("kind", ["sgd", "scaled"])
+@pytest.mark.parametrize("steps", [3, 5, 9])
+def test_training_that_freezes_gates_goes_on_exactly(
+    tmp_path: Path, kind: str, steps: int, assert_same: Same
+) -> None:
+    def one(folder: str) -> NetworkRun:
+        gated = {"epochs": 3, "batch_size": 8, "freeze_at": 0.4, "gates": {"kind": kind}}
+        return stage(tmp_path / folder, "gated", checkpoint_steps=1, gated=gated)
+
+    whole = fit(one("whole"))
+    with pytest.raises(KeyboardInterrupt):
+        fit(one("cut"), stop_after=steps)
+    assert_same(fit(one("cut"), go_on=True), whole)
+    settled = [row["settled"] for row in whole["position"]["log"]]
+    assert settled == [0.0, 1.0, 1.0]
+
+
+def test_frozen_gates_do_not_change_and_weights_do(tmp_path: Path) -> None:
+    gated = {"epochs": 2, "batch_size": 8, "freeze_at": 0.0, "gates": {"kind": "scaled"}}
+    model = gated_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    # A frozen network needs no decisions but those that it was built with, as `gating.decisions: modules` makes them.
+    made = stage(tmp_path, "gated", model, gating={"decisions": "modules"}, gated=gated)
+    after = fit(made)["model"]
+    assert all(torch.equal(before[name], after[name]) for name in before if name.endswith("alpha"))
+    assert any(not torch.equal(before[name], after[name]) for name in before if name.endswith("0.weight"))
+
+
+def test_teachers_pull_the_outputs_towards_theirs(tmp_path: Path) -> None:
+    def distance(weight: float) -> float:
+        torch.manual_seed(1)
+        teacher = Noisy().eval()
+        one = replace(
+            stage(tmp_path / str(weight), distillation=weight), teachers={task.name: teacher for task in TASKS}
+        )
+        log = fit(one)["position"]["log"]
+        return float(log[-1]["loss/distillation"])
+
+    assert distance(20.0) < distance(0.0) - 0.05
 
 
 @pytest.mark.parametrize("steps", [4, 6])
