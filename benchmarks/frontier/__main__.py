@@ -8,18 +8,23 @@ Goes on where it was interrupted. Runs are kept under `runs/frontier/`, results 
 import argparse
 import fnmatch
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 
 import torch
+from torch import nn
 
 import gate2static as g2s
 from benchmarks.frontier import networks
 from benchmarks.frontier.networks import Candidate
-from gate2static.data import describe_data
+from benchmarks.frontier.page import Result, write_page
+from benchmarks.frontier.thinned import as_static, thinned
+from gate2static.data import describe_data, load_data
 from gate2static.recipe import Recipe, load_recipe
-from gate2static.tasks import build_tasks, delta_mtl
-from gate2static.train import gated_baseline, load_gated
+from gate2static.tasks import build_tasks, delta_mtl, main_scores
+from gate2static.train import ResultRow, evaluate, gated_baseline, load_gated
+from gate2static.train.loop.batches import evaluation_loader, loaded
 from gate2static.train.runs import train_variants
 
 ROOT = Path(__file__).parents[2]
@@ -28,60 +33,78 @@ _TARGET = "ort-cpu"
 _ROUNDS = 7
 
 
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """One trained network.
-
-    Attributes:
-        seed: The seed of its training.
-        name: Its name in tables.
-        family: How it was made.
-        metrics: The main metric of each task on the test images.
-        delta_mtl: Δ_MTL against the separate networks of the same seed and training, as a fraction.
-        macs: MACs over those of the separate networks.
-        latency: Latency over that of the separate networks, measured side by side; None before it is timed.
-    """
-
-    seed: int
-    name: str
-    family: str
-    metrics: dict[str, float]
-    delta_mtl: float
-    macs: float
-    latency: float | None = None
-
-
-def train_seed(recipe: Recipe, seed: int, budgets: list[float], only: list[str], folder: Path) -> list[Result]:
-    """Trains what is missing of one seed, and returns what there is."""
+def train_seed(
+    recipe: Recipe, seed: int, budgets: list[float], only: list[str], folder: Path
+) -> dict[Candidate, ResultRow]:
+    """Trains what is missing of one seed, and returns the row of every network."""
     wanted = [
         candidate
         for candidate in networks.candidates(recipe, seed, budgets)
         if candidate.name in ("separate", "shared") or any(fnmatch.fnmatch(candidate.name, glob) for glob in only)
     ]
-    rows = []
+    rows = {}
     for run in dict.fromkeys(candidate.folder for candidate in wanted):
         members = [candidate for candidate in wanted if candidate.folder == run]
-        gated = {candidate.row: candidate.recipe for candidate in members if candidate.row.startswith("gated")}
-        base = (
-            networks.early(wanted[0].recipe)
-            if run == "early"
-            else next((c.recipe for c in members if c.row in ("separate", "shared")), members[0].recipe)
-        )
-        result = train_variants(base, folder / run, gated, resume=(folder / run / "run.json").exists(), progress=False)
+        gated = {member.row: member.recipe for member in members if member.row.startswith("gated")}
+        # A folder of gated networks alone is that of the paper's, which start from shorter trainings.
+        base = next((m.recipe for m in members if m.row == "shared"), networks.early(wanted[0].recipe))
+        is_begun = (folder / run / "run.json").exists() or any((folder / run).rglob("ckpt.pt"))
+        result = train_variants(base, folder / run, gated, resume=is_begun, progress=True)
         by_name = {row.name: row for row in result.rows}
-        rows += [(candidate, by_name[candidate.row]) for candidate in members]
+        rows |= {member: by_name[member.row] for member in members}
+    return rows
+
+
+def thin_seed(recipe: Recipe, seed: int, shares: list[float], only: list[str], folder: Path) -> dict[str, nn.Module]:
+    """Thins the networks of the folder `early`, trains them on, and returns them by name."""
+    base = networks.base(recipe, seed)
+    splits = load_data(base.data, [task.name for task in base.tasks])
+    found = {}
+    for kind, criterion, share in product(("separate", "shared"), ("magnitude", "taylor"), shares):
+        name = f"{kind} thinned to {share:g} by {criterion}"
+        if any(fnmatch.fnmatch(name, glob) for glob in only):
+            train_variants(networks.early(base), folder / "early", {}, resume=(folder / "early").exists())
+            network = thinned(networks.late(base), folder / "early", kind, criterion, share, splits)
+            found[name] = network
+    return found
+
+
+def results_of(
+    recipe: Recipe, seed: int, rows: dict[Candidate, ResultRow], others: dict[str, nn.Module], folder: Path
+) -> list[Result]:
+    """Times all networks of a seed side by side, and returns what was measured."""
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
-    separate = next(row for candidate, row in rows if candidate.name == "separate")
+    files = {candidate.name: _onnx(candidate, folder) for candidate in rows}
+    metrics = {candidate.name: row.metrics for candidate, row in rows.items()}
+    macs = {candidate.name: row.macs for candidate, row in rows.items()}
+    families = {candidate.name: candidate.family for candidate in rows}
+    if others:
+        splits = load_data(recipe.data, [task.name for task in tasks])
+        for name, network in others.items():
+            static = as_static(network, splits.test[0][0][None].repeat(2, 1, 1, 1))
+            files[name] = folder / f"{name}.onnx"
+            g2s.export_onnx(static, files[name])
+            loader = evaluation_loader(splits.test, recipe.training.shared.batch_size)
+            metrics[name] = main_scores(evaluate(network, loaded(loader), tasks), tasks)
+            macs[name] = static.manifest.macs["static"]
+            families[name] = "thinned"
+    report = g2s.benchmark(files, rounds=_ROUNDS, threads=1)
+    reference = report.targets[0]  # `separate`, which is trained first
+    ratios = {
+        target.name: report.model_copy(update={"targets": (reference, target)}).ratio(target)
+        for target in report.targets
+    }
     return [
         Result(
             seed=seed,
-            name=candidate.name,
-            family=candidate.family,
-            metrics=row.metrics,
-            delta_mtl=delta_mtl(row.metrics, separate.metrics, tasks),
-            macs=row.macs / separate.macs,
+            name=name,
+            family=families[name],
+            metrics=metrics[name],
+            delta_mtl=delta_mtl(metrics[name], metrics["separate"], tasks),
+            macs=macs[name] / macs["separate"],
+            latency=ratios[name],
         )
-        for candidate, row in rows
+        for name in files
     ]
 
 
@@ -90,35 +113,43 @@ def _onnx(candidate: Candidate, folder: Path) -> Path:
     run = folder / candidate.folder
     path = run / f"{candidate.row}.onnx"
     if not path.exists():
-        gated = gated_baseline(run, candidate.row) if candidate.row in ("separate", "shared") else None
-        if gated is None:
+        if candidate.row == "separate" or candidate.row == "shared":
+            gated = gated_baseline(run, candidate.row)
+        else:
             gated, _ = load_gated(run / candidate.row / "ckpt.pt")
         g2s.export_onnx(g2s.prune(gated, target=_TARGET), path)
     return path
 
 
-def _main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
+def main() -> None:
+    """Trains and times what is missing, and writes the results and the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", nargs="*", default=[], help="changes to the recipe, as for `gate2static train`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--budgets", type=float, nargs="+", default=[0.6])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.6], help="MACs, as shares of separate networks'")
+    parser.add_argument("--thin", type=float, nargs="*", default=[0.5], help="shares of MACs to thin networks to")
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of names; the two baselines always run")
-    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--folder", type=Path, help="where runs are kept; runs/frontier/NAME by default")
+    parser.add_argument("--page", type=Path, help="write a page of all results of this recipe there")
     options = parser.parse_args()
     torch.set_num_threads(1)
     recipe = load_recipe(options.recipe, options.set)
     folder = options.folder or ROOT / "runs" / "frontier" / recipe.name
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{recipe.name}.json"
     for seed in options.seeds:
-        found = train_seed(recipe, seed, options.budgets, options.only, folder / f"seed-{seed}")
-        (folder / f"seed-{seed}.json").write_text(json.dumps([asdict(result) for result in found], indent=1))
-        for result in found:
-            print(
-                f"{seed} {result.name:32s} {100 * result.delta_mtl:+6.2f} % at {result.macs:.3f} MACs",
-                result.metrics,
-                flush=True,
-            )
+        seed_folder = folder / f"seed-{seed}"
+        rows = train_seed(recipe, seed, options.budgets, options.only, seed_folder)
+        others = thin_seed(recipe, seed, options.thin, options.only, seed_folder)
+        found = results_of(recipe, seed, rows, others, seed_folder)
+        stored = [Result(**entry) for entry in json.loads(path.read_text())["results"]] if path.exists() else []
+        stored = [result for result in stored if result.seed != seed] + found
+        content = {"recipe": recipe.model_dump(mode="json"), "results": [asdict(result) for result in stored]}
+        path.write_text(json.dumps(content, indent=1) + "\n")
+        if options.page:
+            write_page(options.page, recipe, stored)
 
 
 if __name__ == "__main__":
-    _main()
+    main()

@@ -47,21 +47,33 @@ def candidates(recipe: Recipe, seed: int, budgets: Sequence[float]) -> list[Cand
         seed: The seed of everything.
         budgets: MACs as shares of separate networks', for the networks that a budget shapes.
     """
-    base = _changed(recipe, {"seed": seed, "budget": None, "training.single": _plain(recipe.training.shared)})
-    found = list(_baselines(base))
-    for name, family, changes in _gated(base, budgets):
+    of_seed = base(recipe, seed)
+    found = list(_baselines(of_seed))
+    for name, family, changes in _gated(of_seed, budgets):
         found.append(
-            Candidate(name=name, family=family, folder="main", row=f"gated-{name}", recipe=_changed(base, changes))
+            Candidate(name=name, family=family, folder="main", row=f"gated-{name}", recipe=_changed(of_seed, changes))
         )
     for budget in budgets:
         changes = {
             "budget": {"macs": budget},
-            "training.gated": {**_plain(recipe.training.gated), "epochs": late_epochs(base)},
+            "training.gated": {**_plain(recipe.training.gated), "epochs": late_epochs(of_seed)},
         }
         name = f"paper-{budget:g}"
-        paper = _changed(early(base), changes)
+        paper = _changed(early(of_seed), changes)
         found.append(Candidate(name=name, family="learned", folder="early", row=f"gated-{name}", recipe=paper))
     return found
+
+
+def base(recipe: Recipe, seed: int) -> Recipe:
+    """Returns the recipe of the baselines: separate networks are trained as the shared one is."""
+    separate = _plain(recipe.training.shared)
+    undecided = {"decisions": "learned", "private": {}, "prefix": False, "branch_epoch": None}
+    gating = {**_plain(recipe.gating), **undecided}
+    gated = {**_plain(recipe.training.gated), "freeze_at": None}
+    return _changed(
+        recipe,
+        {"seed": seed, "budget": None, "gating": gating, "training.single": separate, "training.gated": gated},
+    )
 
 
 def early(base: Recipe) -> Recipe:
