@@ -10,6 +10,7 @@ from gate2static.files import open_regular
 from gate2static.recipe.budget import Budget
 from gate2static.recipe.parsing import parse, shortened
 from gate2static.recipe.plain_yaml import LONGEST_TEXT, read_yaml
+from gate2static.recipe.presets import with_preset
 from gate2static.recipe.schema import Recipe
 
 _LARGEST_FILE = 4 * LONGEST_TEXT
@@ -45,7 +46,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values, found {type(raw).__name__}")
     for override in overrides:
         _override(raw, override)
-    return parse(Recipe, raw, where=str(path))
+    return parse(Recipe, with_preset(raw), where=str(path))
 
 
 def parse_budget(values: Sequence[str]) -> Budget:

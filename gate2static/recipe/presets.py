@@ -12,3 +12,32 @@ PRESETS: Mapping[Preset, Mapping[str, Any]] = {
     "deploy": {"group_size": "layer", "mixing": "hard", "gate_init": 0.2, "gate_init_std": 0.0},
 }
 """Preset -> the arguments of `gate` that it sets; those that are given win."""
+
+_OF_RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "deploy": {
+        "gating": {**PRESETS["deploy"], "branch_init": "initial", "decisions": "saliency"},
+        "training.gated": {"freeze_at": 0.0},
+    }
+}
+"""Preset -> section of a recipe -> the values that it sets; those that are given win."""
+
+
+def with_preset(recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the plain values of a recipe, with those of its preset where it has none.
+
+    What is no mapping where one belongs is left as it is, for the schema to name.
+    """
+    gating = recipe.get("gating")
+    preset = gating.get("preset") if isinstance(gating, dict) else None
+    filled = dict(recipe)
+    for path, values in _OF_RECIPES.get(preset, {}).items() if isinstance(preset, str) else ():
+        section = filled
+        for key in path.split("."):
+            inner = section.get(key, {})
+            if not isinstance(inner, dict):
+                return recipe
+            section[key] = dict(inner)
+            section = section[key]
+        for name, value in values.items():
+            section.setdefault(name, value)
+    return filled

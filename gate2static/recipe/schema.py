@@ -12,6 +12,7 @@ from pydantic import (
 )
 
 from gate2static.recipe.budget import Budget
+from gate2static.recipe.presets import Preset
 from gate2static.recipe.strict import Positive, Strict
 
 NotNegative = Annotated[float, Field(ge=0)]
@@ -93,6 +94,9 @@ class GatingRecipe(Strict):
     that the gated network starts close to the single-task networks that it is initialised from.
     """
 
+    preset: Preset = "paper"
+    """Named values for what the recipe does not give: the paper's, or `deploy` for fast networks, which needs a budget
+    (docs/learning_gates.md)."""
     group_size: Annotated[int, Field(ge=1, le=65_536)] | Literal["layer"] = 1
     """Neighbouring channels that share one gate; `layer` gives each layer one gate per task."""
     gate_init: float = 0.05

@@ -214,3 +214,27 @@ def test_a_key_that_stands_twice_is_refused() -> None:
     """YAML takes the last one in silence."""
     with pytest.raises(ValueError, match="the key 'name' stands twice, at line 2 again"):
         read_yaml("name: a\nname: b\n")
+
+
+def test_a_preset_fills_in_what_the_recipe_does_not_give() -> None:
+    budget = "budget={macs: 0.6}"
+    filled = load_recipe("recipes/digits_tiny.yaml", ["gating={preset: deploy, group_size: 4}", budget])
+    assert filled.gating.group_size == 4
+    assert (filled.gating.mixing, filled.gating.decisions, filled.gating.branch_init) == ("hard", "saliency", "initial")
+    assert filled.training.gated.freeze_at == 0.0
+    assert filled.training.gated.epochs == load_recipe("recipes/digits_tiny.yaml").training.gated.epochs
+    assert parse(Recipe, filled.model_dump(mode="json"), where="again") == filled
+    assert load_recipe("recipes/digits_tiny.yaml", ["gating.preset=paper"]).gating == load_recipe(TINY).gating
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("gating={preset: [deploy]}", "gating.preset: found"),
+        ("gating={preset: fast}", "gating.preset: found 'fast'; input should be 'paper' or 'deploy'"),
+        ("gating={preset: deploy}", "gating.decisions: saliency needs a budget"),
+    ],
+)
+def test_a_preset_that_does_not_fit_is_refused(override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe("recipes/digits_tiny.yaml", [override])
