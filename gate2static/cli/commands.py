@@ -55,11 +55,24 @@ def demo(
 
 
 @app.command()
-def train(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False, run_dir: RunDir = None) -> None:
+def train(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    run_dir: RunDir = None,
+    budget_ms: Annotated[
+        float | None,
+        typer.Option("--budget-ms", help="The most milliseconds for one sample on --device; implies preset: deploy."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="A latency table's JSON file, or a device such as jetson-orin-agx.")
+    ] = None,
+) -> None:
     """Train single-task, shared and gated networks at the recipe's sparsity weight, or to its budget."""
+    from gate2static.cli.option_checks import latency_overrides
     from gate2static.train import train as train_run
 
-    loaded, folder = open_run(recipe, overrides, run_dir)
+    loaded, folder = open_run(recipe, [*latency_overrides(budget_ms, device), *(overrides or ())], run_dir)
     result = train_run(loaded, folder, resume=resume)
     say(f"trained: {folder}")
     say_cautions(result.cautions())

@@ -1,11 +1,12 @@
 """Checks of options that exclude each other or that a command needs, made before its work begins."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
-from gate2static.errors import Gate2StaticError
+from gate2static.errors import Gate2StaticError, RecipeError
 
 if TYPE_CHECKING:
     from gate2static.pipeline import PruneRequest
@@ -98,3 +99,19 @@ def engine_backends(
     if trt_rtx:
         backends.append("tensorrt-rtx")
     return backends
+
+
+def latency_overrides(budget_ms: float | None, device: str | None) -> list[str]:
+    """Returns the changes to a recipe that `train --budget-ms` stands for; none without it.
+
+    Raises:
+        RecipeError: One of the two options is given without the other.
+    """
+    if budget_ms is None and device is None:
+        return []
+    if budget_ms is None or device is None:
+        raise RecipeError(
+            "--budget-ms and --device belong together: milliseconds on what; give both, such as "
+            "--budget-ms 8 --device board.json (`gate2static profile` measures one)"
+        )
+    return ["gating.preset=deploy", f"budget={{latency_ms: {budget_ms!r}, device: {json.dumps(device)}}}"]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from gate2static.demo import bundled_recipe
 # docs and build pipelines rely on these names: renaming one breaks somebody's scripts.
 COMMANDS = {
     "demo": {"--run-dir", "--set"},
-    "train": {"RECIPE", "--set", "--resume", "--run-dir"},
+    "train": {"RECIPE", "--set", "--resume", "--run-dir", "--budget-ms", "--device"},
     "sweep": {"RECIPE", "--set", "--resume", "--run-dir"},
     "prune": {
         *("CHECKPOINT", "-o", "--output", "--align", "--target", "--dynamic", "--budget", "--dtype", "--explain"),
@@ -51,6 +52,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)
 main()
 """
+
+
+TINY = Path("recipes/digits_tiny.yaml").absolute()
 
 
 def one_line(result):
@@ -87,6 +91,8 @@ def test_version_is_printed(run):
     ("args", "says"),
     [
         (["train", "nowhere.yaml"], "nowhere.yaml: no such recipe"),
+        (["train", "nowhere.yaml", "--budget-ms", "8"], "--budget-ms and --device belong together"),
+        (["train", str(TINY), "--budget-ms", "1e-5", "--device", "jetson-orin-agx"], "below what can be reached"),
         (["prune", "nowhere.pt", "-o", "out"], "nowhere.pt: no such checkpoint"),
         (["verify", "nowhere.pt", "static"], "static is not a static model"),
         (["export", "nowhere"], "nowhere is not a static model"),
