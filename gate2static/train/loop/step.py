@@ -90,7 +90,7 @@ class Training:
                 self._add_to_epoch(values, position, images)
                 # DDP averages gradients over the processes, whose losses are to be added up.
                 self.fabric.backward(total * self.fabric.world_size)
-        self._update()
+        self._update(frozen=position.frozen)
         if self.settling is not None:
             self.settling.step()
 
@@ -172,14 +172,16 @@ class Training:
         """Postpones the sum of gradients over the processes to the last part."""
         return self.fabric.no_backward_sync(self.model) if enabled and self.fabric.world_size > 1 else nullcontext()
 
-    def _update(self) -> None:
-        """Clips and applies the gradients."""
+    def _update(self, *, frozen: bool) -> None:
+        """Clips and applies the gradients; those of gates only until these are frozen."""
         if (limit := self.run.recipe.training.clip_norm) is not None:
             weights = self.optimisers["weights"]
             self.fabric.clip_gradients(self.model, weights, max_norm=limit, error_if_nonfinite=False)
         # Fabric's own step would change the scale of the gradients between the two optimisers.
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
-        for optimiser in self.optimisers.values():
+        for name, optimiser in self.optimisers.items():
+            if frozen and name == "gates":
+                continue  # α is settled, and a winner of hard mixing that still changed would be a gate that moves
             if scaler is None:
                 optimiser.step()
             else:

@@ -205,7 +205,7 @@ def test_frozen_gates_do_not_change_and_weights_do(tmp_path: Path) -> None:
     # A frozen network needs no decisions but those that it was built with, as `gating.decisions: modules` makes them.
     made = stage(tmp_path, "gated", model, gating={"decisions": "modules"}, gated=gated)
     after = fit(made)["model"]
-    assert all(torch.equal(before[name], after[name]) for name in before if name.endswith("alpha"))
+    assert all(torch.equal(before[name], after[name]) for name in before if name.endswith(("alpha", "beta")))
     assert any(not torch.equal(before[name], after[name]) for name in before if name.endswith("0.weight"))
 
 
