@@ -172,8 +172,8 @@ def _registry(operators: Iterable[Any], opset: int) -> Any:
     for operator in operators:
         is_overload = isinstance(operator, torch._ops.OpOverload)
         name = operator.name() if is_overload else f"_operator::{operator.__name__}"
-        found = table[name] if name in table else SimpleNamespace(overloads=[], complex=[])
-        for is_complex, functions in ((False, found.overloads), (True, found.complex)):
+        translations = table[name] if name in table else SimpleNamespace(overloads=[], complex=[])
+        for is_complex, functions in ((False, translations.overloads), (True, translations.complex)):
             for function in functions:
                 meta = registration.OnnxDecompMeta(
                     onnx_function=function, fx_target=operator, signature=None, is_complex=is_complex

@@ -70,10 +70,10 @@ def read_sidecar(engine: Path) -> EngineSidecar:
     sidecar = read_model(
         path, EngineSidecar, what="engine's sidecar", advice="build the engine again", error=ExportError
     )
-    found = sha256_of(read_bytes(engine, what="engine"))
-    if found != sidecar.sha256:
+    digest = sha256_of(read_bytes(engine, what="engine"))
+    if digest != sidecar.sha256:
         raise ExportError(
-            f"{engine} is not the engine that {path.name} describes: sha256 {found[:12]}…, expected "
+            f"{engine} is not the engine that {path.name} describes: sha256 {digest[:12]}…, expected "
             f"{sidecar.sha256[:12]}…; a build was interrupted or a file replaced. Build the engine again."
         )
     return sidecar

@@ -113,7 +113,7 @@ def onnx_errors(static: "StaticModel", model: Path | bytes, *, batch_sizes: Sequ
         batch_sizes: The batch sizes; two different ones show that the batch dimension is free.
 
     Returns:
-        Task -> max |ONNX − torch| / max |torch|, the largest over the batch sizes; infinite where a value is not finite.
+        Task -> max |ONNX − torch| / max |torch|, the largest over the batches; infinite where a value is not finite.
 
     Raises:
         ExportError: The file cannot be read as ONNX, or has inputs and outputs that are not the static network's.

@@ -103,9 +103,9 @@ def _feeds(calibration: Iterable[NDArray[Any] | Mapping[str, NDArray[Any]]], inp
     for batch in calibration:
         feed = batch if isinstance(batch, Mapping) else {inputs[0].name: batch}
         for value in inputs:
-            found = feed.get(value.name)
-            if found is None or len(feed) != len(inputs) or found.dtype != np.float32 or not _fits(found, value):
-                described = {name: (array.dtype.name, array.shape) for name, array in feed.items()}
+            array = feed.get(value.name)
+            if array is None or len(feed) != len(inputs) or array.dtype != np.float32 or not _fits(array, value):
+                described = {name: (x.dtype.name, x.shape) for name, x in feed.items()}
                 raise ExportError(
                     f"calibration batch {len(feeds)} is {described}; the model's inputs are "
                     f"{ {v.name: ('float32', tuple(v.shape)) for v in inputs} }"

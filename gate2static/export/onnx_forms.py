@@ -144,8 +144,8 @@ def _running(combine: Callable[[Tensor, Tensor], Tensor], neutral: float) -> Cal
 
 def _smallest(x: Tensor, k: int, dim: int = -1, keepdim: bool = False) -> tuple[Tensor, Tensor]:
     values, indices = torch.topk(x, k, dim, largest=False)
-    last = [found.narrow(dim, k - 1, 1) for found in (values, indices)]
-    first, second = last if keepdim else [found.squeeze(dim) for found in last]
+    last = [x.narrow(dim, k - 1, 1) for x in (values, indices)]
+    first, second = last if keepdim else [x.squeeze(dim) for x in last]
     return first, second
 
 
@@ -249,10 +249,10 @@ def _quantile(
     nearest = round(place)
     weight = {"lower": 0.0, "higher": 1.0, "midpoint": 0.5, "nearest": float(nearest != low)}.get(interpolation)
     first, last = ordered.narrow(at, low, 1), ordered.narrow(at, high, 1)
-    found = first + (last - first) * (place - low if weight is None else weight)
+    quantile = first + (last - first) * (place - low if weight is None else weight)
     if dim is None:
-        return found.reshape([1] * x.dim() if keepdim else [])
-    return found if keepdim else found.squeeze(at)
+        return quantile.reshape([1] * x.dim() if keepdim else [])
+    return quantile if keepdim else quantile.squeeze(at)
 
 
 def _mean_without_nan(

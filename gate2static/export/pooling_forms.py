@@ -14,7 +14,7 @@ def _windows(
 ) -> list[tuple[int, int, int, int]]:
     """Returns, for each dimension of positions, the windows, their extent, their stride and the padding in front."""
     n = len(window)
-    found = []
+    windows_of_dims = []
     others = [each_dimension(setting, n) for setting in (stride or window, padding, dilation)]
     settings = zip(window, *others, strict=True)
     for size, (k, s, p, d) in zip(x.shape[-n:], settings, strict=True):
@@ -24,8 +24,8 @@ def _windows(
             windows = -(-(size + 2 * p - extent) // s) + 1
             # Torch leaves out a window that would start in the padding behind; ONNX does not.
             windows -= (windows - 1) * s >= size + p
-        found.append((windows, extent, s, p))
-    return found
+        windows_of_dims.append((windows, extent, s, p))
+    return windows_of_dims
 
 
 def _padded(x: Tensor, windows: list[tuple[int, int, int, int]], value: float) -> Tensor:

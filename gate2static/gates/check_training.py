@@ -177,8 +177,8 @@ def _compare_twice(plain: nn.Module, traced: fx.GraphModule, example: Example) -
         expected = _step(plain, call, tensors, seed, gradients=seed == 0)
         if not all(bool(torch.isfinite(x).all()) for x in expected.outputs):
             raise _InconclusiveError("returns numbers that are not finite")
-        if kept := [name for name, buffer in expected.buffers.items() if buffer.requires_grad]:
-            raise TraceError(f"the backbone keeps a gradient in its buffer {kept[0]!r}; detach what it writes there.")
+        if names := [name for name, buffer in expected.buffers.items() if buffer.requires_grad]:
+            raise TraceError(f"the backbone keeps a gradient in its buffer {names[0]!r}; detach what it writes there.")
         try:
             actual = _step(traced, None, tensors, seed, gradients=seed == 0)
         except _InconclusiveError as error:
@@ -216,13 +216,13 @@ def _step(network: nn.Module, call: Call | None, tensors: Sequence[Tensor], seed
             clones = [x.clone() for x in tensors]
             args, named_args = (clones, {}) if call is None else call.arguments(clones)
             outputs = tensors_of(network(*args, **named_args))
-            found = _gradients(outputs, list(parameters.values()))
+            of_parameters = _gradients(outputs, list(parameters.values()))
         except Exception as error:
             raise _InconclusiveError(f"does not run ({brief(error)})") from error
         draws = random_state() != before
     return _Step(
         outputs=[x.detach() for x in outputs],
-        gradients=dict(zip(parameters, found, strict=True)),
+        gradients=dict(zip(parameters, of_parameters, strict=True)),
         buffers=dict(named.named_buffers(remove_duplicate=False)),
         draws=draws,
     )
@@ -235,8 +235,8 @@ def _gradients(outputs: Sequence[Tensor], parameters: Sequence[nn.Parameter]) ->
     if not differentiable or not parameters:
         return [torch.zeros_like(p) for p in parameters]
     weights = [torch.rand(x.shape, generator=generator).to(x.device, x.dtype) for x in differentiable]
-    found = torch.autograd.grad(differentiable, parameters, weights, allow_unused=True)
-    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    gradients = torch.autograd.grad(differentiable, parameters, weights, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=True)]
 
 
 @contextlib.contextmanager

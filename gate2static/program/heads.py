@@ -93,9 +93,9 @@ def append_head(graph: fx.Graph, taken: Any, head: Head) -> HeadResults:
     copies = dict(zip(head_graph.find_nodes(op="placeholder"), tensors_of(taken), strict=True))
     for node in head_graph.nodes:
         if node.op == "output":
-            found = node.meta.get("size_decisions")
+            decisions = node.meta.get("size_decisions")
             results = [copies.get(value) for value in tensors_of(node.args[0])]
-            return HeadResults(_named(head, node.meta["structure"], results), found)
+            return HeadResults(_named(head, node.meta["structure"], results), decisions)
         if node.op == "placeholder":
             continue
         copies[node] = graph.node_copy(node, copies.__getitem__)

@@ -103,13 +103,13 @@ class SizeDecisions:
 
     def first_difference(self, shapes: Shapes) -> str | None:
         """Returns the first line that decides otherwise for inputs of these shapes, or that does not run on them."""
-        expected = self.values(self.traced)
+        traced = self.values(self.traced)
         try:
-            found = self.values(shapes)
+            values = self.values(shapes)
         except Exception:  # noqa: BLE001  # user code may do anything
             return self.decisions[0].line
         return next(
-            (d.line for d, a, b in zip(self.decisions, expected, found, strict=True) if _needed(d, a) != _needed(d, b)),
+            (d.line for d, a, b in zip(self.decisions, traced, values, strict=True) if _needed(d, a) != _needed(d, b)),
             None,
         )
 

@@ -92,9 +92,9 @@ class _Record:
 
 def take_apart(value: Any) -> tuple[list[Any], Structure]:
     """Returns the tensors of a structure in order, or what stands for them while tracing, and the rest of it."""
-    found = _Found([], [], [])
-    template = found.template(value, ())
-    return found.tensors, Structure(template, tuple(found.paths), tuple(found.constants))
+    parts = _Parts([], [], [])
+    template = parts.template(value, ())
+    return parts.tensors, Structure(template, tuple(parts.paths), tuple(parts.constants))
 
 
 def tensors_of(value: Any) -> list[Any]:
@@ -103,8 +103,8 @@ def tensors_of(value: Any) -> list[Any]:
 
 
 @dataclass
-class _Found:
-    """What was found in a structure so far; see `Structure` for the attributes."""
+class _Parts:
+    """The parts of a structure that were met so far; see `Structure` for the attributes."""
 
     tensors: list[Any]
     paths: list[Path]

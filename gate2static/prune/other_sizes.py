@@ -109,12 +109,12 @@ def _refuse_decisions(gated: GatedModel, others: Sequence[GatedModel], candidate
     Raises:
         PruneError: The message names the line.
     """
-    found = []
+    lines = []
     if gated.program.decisions is not None:
-        found.append(gated.program.decisions.size_dependent_line(candidates))
+        lines.append(gated.program.decisions.size_dependent_line(candidates))
     features = [_feature_shapes(other) for other in others]
-    found += [decisions.size_dependent_line(features) for decisions in gated.program.head_decisions.values()]
-    line = next((line for line in found if line is not None), None)
+    lines += [decisions.size_dependent_line(features) for decisions in gated.program.head_decisions.values()]
+    line = next((line for line in lines if line is not None), None)
     if line is not None:
         raise PruneError(
             f"the network decides on the size of its inputs (at {line}), so one graph does not fit all sizes. Leave "

@@ -107,10 +107,10 @@ def keep_needed(analysis: ChannelAnalysis, *, align: int = 1) -> ChannelPlan:
 
 def _filled_up(rule: Dense, live: Ids, align: int) -> Ids:
     """Adds dead channels of a layer's streams until each has a multiple of `align`, or all it has."""
-    kept = []
+    filled = []
     for stream in range(rule.streams):
         ids = np.arange(rule.channels) + stream * rule.channels
         is_live = np.isin(ids, live)
         missing = -int(is_live.sum()) % align  # a stream with no live channel gets none
-        kept.append(np.sort(np.concatenate([ids[is_live], ids[~is_live][:missing]])))
-    return np.concatenate(kept)
+        filled.append(np.sort(np.concatenate([ids[is_live], ids[~is_live][:missing]])))
+    return np.concatenate(filled)

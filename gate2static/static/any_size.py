@@ -185,18 +185,18 @@ class _Unifier:
 
     def tensor(self, tensors: Sequence[Tensor]) -> fx.Node:
         """Returns the node that computes a tensor; a placeholder where it is a constant."""
-        found = [nodes.get(id(tensor)) for nodes, tensor in zip(self.nodes, tensors, strict=True)]
+        candidates = [nodes.get(id(tensor)) for nodes, tensor in zip(self.nodes, tensors, strict=True)]
         first = tensors[0]
-        is_new = all(node is None for node in found) and not first.is_meta
+        is_new = all(node is None for node in candidates) and not first.is_meta
         if is_new and all(x.dtype is first.dtype and torch.equal(x, first) for x in tensors):
             with self.graph.inserting_before(self.first_input):
                 node = self.graph.placeholder(f"constant_{len(self.stored)}")
             self.stored[node.name] = first
             self.track(node, tensors)
             return node
-        if found[0] is None or any(node is not found[0] for node in found):
+        if candidates[0] is None or any(node is not candidates[0] for node in candidates):
             raise UnrecordedError("the network reads a tensor of numbers that are others at another size")
-        return found[0]
+        return candidates[0]
 
 
 def _steps(source: Sizes, sizes: Sizes) -> Iterator[tuple[Any, int]]:

@@ -86,8 +86,8 @@ def carry_shape(node: fx.Node, copied: fx.Node) -> None:
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:
     """Of an annotated node; None where its value is not one tensor."""
-    found = node.meta.get(_SHAPES)
-    return tuple(found.shape) if isinstance(found, TensorMetadata) else None
+    metadata = node.meta.get(_SHAPES)
+    return tuple(metadata.shape) if isinstance(metadata, TensorMetadata) else None
 
 
 def elements(node: fx.Node) -> int:
@@ -98,6 +98,6 @@ def elements(node: fx.Node) -> int:
 
 def dtype_of(node: fx.Node) -> torch.dtype:
     """Of an annotated node whose value is one tensor."""
-    found = node.meta[_SHAPES]
-    assert isinstance(found, TensorMetadata)
-    return found.dtype
+    metadata = node.meta[_SHAPES]
+    assert isinstance(metadata, TensorMetadata)
+    return metadata.dtype

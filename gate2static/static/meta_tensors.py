@@ -29,8 +29,8 @@ def without_content(network: nn.Module) -> nn.Module:
     for module in simple:
         memo[id(module)] = object.__new__(type(module))
     for module in simple:
-        held = {kind: copy.deepcopy(getattr(module, kind), memo) for kind in ("_parameters", "_buffers", "_modules")}
-        vars(memo[id(module)]).update({**vars(module), **held})
+        tensors = {kind: copy.deepcopy(getattr(module, kind), memo) for kind in ("_parameters", "_buffers", "_modules")}
+        vars(memo[id(module)]).update({**vars(module), **tensors})
     return copy.deepcopy(network, memo)
 
 

@@ -73,11 +73,11 @@ def _pruned(gated: GatedModel, options: Pruning) -> StaticModel | None:
         return None
 
 
-def _equal(found: Tensor, expected: Tensor) -> bool:
-    if found.dtype is not expected.dtype or found.shape != expected.shape:
+def _equal(actual: Tensor, expected: Tensor) -> bool:
+    if actual.dtype is not expected.dtype or actual.shape != expected.shape:
         return False
-    found = found.detach().cpu()
-    if torch.equal(found, expected):
+    actual = actual.detach().cpu()
+    if torch.equal(actual, expected):
         return True
     # Masks may hold what is not equal to itself.
-    return torch.equal(found.isnan(), expected.isnan()) and torch.equal(found.nan_to_num(), expected.nan_to_num())
+    return torch.equal(actual.isnan(), expected.isnan()) and torch.equal(actual.nan_to_num(), expected.nan_to_num())
