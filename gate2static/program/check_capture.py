@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from gate2static.errors import PruneError, TraceError
 from gate2static.graphs import copy_structure, quiet
+from gate2static.program.heads import attach_heads
 from gate2static.program.refusals import refuse_written
 from gate2static.program.structures import Structure, tensors_of
 from gate2static.static.aten_forms import lacks_onnx_form
@@ -120,10 +121,7 @@ def _check_bounds(captured: fx.GraphModule, zeros: Sequence[Tensor], macs: int) 
 def _network_of(root: nn.Module, graph: fx.Graph, heads: nn.Module) -> fx.GraphModule:
     """Returns a backbone and its heads as one module, without gates."""
     owner = copy_structure(root)
-    name = "heads"
-    while hasattr(owner, name):
-        name += "_"
-    owner.add_module(name, heads)
+    name = attach_heads(owner, heads)
     (output,) = graph.find_nodes(op="output")
     with graph.inserting_before(output):
         output.args = (graph.call_module(name, tuple(tensors_of(output.args[0]))),)

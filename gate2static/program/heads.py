@@ -73,6 +73,23 @@ class HeadResults:
     decisions: SizeDecisions | None
 
 
+def attach_heads(owner: nn.Module, heads: nn.Module) -> str:
+    """Adds heads to the modules of a backbone, which may have some of the same name itself.
+
+    Args:
+        owner: The owner of the backbone's modules, changed in place.
+        heads: The heads as one module.
+
+    Returns:
+        The name under which the owner has them.
+    """
+    name = "heads"
+    while hasattr(owner, name):
+        name += "_"
+    owner.add_module(name, heads)
+    return name
+
+
 def append_head(graph: fx.Graph, taken: Any, head: Head) -> HeadResults:
     """Appends a head to a program's graph.
 

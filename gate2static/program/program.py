@@ -5,6 +5,7 @@ for all T+1 streams, and head nodes for their task alone. Lifting turns the prog
 pruning reads it; nothing else knows the architecture.
 """
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,7 +26,7 @@ from gate2static.program.annotate import (
 )
 from gate2static.program.calls import Call, call_of
 from gate2static.program.check_capture import check_capture
-from gate2static.program.heads import Head, HeadResults, append_head, take_features, take_stream
+from gate2static.program.heads import Head, HeadResults, append_head, attach_heads, take_features, take_stream
 from gate2static.program.signatures import Signature, layer_signatures, signature_of
 from gate2static.program.size_decisions import Shapes, SizeDecisions
 from gate2static.program.structures import Structure, tensors_of
@@ -203,12 +204,13 @@ def _with_heads(program: Program, heads: Mapping[str, nn.Module], outputs: Any, 
     )
 
 
-def program_at(program: Program, root: nn.Module, shapes: Shapes) -> Program:
+def program_at(program: Program, root: nn.Module, heads: nn.Module, shapes: Shapes) -> Program:
     """Annotates a program for inputs of other sizes.
 
     Args:
         program: The program, which is not changed.
-        root: The owner of the modules that it names, those of the heads under `heads`.
+        root: The owner of the modules that its backbone names; it is not changed.
+        heads: The heads by task.
         shapes: The shapes of the inputs, without the batch.
 
     Raises:
@@ -222,6 +224,14 @@ def program_at(program: Program, root: nn.Module, shapes: Shapes) -> Program:
         mark.target = _first
     (output,) = graph.find_nodes(op="output")
     copies[next(iter(program.graph.find_nodes(op="output")))] = output
+    owner = copy.copy(root)
+    # A shallow copy would share them with the root.
+    owner._modules = dict(root._modules)
+    name = attach_heads(owner, heads)
+    named = [node for node in program.graph.nodes if node.op in ("call_module", "get_attr")]
+    of_heads = [node for node in named if len(info(node).streams) == 1]
+    for node in of_heads:
+        copies[node].target = f"{name}{str(node.target).removeprefix('heads')}"
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     device = next(root.parameters()).device
     placeholders = graph.find_nodes(op="placeholder")
@@ -230,11 +240,13 @@ def program_at(program: Program, root: nn.Module, shapes: Shapes) -> Program:
             torch.empty((1, *shape), dtype=info(node).dtype, device=device)
             for node, shape in zip(placeholders, shapes, strict=True)
         )
-    annotate(root, graph, fake_inputs(mode, examples), (), "the network")
+    annotate(owner.eval(), graph, fake_inputs(mode, examples), (), "the network")
     for node, copied in copies.items():
         copied.meta["info"] = replace(info(copied), streams=info(node).streams)
     for mark, target in marks.items():
         mark.target = target
+    for node in of_heads:
+        copies[node].target = node.target
     return replace(program, graph=graph, features=fx.map_arg(program.features, copies.__getitem__))
 
 

@@ -55,8 +55,8 @@ def at_other_sizes(gated: GatedModel, dynamic: Sequence[str]) -> list[GatedModel
             f"height, width); they have shapes {[('batch', *shape) for shape in shapes]}. Leave dynamic out."
         )
     root = nn.Module()
-    root._modules = {**gated.branches[gated.tasks[0]]._modules, "heads": gated.heads}
     branch = gated.branches[gated.tasks[0]]
+    root._modules = dict(branch._modules)
     for name, tensor in (*branch.named_parameters(recurse=False), *branch.named_buffers(recurse=False)):
         root.register_buffer(name, tensor.detach())
     others: list[GatedModel] = []
@@ -65,7 +65,7 @@ def at_other_sizes(gated: GatedModel, dynamic: Sequence[str]) -> list[GatedModel
         if len(others) == _ENOUGH:
             break
         try:
-            program = program_at(gated.program, copy.copy(root).eval(), candidate)
+            program = program_at(gated.program, root, gated.heads, candidate)
         except TraceError as error:
             reason = reason or error
             continue

@@ -53,6 +53,19 @@ class UNet(nn.Module):
         return F.interpolate(merged, scale_factor=2)
 
 
+class HasHeads(nn.Module):
+    """Has modules under the name that the gated model has the tasks' heads under."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1)
+        self.heads = nn.ModuleList([nn.Conv2d(4, 8, 1), nn.Conv2d(4, 8, 1)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return torch.relu(self.heads[0](y)) + self.heads[1](y)
+
+
 class Flattens(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -195,6 +208,14 @@ def test_free_sizes_need_not_torchs_exporter(tmp_path, monkeypatch: pytest.Monke
     static = g2s.prune(gated_network(backbone), dynamic=SIZES)
     monkeypatch.setattr("torch.onnx.export", lambda *_, **__: pytest.fail("asked"))
     assert max(g2s.export_onnx(static, tmp_path / "network.onnx").errors.values()) < 1e-5
+
+
+def test_a_backbone_may_have_heads_of_its_own() -> None:
+    """The tasks' heads took their place, which ended in torch's own error."""
+    gated = gated_network(HasHeads())
+    static = g2s.prune(gated, dynamic=SIZES)
+    x = torch.randn(2, 3, 9, 20)
+    torch.testing.assert_close(static(x)["a"], gated(x)["a"], atol=1e-5, rtol=1e-5)
 
 
 def test_sizes_for_which_a_network_takes_too_much_are_refused() -> None:
