@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from benchmarks import DOCS
-from gate2static.data.scenes import CLASSES, TRAIN
-from gate2static.data.scenes.rooms import Rooms, make_room
+from gate2static.data.in_memory import InMemory
+from gate2static.data.scenes import CLASSES, TARGETS, TRAIN
+from gate2static.data.scenes.rooms import make_room
 from gate2static.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 PAGE = DOCS / "scenes.png"
@@ -32,7 +33,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=PAGE)
     arguments = parser.parse_args()
     rooms = [make_room(0, TRAIN, index, arguments.size) for index in arguments.scenes]
-    samples = Rooms({name: torch.stack([room[name] for room in rooms]) for name in rooms[0]})
+    kinds = {name: target.kind for name, target in TARGETS.items()}
+    samples = InMemory({name: torch.stack([room[name] for room in rooms]) for name in rooms[0]}, kinds)
     figure = Figure(figsize=(1.5 * len(rooms) + 1.4, 1.5 * len(ROWS)), layout="constrained")
     axes = figure.subplots(len(ROWS), len(rooms), squeeze=False)
     deepest = max(float(room["depth"].max()) for room in rooms)

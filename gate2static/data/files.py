@@ -77,6 +77,11 @@ class FileSamples(Dataset[Sample]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
+        image, targets = self.picture(index)
+        return normalise(image), targets
+
+    def picture(self, index: int) -> Sample:
+        """Returns a sample whose image is not normalised yet: RGB in [0, 1]."""
         files = self.files[index]
         image = self.readers["image"](files["image"])
         check_image(image, files["image"])
@@ -85,7 +90,7 @@ class FileSamples(Dataset[Sample]):
         for name, spec in self.spec.targets.items():
             targets[name] = self.readers[name](files[name])
             check_target(name, targets[name], spec, files[name], (height, width))
-        sample = (normalise(image), targets)
+        sample = (image, targets)
         # Targets are checked at the size of their files, where a wrong file is still recognised.
         if self.prepare is not None:
             sample = self.prepare(sample)

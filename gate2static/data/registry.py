@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from gate2static.data import celeba, cityscapes, scenes
+from gate2static.data import celeba, cityscapes, rooms, scenes
 from gate2static.data.contract import DataSource, DataSpec, Splits
 from gate2static.data.files import HoldOutOptions
 from gate2static.data.nyud import nyud_mt, nyud_mtan
@@ -24,6 +24,7 @@ DATA_SETS: dict[str, DataSource] = {
     "nyud_mt": DataSource(options=HoldOutOptions, describe=nyud_mt.describe, load=nyud_mt.load),
     "nyud_mtan": DataSource(options=HoldOutOptions, describe=nyud_mtan.describe, load=nyud_mtan.load),
     "pascal_context": DataSource(options=HoldOutOptions, describe=pascal_context.describe, load=pascal_context.load),
+    "rooms": DataSource(options=rooms.RoomsOptions, describe=rooms.describe, load=rooms.load),
     "scenes": DataSource(options=scenes.ScenesOptions, describe=scenes.describe, load=scenes.load),
     "taskonomy": DataSource(options=taskonomy.TaskonomyOptions, describe=taskonomy.describe, load=taskonomy.load),
 }

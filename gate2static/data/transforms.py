@@ -143,6 +143,8 @@ def warp(
 
 def resize(sample: Sample, kinds: Kinds, size: tuple[int, int]) -> Sample:
     """Resizes a whole sample to (H, W): the image is interpolated, targets take their nearest pixel."""
+    if tuple(sample[0].shape[-2:]) == tuple(size):
+        return sample
     from torchvision.transforms.v2 import InterpolationMode
     from torchvision.transforms.v2 import functional as tv
 
