@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import replace
 
-from gate2static.data import celeba, cityscapes, rooms, scenes
+from gate2static.data import camvid, celeba, cityscapes, rooms, scenes
 from gate2static.data.contract import DataSource, DataSpec, Splits
 from gate2static.data.files import HoldOutOptions
 from gate2static.data.nyud import nyud_mt, nyud_mtan
@@ -15,6 +15,7 @@ from gate2static.recipe import DataRecipe, Strict, parse
 from gate2static.recipe.parsing import suggest
 
 DATA_SETS: dict[str, DataSource] = {
+    "camvid": DataSource(options=camvid.CamvidOptions, describe=camvid.describe, load=camvid.load),
     "celeba": DataSource(options=celeba.CelebaOptions, describe=celeba.describe, load=celeba.load),
     "cityscapes": DataSource(options=cityscapes.CityscapesOptions, describe=cityscapes.describe, load=cityscapes.load),
     "digits": DataSource(options=digits.DigitsOptions, describe=digits.describe, load=digits.load),

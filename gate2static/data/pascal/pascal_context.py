@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from gate2static.data.boundaries import class_boundaries
 from gate2static.data.contract import DataSpec, Sample, Splits, TargetSpec
 from gate2static.data.decoding import read_image, read_image_normals, read_label_image, read_mat, whole_labels
 from gate2static.data.files import (
@@ -120,11 +121,7 @@ def _read_label_map(path: Path) -> Tensor:
 
 def _read_edges(path: Path) -> Tensor:
     """Reads edges: 1 where the label differs from the label to the right or below, in lines of one pixel."""
-    labels = _read_label_map(path)
-    edges = torch.zeros(labels.shape)
-    edges[:, :-1] = (labels[:, :-1] != labels[:, 1:]).float()
-    edges[:-1] = torch.maximum(edges[:-1], (labels[:-1] != labels[1:]).float())
-    return edges[None]
+    return class_boundaries(_read_label_map(path))
 
 
 def _read_saliency(path: Path) -> Tensor:
