@@ -8,7 +8,8 @@ copies of it. Where they draw random numbers in another order, their outputs mus
 import contextlib
 import random
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,30 +73,38 @@ def check_training(
     Raises:
         TraceError: The traced backbone trains differently; the message names what differs.
     """
-    plain = copied(backbone).train()
-    modes = {name: module.training for name, module in plain.named_modules()}
-    traced = _without_gates(root, program)
-    set_modes(traced, {**modes, _NAMES: True})
-    with random_constants([plain, root]):
-        call, tensors = call_of(plain, inputs, "the backbone")
+    modes = {name: module.training for name, module in copied(backbone).train().named_modules()}
+
+    def difference(constants: Callable[[list[nn.Module]], AbstractContextManager[Any]]) -> str:
+        plain = copied(backbone).train()
+        traced = _without_gates(root, program)
+        set_modes(traced, {**modes, _NAMES: True})
+        with constants([plain, root]):
+            call, tensors = call_of(plain, inputs, "the backbone")
+            return _difference(backbone, plain, traced, (call, tuple(map(_two_samples, tensors))))
+
+    try:
         try:
-            difference = _difference(backbone, plain, traced, (call, tuple(map(_two_samples, tensors))))
-        except _InconclusiveError as error:
-            warnings.warn(
-                "whether the gated network trains as the backbone does is not known: in training mode the backbone "
-                f"{error} on the example inputs. Give example inputs on which the backbone trains, or go on if it is "
-                "to run in evaluation mode only.",
-                UserWarning,
-                stacklevel=4,
-            )
-            return modes
-        if difference:
-            raise TraceError(
-                f"the gated network would not train as the backbone does: in training mode {difference}. The forward "
-                "of the backbone probably does something in training that does not follow from `training` of its "
-                "modules, or keeps something from one call to the next; move that into a submodule without children "
-                "whose forward reads self.training, which stays whole."
-            )
+            deviation = difference(random_constants)
+        except _InconclusiveError:
+            # It may train with its own constants only, such as a scale of zero under a root.
+            deviation = difference(nullcontext)
+    except _InconclusiveError as error:
+        warnings.warn(
+            "whether the gated network trains as the backbone does is not known: in training mode the backbone "
+            f"{error} on the example inputs. Give example inputs on which the backbone trains, or go on if it is to "
+            "run in evaluation mode only.",
+            UserWarning,
+            stacklevel=4,
+        )
+        return modes
+    if deviation:
+        raise TraceError(
+            f"the gated network would not train as the backbone does: in training mode {deviation}. The forward of the "
+            "backbone probably does something in training that does not follow from `training` of its modules, or "
+            "keeps something from one call to the next; move that into a submodule without children whose forward "
+            "reads self.training, which stays whole."
+        )
     return modes
 
 
@@ -270,7 +279,8 @@ def _state_differs(actual: _Step, expected: _Step) -> str:
     for name, value in expected.buffers.items():
         if not _is_close(actual.buffers[name], value):
             return f"the buffer {name!r} differs"
-    largest = max((float(g.abs().max()) for g in expected.gradients.values() if g.numel()), default=0.0)
+    finite = [g.abs().nan_to_num(0.0, 0.0) for g in expected.gradients.values() if g.numel()]
+    largest = max((float(g.max()) for g in finite), default=0.0)
     # The gradient that comes first on the way back says most about where the difference is.
     for name, gradient in reversed(expected.gradients.items()):
         other = actual.gradients.get(name, torch.zeros_like(gradient))

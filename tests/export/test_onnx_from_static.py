@@ -116,7 +116,7 @@ def test_an_export_that_computes_something_else_keeps_the_old_file(
         return honest(network, **options)
 
     monkeypatch.setattr(onnx_from_static, "trace_onnx", wrong)
-    with pytest.raises(VerificationError, match=r"relative error b [\d.]+ \(allowed 5e-05\)"):
+    with pytest.raises(VerificationError, match=r"relative error b [\d.]+ \(allowed 1e-05\)"):
         export_onnx(static, onnx_file)
     assert onnx_file.read_bytes() == onnx_bytes
 
@@ -142,12 +142,12 @@ def magnifying(factor: float) -> StaticModel:
 def test_a_task_that_magnifies_rounding_may_differ_by_what_torch_itself_loses(tmp_path: Path) -> None:
     report = export_onnx(magnifying(3e2), tmp_path / "model.onnx")
     assert 5e-5 < report.errors["a"] < report.tolerances["a"] < 0.01
-    assert report.tolerances["b"] == 5e-5
+    assert report.tolerances["b"] == 1e-5
 
 
 def test_a_bug_in_one_task_is_called_so_beside_another_that_is_mostly_rounding() -> None:
-    with pytest.raises(VerificationError, match=r"a 0\.5 \(allowed 5e-05\), b 1 .* this is a bug: please report it"):
-        check_equal({"a": 0.5, "b": 1.0}, {"a": 5e-5, "b": 1e-2})
+    with pytest.raises(VerificationError, match=r"a 0\.5 \(allowed 1e-05\), b 1 .* this is a bug: please report it"):
+        check_equal({"a": 0.5, "b": 1.0}, {"a": 1e-5, "b": 1e-2})
 
 
 def test_a_task_that_is_mostly_rounding_is_refused(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_a_task_that_is_mostly_rounding_excuses_no_other(tmp_path: Path, monkeyp
         return honest(network, **options)
 
     monkeypatch.setattr(onnx_from_static, "trace_onnx", wrong)
-    with pytest.raises(VerificationError, match=r", b 0\.0\d+ \(allowed 5e-05\)"):
+    with pytest.raises(VerificationError, match=r", b 0\.0\d+ \(allowed 1e-05\)"):
         export_onnx(magnifying(1e7), tmp_path / "model.onnx")
 
 
@@ -258,3 +258,16 @@ def test_the_report_describes_the_file(static: StaticModel, tmp_path: Path) -> N
     assert report.path.stat().st_size == report.size_bytes
     assert (report.inputs, report.outputs, report.digest) == (("image",), ("a", "b"), static.manifest.digest)
     assert np.isfinite(list(report.errors.values())).all()
+
+
+def test_a_small_fault_is_seen_in_a_network_that_loses_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One margin for all networks hid faults of up to a twenty-thousandth of the output."""
+    honest = onnx_from_static.trace_onnx
+
+    def wrong(network: Any, **options: Any) -> Any:
+        parameter(network, (5, 8, 1, 1)).mul_(1 + 4e-5)
+        return honest(network, **options)
+
+    monkeypatch.setattr(onnx_from_static, "trace_onnx", wrong)
+    with pytest.raises(VerificationError, match=r"b [34](\.\d)?e-05 \(allowed 1e-05\)"):
+        export_onnx(magnifying(1.0), tmp_path / "model.onnx")
