@@ -128,10 +128,14 @@ class Step:
     run: Callable[[], None]
 
 
+_SLOWER = 1.02
+"""The estimated share of separate networks' latency from which a network counts as slower."""
+
+
 def expected_to_be_slow(gated: GatedModel) -> tuple[str, ...]:
     """Returns a sentence where the static network will probably be slower than separate networks; else none."""
     share = estimated_latency(gated)
-    if share < 1:
+    if share < _SLOWER:
         return ()
     sentence = (
         f"about {share:.2f} times the latency of separate networks is to be expected on a CPU: channels that change "

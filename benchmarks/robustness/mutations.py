@@ -57,7 +57,7 @@ _LONGEST_WALL_S = 120.0
 _MOST_MEMORY_BYTES = 2 * 10**9
 _LIMIT_BYTES = 12 * 2**30
 _STATUSES = (0, 2)
-"""What a command may end with; `verify` also with 1, which says that two networks differ."""
+"""What a command may end with; `verify` and `export` also with 1, which says that two networks differ."""
 
 Command = tuple[str, Callable[[], str | None]]
 """A name, and what is run; what it returns says which numbers were read."""
@@ -426,7 +426,8 @@ def _verdict(name: str, status: int, said: str, usage: resource.struct_rusage) -
         return "hang"
     if status < 0:
         return "signal"
-    if "Traceback (most recent" in said or status not in (*_STATUSES, *([1] if name.startswith("verify") else [])):
+    compares = name.startswith(("verify", "export"))
+    if "Traceback (most recent" in said or status not in (*_STATUSES, *([1] if compares else [])):
         return "traceback"
     if usage.ru_maxrss * 1024 > _MOST_MEMORY_BYTES:
         return "memory"

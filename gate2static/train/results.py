@@ -7,8 +7,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from gate2static.budget import BudgetReport
-from gate2static.errors import CheckpointError
+from gate2static.errors import CheckpointError, RecipeError
 from gate2static.files import is_file
+from gate2static.recipe import Recipe, parse
 from gate2static.strict_json import first_problem, read_json
 from gate2static.train.atomic import write_atomically
 
@@ -120,14 +121,22 @@ class RunResult(_Frozen):
             for row in self.rows
             if row.kind == "gated" and row.delta_mtl is not None and row.delta_mtl < 0
         ]
-        training, gating = self.recipe.get("training", {}), self.recipe.get("gating", {})
-        epochs = {kind: training.get(kind, {}).get("epochs", 0) for kind in ("single", "shared", "gated")}
-        before = {"single": epochs["single"], "shared": gating.get("branch_epoch") or epochs["shared"], "initial": 0}
-        total = before.get(gating.get("branch_init", "single"), 0) + epochs["gated"]
-        if total > epochs["single"] and any(row.kind == "gated" for row in self.rows):
+        try:
+            recipe = parse(Recipe, self.recipe, where="the run's recipe")
+        except RecipeError:  # of another version
+            return tuple(sentences)
+        training, gating = recipe.training, recipe.gating
+        before = {
+            "single": training.single.epochs,
+            "shared": gating.branch_epoch or training.shared.epochs,
+            "initial": 0,
+        }
+        total = before[gating.branch_init] + training.gated.epochs
+        if total > training.single.epochs and any(row.kind == "gated" for row in self.rows):
             sentences.append(
-                f"tasks of gated networks are trained for {total} epochs and separate networks for {epochs['single']}: "
-                f"with training.single.epochs={total} and gating.branch_init=initial both have the same"
+                f"tasks of gated networks are trained for {total} epochs and separate networks for "
+                f"{training.single.epochs}; they have the same with training.single.epochs={total}, "
+                f"training.gated.epochs={total} and gating.branch_init=initial"
             )
         return tuple(sentences)
 
