@@ -156,10 +156,11 @@ def _add_metadata(proto: Any, static: "StaticModel", precision: Precision) -> No
 
 
 def _checked_bytes(proto: Any) -> bytes:
-    checker = require("onnx").checker
+    onnx = require("onnx")
+    checker = onnx.checker
     try:
         checker.check_model(proto, full_check=True)
         data: bytes = proto.SerializeToString(deterministic=True)
-    except (checker.ValidationError, ValueError, RuntimeError) as failure:
+    except (checker.ValidationError, onnx.shape_inference.InferenceError, ValueError, RuntimeError) as failure:
         raise ExportError(f"ONNX's checker refuses the exported model: {root_cause(failure)}") from failure
     return data
