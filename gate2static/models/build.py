@@ -16,10 +16,10 @@ from gate2static.models.decoders import decoder
 from gate2static.models.dilated_resnet import DilatedResNetOptions, dilated_resnet18, dilated_resnet50
 from gate2static.models.heads import LinearHead
 from gate2static.models.hrnet import hrnet_w18
-from gate2static.models.library import LibraryOptions
 from gate2static.models.resnet20 import ResNet20
 from gate2static.models.vit import vit_base, vit_small
-from gate2static.recipe import Recipe, Strict, parse
+from gate2static.models.weights import LibraryOptions, WeightOptions, load_into
+from gate2static.recipe import Recipe, parse
 from gate2static.recipe.parsing import suggest
 from gate2static.tasks import build_tasks
 
@@ -27,7 +27,7 @@ _WIDEST = 256
 """The square of the largest width that three blocks may have."""
 
 
-class ResNet20Options(Strict):
+class ResNet20Options(WeightOptions):
     """Options of `resnet20`."""
 
     width: Annotated[float, Field(gt=0, le=16)] = 1.0
@@ -53,12 +53,14 @@ class Backbone:
     """
 
     build: Callable[[tuple[int, int, int], Any], nn.Module]
-    options: type[Strict]
+    options: type[WeightOptions]
     decoder: str
 
 
 def _resnet20(image_shape: tuple[int, int, int], options: ResNet20Options) -> nn.Module:
-    return ResNet20(image_shape[0], options.width, options.blocks)
+    model = ResNet20(image_shape[0], options.width, options.blocks)
+    load_into(model, options, "resnet20")
+    return model
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -74,13 +76,13 @@ BACKBONES: dict[str, Backbone] = {
 def _timm(name: str, image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:
     from gate2static.models.timm_backbone import timm_backbone
 
-    return timm_backbone(name, image_shape, pretrained=options.pretrained)
+    return timm_backbone(name, image_shape, options)
 
 
 def _torchvision(name: str, image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:
     from gate2static.models.torchvision_backbone import torchvision_backbone
 
-    return torchvision_backbone(name, image_shape, pretrained=options.pretrained)
+    return torchvision_backbone(name, image_shape, options)
 
 
 # The libraries are imported when they are used, because each import takes seconds.
@@ -98,7 +100,7 @@ def build_model(
     Args:
         recipe: The recipe with the model, the tasks and the data set.
         initial_weights: Whether the first weights matter. If other weights are loaded anyway, False avoids the download
-            of pretrained ones.
+            of pretrained ones, and their file need not be there.
 
     Returns:
         The backbone, which maps images (N, C, H, W) to a sequence of feature maps, finest first; the heads by task; and
@@ -112,8 +114,8 @@ def build_model(
     tasks = build_tasks(recipe.tasks, spec)
     entry = find_backbone(recipe.model.name)
     options = parse(entry.options, recipe.model.options, where="model.options")
-    if not initial_weights and "pretrained" in entry.options.model_fields:
-        options = options.model_copy(update={"pretrained": False})
+    if not initial_weights:
+        options = options.untrained()
     make_head = decoder(recipe.model.decoder, entry.decoder, {task.name: task.kind.dense for task in tasks})
     # The global generator is left as it was, so building a model changes nothing else.
     with torch.random.fork_rng():

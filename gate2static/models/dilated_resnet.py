@@ -6,24 +6,22 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from gate2static.models.library import create
-from gate2static.recipe import Strict
+from gate2static.models.weights import LibraryOptions
 
 OUTPUT_STRIDE = 8
 WEIGHTS = "tv_in1k"  # torchvision's first weights, which existed when the paper was written, and not timm's default
 
 
-class DilatedResNetOptions(Strict):
+class DilatedResNetOptions(LibraryOptions):
     """Options of `resnet18_dilated` and `resnet50_dilated`."""
 
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
     """A factor of every channel count, the stem's 64 included."""
-    pretrained: bool = False
-    """Whether to start from ImageNet weights, which are downloaded once."""
 
     @model_validator(mode="after")
     def _weights_fit(self) -> "DilatedResNetOptions":
-        if self.pretrained and self.width != 1:
-            raise ValueError("ImageNet weights exist for width 1 only; leave out pretrained or width")
+        if self.starts_trained and self.width != 1:
+            raise ValueError("trained weights are of width 1 only; leave out pretrained and weights, or width")
         return self
 
 
@@ -74,9 +72,7 @@ def dilated_resnet50(image_shape: tuple[int, int, int], options: DilatedResNetOp
 
 def _build(depth: Literal[18, 50], image_shape: tuple[int, int, int], options: DilatedResNetOptions) -> nn.Module:
     model = DilatedResNet(depth, image_shape[0], options.width)
-    if options.pretrained:
-        state = create(
-            f"resnet{depth}.{WEIGHTS}", in_channels=image_shape[0], pretrained=True, num_classes=0
-        ).state_dict()
-        model.load_state_dict(state)
+    if options.starts_trained:
+        trained = create(f"resnet{depth}.{WEIGHTS}", in_channels=image_shape[0], start=options, num_classes=0)
+        model.load_state_dict(trained.state_dict())
     return model

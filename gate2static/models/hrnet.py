@@ -2,7 +2,8 @@
 
 from torch import Tensor, nn
 
-from gate2static.models.library import LibraryOptions, create, pad
+from gate2static.models.library import create, pad
+from gate2static.models.weights import UNTRAINED, LibraryOptions
 
 STRIDES = (4, 8, 16, 32)
 
@@ -16,19 +17,23 @@ class HRNet(nn.Module):
 
     Args:
         image_shape: The images' (C, H, W).
-        pretrained: Whether to start from timm's ImageNet weights.
+        start: The origin of the first weights.
         name: The name of an HRNet in timm, with the tag of its weights; the default has its authors' weights.
     """
 
     def __init__(
-        self, image_shape: tuple[int, int, int], *, pretrained: bool = False, name: str = "hrnet_w18.ms_in1k"
+        self,
+        image_shape: tuple[int, int, int],
+        *,
+        start: LibraryOptions = UNTRAINED,
+        name: str = "hrnet_w18.ms_in1k",
     ) -> None:
         super().__init__()
         channels, *self.size = image_shape
         self.features = create(
             name,
             in_channels=channels,
-            pretrained=pretrained,
+            start=start,
             features_only=True,
             feature_location="",
             out_indices=(1, 2, 3, 4),
@@ -48,4 +53,4 @@ class HRNet(nn.Module):
 
 def hrnet_w18(image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:
     """Builds `hrnet_w18` for images (C, H, W)."""
-    return HRNet(image_shape, pretrained=options.pretrained)
+    return HRNet(image_shape, start=options)

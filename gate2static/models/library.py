@@ -1,6 +1,7 @@
-"""Shared code of the backbones from torchvision and timm: options, downloads and padding."""
+"""Shared code of the backbones from torchvision and timm: first weights, downloads and padding."""
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -8,14 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gate2static.errors import RecipeError
-from gate2static.recipe import Strict
-
-
-class LibraryOptions(Strict):
-    """Options of backbones that are taken from a library unchanged."""
-
-    pretrained: bool = False
-    """Whether to start from the library's default weights, which are downloaded once."""
+from gate2static.models.weights import LibraryOptions, fit, read_weights, take_normalised
 
 
 @contextlib.contextmanager
@@ -34,23 +28,52 @@ def fetching(name: str) -> Iterator[None]:
         ) from error
 
 
-def create(name: str, *, in_channels: int, pretrained: bool = False, **options: Any) -> nn.Module:
+def create(name: str, *, in_channels: int, start: LibraryOptions, **options: Any) -> nn.Module:
     """Creates one of timm's networks.
+
+    Trained weights are changed to take RGB images with ImageNet's normalisation, which data sets have.
 
     Args:
         name: A name in timm's registry.
         in_channels: The channels of the images; timm adapts the first layer and its weights.
-        pretrained: Whether to start from the weights that timm has under this name.
+        start: The origin of the first weights, and the normalisation that they want; the default is timm's for `name`.
         options: Further arguments of `timm.create_model`.
 
     Raises:
-        RecipeError: The weights are not in timm's cache and cannot be downloaded.
+        RecipeError: The weights are not in timm's cache and cannot be downloaded, their file does not fit the network,
+            or the network cannot take the data sets' normalisation.
     """
     import timm  # takes seconds
 
-    with fetching(f"timm/{name}"):
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, **options)
+    if start.weights is not None:
+        state = read_weights(start.weights)
+        references = [timm.create_model(name).state_dict()]
+        if len(state) < len(references[0]):  # perhaps without the classifier
+            references.append(timm.create_model(name, num_classes=0).state_dict())
+        options["pretrained_cfg_overlay"] = {
+            "state_dict": fit(state, references, f"model.options.weights: {start.weights} for timm/{name}")
+        }
+    with fetching(f"timm/{name}"), _without_remarks():
+        model: nn.Module = timm.create_model(name, pretrained=start.starts_trained, in_chans=in_channels, **options)
+    normalisation = start.normalisation
+    if normalisation is None and start.starts_trained and in_channels == 3:
+        timms: Any = model.pretrained_cfg
+        normalisation = (timms["mean"], timms["std"])
+    if normalisation is not None:
+        take_normalised(model, *normalisation, f"timm/{name}")
     return model
+
+
+@contextlib.contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Silences timm's remark that a classifier's weights were left out, which is what backbones are for."""
+    logger = logging.getLogger("timm.models._builder")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def pad(x: Tensor, size: Sequence[int], multiple: int) -> Tensor:

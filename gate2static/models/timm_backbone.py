@@ -6,19 +6,20 @@ from torch import nn
 
 from gate2static.errors import RecipeError
 from gate2static.models.library import create
+from gate2static.models.weights import LibraryOptions
 from gate2static.recipe.parsing import suggest
 
 
-def timm_backbone(name: str, image_shape: tuple[int, int, int], *, pretrained: bool) -> nn.Module:
+def timm_backbone(name: str, image_shape: tuple[int, int, int], start: LibraryOptions) -> nn.Module:
     """Builds `timm/<name>` up to its feature maps.
 
     Args:
         name: An architecture in timm's own registry; names that point at a hub are refused.
         image_shape: The images' (C, H, W); timm adapts the first layer to C.
-        pretrained: Whether to start from timm's default weights, which are downloaded once.
+        start: The origin of the first weights.
 
     Raises:
-        RecipeError: The name is unknown, the weights cannot be downloaded, or the network has no feature maps
+        RecipeError: The name is unknown, the weights cannot be had, or the network has no feature maps
             (N, C, H, W).
     """
     known = timm.list_models()
@@ -26,7 +27,7 @@ def timm_backbone(name: str, image_shape: tuple[int, int, int], *, pretrained: b
         near = suggest(name, known).partition("allowed:")[0]
         raise RecipeError(f"model.name: found timm/{name}; {near}allowed: what timm.list_models() names")
     try:
-        model = create(name, in_channels=image_shape[0], pretrained=pretrained, features_only=True, exportable=True)
+        model = create(name, in_channels=image_shape[0], start=start, features_only=True, exportable=True)
         with torch.no_grad():
             maps = model.eval()(torch.zeros(1, *image_shape))
     except (RuntimeError, AssertionError, AttributeError, TypeError, ValueError) as error:

@@ -7,13 +7,14 @@ from torch.fx.passes.shape_prop import ShapeProp
 
 from gate2static.errors import RecipeError
 from gate2static.models.library import fetching
+from gate2static.models.weights import LibraryOptions, load_into
 from gate2static.recipe.parsing import suggest
 
 # The feature maps of these networks are tokens or have the channels last.
 NOT_CONVOLUTIONAL = ("maxvit", "swin_", "vit_")
 
 
-def torchvision_backbone(name: str, image_shape: tuple[int, int, int], *, pretrained: bool) -> nn.Module:
+def torchvision_backbone(name: str, image_shape: tuple[int, int, int], start: LibraryOptions) -> nn.Module:
     """Builds `torchvision/<name>` up to its feature maps, as a traced module.
 
     The module is traced in evaluation mode, so functions that torchvision switches by mode (stochastic depth) are off.
@@ -21,10 +22,10 @@ def torchvision_backbone(name: str, image_shape: tuple[int, int, int], *, pretra
     Args:
         name: A convolutional network in torchvision's own registry; no other code is imported.
         image_shape: The images' (C, H, W); torchvision's networks take three channels.
-        pretrained: Whether to start from torchvision's default weights, which are downloaded once.
+        start: The origin of the first weights.
 
     Raises:
-        RecipeError: The name is unknown, the weights cannot be downloaded, or the images are not RGB.
+        RecipeError: The name is unknown, the weights cannot be had, or the images are not RGB.
     """
     models = torchvision.models
     known = [n for n in models.list_models(module=models) if not n.startswith(NOT_CONVOLUTIONAL)]
@@ -36,7 +37,8 @@ def torchvision_backbone(name: str, image_shape: tuple[int, int, int], *, pretra
             "timm/<name> adapts to any number"
         )
     with fetching(f"torchvision/{name}"):
-        model = models.get_model(name, weights="DEFAULT" if pretrained else None)
+        model = models.get_model(name, weights="DEFAULT" if start.pretrained else None)
+    load_into(model, start, f"torchvision/{name}")
     traced = fx.symbolic_trace(model.eval())
     images = torch.zeros(1, *image_shape)
     with torch.no_grad():

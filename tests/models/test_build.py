@@ -93,7 +93,7 @@ def test_every_part_can_be_traced() -> None:
         ("torchvision/raft_large", {}, "found torchvision/raft_large"),
         ("resnet20", {"widht": 1.0}, r"model\.options: unknown key widht; did you mean width\?"),
         ("resnet20", {"width": 0.0}, r"model\.options: width: found 0"),
-        ("timm/resnet18", {"width": 1.0}, r"model\.options: unknown key width; allowed: pretrained"),
+        ("timm/resnet18", {"width": 1.0}, r"options: unknown key width; allowed: mean, pretrained, std, weights"),
     ],
 )
 def test_a_model_that_does_not_exist_is_refused(name: str, options: dict[str, float], message: str) -> None:

@@ -58,8 +58,8 @@ def test_width_narrows_the_stem_too(width: float) -> None:
     assert [m.shape[1] for m in maps] == [64 * width, 256 * width, 2048 * width]
 
 
-def test_imagenet_weights_of_a_narrow_network_do_not_exist() -> None:
-    with pytest.raises(RecipeError, match="model.options: ImageNet weights exist for width 1 only; leave out"):
+def test_trained_weights_of_a_narrow_network_do_not_exist() -> None:
+    with pytest.raises(RecipeError, match="model.options: trained weights are of width 1 only; leave out"):
         parse(DilatedResNetOptions, {"width": 0.5, "pretrained": True}, where="model.options")
 
 

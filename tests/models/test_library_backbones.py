@@ -10,6 +10,7 @@ from gate2static.errors import RecipeError
 from gate2static.models.build import find_backbone
 from gate2static.models.timm_backbone import timm_backbone
 from gate2static.models.torchvision_backbone import torchvision_backbone
+from gate2static.models.weights import UNTRAINED
 
 
 @pytest.mark.parametrize(
@@ -22,7 +23,7 @@ from gate2static.models.torchvision_backbone import torchvision_backbone
 )
 def test_torchvision_gives_the_last_map_of_every_resolution(name: str, channels: list[int]) -> None:
     torch.manual_seed(0)
-    maps = torchvision_backbone(name, (3, 64, 64), pretrained=False)(torch.randn(2, 3, 64, 64))
+    maps = torchvision_backbone(name, (3, 64, 64), start=UNTRAINED)(torch.randn(2, 3, 64, 64))
     assert [m.shape[1] for m in maps] == channels
     sizes = [m.shape[2] for m in maps]
     assert sizes == sorted(set(sizes), reverse=True)
@@ -30,7 +31,7 @@ def test_torchvision_gives_the_last_map_of_every_resolution(name: str, channels:
 
 def test_torchvisions_maps_are_the_networks_own() -> None:
     torch.manual_seed(0)
-    backbone = torchvision_backbone("resnet18", (3, 64, 64), pretrained=False)
+    backbone = torchvision_backbone("resnet18", (3, 64, 64), start=UNTRAINED)
     whole = torchvision.models.resnet18()
     state = {key: value for key, value in whole.state_dict().items() if not key.startswith("fc.")}
     backbone.load_state_dict(state)
@@ -41,7 +42,7 @@ def test_torchvisions_maps_are_the_networks_own() -> None:
 
 
 def test_timm_adapts_to_the_images_channels_and_can_be_traced() -> None:
-    backbone = timm_backbone("resnet18", (1, 64, 64), pretrained=False)
+    backbone = timm_backbone("resnet18", (1, 64, 64), start=UNTRAINED)
     assert backbone.training
     fx.symbolic_trace(backbone)
     maps = backbone(torch.zeros(2, 1, 64, 64))
@@ -57,12 +58,12 @@ def test_timm_adapts_to_the_images_channels_and_can_be_traced() -> None:
 )
 def test_a_timm_network_without_feature_maps_is_refused(name: str, size: int, message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        timm_backbone(name, (3, size, size), pretrained=False)
+        timm_backbone(name, (3, size, size), start=UNTRAINED)
 
 
 def test_images_too_small_for_a_network_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"torchvision/alexnet cannot take images of \(3, 8, 8\): .*larger images"):
-        torchvision_backbone("alexnet", (3, 8, 8), pretrained=False)
+        torchvision_backbone("alexnet", (3, 8, 8), start=UNTRAINED)
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gate2static.data.transforms import IMAGENET_MEAN, IMAGENET_STD
 from gate2static.models.dpt_head import DptHead
-from gate2static.models.vit import ViT, take_normalised
+from gate2static.models.vit import ViT
 
 TINY = (0, 2, 3, 5)
 
@@ -41,15 +40,6 @@ def test_images_are_padded_to_whole_patches_and_maps_cut_to_the_image() -> None:
     large = DptHead([m.shape for m in maps], 2, (48, 64), width=8).eval()
     large.load_state_dict(head.state_dict())
     assert torch.equal(head(maps), large(maps)[:, :, :36, :50])
-
-
-def test_a_pretrained_projection_takes_images_normalised_as_data_sets_do() -> None:
-    projection = torch.nn.Conv2d(3, 5, 16, 16)
-    image = torch.rand(2, 3, 32, 32)
-    expected = projection((image - 0.5) / 0.5)
-    take_normalised(projection)
-    mean, std = torch.tensor(IMAGENET_MEAN).view(3, 1, 1), torch.tensor(IMAGENET_STD).view(3, 1, 1)
-    assert torch.allclose(projection((image - mean) / std), expected, atol=1e-5)
 
 
 def test_nothing_is_built_that_no_map_reads() -> None:
