@@ -20,7 +20,7 @@ _FIRST_COST = 0.02
 """A child of the backbone with less than this share of its parameters, such as a stem, is no stage to branch behind."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Candidate:
     """A network of the frontier.
 
