@@ -132,9 +132,9 @@ _SLOWER = 1.02
 """The estimated share of separate networks' latency from which a network counts as slower."""
 
 
-def expected_to_be_slow(gated: GatedModel) -> tuple[str, ...]:
-    """Returns a sentence where the static network will probably be slower than separate networks; else none."""
-    share = estimated_latency(gated)
+def expected_to_be_slow(plan: Plan) -> tuple[str, ...]:
+    """Returns a sentence where the planned network will probably be slower than separate networks; else none."""
+    share = estimated_latency(plan)
     if share < _SLOWER:
         return ()
     sentence = (

@@ -14,10 +14,11 @@ def freeze_gates(
 
     A step then costs about what a step of the static network costs, and the weights grow together around decisions that
     no longer change. The gates' α and β get no more gradients. Setting the gates (`set_gates`), loading, moving or
-    converting the model ends the savings; call this again after loading a checkpoint.
+    converting the model ends the savings; call this again after loading a checkpoint. DistributedDataParallel waits for
+    the gradients that it has seen when it wrapped the model, so wrap the model anew.
 
     Args:
-        gated: The model in training, changed in place. It may be wrapped for distributed training.
+        gated: The model in training, changed in place.
         budget: The most that the static network may cost; the gates are first projected onto it
             (`project_to_budget`). None keeps every decision.
         measure: Times static networks, as for `project_to_budget`.

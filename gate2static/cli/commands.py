@@ -163,7 +163,7 @@ def prune(
     if pruned.checkpoint:
         say(f"projected: {pruned.checkpoint}; verify the static network with it")
     say(pruned_line(pruned.static.manifest, output))
-    say_cautions(expected_to_be_slow(pruning.plan.channels.gated))
+    say_cautions(expected_to_be_slow(pruning.plan))
 
 
 @app.command()

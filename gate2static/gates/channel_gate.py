@@ -119,23 +119,6 @@ class Gate(nn.Module):
         largest = self._largest()
         return (self.per_channel(largest) if self.hard else largest)[0]
 
-    @torch.no_grad()
-    def prefer_shared(self) -> None:
-        """Lets hard mixing pass on ψ wherever some task takes it, so that private channels stay private.
-
-        Where the winner has its own channel and another task takes the shared one, the first such task becomes the
-        winner. A soft mix stays as it is.
-        """
-        if not self.hard:
-            return
-        shares = self.alpha <= 0  # (T, groups)
-        winner = self._largest()
-        is_wrong = shares.any(0) & ~shares.gather(0, winner)[0]
-        first = shares.to(torch.uint8).argmax(0, keepdim=True)  # argmax takes the first of equals
-        above = self.beta.max(0, keepdim=True).values + _HARD_BETA_STD
-        lifted = self.beta.scatter(0, first, above)
-        self.beta.copy_(torch.where(is_wrong, lifted, self.beta))
-
     def contributions(self) -> list[float]:
         """Returns the share of channels in which each task has the largest mixing weight (figure 3 of the paper)."""
         winners = self.winners()

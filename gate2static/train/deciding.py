@@ -21,7 +21,15 @@ _OPEN = 1e-3
 """The least α of gates that are drawn: positive, so that all are open before the budget closes some."""
 
 
-def decide_gates(gated: GatedModel, recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], splits: Splits) -> None:
+def decide_gates(
+    gated: GatedModel,
+    recipe: Recipe,
+    run_dir: Path,
+    tasks: tuple[Task, ...],
+    splits: Splits,
+    *,
+    device: torch.device | None = None,
+) -> None:
     """Sets the gates of a network before its training, as `gating.decisions` says; learned ones stay.
 
     Saliency is estimated at the run's shared network, wherever the weights of the gated network start. Random and
@@ -33,6 +41,7 @@ def decide_gates(gated: GatedModel, recipe: Recipe, run_dir: Path, tasks: tuple[
         run_dir: The run's folder, with the trained shared network.
         tasks: The recipe's tasks.
         splits: The data; saliency is estimated on `train`.
+        device: The device to estimate saliency on; None is the CPU.
 
     Raises:
         RecipeError: `gating.private` names a module without gates.
@@ -46,15 +55,16 @@ def decide_gates(gated: GatedModel, recipe: Recipe, run_dir: Path, tasks: tuple[
         for alpha in _logits(gated):
             alpha.copy_(torch.rand(alpha.shape, generator=generator) + _OPEN)
     elif decisions == "saliency":
-        ancestor = build_at_shared(recipe, run_dir)
+        ancestor = build_at_shared(recipe, run_dir).to(device)
         settings = recipe.training.gated
         order = batches.epoch_order(batches.length(splits.train), settings.batch_size, seed=recipe.seed, epoch=0)
         loader = batches.train_loader(splits.train, order[:_BATCHES], epoch=0, workers=recipe.training.workers)
 
         def losses(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {task.name: task.weight * task.loss(outputs[task.name], targets[task.name]) for task in tasks}
+            return {t.name: t.weight * t.loss(outputs[t.name], targets[t.name].to(device)) for t in tasks}
 
-        decide_by_saliency(ancestor, batches.loaded(loader), losses, prefix=recipe.gating.prefix)
+        on_device = ((images.to(device), targets) for images, targets in batches.loaded(loader))
+        decide_by_saliency(ancestor, on_device, losses, prefix=recipe.gating.prefix)
         for alpha, ranked in zip(_logits(gated), _logits(ancestor), strict=True):
             alpha.copy_(ranked)
 

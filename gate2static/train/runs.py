@@ -154,7 +154,7 @@ def _run_in_process(
             for run in _network_runs(name, variant, run_dir):
                 on_first_process(fabric, partial(_make_folder, run_dir))
                 if isinstance(run.model, GatedModel) and not run.checkpoint.exists():
-                    decide_gates(run.model, variant, run_dir, tasks, splits)
+                    decide_gates(run.model, variant, run_dir, tasks, splits, device=fabric.device)
                 train_network(run, splits, fabric=fabric, go_on=resume, progress=progress)
                 checkpoints.append(f"{run.name}/{kept(recipe)}")
             if any(row.name == name for row in result.rows):
