@@ -41,3 +41,8 @@ class Augmented(Dataset[Sample]):
         # torch's CPU generator takes 32 bits of a seed, so seed, epoch and index are hashed.
         words = np.random.SeedSequence((self.seed, self._epoch, index)).generate_state(1)
         return self.augment(self.base[index], torch.Generator().manual_seed(int(words[0])))
+
+
+def with_augmentation(data: Dataset[Sample], augment: Augment, *, enabled: bool, seed: int) -> Dataset[Sample]:
+    """Returns training data that is augmented, where that is enabled, and the data itself where it is not."""
+    return Augmented(data, augment, seed) if enabled else data

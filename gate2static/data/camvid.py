@@ -16,7 +16,7 @@ from typing import Annotated
 from pydantic import Field
 from torch import Tensor
 
-from gate2static.data.augmented import Augmented
+from gate2static.data.augmented import with_augmentation
 from gate2static.data.boundaries import class_boundaries
 from gate2static.data.contract import IGNORE, DataSpec, Sample, Splits, TargetSpec
 from gate2static.data.decoding import read_image, read_label_image
@@ -65,10 +65,9 @@ def load(options: CamvidOptions, spec: DataSpec) -> Splits:
     root = existing_root(options)
     files = {split: _files(root, split) for split in SPLITS}
     train, val, test = (_samples(files[split], options, spec, f"reading {LAYOUT}/{split}") for split in SPLITS)
-    if not options.augment:
-        return Splits(train=train, val=val, test=test)
     augment = Augmentation(kinds=spec.kinds, zoom=one_of(1.0, 1.2, 1.5), off_centre=True)
-    return Splits(train=Augmented(train, augment, options.seed), val=val, test=test)
+    augmented = with_augmentation(train, augment, enabled=options.augment, seed=options.seed)
+    return Splits(train=augmented, val=val, test=test)
 
 
 def _files(root: Path, split: str) -> list[Files]:

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gate2static.data.augmented import Augmented
+from gate2static.data.augmented import with_augmentation
 from gate2static.data.checks import check_size
 from gate2static.data.contract import DataSpec, Sample, Splits, TargetSpec
 from gate2static.data.decoding import read_image
@@ -139,10 +139,9 @@ def load(options: CelebaOptions, spec: DataSpec) -> Splits:
         return Faces(folder, names, dict(zip(groups, columns, strict=True)), options.image_size)
 
     train, val, test = (split(part) for part in PARTITION.values())
-    if not options.augment:
-        return Splits(train=train, val=val, test=test)
     augment = Augmentation(kinds=dict.fromkeys(groups, "attributes"))
-    return Splits(train=Augmented(train, augment, options.seed), val=val, test=test)
+    augmented = with_augmentation(train, augment, enabled=options.augment, seed=options.seed)
+    return Splits(train=augmented, val=val, test=test)
 
 
 def _find(root: Path, *names: str, within: str) -> Path:

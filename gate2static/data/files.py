@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from gate2static.data.augmented import Augment, Augmented
+from gate2static.data.augmented import Augment, with_augmentation
 from gate2static.data.checks import check_image, check_size, check_target
 from gate2static.data.contract import DataSpec, Sample, Splits
 from gate2static.data.decoding import Reader
@@ -188,10 +188,8 @@ def file_splits(
             f"data.options.val_images: found {held_out}; allowed: fewer than the {len(train)} training images"
         )
     train_files = train[held_out:]
-    if options.augment:
-        train_data: Dataset[Sample] = Augmented((make_native or make)(train_files), augment, options.seed)
-    else:
-        train_data = make(train_files)
+    make_train = (make_native or make) if options.augment else make
+    train_data = with_augmentation(make_train(train_files), augment, enabled=options.augment, seed=options.seed)
     test_data = make(test)
     val_data = make(train[:held_out]) if held_out else test_data
     return Splits(train=train_data, val=val_data, test=test_data)

@@ -19,7 +19,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from gate2static.data.augmented import Augmented
+from gate2static.data.augmented import with_augmentation
 from gate2static.data.contract import DataSpec, Splits, TargetSpec
 from gate2static.data.decoding import Reader, read_image, read_image_normals, read_label_image
 from gate2static.data.files import FileOptions, Files, FileSamples, existing_root, require_files, wanted
@@ -84,10 +84,9 @@ def load(options: RoomsOptions, spec: DataSpec) -> Splits:
     _check_classes(root / "classes.json")
     files = {split: _files(root / split, spec) for split in ("train", "val", "test")}
     train, val, test = (_samples(files[split], options, spec, f"reading {LAYOUT}/{split}") for split in files)
-    if not options.augment:
-        return Splits(train=train, val=val, test=test)
     augment = Augmentation(kinds=describe(options).kinds, zoom=one_of(1.0, 1.2, 1.5))
-    return Splits(train=Augmented(train, augment, options.seed), val=val, test=test)
+    augmented = with_augmentation(train, augment, enabled=options.augment, seed=options.seed)
+    return Splits(train=augmented, val=val, test=test)
 
 
 def _check_classes(path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gate2static.data.augmented import Augmented
+from gate2static.data.augmented import with_augmentation
 from gate2static.data.contract import DataSpec, Splits, TargetSpec
 from gate2static.data.scenes.furniture import CLASSES
 from gate2static.data.scenes.rooms import make_rooms
@@ -58,5 +58,5 @@ def load(options: ScenesOptions, spec: DataSpec) -> Splits:
     counts = {TRAIN: options.train_images, VAL: options.val_images, TEST: options.test_images}
     rooms = [make_rooms(options.seed, split, count, options.size, spec.targets) for split, count in counts.items()]
     flip = Augmentation(kinds={name: target.kind for name, target in spec.targets.items()})
-    train = Augmented(rooms[TRAIN], flip, options.seed) if options.augment else rooms[TRAIN]
+    train = with_augmentation(rooms[TRAIN], flip, enabled=options.augment, seed=options.seed)
     return Splits(train=train, val=rooms[VAL], test=rooms[TEST])

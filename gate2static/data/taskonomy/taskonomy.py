@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from gate2static.data.augmented import Augmented
+from gate2static.data.augmented import with_augmentation
 from gate2static.data.contract import IGNORE, DataSpec, Splits, TargetSpec
 from gate2static.data.decoding import Reader, read_image, read_image_normals, read_label_image
 from gate2static.data.files import FileOptions, Files, FileSamples, existing_root, home_path, read_lines, wanted
@@ -146,10 +146,9 @@ def load(options: TaskonomyOptions, spec: DataSpec) -> Splits:
     train = samples("train")
     val = samples("val")
     test = samples("test")
-    if not options.augment:
-        return Splits(train=train, val=val, test=test)
     augment = Augmentation(kinds=describe(options).kinds, zoom=between(0.5, 1.5), off_centre=True)
-    return Splits(train=Augmented(train, augment, options.seed), val=val, test=test)
+    augmented = with_augmentation(train, augment, enabled=options.augment, seed=options.seed)
+    return Splits(train=augmented, val=val, test=test)
 
 
 def _read_buildings(path: Path) -> dict[str, tuple[str, ...]]:
