@@ -6,18 +6,20 @@ from gate2static.recipe.parsing import parse
 from gate2static.recipe.schema import (
     DataRecipe,
     DecoderRecipe,
-    GatedNetworkRecipe,
-    GateOptimiserRecipe,
     GatingRecipe,
     ModelRecipe,
-    NetworkRecipe,
     Recipe,
-    ScheduleRecipe,
     TaskRecipe,
+)
+from gate2static.recipe.strict import Strict
+from gate2static.recipe.training import (
+    GatedNetworkRecipe,
+    GateOptimiserRecipe,
+    NetworkRecipe,
+    ScheduleRecipe,
     TrainingRecipe,
     WeightOptimiserRecipe,
 )
-from gate2static.recipe.strict import Strict
 
 __all__ = [
     "Budget",

@@ -166,16 +166,22 @@ def test_going_on_after_an_interruption_equals_never_stopping(
     assert logs[0].count("\n") == 4
 
 
+def goes_on_exactly(one: Callable[[str], NetworkRun], steps: int, assert_same: Same) -> dict[str, Any]:
+    """Checks that a training that was interrupted ends as one that was not; returns the checkpoint of the latter."""
+    whole = fit(one("whole"))
+    with pytest.raises(KeyboardInterrupt):
+        fit(one("cut"), stop_after=steps)
+    assert_same(fit(one("cut"), go_on=True), whole)
+    return whole
+
+
 @pytest.mark.parametrize("steps", [4, 8])
 def test_training_that_settles_gates_goes_on_exactly(tmp_path: Path, steps: int, assert_same: Same) -> None:
     def one(folder: str) -> NetworkRun:
         gated = {"epochs": 3, "batch_size": 8, "settle_steps": 3, "gates": {"lr": 0.1, "momentum": 0.5}}
         return stage(tmp_path / folder, "gated", checkpoint_steps=3, gated=gated)
 
-    whole = fit(one("whole"))
-    with pytest.raises(KeyboardInterrupt):
-        fit(one("cut"), stop_after=steps)
-    assert_same(fit(one("cut"), go_on=True), whole)
+    whole = goes_on_exactly(one, steps, assert_same)
     settled = [row["settled"] for row in whole["position"]["log"]]
     assert settled == sorted(settled)
     assert settled[-1] > 0.5
@@ -190,10 +196,7 @@ def test_training_that_freezes_gates_goes_on_exactly(
         gated = {"epochs": 3, "batch_size": 8, "freeze_at": 0.4, "gates": {"kind": kind}}
         return stage(tmp_path / folder, "gated", checkpoint_steps=1, gated=gated)
 
-    whole = fit(one("whole"))
-    with pytest.raises(KeyboardInterrupt):
-        fit(one("cut"), stop_after=steps)
-    assert_same(fit(one("cut"), go_on=True), whole)
+    whole = goes_on_exactly(one, steps, assert_same)
     settled = [row["settled"] for row in whole["position"]["log"]]
     assert settled == [0.0, 1.0, 1.0]
 

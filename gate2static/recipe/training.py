@@ -1,0 +1,113 @@
+"""The part of a recipe that says how networks are trained; defaults are the paper's where the paper gives them."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from gate2static.recipe.strict import Count, Fraction, NotNegative, Positive, Strict
+
+
+class ScheduleRecipe(Strict):
+    """The schedule of a learning rate (paper, sections A.1 `step` and A.2 `poly`)."""
+
+    kind: Literal["constant", "step", "poly"] = "constant"
+    step_epochs: Count = 20
+    """For `step`, the epochs between two changes."""
+    factor: Positive = 1 / 3
+    """For `step`, the factor of each change."""
+    power: Positive = 0.9
+    """For `poly`, the exponent: the rate is multiplied by (1 - progress) ** power."""
+
+
+class WeightOptimiserRecipe(Strict):
+    """Adam for the weights, with the paper's values for CelebA."""
+
+    lr: Positive = 1e-3
+    heads_lr: Positive | None = None
+    """The heads' learning rate, if it differs; the paper trains DPT's encoder with 1e-5 and its decoders with 1e-4."""
+    weight_decay: NotNegative = 1e-4
+    schedule: ScheduleRecipe = ScheduleRecipe(kind="step")
+
+
+class GateOptimiserRecipe(Strict):
+    """The optimiser of α and β.
+
+    `sgd` is the paper's, which gives lr 0.1, but no momentum, decay or schedule (docs/paper.md, note 6). `scaled` is
+    `gates.GateOptimiser`: λ then has a unit and means the same for every network and every number of steps, τ is a
+    share of channels, and the other values here are not used.
+    """
+
+    kind: Literal["sgd", "scaled"] = "sgd"
+    lr: Positive = 0.1
+    momentum: Fraction = 0.0
+    weight_decay: NotNegative = 0.0
+    schedule: ScheduleRecipe = ScheduleRecipe()
+
+
+class NetworkRecipe(Strict):
+    """The training of one kind of network."""
+
+    epochs: Count = 60
+    batch_size: Count = 128
+    """Images per optimiser step, over all processes and accumulated parts."""
+    weights: WeightOptimiserRecipe = WeightOptimiserRecipe()
+    patience: Count | None = None
+    """The number of epochs without better validation metrics (on average) after which training stops; None never
+    stops."""
+
+
+class GatedNetworkRecipe(NetworkRecipe):
+    """The training of the gated network, whose gates have their own optimiser."""
+
+    gates: GateOptimiserRecipe = GateOptimiserRecipe()
+    sparsity: Literal["hinge", "l1"] = "hinge"
+    """The sparsity loss: the hinge of eq. 4, or `l1` (table 6), which is the hinge with every target at 0."""
+    settle_steps: Count | None = None
+    """The number of steps after which a gate that kept its side is frozen, so that training skips unneeded channels."""
+    freeze_at: Fraction | None = None
+    """The share of the gated training after which all gates are frozen, on the budget if there is one; the rest is that
+    of the static network. 0 freezes before the first step; None never freezes, as in the paper."""
+
+
+class TrainingRecipe(Strict):
+    """The training of the three kinds of network, and their common settings."""
+
+    single: NetworkRecipe = NetworkRecipe()
+    shared: NetworkRecipe = NetworkRecipe()
+    gated: GatedNetworkRecipe = GatedNetworkRecipe()
+    distillation: NotNegative = 0.0
+    """The weight of the distance to the single-task networks' outputs, for the shared and the gated network."""
+    checkpoint_steps: Count | None = None
+    """Steps between two checkpoints within an epoch; None saves at the end of every epoch only."""
+    keep: Literal["last", "best"] = "last"
+    """The checkpoint that a run uses further: the last, or the best on the validation split. While gates close, the
+    best epoch of a gated network is usually its least sparse one."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Count | Literal["auto"] = 1
+    """Processes that train together, one per GPU; `auto` uses all GPUs. Under torchrun, torchrun sets the number."""
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    accumulate: Count = 1
+    """Parts that a process divides its share of a batch into, to save memory; batch norm sees one part at a time."""
+    clip_norm: Positive | None = None
+    """The largest norm of the weights' gradient; the gates' gradient is not clipped."""
+    channels_last: bool = False
+    compile: bool = False
+    """Whether torch.compile compiles the network; only in a single process."""
+    workers: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Processes that load data, per training process."""
+
+    @field_validator("devices", mode="before")
+    @classmethod
+    def _a_number_or_all(cls, value: object) -> object:
+        if value != "auto" and (not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 4096):
+            raise ValueError("allowed is a number from 1 to 4096, or auto for all GPUs")
+        return value
+
+    @model_validator(mode="after")
+    def _compiled_code_lasts(self) -> "TrainingRecipe":
+        if self.compile and (self.gated.settle_steps is not None or self.gated.freeze_at is not None):
+            # After a few networks torch would stop compiling, and mention it only in its log.
+            raise ValueError(
+                "settled gates change the network that trains; remove compile, or gated.settle_steps and freeze_at"
+            )
+        return self
