@@ -3,7 +3,6 @@
 A message says what is wrong, what was found, what is allowed, and what to do.
 """
 
-from gate2static.messages import brief
 
 _LONGEST = 900
 """The most characters of a message: names and values from files may be of any length."""
@@ -16,7 +15,11 @@ class Gate2StaticError(Exception):
 
     def __str__(self) -> str:
         """Returns the message, without its middle where it is long: both its ends matter, the fault and the advice."""
-        return brief(super().__str__(), _LONGEST, both_ends=True)
+        message = super().__str__()
+        if len(message) <= _LONGEST:
+            return message
+        half = _LONGEST // 2
+        return f"{message[:half]} [...] {message[-half:]}"
 
 
 class RecipeError(Gate2StaticError):

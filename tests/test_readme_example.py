@@ -52,7 +52,7 @@ def loader() -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
     generator = torch.Generator().manual_seed(0)
     while True:
         x = torch.randn(4, 3, 32, 32, generator=generator)
-        pooled = nn.functional.avg_pool2d(x, 4)
+        pooled = nn.functional.avg_pool2d(x, 8)
         yield x, {task: pooled.roll(number, 1).mean(1, keepdim=True) for number, task in enumerate(TASKS)}
 
 

@@ -21,7 +21,7 @@ from gate2static.static.aten_forms import lacks_onnx_form
 from gate2static.static.capture import CAPTURED_BATCH, capture
 from gate2static.static.meta_tensors import META
 from gate2static.static.vetting.allowed_operators import target_name
-from gate2static.static.vetting.graph_bounds import BoundsError, bounds_for, shapes_within
+from gate2static.static.vetting.graph_bounds import BoundsError, MixedTypesError, bounds_for, shapes_within
 
 _IN_TRAINING_ONLY = re.compile("dropout|lstm|gru|rnn|attention")
 
@@ -111,6 +111,8 @@ def _check_bounds(captured: fx.GraphModule, zeros: Sequence[Tensor], macs: int) 
     try:
         with torch.no_grad(), quiet():
             shapes_within(captured, [x.to(META) for x in zeros], bounds)
+    except MixedTypesError:
+        return  # heads of another type than the backbone: the gated model may still be converted as a whole
     except BoundsError as error:
         raise TraceError(
             f"this network could be trained and pruned, but not saved: {error}, and `load_static` takes no more. Gate "

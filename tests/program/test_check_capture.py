@@ -113,3 +113,12 @@ def test_deformable_convolutions_are_pruned() -> None:
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), Deformable()).eval()
     model = gate(backbone, tasks=["a", "b"], example_inputs=(IMAGE,), heads={t: nn.Conv2d(6, 2, 1) for t in "ab"})
     assert verify(model.eval(), prune(model)).passed
+
+
+def test_heads_of_another_type_than_the_backbone_may_be_converted_afterwards() -> None:
+    """The check of bounds refused them, although it says nothing about types."""
+    backbone = nn.Conv2d(3, 4, 1).double()
+    head = nn.Sequential(nn.Flatten(), nn.Linear(4 * 5 * 5, 2))
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64)
+    gated = gate(backbone, tasks=["a"], example_inputs=(x,), heads={"a": head}).double()
+    assert gated(x)["a"].dtype == torch.float64

@@ -26,6 +26,10 @@ class BoundsError(ValueError):
     """A graph that takes more than any network of its inputs and weights."""
 
 
+class MixedTypesError(BoundsError):
+    """A product of two types, which no bound says anything about."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Bounds:
     """What a graph may take, per sample.
@@ -266,7 +270,7 @@ def _check_same_dtype(named: Mapping[str, Any]) -> None:
     """On tensors without content torch multiplies what it does not multiply otherwise."""
     dtypes = {value.dtype for value in named.values() if isinstance(value, Tensor) and value.dtype is not torch.bool}
     if len(dtypes) > 1:
-        raise BoundsError(f"a product of {' and '.join(sorted(map(str, dtypes)))}")
+        raise MixedTypesError(f"a product of {' and '.join(sorted(map(str, dtypes)))}")
 
 
 def _check_rrelu(named: Mapping[str, Any]) -> None:

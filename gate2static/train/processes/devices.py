@@ -109,9 +109,7 @@ def launch(fabric: "Fabric", function: Callable[..., None], *args: Any) -> None:
 def original_error(error: BaseException) -> Gate2StaticError | None:
     """Returns the error of ours that another process raised, read from its traceback; None for other errors."""
     # torch passes an error on as the text of its traceback, in which the last of ours is the cause.
-    # Not `str(error)`, which is one line for an error of ours.
-    text = str(error.args[0]) if error.args else ""
-    lines = re.findall(r"^gate2static\.errors\.(\w+): (.*)$", text, flags=re.MULTILINE)
+    lines = re.findall(r"^gate2static\.errors\.(\w+): (.*)$", str(error), flags=re.MULTILINE)
     if not lines:
         return None
     name, message = lines[-1]
