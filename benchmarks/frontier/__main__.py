@@ -145,7 +145,9 @@ def main() -> None:
         found = results_of(recipe, seed, rows, others, seed_folder)
         stored = [Result(**entry) for entry in json.loads(path.read_text())["results"]] if path.exists() else []
         stored = [result for result in stored if result.seed != seed] + found
-        content = {"recipe": recipe.model_dump(mode="json"), "results": [asdict(result) for result in stored]}
+        settings = recipe.model_dump(mode="json")
+        settings["data"]["options"].pop("root", None)  # where this machine has the files
+        content = {"recipe": settings, "results": [asdict(result) for result in stored]}
         path.write_text(json.dumps(content, indent=1) + "\n")
         if options.page:
             write_page(options.page, recipe, stored)

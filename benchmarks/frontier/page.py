@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from gate2static.recipe import Recipe
 from gate2static.report import style
+from gate2static.report.tradeoff_figure import TradeOffPoint, name_points
 
 _COLOURS = ("separate", "shared", "branch", "random", "saliency", "learned", "distilled", "thinned")
 
@@ -76,7 +77,8 @@ def write_page(path: Path, recipe: Recipe, results: Sequence[Result]) -> None:
         f"{len(seeds)} seeds. Every network was trained for {recipe.training.shared.epochs} epochs of {images} images "
         "in all. Δ_MTL is against the separate networks of the same seed, ± the standard deviation over seeds; MACs "
         "and latency (ONNX Runtime, one thread, interleaved rounds) are over theirs. **Bold** networks lie on the "
-        "frontier: no other is as fast, and better by more than one standard deviation."
+        "frontier: no other is as fast, and better by more than one standard deviation (the larger of the two). With "
+        "few seeds a network may be there because of its spread alone."
     )
     lines = [
         f"## {recipe.name}",
@@ -97,7 +99,10 @@ def write_page(path: Path, recipe: Recipe, results: Sequence[Result]) -> None:
 
 
 def frontier(summaries: Sequence[_Summary]) -> list[_Summary]:
-    """Returns the networks that no other is as fast as and better by more than one standard deviation."""
+    """Returns the networks that no other is as fast as and better by more than one standard deviation.
+
+    A network with a large spread is hard to beat in this sense: that it is among them is then no merit.
+    """
     return [
         one
         for one in summaries
@@ -142,12 +147,15 @@ def _draw(path: Path, summaries: Sequence[_Summary], best: Sequence[_Summary]) -
                     elinewidth=0.7,
                     label=family,
                 )
-        for summary in best:
-            axes.annotate(summary.name, (summary.latency, summary.gain), (4, 4), textcoords="offset points", fontsize=7)
         axes.axhline(0.0, color="#666666", linewidth=0.8, linestyle="--", zorder=0)
         axes.set_xlabel("latency / separate networks")
         axes.set_ylabel("Δ_MTL (%), higher is better")
         axes.legend(fontsize=7, ncols=2)
+        points = {
+            s.name: TradeOffPoint(name=s.name, kind=s.family, cost=s.latency, delta_mtl_percent=s.gain)
+            for s in summaries
+        }
+        name_points(axes, [points[s.name] for s in best], list(points.values()))
     FigureCanvasAgg(figure).print_png(path)
 
 

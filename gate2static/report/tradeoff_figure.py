@@ -65,11 +65,11 @@ def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         kinds = len({p.kind for p in points})
         figure.legend(loc="outside lower center", ncols=kinds if kinds <= _LEGENDS_ABREAST else 2, fontsize=9)
-        _name_points(axes, [p for p in points if p.kind in _CURVES], points)
+        name_points(axes, [p for p in points if p.kind in _CURVES], points)
     return figure
 
 
-def _name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[TradeOffPoint]) -> None:
+def name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[TradeOffPoint]) -> None:
     """Writes each name where it covers the fewest points, lines and other names, of a few places around its point."""
     figure = axes.figure
     canvas = FigureCanvasAgg(figure.get_figure(root=True))
