@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 import gate2static as g2s
+from benchmarks import ROOT
 from benchmarks.robustness.operator_cases import CHANNELS, OPERATORS, SIDE
 from gate2static.errors import Gate2StaticError
 from gate2static.export.equality import check_equal, onnx_errors, onnx_tolerances
@@ -66,6 +67,7 @@ def main() -> None:
             continue
         start = time.process_time()
         outcome, detail = run(make)
+        detail = detail.replace(f"{ROOT}/", "")  # where this machine has the project
         seconds = time.process_time() - start
         rows[name] = {"outcome": outcome, "detail": detail, "cpu_seconds": round(seconds, 1)}
         sys.stdout.write(f"{outcome:8} {name}: {detail} ({seconds:.1f} s)\n")
