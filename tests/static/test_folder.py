@@ -156,6 +156,7 @@ MANIFESTS: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (_set(tasks=["a", "b\n"]), r"names tasks or inputs \['b\\n'\]; allowed are letters"),
     (_set(tasks=["a", "__import__('os').system('true')"]), "names tasks or inputs"),
     (_set(inputs=[]), "graph and manifest disagree: it does not run on the inputs"),
+    (lambda manifest: manifest | {"inputs": manifest["inputs"] * 2}, "disagree: the graph takes 1 inputs, not 2"),
     (_input(name="x; import os"), "names tasks or inputs"),
     (_input(shape=[-3, 8, 8]), r"inputs\.0\.shape\.0: Input should be greater than or equal to 0"),
     (_input(shape=[4, 8, 8]), "graph and manifest disagree: it does not run on the inputs"),

@@ -43,6 +43,9 @@ def inconsistency(network: fx.GraphModule, manifest: Manifest) -> str | None:
         return f"it takes more than a network of its inputs and weights: {error}"
     except Exception as error:  # noqa: BLE001 - whatever a stranger's graph does wrong
         return f"it does not run on the inputs: {brief(error)}"
+    taken = len(network.graph.find_nodes(op="placeholder"))
+    if taken != len(manifest.inputs):
+        return f"the graph takes {taken} inputs, not {len(manifest.inputs)}"
     if not all(isinstance(x, Tensor) for x in outputs):
         return "an output is no tensor"
     shapes = [(tuple(x.shape[1:]), str(x.dtype).removeprefix("torch.")) for x in outputs]
