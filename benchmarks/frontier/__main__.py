@@ -144,7 +144,8 @@ def main() -> None:
         others = thin_seed(recipe, seed, options.thin, options.only, seed_folder)
         found = results_of(recipe, seed, rows, others, seed_folder)
         stored = [Result(**entry) for entry in json.loads(path.read_text())["results"]] if path.exists() else []
-        stored = [result for result in stored if result.seed != seed] + found
+        new = {result.name for result in found}
+        stored = [result for result in stored if result.seed != seed or result.name not in new] + found
         settings = recipe.model_dump(mode="json")
         settings["data"]["options"].pop("root", None)  # where this machine has the files
         content = {"recipe": settings, "results": [asdict(result) for result in stored]}

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -172,8 +171,3 @@ def _changed(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
             inner = inner[part]
         inner[last] = value
     return parse(Recipe, plain, where="the frontier's recipe")
-
-
-def run_of(folder: Path, candidate: Candidate) -> Path:
-    """Returns the run folder that a candidate is part of, below a seed's folder."""
-    return folder / candidate.folder

@@ -44,6 +44,7 @@ class BudgetController:
         epochs: The number of epochs of the whole training.
         epoch_steps: Optimiser steps per epoch.
         search: The share of the training after which the gates are frozen, and the budget must be reached.
+        most: The largest λ, if that is less than 1000 times the first.
 
     Attributes:
         weights: The current λ by task.
@@ -65,6 +66,7 @@ class BudgetController:
         epochs: int,
         epoch_steps: int,
         search: float = 1.0,
+        most: float = math.inf,
     ) -> None:
         gated = gated_model(gated, error=BudgetError)
         require_count(epochs, name="epochs", error=BudgetError)
@@ -76,6 +78,7 @@ class BudgetController:
         self._epoch_steps = epoch_steps
         require_number(search, name="search", least=0, most=1, error=BudgetError)
         self._steps = max(1, math.ceil(search * epochs * epoch_steps))
+        self._highest = min(RANGE, math.log(max(most, weight) / weight))
         self.limits = self._meter.limits
         self.unit = self._meter.unit
         self.weights = dict.fromkeys(gated.tasks, weight)
@@ -169,7 +172,7 @@ class BudgetController:
             gap = (costs[name] - self._aim(name)) / limit
             integral = self._integral[name] + INTEGRAL * gap * passed
             unbounded = PROPORTIONAL * gap + integral
-            change = max(-RANGE, min(RANGE, unbounded))
+            change = max(-RANGE, min(self._highest, unbounded))
             # Anti-windup: at the bound, the integral changes only if that leads back.
             if change == unbounded or (unbounded > 0) != (gap > 0):
                 self._integral[name] = integral

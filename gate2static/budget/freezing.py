@@ -2,6 +2,7 @@
 
 from gate2static.budget.meter import Measure
 from gate2static.budget.projection import BudgetReport, project_to_budget
+from gate2static.errors import BudgetError
 from gate2static.gates import GatedModel, gate_parameters, gated_model
 from gate2static.gates.settled.settling import GateSettling
 from gate2static.recipe import Budget
@@ -29,10 +30,13 @@ def freeze_gates(
 
     Raises:
         GateError: The argument is no gated model.
-        BudgetError: No setting of the gates meets the budget. Nothing is frozen then.
+        BudgetError: No setting of the gates meets the budget, or how to time networks is said without one. Nothing is
+            frozen then.
         BenchError: The device is unknown, lacks a layer, or fails.
     """
     gated = gated_model(gated)
+    if budget is None and (measure is not None or target != "any"):
+        raise BudgetError("measure= and target= are for a budget, and there is none; give a budget, or leave them out.")
     report = project_to_budget(gated, budget, measure=measure, target=target) if budget is not None else None
     for parameter in gate_parameters(gated):
         parameter.requires_grad_(False)

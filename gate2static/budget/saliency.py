@@ -9,17 +9,26 @@ is a wish, one that has not is noise. So a channel's score is
 the number of its weights that the task wants to change, each counted by the signal's share of its gradient's power.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from gate2static.arguments import described, require_kind
 from gate2static.budget.meter import gate_logits
+from gate2static.budget.ranking import rank_gates
 from gate2static.errors import GateError
 from gate2static.gates import GatedModel, gated_model, set_gates
-from gate2static.gates.settled.settling import GateSettling
-from gate2static.prune import expected_macs
+from gate2static.gates.settled.lift import lift_settled
+
+_LEAST_BATCHES = 2
+_MATRIX = 2
+"""The dimensions from which a parameter has inputs and outputs."""
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 Losses = Callable[[Any, Any], Mapping[str, Tensor]]
 """Maps the model's outputs and a batch's targets to one loss per task."""
@@ -27,7 +36,7 @@ Losses = Callable[[Any, Any], Mapping[str, Tensor]]
 
 def decide_by_saliency(
     gated: GatedModel,
-    batches: Iterable[tuple[Tensor, Any]],
+    batches: Iterable[tuple[Any, Any]],
     losses: Losses,
     *,
     prefix: bool = False,
@@ -38,7 +47,8 @@ def decide_by_saliency(
 
     Args:
         gated: The model, whose branches and heads start from one network; its gates are changed in place.
-        batches: Batches of images and targets; some fifty show what is signal and what is noise.
+        batches: Batches of inputs and targets; some fifty show what is signal and what is noise. Inputs are a tensor, a
+            tuple of the model's arguments, or a dict of them by name.
         losses: Maps outputs and targets to one loss per task.
         prefix: Whether a layer's private channels are its first ones. Channels that lie together move in one piece, and
             at a common start any choice of as many channels computes the same.
@@ -47,122 +57,179 @@ def decide_by_saliency(
         Unit -> the scores of its gates, (T, groups).
 
     Raises:
-        GateError: The model is no gated model, its branches differ, or there is no batch.
+        GateError: The model is no gated model, its branches differ, there are fewer than two batches, or losses are not
+            one finite scalar per task. The gates stay as they were.
     """
     gated = gated_model(gated)
     _check_common_start(gated)
-    scores = saliency(gated, batches, losses)
+    before = {name: alpha.clone() for name, alpha in gate_logits(gated).items()}
+    try:
+        scores = saliency(gated, batches, losses)
+    except BaseException:
+        # An error leaves the gates as they were.
+        for name, alpha in gate_logits(gated).items():
+            alpha.copy_(before[name])
+        raise
     if prefix:
         scores = {unit: score.sort(dim=1, descending=True).values for unit, score in scores.items()}
     rank_gates(gated, scores)
     return scores
 
 
-def saliency(gated: GatedModel, batches: Iterable[tuple[Tensor, Any]], losses: Losses) -> dict[str, Tensor]:
-    """Returns unit -> the scores of its gates, (T, groups); the model's weights stay what they are.
+def saliency(gated: GatedModel, batches: Iterable[tuple[Any, Any]], losses: Losses) -> dict[str, Tensor]:
+    """Returns unit -> the scores of its gates, (T, groups); weights, buffers and modes stay what they are.
 
     Args:
         gated: The model, whose gates are all open afterwards.
-        batches: Batches of images and targets.
+        batches: Batches of inputs and targets.
         losses: Maps outputs and targets to one loss per task.
 
     Raises:
-        GateError: There is no batch.
+        GateError: There are fewer than two batches, or losses that are not one finite scalar per task.
     """
     set_gates(gated, True)
-    # With all gates open every branch gets the gradient of its own task alone, and the shared stream is not computed.
-    was_training = gated.training
-    GateSettling(gated, after_steps=1).settle_all()
     owned = {unit: _owned(gated, unit) for unit in gated.gates}
-    parameters = list({id(p): p for of_tasks in owned.values() for of_task in of_tasks for p in of_task}.values())
-    first = [torch.zeros_like(p) for p in parameters]
-    second = [torch.zeros_like(p) for p in parameters]
-    count = 0
-    buffers = {name: buffer.clone() for name, buffer in gated.named_buffers()}
-    gated.train()
-    try:
-        for images, targets in batches:
-            total = torch.stack(list(losses(gated(images), targets).values())).sum()
-            gradients = torch.autograd.grad(total, parameters, allow_unused=True)
-            for index, gradient in enumerate(gradients):
-                if gradient is not None:
-                    first[index] += gradient
-                    second[index] += gradient.square()
-            count += 1
-    finally:
-        # Batch norms have counted the batches.
-        with torch.no_grad():
-            for name, buffer in gated.named_buffers():
-                buffer.copy_(buffers[name])
-        gated.train(was_training)
-        gated.train_with(None)
-    if not count:
-        raise GateError("saliency needs batches, and there is none; give an iterable of (images, targets).")
-    tiny = torch.finfo(torch.float32).tiny
-    signal = {id(p): (a / count) ** 2 / (b / count + tiny) for p, a, b in zip(parameters, first, second, strict=True)}
+    parameters = _distinct(owned)
+    moments = _Moments(parameters)
+    with _as_it_was(gated):
+        gated.train_with(_separate_encoder(gated))
+        gated.train()
+        for inputs, targets in batches:
+            total = _total(losses(_call(gated, inputs), targets), gated.tasks)
+            moments.add(torch.autograd.grad(total, parameters, allow_unused=True))
+    if moments.count < _LEAST_BATCHES:
+        raise GateError(
+            f"saliency was given {moments.count} batches; allowed are {_LEAST_BATCHES} or more, some fifty are good: "
+            "one batch does not show what is noise."
+        )
+    signal = moments.signal()
     scores = {}
     for unit, gate in gated.gates.items():
-        rows = [
-            sum((_per_channel(signal[id(p)], gate.channels) for p in of_task), torch.zeros(gate.channels))
-            for of_task in owned[unit]
-        ]
+        rows = []
+        for layer in owned[unit]:
+            row = torch.zeros(gate.channels)
+            for parameter in layer.parameters:
+                row = row + _per_channel(signal[id(parameter)], gate.channels, layer.is_transposed)
+            rows.append(row)
         scores[unit] = _per_group(torch.stack(rows), gate.group_size)
     return scores
 
 
-def rank_gates(gated: GatedModel, scores: Mapping[str, Tensor]) -> None:
-    """Sets every α to its place, in (0, 1], when gates are sorted by score per MAC.
+@dataclass(frozen=True)
+class _Layer:
+    """The trained weights of a unit's layer in one branch, and whether their second dimension has the channels."""
 
-    Args:
-        gated: The model, whose gates are changed in place.
-        scores: Unit -> the scores of its gates, (T, groups). Units that share an α add up.
-    """
-    logits = gate_logits(gated)
-    costs = _macs_per_gate(gated, logits)
-    worth = []
-    for name in logits:
-        tied = [unit for unit, gate in gated.gates.items() if gate.alpha is gated.gates[name].alpha]
-        score = torch.stack([scores[unit] for unit in tied]).sum(0).to(costs[name])
-        worth.append((score / costs[name].clamp(min=1.0)).flatten())
-    flat = torch.cat(worth)
-    order = flat.argsort(stable=True)
-    place = torch.empty_like(flat).scatter_(0, order, torch.arange(1, len(flat) + 1).to(flat) / len(flat))
-    for alpha, part in zip(logits.values(), place.split([alpha.numel() for alpha in logits.values()]), strict=True):
-        alpha.copy_(part.view_as(alpha))
+    parameters: Sequence[nn.Parameter]
+    is_transposed: bool
 
 
-def _macs_per_gate(gated: GatedModel, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns by how much each gate changes the expected MACs where every gate is as likely open as closed."""
-    for alpha in logits.values():
-        alpha.zero_()
-    names = list(logits)
-    was_training = gated.training
-    gated.training = True
-    required = [gated.gates[name].alpha.requires_grad for name in names]
+class _Moments:
+    """First and second moments of the gradients of some parameters, over batches."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        self.count = 0
+        self._parameters = parameters
+        self._first = [torch.zeros_like(p) for p in parameters]
+        self._second = [torch.zeros_like(p) for p in parameters]
+
+    def add(self, gradients: Sequence[Tensor | None]) -> None:
+        """Adds the gradients of a batch; None is a gradient of 0."""
+        for first, second, gradient in zip(self._first, self._second, gradients, strict=True):
+            if gradient is not None:
+                first += gradient
+                second += gradient.square()
+        self.count += 1
+
+    def signal(self) -> dict[int, Tensor]:
+        """Returns, by the parameter's identity, the share of the gradient's power that has the same sign throughout."""
+        tiny = torch.finfo(torch.float32).tiny
+        return {
+            id(parameter): (first / self.count) ** 2 / (second / self.count + tiny)
+            for parameter, first, second in zip(self._parameters, self._first, self._second, strict=True)
+        }
+
+
+def _separate_encoder(gated: GatedModel) -> fx.GraphModule | None:
+    """Returns the network whose gates are all open: branches get their own task's gradient, and ψ is not computed."""
+    everything = {unit: np.ones(gate.decisions().shape, dtype=bool) for unit, gate in gated.gates.items()}
+    return lift_settled(gated.program, gated.branches, gated.gates, everything)
+
+
+@contextmanager
+def _as_it_was(gated: GatedModel) -> Iterator[None]:
+    """Restores buffers, which batch norms change, the mode of every module, and what trains."""
+    buffers = {name: buffer.clone() for name, buffer in gated.named_buffers()}
+    modes = {module: module.training for module in gated.modules()}
     try:
-        parameters = [gated.gates[name].alpha.requires_grad_() for name in names]
-        gradients = torch.autograd.grad(expected_macs(gated), parameters)
+        yield
     finally:
-        gated.training = was_training
-        for name, flag in zip(names, required, strict=True):
-            gated.gates[name].alpha.requires_grad_(flag)
-    return {name: gradient.double() for name, gradient in zip(names, gradients, strict=True)}
+        with torch.no_grad():
+            for name, buffer in gated.named_buffers():
+                buffer.copy_(buffers[name])
+        for module, mode in modes.items():
+            module.training = mode
+        gated.train_with(None)
 
 
-def _owned(gated: GatedModel, unit: str) -> list[list[nn.Parameter]]:
-    """Returns the weights of a unit's layer, a list per task."""
+def _call(gated: GatedModel, inputs: Any) -> Any:
+    """Calls a model with a batch's inputs: one tensor, a tuple of arguments, or a dict of them by name."""
+    if isinstance(inputs, Mapping):
+        return gated(**inputs)
+    return gated(*inputs) if isinstance(inputs, tuple | list) else gated(inputs)
+
+
+def _total(losses: Any, tasks: Sequence[str]) -> Tensor:
+    """Returns the sum of the tasks' losses.
+
+    Raises:
+        GateError: They are not one finite scalar per task, with a gradient.
+    """
+    allowed = "a dict from task to a scalar with a gradient"
+    require_kind(losses, Mapping, name="what losses returns", allowed=allowed, error=GateError)
+    if set(losses) != set(tasks):
+        raise GateError(
+            f"losses are given for {sorted(map(str, losses))}, the model's tasks are {sorted(tasks)}; give one to each."
+        )
+    for task, loss in losses.items():
+        is_scalar = isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad
+        if not is_scalar or not bool(loss.isfinite()):
+            found = loss.tolist() if isinstance(loss, Tensor) and loss.numel() == 1 else described(loss)
+            raise GateError(f"the loss of {task} is {found}; allowed is a finite scalar with a gradient.")
+    return torch.stack([loss.reshape(()) for loss in losses.values()]).sum()
+
+
+def _owned(gated: GatedModel, unit: str) -> list[_Layer]:
+    """Returns the weights of a unit's layer, per task; frozen weights change for no task."""
     node = next(node for node in gated.program.graph.nodes if node.name == unit)
-    if node.op != "call_module":
-        return [[] for _ in gated.tasks]
-    return [list(gated.branches[task].get_submodule(str(node.target)).parameters()) for task in gated.tasks]
+    layers = []
+    for task in gated.tasks:
+        module = gated.branches[task].get_submodule(str(node.target)) if node.op == "call_module" else nn.Identity()
+        trained = [p for p in module.parameters() if p.requires_grad]
+        layers.append(_Layer(trained, isinstance(module, _TRANSPOSED)))
+    return layers
 
 
-def _per_channel(values: Tensor, channels: int) -> Tensor:
+def _distinct(owned: Mapping[str, Sequence[_Layer]]) -> list[nn.Parameter]:
+    """Returns all parameters once, in the order of the units.
+
+    Raises:
+        GateError: There is none.
+    """
+    layers = [layer for of_unit in owned.values() for layer in of_unit]
+    distinct = {id(p): p for layer in layers for p in layer.parameters}
+    if not distinct:
+        raise GateError("no gated layer has weights that are trained; set `requires_grad` of those that will be.")
+    return list(distinct.values())
+
+
+def _per_channel(values: Tensor, channels: int, is_transposed: bool) -> Tensor:
     """Adds up a parameter's values by output channel; where no dimension has the channels, they are spread evenly."""
     values = values.detach().float().cpu()
-    for dim in range(min(2, values.dim())):  # transposed convolutions have their outputs second
-        if values.shape[dim] == channels:
-            return values.movedim(dim, 0).flatten(1).sum(1) if values.dim() > 1 else values
+    # Biases have one dimension; of weights, transposed convolutions have their outputs second.
+    dims = [0] if values.dim() < _MATRIX else [1] if is_transposed else [0, 1]
+    for dim in dims:
+        if values.dim() and values.shape[dim] == channels:
+            return values.movedim(dim, 0).reshape(channels, -1).sum(1)
     return values.sum().expand(channels) / channels
 
 

@@ -36,7 +36,8 @@ class GateOptimiser(Optimizer):
     AdamW.
 
     Gates without a gradient, such as frozen ones, stay where they are. Learning rate schedulers, gradient scalers,
-    `state_dict` and `load_state_dict` work as for any optimiser of torch.
+    `state_dict` and `load_state_dict` work as for any optimiser of torch; a scaler's `step` wants gradients, so leave
+    it out for frozen gates.
 
     Args:
         gated: The model. It may be wrapped for distributed training, and must be on its device already.
@@ -65,6 +66,7 @@ class GateOptimiser(Optimizer):
         weight = require_number(sparsity_weight, name="sparsity_weight", least=0, error=GateError)
         self.sparsity_weights = dict.fromkeys(gated.tasks, weight)
         self.targets = _by_task(targets, gated.tasks)
+        self._tasks = gated.tasks
         self._gates: list[Gate] = list(gated.gates.values())
         alphas = {id(gate.alpha) for gate in self._gates}
         parameters = gate_parameters(gated)
@@ -93,9 +95,11 @@ class GateOptimiser(Optimizer):
         before = {p: p.detach().clone() for p in alphas["params"] if p.grad is not None}
         if not before:
             return loss
-        excess = self._excess()
         self._move(alphas)
-        weights = torch.tensor(list(self.sparsity_weights.values()), dtype=excess.dtype, device=excess.device)
+        # Behind the tasks' own step: what they close is not left for sparsity to close.
+        excess = self._excess()
+        by_task = [self.sparsity_weights[task] for task in self._tasks]
+        weights = torch.tensor(by_task, dtype=excess.dtype, device=excess.device)
         push = (alphas["lr"] * weights * (excess > 0))[:, None]  # (T, 1)
         for alpha in before:
             alpha -= push.to(alpha.dtype)

@@ -17,6 +17,7 @@ _OF_RECIPES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "deploy": {
         "gating": {**PRESETS["deploy"], "branch_init": "initial", "decisions": "saliency"},
         "training.gated": {"freeze_at": 0.0},
+        "training.gated.gates": {"kind": "scaled"},
     }
 }
 """Preset -> section of a recipe -> the values that it sets; those that are given win."""

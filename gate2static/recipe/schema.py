@@ -106,8 +106,8 @@ class GatingRecipe(Strict):
     tie_residual: bool = False
     """Whether layers that write to the same residual stream share their gates."""
     shared_init: Literal["shared", "initial"] = "shared"
-    """The start of the shared branch: the trained shared network, or the backbone's first weights as in the paper,
-    where these are ImageNet's."""
+    """The start of the shared branch where `branch_init` is single: the trained shared network, or the backbone's first
+    weights as in the paper, where these are ImageNet's. With another `branch_init` it starts as the tasks' branches."""
     branch_init: Literal["single", "shared", "initial"] = "single"
     """The start of the tasks' branches and heads: the trained single-task networks as in the paper; the shared network;
     or the backbone's first weights, pretrained ones where there are any. The last two are common ancestors, whose
@@ -187,13 +187,31 @@ class Recipe(Strict):
             raise ValueError(f"gating.decisions: {gating.decisions} needs a budget, such as budget: {{macs: 0.6}}")
         if gating.decisions == "modules" and self.budget is not None:
             raise ValueError("gating.decisions: modules says what is private, and a budget would change it; remove one")
-        if gated.freeze_at is not None and gated.settle_steps is not None:
-            raise ValueError("training.gated: freeze_at freezes all gates at once; remove settle_steps")
         if unknown := sorted(set(gating.private) - {task.name for task in self.tasks}):
             raise ValueError(f"gating.private names {', '.join(unknown)}, which are not among the tasks")
         last = self.training.shared.epochs
         if gating.branch_epoch is not None and gating.branch_epoch > last:
             raise ValueError(f"gating.branch_epoch is {gating.branch_epoch}; training.shared has {last} epochs")
+        return self
+
+    @model_validator(mode="after")
+    def _freezing_fits(self) -> "Recipe":
+        gating, gated = self.gating, self.training.gated
+        if gated.freeze_at is not None and 0 < gated.freeze_at < 1 and (gated.patience or self.training.keep == "best"):
+            raise ValueError(
+                "training.gated.freeze_at freezes gates within the training, and an epoch before may be the best or "
+                "the last; remove it, or training.gated.patience and training.keep"
+            )
+        is_scaled = gating.decisions == "learned" and gated.gates.kind == "scaled"
+        if is_scaled and self.budget is not None and gating.gate_init_std == 0:
+            raise ValueError(
+                "gating.gate_init_std is 0, so all gates would close at once, and a budget could not stop between; "
+                "give a spread, such as 0.05"
+            )
+        if gating.branch_epoch is not None and self.training.shared.patience is not None:
+            raise ValueError("training.shared.patience may end before gating.branch_epoch; remove one of them")
+        if gated.freeze_at is not None and gated.settle_steps is not None:
+            raise ValueError("training.gated: freeze_at freezes all gates at once; remove settle_steps")
         return self
 
     @model_validator(mode="after")

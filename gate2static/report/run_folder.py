@@ -75,7 +75,9 @@ def _budget(row: ResultRow) -> str:
     for name, limit in report.limits.items():
         task = "" if name == "network" else f"{name} "
         parts.append(f"{task}{report.after[name] / limit:.3f} of {limit / scale:.4g} {unit}")
-    return ", ".join([*parts, f"λ {row.sparsity_weight:.3g}"])
+    if row.sparsity_weight is not None:  # gates that were not learned have none
+        parts.append(f"λ {row.sparsity_weight:.3g}")
+    return ", ".join(parts)
 
 
 def _pattern(manifest: Manifest) -> GatePattern:

@@ -12,7 +12,7 @@ from gate2static.errors import RecipeError
 from gate2static.gates import GatedModel, set_gates
 from gate2static.recipe import Recipe
 from gate2static.tasks import Task
-from gate2static.train.loop import batches
+from gate2static.train.loop import batches, random_state
 from gate2static.train.networks import build_at_shared
 
 _BATCHES = 50
@@ -56,9 +56,13 @@ def decide_gates(
             alpha.copy_(torch.rand(alpha.shape, generator=generator) + _OPEN)
     elif decisions == "saliency":
         ancestor = build_at_shared(recipe, run_dir).to(device)
-        settings = recipe.training.gated
-        order = batches.epoch_order(batches.length(splits.train), settings.batch_size, seed=recipe.seed, epoch=0)
-        loader = batches.train_loader(splits.train, order[:_BATCHES], epoch=0, workers=recipe.training.workers)
+        training = recipe.training
+        # The parts that training divides a batch into fit in memory; two images are what batch norm needs.
+        size = max(2, training.gated.batch_size // training.accumulate)
+        order = batches.epoch_order(batches.length(splits.train), size, seed=recipe.seed, epoch=0)
+        loader = batches.train_loader(splits.train, order[:_BATCHES], epoch=0, workers=training.workers)
+        # Dropout draws the same whatever was trained before.
+        random_state.seed_everything(recipe.seed)
 
         def losses(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
             return {t.name: t.weight * t.loss(outputs[t.name], targets[t.name].to(device)) for t in tasks}
@@ -77,13 +81,14 @@ def _open_modules(gated: GatedModel, private: Mapping[str, Sequence[str]]) -> No
     """Makes the units of these modules task-specific for the tasks that name them, and all others shared."""
     gates = gated.gates
     decisions = {unit: torch.zeros(gate.alpha.shape, dtype=torch.bool) for unit, gate in gates.items()}
+    modules = {node.name: str(node.target) for node in gated.program.graph.nodes if node.name in gates}
     for task, paths in private.items():
         for path in paths:
-            prefix = path.replace(".", "_")
-            inside = [unit for unit in gates if not path or f"{unit}_".startswith(f"{prefix}_")]
+            inside = [unit for unit, module in modules.items() if not path or f"{module}.".startswith(f"{path}.")]
             if not inside:
                 raise RecipeError(
-                    f"gating.private: there are no gates in {path}; the gated units are {', '.join(gates)}"
+                    f"gating.private: there are no gates in {path}; the modules with gates are "
+                    f"{', '.join(modules.values())}"
                 )
             for unit in inside:
                 decisions[unit][gated.tasks.index(task)] = True

@@ -16,7 +16,6 @@ State = dict[str, Tensor]
 """A state dict."""
 
 
-
 def build_single(recipe: Recipe, task: str) -> MultiTaskNetwork:
     """Builds the single-task network of one task with its first weights; all tasks start from the same backbone."""
     backbone, heads, _ = build_model(recipe)

@@ -83,13 +83,19 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
         The content of `run.json`: one row per network, the single-task networks together being one row.
 
     Raises:
-        RecipeError: The recipe has a name or option that does not exist, or a budget, which steers λ_s itself.
+        RecipeError: The recipe has a name or option that does not exist, a budget, which steers λ_s itself, or gates
+            that are not learned.
         TrainingError: A loss is no longer finite, the disk is full, the folder already holds a run, or another process
             trains in it.
         CheckpointError: The run to continue is damaged or belongs to another recipe.
     """
     if recipe.budget is not None:
         raise RecipeError("a budget steers λ_s, so there is nothing to sweep; use `train`, or remove the budget")
+    if recipe.gating.decisions != "learned":
+        raise RecipeError(
+            f"gating.decisions is {recipe.gating.decisions}, so λ_s decides nothing and there is nothing to sweep; use "
+            "`train`"
+        )
     return train_variants(recipe, run_dir, _variants(recipe), resume=resume, progress=progress)
 
 

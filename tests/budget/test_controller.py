@@ -90,6 +90,14 @@ def test_lambda_keeps_within_its_range_and_comes_back_at_once(make: Make) -> Non
     assert low == pytest.approx(0.002)
 
 
+def test_lambda_stays_below_its_largest_value(make: Make) -> None:
+    """Where λ has a unit, 1 closes everything: more would close a task for good before the cost is looked at again."""
+    gated = make()
+    steered = g2s.BudgetController(gated, g2s.Budget(macs=0.5), weight=0.05, epochs=10, epoch_steps=10, most=1.0)
+    seen = [steered.step(gated) for _ in range(100)]  # nothing closes, so the gap stays
+    assert max(seen) == pytest.approx(1.0)
+
+
 def test_a_controller_by_task_presses_the_task_that_costs_too_much(make: Make) -> None:
     gated = make()
     g2s.set_gates(gated, True)

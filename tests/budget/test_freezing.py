@@ -54,3 +54,9 @@ def test_a_budget_that_cannot_be_met_freezes_nothing() -> None:
 def test_another_model_is_refused() -> None:
     with pytest.raises(GateError, match="allowed is a GatedModel"):
         freeze_gates(torch.nn.Linear(2, 2))  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_how_to_time_networks_needs_a_budget() -> None:
+    gated, _ = zoo.make_gated("vgg")
+    with pytest.raises(BudgetError, match="measure= and target= are for a budget"):
+        freeze_gates(gated, target="ort-cpu")

@@ -81,6 +81,27 @@ def test_a_tasks_own_gradient_may_close_gates_below_the_target() -> None:
     assert private(gated).tolist() == [0.0, 0.0]
 
 
+def test_what_the_tasks_close_is_not_closed_by_sparsity_once_more() -> None:
+    """The excess over τ was taken before the tasks' step, so that both together closed more than the target."""
+    gated = make(gate_init=0.05)
+    optimiser = GateOptimiser(gated, steps=1, sparsity_weight=1.0, targets=0.5)
+    for gate_ in gated.gates.values():
+        gate_.alpha.grad = torch.zeros_like(gate_.alpha)
+        gate_.alpha.grad[:, ::3] = 1.0
+    optimiser.step()
+    assert private(gated).tolist() == pytest.approx([0.5, 0.5], abs=1 / 48)
+
+
+def test_weights_belong_to_tasks_in_any_order() -> None:
+    gated = make(gate_init=0.05)
+    optimiser = GateOptimiser(gated, steps=1)
+    optimiser.sparsity_weights = {"b": 1.0, "a": 0.0}
+    for gate_ in gated.gates.values():
+        gate_.alpha.grad = torch.zeros_like(gate_.alpha)
+    optimiser.step()
+    assert private(gated).tolist() == [1.0, 0.0]
+
+
 def test_frozen_gates_stay() -> None:
     gated = make()
     for gate_ in gated.gates.values():

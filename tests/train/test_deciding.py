@@ -1,5 +1,6 @@
 """Gates that are decided before training, and the start of their branches: whole runs, as a recipe describes them."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from gate2static.data import describe_data, load_data
 from gate2static.errors import CheckpointError, RecipeError
 from gate2static.gates import gate_decisions
 from gate2static.recipe import Recipe, load_recipe
+from gate2static.report import write_report
 from gate2static.tasks import build_tasks
-from gate2static.train import RunResult, load_gated, load_result
+from gate2static.train import RunResult, load_gated, load_result, sweep
 from gate2static.train.deciding import decide_gates
 from gate2static.train.networks import build_gated
 from gate2static.train.runs import train_variants
@@ -86,7 +88,7 @@ def test_a_module_without_gates_is_named(run: tuple[Path, RunResult]) -> None:
     wrong = recipe(FROZEN, *START, "gating.decisions=modules", "gating.private={left: [layer4]}")
     tasks = build_tasks(wrong.tasks, describe_data(wrong.data))
     splits = load_data(wrong.data, [task.name for task in tasks])
-    with pytest.raises(RecipeError, match="there are no gates in layer4; the gated units are stem_0, stage1_0_conv1"):
+    with pytest.raises(RecipeError, match=r"no gates in layer4; the modules with gates are stem\.0, stage1\.0"):
         decide_gates(build_gated(wrong, run[0]), wrong, run[0], tasks, splits)
 
 
@@ -108,6 +110,16 @@ def test_cautions_name_gated_networks_that_are_no_better(run: tuple[Path, RunRes
         (["gating.decisions=modules", FROZEN, "gating.private={depth: [stage3]}"], "gating.private names depth, which"),
         (["gating.branch_epoch=1"], "branch_epoch is for branch_init: shared and decisions: saliency"),
         (["gating.branch_init=shared", "gating.branch_epoch=9"], "gating.branch_epoch is 9; training.shared has 2"),
+        (["training.gated={freeze_at: 0.5}", "training.keep=best"], "an epoch before may be the best or the last"),
+        (["training.gated={freeze_at: 0.5, patience: 2}"], "an epoch before may be the best or the last"),
+        (
+            ["gating.gate_init_std=0", "training.gated={freeze_at: 0.5, gates: {kind: scaled}}", BUDGET],
+            "all gates would close at once",
+        ),
+        (
+            ["gating.branch_init=shared", "gating.branch_epoch=1", "training.shared.patience=1"],
+            "training.shared.patience may end before gating.branch_epoch",
+        ),
         (["gating.prefix=true"], "prefix orders what decisions: saliency ranks"),
         (["training.gated={freeze_at: 0.5, settle_steps: 3}"], "freeze_at freezes all gates at once; remove settle"),
     ],
@@ -115,3 +127,22 @@ def test_cautions_name_gated_networks_that_are_no_better(run: tuple[Path, RunRes
 def test_settings_that_do_not_fit_together_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         recipe(*overrides)
+
+
+def test_there_is_nothing_to_sweep_where_gates_are_not_learned(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="gating.decisions is modules, so λ_s decides nothing"):
+        sweep(recipe(FROZEN, *START, "gating.decisions=modules"), tmp_path, progress=False)
+
+
+def test_a_run_of_decided_gates_has_a_report(run: tuple[Path, RunResult], tmp_path: Path) -> None:
+    """Gates that are not learned have no λ, and the report ended where it wrote one."""
+    shutil.copytree(run[0], tmp_path / "run")
+    content = write_report(tmp_path / "run").content
+    (row,) = (row for row in content.rows if row.name == "gated-saliency")
+    assert row.budget.endswith("M MACs")
+
+
+def test_other_names_do_not_match_by_their_beginning(run: tuple[Path, RunResult]) -> None:
+    wrong = recipe(FROZEN, *START, "gating.decisions=modules", "gating.private={left: [stage3_0]}")
+    with pytest.raises(RecipeError, match="there are no gates in stage3_0"):
+        decide_gates(build_gated(wrong, run[0]), wrong, run[0], (), load_data(wrong.data, ["left"]))

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
+_STRONGEST = 1.0
+"""The largest λ in units of the tasks' push (`GateOptimiser`): it closes nearly everything."""
 _NEVER = 2**31
 """More steps than any training has: gates settle only when all are frozen."""
 
@@ -219,6 +221,7 @@ def begin(run: NetworkRun, fabric: "Fabric", *, image: Tensor, epoch_steps: int)
             epochs=run.settings.epochs,
             epoch_steps=epoch_steps,
             search=run.search,
+            most=_STRONGEST if run.gates_know_sparsity else math.inf,
         )
     model = fabric.setup_module(_compiled(run.model) if recipe.compile else run.model)
     settling = None
