@@ -45,9 +45,11 @@ def search(gated: GatedModel, *, steps: int, sparsity_weight: float, scale: floa
     return private(gated)
 
 
-@pytest.mark.parametrize("steps", [300, pytest.param(30_000, marks=pytest.mark.slow)])
-def test_one_grid_of_lambda_spans_everything_at_any_length(steps: int) -> None:
-    shares = [float(search(make(), steps=steps, sparsity_weight=weight).mean()) for weight in LAMBDAS]
+@pytest.mark.parametrize(
+    ("steps", "weights"), [(300, LAMBDAS), pytest.param(30_000, (LAMBDAS[0], LAMBDAS[-1]), marks=pytest.mark.slow)]
+)
+def test_one_grid_of_lambda_spans_everything_at_any_length(steps: int, weights: tuple[float, ...]) -> None:
+    shares = [float(search(make(), steps=steps, sparsity_weight=weight).mean()) for weight in weights]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] >= 0.95 - 0.02
     assert shares[-1] <= 0.05
