@@ -6,6 +6,14 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gate2static.balance import (
+        Balance,
+        Conflict,
+        RankingSimilarity,
+        balance,
+        conflict,
+        ranking_similarity,
+    )
     from gate2static.bench import LatencyReport, Stopwatch, benchmark
     from gate2static.budget import (
         BudgetController,
@@ -35,18 +43,23 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Balance",
     "Budget",
     "BudgetController",
     "BudgetReport",
+    "Conflict",
     "EquivalenceReport",
     "GateOptimiser",
     "GatedModel",
     "LatencyReport",
     "Optimisers",
+    "RankingSimilarity",
     "StaticModel",
     "Stopwatch",
+    "balance",
     "benchmark",
     "build_engine",
+    "conflict",
     "decide_by_saliency",
     "expected_macs",
     "export_onnx",
@@ -58,6 +71,7 @@ __all__ = [
     "optimisers",
     "project_to_budget",
     "prune",
+    "ranking_similarity",
     "set_gates",
     "sparsity_hinge",
     "verify",
@@ -65,6 +79,7 @@ __all__ = [
 ]
 
 _STAGES = {
+    "balance": ("Balance", "Conflict", "RankingSimilarity", "balance", "conflict", "ranking_similarity"),
     "bench": ("LatencyReport", "Stopwatch", "benchmark"),
     "budget": ("BudgetController", "BudgetReport", "decide_by_saliency", "freeze_gates", "project_to_budget"),
     "export": ("build_engine", "export_onnx"),

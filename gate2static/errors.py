@@ -38,6 +38,10 @@ class GateError(Gate2StaticError):
     """Arguments of `gate`, the hinge or the gate setters that do not fit the model: tasks, heads, targets, shapes."""
 
 
+class BalanceError(Gate2StaticError):
+    """A multi-task optimisation method that does not exist, or does not fit the losses, the network or the training."""
+
+
 class CheckpointError(Gate2StaticError):
     """A checkpoint that is missing, truncated, not ours, unsafe, from a newer format, or for another model."""
 

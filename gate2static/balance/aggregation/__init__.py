@@ -1,0 +1,1 @@
+"""Methods that combine the tasks' gradients: one per file."""

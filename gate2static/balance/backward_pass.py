@@ -1,0 +1,61 @@
+"""One backward pass, run as the training wants it."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from gate2static.errors import BalanceError
+
+Backward = Callable[..., None]
+"""Runs a backward pass of a scalar; takes the keywords of `Tensor.backward`."""
+
+
+class NotFiniteError(BalanceError):
+    """A gradient that is not finite; a gradient scaler skips the step that it is in."""
+
+
+class BackwardPass:
+    """Runs backward passes.
+
+    Attributes:
+        loss_scale: What losses are multiplied by, and gradients with them.
+        is_plain: Whether passes are torch's own, without a scale.
+
+    Args:
+        backward: Runs one pass.
+        loss_scale: What it multiplies losses by.
+    """
+
+    def __init__(self, backward: Backward, loss_scale: float) -> None:
+        self._backward = backward
+        self.loss_scale = loss_scale
+        self.is_plain = backward is Tensor.backward
+
+    def __call__(self, loss: Tensor, *, retain_graph: bool = False) -> None:
+        """Adds the gradients of a loss to `.grad` of everything that it depends on."""
+        self._backward(loss, retain_graph=retain_graph)
+
+    def gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
+        """Returns the gradients with respect to some tensors alone, in the losses' scale; the graph stays.
+
+        Args:
+            loss: The loss.
+            inputs: Leaves of the graph, or tensors within it that retain their gradients.
+        """
+        before = [x.grad for x in inputs]
+        for x in inputs:
+            x.grad = None
+        self._backward(loss, retain_graph=True, inputs=list(inputs))
+        gradients = [x.grad for x in inputs]
+        for x, gradient in zip(inputs, before, strict=True):
+            x.grad = gradient
+        return gradients
+
+    def or_skipped(self, direction: Callable[[], Tensor], rows: Tensor) -> Tensor:
+        """Returns the direction, or a sum that is not finite where a gradient scaler is to skip the step."""
+        try:
+            return direction()
+        except NotFiniteError:
+            if self.loss_scale == 1.0:
+                raise
+            return rows.sum(0)

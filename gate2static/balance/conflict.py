@@ -1,0 +1,128 @@
+"""Measures of conflict between tasks (Robust Analysis, eq. 5 to 8)."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gate2static.arguments import require_kind, require_number
+from gate2static.balance import processes
+from gate2static.balance.method import gramian_of
+from gate2static.balance.roads import matrix_of
+from gate2static.errors import BalanceError
+
+_NEVER_ZERO = 1e-7
+"""Added inside the logarithm, as in the code from which Robust Analysis grew."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """How much the tasks' gradients conflict in one step.
+
+    Attributes:
+        gds: Gradient direction similarity (eq. 5): the mean cosine over all pairs of tasks, in [-1, 1].
+        gms: Gradient magnitude similarity (eq. 6): the mean of 2 ‖g_i‖ ‖g_j‖ / (‖g_i‖² + ‖g_j‖²), in [0, 1]. The
+            paper's eq. 6a prints ‖g_j‖² twice in the denominator, which is unbounded.
+        fd: Feature disentanglement (eq. 7 and 8): the mean over the features' elements of the entropy of the shares of
+            the tasks' |gradients|, in [0, ln T]; low where elements belong to one task. None without features.
+        fd_where_used: The same over the elements for which some task has a gradient: a dead ReLU or a masked pixel
+            counts as disentangled in `fd`.
+        fd_smoothed: The same with the softmax of |gradient| / temperature as shares, the other reading of the paper's
+            "smoothened" distribution; a dead element counts as ln T. None without a temperature.
+    """
+
+    gds: float
+    gms: float
+    fd: float | None = None
+    fd_where_used: float | None = None
+    fd_smoothed: float | None = None
+
+    def values(self) -> dict[str, float]:
+        """Returns the measures that there are, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def conflict(
+    losses: Mapping[str, Tensor],
+    *,
+    shared: nn.Module | Iterable[nn.Parameter],
+    features: Tensor | Sequence[Tensor] | None = None,
+    temperature: float | None = None,
+) -> Conflict:
+    """Measures the conflict of tasks in the step whose losses are given; no gradient is kept, and the graph stays.
+
+    Args:
+        losses: Task -> its loss without a weight, a scalar: a factor of a loss changes GMS and FD.
+        shared: The shared module, or its parameters, for GDS and GMS.
+        features: The shared features Z that the losses were computed from, for FD; all elements of several tensors
+            count alike.
+        temperature: The temperature of `fd_smoothed`, in units of the gradients.
+
+    Raises:
+        BalanceError: There are fewer than two tasks, or nothing is shared.
+    """
+    require_kind(losses, Mapping, name="losses", allowed="a dict of scalar tensors by task", error=BalanceError)
+    if len(losses) < 2:
+        raise BalanceError(f"conflict is between tasks, and there are losses of {len(losses)}; give two at least")
+    if temperature is not None:
+        require_number(temperature, name="temperature", error=BalanceError, least=1e-12)
+    parameters = list(shared.parameters()) if isinstance(shared, nn.Module) else list(shared)
+    parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    if not parameters:
+        raise BalanceError("shared holds no parameter that is trained; name the module that the tasks share")
+    tensors = [features] if isinstance(features, Tensor) else list(features or ())
+    rows = []
+    shares = []
+    for loss in losses.values():
+        found = torch.autograd.grad(loss, [*parameters, *tensors], retain_graph=True, allow_unused=True)
+        rows.append(found[: len(parameters)])
+        parts = zip(tensors, found[len(parameters) :], strict=True)
+        shares.append([torch.zeros_like(z) if g is None else g for z, g in parts])
+    matrix = processes.mean(matrix_of(rows, parameters))
+    gds, gms = similarities(gramian_of(matrix))
+    if not tensors:
+        return Conflict(gds=gds, gms=gms)
+    magnitudes = torch.stack([torch.cat([part.float().abs().flatten() for part in task]) for task in shares])
+    whole, used, smoothed = (
+        None if value is None else float(processes.mean(value)) for value in disentanglement(magnitudes, temperature)
+    )
+    return Conflict(gds=gds, gms=gms, fd=whole, fd_where_used=used, fd_smoothed=smoothed)
+
+
+def similarities(gramian: Tensor) -> tuple[float, float]:
+    """Returns GDS and GMS (eq. 5 and 6) of gradients with these inner products, (T, T).
+
+    A task without a gradient is left out; with fewer than two others both are 0.
+    """
+    present = gramian.diagonal() > 0
+    products = gramian[present][:, present]
+    count = len(products)
+    if count < 2:
+        return 0.0, 0.0
+    norms = products.diagonal().sqrt()
+    outer = norms.outer(norms)
+    others = ~torch.eye(count, dtype=torch.bool)
+    squares = norms.square()
+    magnitudes = 2 * outer / (squares[:, None] + squares[None, :])
+    return float((products / outer)[others].mean()), float(magnitudes[others].mean())
+
+
+def disentanglement(magnitudes: Tensor, temperature: float | None = None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Returns the three readings of FD (eq. 7 and 8), as scalars: `fd`, `fd_where_used` and `fd_smoothed`.
+
+    Args:
+        magnitudes: The absolute values of the tasks' gradients with respect to the features, (T, elements).
+        temperature: The temperature of the smoothed reading; None leaves it out.
+    """
+    total = magnitudes.sum(0)
+    entropies = _entropy(magnitudes / (total + _NEVER_ZERO * total.mean()).clamp(min=torch.finfo(total.dtype).tiny))
+    used = total > 0
+    where_used = entropies[used].mean() if bool(used.any()) else entropies.new_zeros(())
+    smoothed = None if temperature is None else _entropy((magnitudes / temperature).softmax(0)).mean()
+    return entropies.mean(), where_used, smoothed
+
+
+def _entropy(shares: Tensor) -> Tensor:
+    """Returns the entropy over the tasks in nats, (T, elements) -> (elements,)."""
+    return -(shares * (shares + _NEVER_ZERO).log()).sum(0)

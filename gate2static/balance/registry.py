@@ -1,0 +1,88 @@
+"""The methods by the names that a recipe uses."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from gate2static.balance.aggregation.cagrad import CAGrad
+from gate2static.balance.aggregation.cosreg import CosReg
+from gate2static.balance.aggregation.graddrop import GradDrop
+from gate2static.balance.aggregation.gradvac import GradVac
+from gate2static.balance.aggregation.imtl import Impartial
+from gate2static.balance.aggregation.mgda import MGDA
+from gate2static.balance.aggregation.nash import NashMTL
+from gate2static.balance.aggregation.torchjd_aggregators import (
+    AlignedMTL,
+    ConFIG,
+    FairGrad,
+    ImpartialGradients,
+    Krum,
+    PCGrad,
+    TrimmedMean,
+)
+from gate2static.balance.aggregation.upgrad import DualProjection, UPGrad
+from gate2static.balance.method import Method
+from gate2static.balance.weighting.auto_lambda import AutoLambda
+from gate2static.balance.weighting.constant import Mean, Sum
+from gate2static.balance.weighting.dwa import DynamicWeightAverage
+from gate2static.balance.weighting.famo import Famo
+from gate2static.balance.weighting.gradnorm import GradNorm
+from gate2static.balance.weighting.imtl_l import ImpartialLosses
+from gate2static.balance.weighting.random_weights import RandomGradientWeights, RandomLossWeights
+from gate2static.balance.weighting.scalarization import GeometricMean, SmoothTchebycheff
+from gate2static.balance.weighting.uncertainty import Uncertainty
+from gate2static.errors import BalanceError
+from gate2static.recipe.parsing import suggest
+
+METHODS: dict[str, type[Method]] = {
+    "aligned": AlignedMTL,
+    "auto_lambda": AutoLambda,
+    "cagrad": CAGrad,
+    "config": ConFIG,
+    "cosreg": CosReg,
+    "dualproj": DualProjection,
+    "dwa": DynamicWeightAverage,
+    "fairgrad": FairGrad,
+    "famo": Famo,
+    "geometric_mean": GeometricMean,
+    "graddrop": GradDrop,
+    "gradnorm": GradNorm,
+    "gradvac": GradVac,
+    "imtl": Impartial,
+    "imtl_g": ImpartialGradients,
+    "imtl_l": ImpartialLosses,
+    "krum": Krum,
+    "mean": Mean,
+    "mgda": MGDA,
+    "nash": NashMTL,
+    "pcgrad": PCGrad,
+    "rgw": RandomGradientWeights,
+    "rlw": RandomLossWeights,
+    "stch": SmoothTchebycheff,
+    "sum": Sum,
+    "trimmed_mean": TrimmedMean,
+    "uncertainty": Uncertainty,
+    "upgrad": UPGrad,
+}
+
+
+def build_method(name: str, count: int, options: Mapping[str, Any], *, seed: int = 0) -> Method:
+    """Builds a method by its name.
+
+    Args:
+        name: A key of `METHODS`.
+        count: The number of tasks, T.
+        options: The method's own options.
+        seed: Seeds what the method draws.
+
+    Raises:
+        BalanceError: There is no such method or option, or the option's value is not allowed.
+    """
+    if name not in METHODS:
+        raise BalanceError(f"there is no method {name!r}; {suggest(str(name), METHODS)}")
+    method = METHODS[name]
+    allowed = sorted(set(inspect.signature(method).parameters) - {"count", "seed"})
+    for option in options:
+        if option not in allowed:
+            raise BalanceError(f"{name} has no option {option!r}; {suggest(str(option), allowed)}")
+    return method(count, seed=seed, **options)

@@ -1,0 +1,147 @@
+"""`balance`: a method, a network and the part of it that tasks share become a `Balance`."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import nn
+
+from gate2static.arguments import described, require_kind
+from gate2static.balance import processes
+from gate2static.balance.aggregation.cosreg import CosReg
+from gate2static.balance.balancing import Balance
+from gate2static.balance.direction import Direction, Scale
+from gate2static.balance.features import FeatureTap
+from gate2static.balance.method import Level, Method, RowsMethod, choice
+from gate2static.balance.registry import build_method
+from gate2static.balance.roads import AtFeatures, AtParameters, Road, WithNorms, WithPenalty
+from gate2static.balance.shared_parameters import SharedParameters
+from gate2static.balance.weighting.gradnorm import GradNorm
+from gate2static.errors import BalanceError
+from gate2static.gates import GatedModel
+
+_MOST_TASKS = 256
+
+
+def balance(
+    method: str,
+    model: nn.Module,
+    *,
+    tasks: int | Sequence[str] | None = None,
+    shared: nn.Module | Iterable[nn.Parameter] | None = None,
+    at: Level | None = None,
+    scale: Scale | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> Balance:
+    """Sets a multi-task optimisation method up for a network.
+
+    In a gated network the shared part is the shared branch ψ. All-shared gates then train exactly as the shared network
+    with that method, and all-specific ones as separate networks.
+
+    Args:
+        method: The method's name (docs/methods.md has a table).
+        model: The network that is trained.
+        tasks: The tasks or their number; None takes those of a gated model.
+        shared: The module that computes the shared features, or the shared parameters; None is the shared branch of a
+            gated model. `at="features"` needs the module.
+        at: `parameters`, or `features` for one backward pass through the shared part (MGDA-UB, Aligned-MTL-UB, …).
+            None is `parameters` for methods that use gradients.
+        scale: `method` leaves directions as the method has them; `sum` gives them the length of plain training's, and
+            weights of losses a sum of T. None is `sum` where losses are weighed in a gated network, since λ stands
+            beside them, and otherwise `method`.
+        seed: Seeds what the method draws.
+        options: The method's own options.
+
+    Raises:
+        BalanceError: An argument does not fit; the message says what does.
+    """
+    require_kind(model, nn.Module, name="model", allowed="the network that is trained", error=BalanceError)
+    require_kind(method, str, name="method", allowed="a method's name, such as 'pcgrad'", error=BalanceError)
+    built = build_method(method, _count(tasks, model), options, seed=seed)
+    level = _level(method, built, at, model)
+    if scale is None:
+        scale = "sum" if level is None and isinstance(model, GatedModel) else "method"
+    choice(scale, ("method", "sum"), name="scale")
+    tap = _tap(method, built, shared) if level == "features" else None
+    parameters = SharedParameters([] if level is None else _shared_parameters(shared, model))
+    direction = Direction(built, scale)
+    road = _road(built, level, model, parameters, tap, direction)
+    return Balance(
+        method,
+        built,
+        model,
+        at=level,
+        scale=scale,
+        road=road,
+        direction=direction if isinstance(road, AtFeatures | AtParameters) else None,
+        tap=tap,
+        may_lack_paths=shared is None,
+    )
+
+
+def _count(tasks: int | Sequence[str] | None, model: nn.Module) -> int:
+    if tasks is None and isinstance(model, GatedModel):
+        tasks = model.tasks
+    if isinstance(tasks, int) and not isinstance(tasks, bool):
+        count = tasks
+    else:
+        count = len(tasks) if isinstance(tasks, list | tuple) else 0
+    if not 1 <= count <= _MOST_TASKS:
+        raise BalanceError(f"tasks is {described(tasks)}; give a list of names, or a number from 1 to {_MOST_TASKS}.")
+    return count
+
+
+def _level(name: str, method: Method, at: Level | None, model: nn.Module) -> Level | None:
+    """Returns where a method takes gradients, or raises a BalanceError."""
+    if at is None:
+        return "parameters" if method.levels else None
+    choice(at, ("parameters", "features"), name="at")
+    if not method.levels:
+        raise BalanceError(f"{name} weighs losses and needs no gradients; leave `at` out")
+    if at == "features" and isinstance(model, GatedModel):
+        raise BalanceError(
+            "at: features is for networks with one shared encoder: in a gated network every task reads features of its "
+            "own, whose gradients never conflict; use at: parameters, which acts on the shared branch"
+        )
+    return at
+
+
+def _tap(name: str, method: Method, shared: nn.Module | Iterable[nn.Parameter] | None) -> FeatureTap:
+    """Cuts the network behind the shared module."""
+    if not isinstance(shared, nn.Module):
+        raise BalanceError("at: features needs the module that computes the features, such as shared=model.backbone")
+    if processes.count() > 1 and isinstance(method, RowsMethod) and not method.divides_batches:
+        raise BalanceError(f"{name} at features works in one process; train in one, or use at: parameters")
+    return FeatureTap(shared, cuts=not isinstance(method, CosReg | GradNorm))
+
+
+def _road(
+    method: Method,
+    level: Level | None,
+    model: nn.Module,
+    shared: SharedParameters,
+    tap: FeatureTap | None,
+    direction: Direction,
+) -> Road:
+    if level is None:
+        return Road()
+    if isinstance(method, GradNorm):
+        return WithNorms(shared, tap)
+    if isinstance(method, CosReg):
+        return WithPenalty(method, shared, tap)
+    return AtParameters(model, shared, direction) if tap is None else AtFeatures(tap, direction)
+
+
+def _shared_parameters(shared: nn.Module | Iterable[nn.Parameter] | None, model: nn.Module) -> list[nn.Parameter]:
+    if shared is None:
+        if not isinstance(model, GatedModel):
+            raise BalanceError("the shared part is not known; give a module or parameters: shared=model.backbone")
+        shared = model.branches["shared"]
+    parameters = list(shared.parameters()) if isinstance(shared, nn.Module) else list(shared)
+    allowed = "a module, or a list of parameters"
+    for parameter in parameters:
+        require_kind(parameter, nn.Parameter, name="shared", allowed=allowed, error=BalanceError)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained:
+        raise BalanceError("the shared part has no parameter that is trained; name the module that the tasks share")
+    return trained

@@ -1,0 +1,1 @@
+"""Methods that weigh the losses: one per file."""
