@@ -1,7 +1,8 @@
 """Multi-task optimisation methods, at parameters and at features, and measures of conflict (Robust Analysis)."""
 
 from gate2static.balance.balancing import Balance
-from gate2static.balance.conflict import Conflict, conflict
+from gate2static.balance.conflict_measures import Conflict
+from gate2static.balance.measuring import conflict
 from gate2static.balance.ranking import RankingSimilarity, ranking_similarity
 from gate2static.balance.registry import METHODS, build_method
 from gate2static.balance.setting_up import balance

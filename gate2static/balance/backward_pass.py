@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from gate2static.errors import BalanceError
@@ -40,11 +41,16 @@ class BackwardPass:
 
         Args:
             loss: The loss.
-            inputs: Leaves of the graph, or tensors within it that retain their gradients.
+            inputs: The tensors, of the loss's graph.
         """
+        if self.is_plain:
+            return list(torch.autograd.grad(loss, list(inputs), retain_graph=True, allow_unused=True))
+        # The training's own pass can only add to `.grad`.
         before = [x.grad for x in inputs]
         for x in inputs:
             x.grad = None
+            if not x.is_leaf:
+                x.retain_grad()
         self._backward(loss, retain_graph=True, inputs=list(inputs))
         gradients = [x.grad for x in inputs]
         for x, gradient in zip(inputs, before, strict=True):

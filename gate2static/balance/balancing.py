@@ -32,6 +32,7 @@ class Balance:
             weighted sum.
         last_scale: The length of the last direction over that of the sum of the tasks' gradients; for weighted losses,
             the mean weight.
+        tap: The cut through the network, where the method works at features.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Balance:
         self._model = model
         self._road = road
         self._direction = direction
-        self._tap = tap
+        self.tap = tap
         self._may_lack_paths = may_lack_paths
         self._tasks: tuple[str, ...] = ()
         # Of the step that is under way, whose batch may come in parts.
@@ -106,8 +107,8 @@ class Balance:
                 self._road.end(run)
                 self._learn(self._weights)
         finally:
-            if self._tap is not None:
-                self._tap.clear()
+            if self.tap is not None:
+                self.tap.clear()
         return dict(self.last_weights)
 
     def step(self, losses_again: Mapping[str, Tensor]) -> None:
@@ -167,8 +168,8 @@ class Balance:
 
     def remove(self) -> None:
         """Takes the method's hook off the network, where it works at features."""
-        if self._tap is not None:
-            self._tap.remove()
+        if self.tap is not None:
+            self.tap.remove()
 
     def _values(self, losses: Mapping[str, Tensor]) -> Tensor:
         """Returns the losses of all processes as numbers, (T,) float64 on the CPU, checked."""

@@ -22,14 +22,24 @@ class FeatureTap:
 
     Args:
         module: The module that computes the shared features.
-        cuts: Whether the copies are detached; False records the outputs only.
+        cuts: Whether the copies are detached; False records the features only.
+        of_input: The number of the module's argument that holds the features; None for its output.
     """
 
-    def __init__(self, module: nn.Module, *, cuts: bool = True) -> None:
+    def __init__(self, module: nn.Module, *, cuts: bool = True, of_input: int | None = None) -> None:
         self.features: list[Tensor] = []
         self.copies: list[Tensor] = []
         self._cuts = cuts
-        self._handle = module.register_forward_hook(self._hook)
+        self._of_input = of_input
+        if of_input is None:
+            self._handle = module.register_forward_hook(self._hook)
+        else:
+            self._handle = module.register_forward_pre_hook(self._record)
+
+    def _record(self, module: nn.Module, inputs: Any) -> None:
+        assert self._of_input is not None
+        if torch.is_grad_enabled():
+            self._cut(inputs[self._of_input])
 
     def _hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -40,8 +50,6 @@ class FeatureTap:
         if not feature.requires_grad:
             return feature
         copy = feature.detach().requires_grad_() if self._cuts else feature
-        if not self._cuts:
-            copy.retain_grad()
         self.features.append(feature)
         self.copies.append(copy)
         return copy

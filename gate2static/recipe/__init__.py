@@ -1,5 +1,6 @@
 """Recipes: the description of a whole run in YAML, checked before anything runs."""
 
+from gate2static.recipe.balancing import BalancingRecipe
 from gate2static.recipe.budget import Budget
 from gate2static.recipe.loading import load_recipe, parse_budget
 from gate2static.recipe.parsing import parse
@@ -17,11 +18,13 @@ from gate2static.recipe.training import (
     GateOptimiserRecipe,
     NetworkRecipe,
     ScheduleRecipe,
+    SharedNetworkRecipe,
     TrainingRecipe,
     WeightOptimiserRecipe,
 )
 
 __all__ = [
+    "BalancingRecipe",
     "Budget",
     "DataRecipe",
     "DecoderRecipe",
@@ -32,6 +35,7 @@ __all__ = [
     "NetworkRecipe",
     "Recipe",
     "ScheduleRecipe",
+    "SharedNetworkRecipe",
     "Strict",
     "TaskRecipe",
     "TrainingRecipe",

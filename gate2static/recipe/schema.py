@@ -1,43 +1,15 @@
 """The schema of a recipe; defaults are the paper's hyper-parameters where the paper gives them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import (
-    Field,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
+from gate2static.recipe.balancing import BalancingRecipe
 from gate2static.recipe.budget import Budget
+from gate2static.recipe.option import Option
 from gate2static.recipe.presets import Preset
 from gate2static.recipe.strict import Count, Fraction, NotNegative, Positive, Strict
 from gate2static.recipe.training import TrainingRecipe
-
-
-def _plain(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
-    """Replaces pydantic's messages, one per allowed type, by one line for all types."""
-    if isinstance(value, dict):
-        value = {name: _immutable(item) for name, item in value.items()}
-    try:
-        return check(_immutable(value))
-    except ValidationError:
-        raise ValueError(
-            "allowed: a number, text, true, false, null, a list of these, or lists of text by name"
-        ) from None
-
-
-def _immutable(value: Any) -> Any:
-    """Returns a list as a tuple, because strict parsing accepts no list for a tuple inside a validator."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-Option = Annotated[
-    bool | int | float | str | tuple[bool | int | float | str, ...] | dict[str, tuple[str, ...]] | None,
-    WrapValidator(_plain),
-]
-"""An option of a data set or a model, which checks it itself (`gate2static.recipe.parse`)."""
 
 _MOST_NETWORKS = 10_000
 _LONGEST_NAME = 100
@@ -150,11 +122,13 @@ class Recipe(Strict):
     """λ_s of eq. 5 for `train`; with a budget, the first value of λ_s."""
     budget: Budget | None = None
     """The most that the static network of `train` may cost."""
-    sweep: Annotated[tuple[NotNegative, ...], Field(min_length=1, max_length=1000)] = (0.01, 0.03, 0.05, 0.07, 0.1)
-    """The values of λ_s for `sweep`; the default is the paper's."""
+    sweep: Annotated[tuple[NotNegative, ...], Field(max_length=1000)] = (0.01, 0.03, 0.05, 0.07, 0.1)
+    """The values of λ_s for `sweep`; the default is the paper's. May be empty where `sweep_balancing` is not."""
     sweep_targets: Annotated[tuple[Fraction, ...], Field(max_length=1000)] = ()
     """Values of τ that `sweep` gives to the tasks in all combinations, with every λ_s (appendix C). Without values,
     tasks keep their own targets."""
+    sweep_balancing: Annotated[tuple[BalancingRecipe, ...], Field(max_length=1000)] = ()
+    """Methods that `sweep` trains a shared network with, each in a row of its own, such as `shared-pcgrad`."""
     runs_dir: str = "runs"
 
     @model_validator(mode="after")
@@ -166,6 +140,11 @@ class Recipe(Strict):
             values = [f"{value:g}" for value in getattr(self, key)]
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} must hold different values, found {', '.join(values)}")
+        if not self.sweep and not self.sweep_balancing:
+            raise ValueError("sweep is empty, and so is sweep_balancing; give a value of λ_s, or a method")
+        labels = [balancing.label for balancing in self.sweep_balancing]
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"sweep_balancing must hold different methods, found {', '.join(labels)}")
         networks = len(self.sweep) * max(1, len(self.sweep_targets)) ** len(self.tasks)
         if self.sweep_targets and networks > _MOST_NETWORKS:
             raise ValueError(

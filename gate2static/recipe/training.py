@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from gate2static.recipe.balancing import BalancingRecipe
 from gate2static.recipe.strict import Count, Fraction, NotNegative, Positive, Strict
 
 
@@ -56,8 +57,18 @@ class NetworkRecipe(Strict):
     stops."""
 
 
-class GatedNetworkRecipe(NetworkRecipe):
-    """The training of the gated network, whose gates have their own optimiser."""
+class SharedNetworkRecipe(NetworkRecipe):
+    """The training of a network that several tasks share."""
+
+    balancing: BalancingRecipe = BalancingRecipe()
+    """How the tasks' losses and gradients are balanced; the default is their sum."""
+
+
+class GatedNetworkRecipe(SharedNetworkRecipe):
+    """The training of the gated network, whose gates have their own optimiser.
+
+    A method that uses gradients acts on the shared branch alone; task branches, heads and gates get the sum's.
+    """
 
     gates: GateOptimiserRecipe = GateOptimiserRecipe()
     sparsity: Literal["hinge", "l1"] = "hinge"
@@ -73,10 +84,13 @@ class TrainingRecipe(Strict):
     """The training of the three kinds of network, and their common settings."""
 
     single: NetworkRecipe = NetworkRecipe()
-    shared: NetworkRecipe = NetworkRecipe()
+    shared: SharedNetworkRecipe = SharedNetworkRecipe()
     gated: GatedNetworkRecipe = GatedNetworkRecipe()
     distillation: NotNegative = 0.0
     """The weight of the distance to the single-task networks' outputs, for the shared and the gated network."""
+    conflict_steps: Count | None = None
+    """Steps between two measurements of the tasks' conflict and of the methods' weights, for `conflict.csv`; each costs
+    T backward passes. None measures nothing."""
     checkpoint_steps: Count | None = None
     """Steps between two checkpoints within an epoch; None saves at the end of every epoch only."""
     keep: Literal["last", "best"] = "last"

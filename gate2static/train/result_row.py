@@ -36,7 +36,7 @@ def add_row(
     Args:
         result: The rows so far; the row called `separate` is the baseline of Δ_MTL.
         gated: The network; baselines are gated networks too (`gated_baseline`).
-        name: `separate`, `shared` or the gated network's folder.
+        name: `separate`, `shared`, or the network's folder, such as `shared-pcgrad` or `gated-0.05`.
         checkpoints: The network's checkpoints, relative to the run's folder.
         recipe: The recipe that the network was trained with.
         tasks: The tasks to measure.
@@ -59,7 +59,7 @@ def add_row(
     baseline = next((row.metrics for row in result.rows if row.kind == "separate"), metrics)
     row = ResultRow(
         name=name,
-        kind="separate" if name == "separate" else "shared" if name == "shared" else "gated",
+        kind="separate" if name == "separate" else "shared" if name.split("-")[0] == "shared" else "gated",
         sparsity_weight=sparsity_weight,
         seed=recipe.seed,
         checkpoints=checkpoints,

@@ -58,7 +58,7 @@ class ResultRow(_Frozen):
     """One network of a run, or the set of single-task networks.
 
     Attributes:
-        name: `separate`, `shared` or the gated network's folder.
+        name: `separate`, `shared`, or the network's folder, such as `shared-pcgrad` or `gated-0.05`.
         kind: `separate`, `shared` or `gated`.
         sparsity_weight: λ_s of a gated network; with a budget, its value at the end of training.
         seed: The recipe's seed.

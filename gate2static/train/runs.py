@@ -1,7 +1,7 @@
 """A whole run: the single-task networks, the shared network and one gated network per sparsity weight."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from functools import partial
 from itertools import product
@@ -12,9 +12,10 @@ from gate2static.budget import BudgetReport, check_budget
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.errors import RecipeError, TrainingError
 from gate2static.gates import GatedModel
-from gate2static.recipe import Recipe
+from gate2static.recipe import NetworkRecipe, Recipe
 from gate2static.tasks import Task, build_tasks
 from gate2static.train.deciding import decide_gates
+from gate2static.train.loop.balanced import check_recipe
 from gate2static.train.loop.batches import length
 from gate2static.train.loop.checkpoints import FILE as CHECKPOINT
 from gate2static.train.loop.checkpoints import kept, load_checkpoint
@@ -39,6 +40,9 @@ from gate2static.train.run_lock import locked
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+_SHARED = "shared-"
+"""The start of the names of shared networks that methods were trained with."""
 
 
 def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
@@ -96,7 +100,17 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
             f"gating.decisions is {recipe.gating.decisions}, so λ_s decides nothing and there is nothing to sweep; use "
             "`train`"
         )
-    return train_variants(recipe, run_dir, _variants(recipe), resume=resume, progress=progress)
+    return train_variants(recipe, run_dir, {**_methods(recipe), **_variants(recipe)}, resume=resume, progress=progress)
+
+
+def _methods(recipe: Recipe) -> dict[str, Recipe]:
+    """Returns the recipe of every shared network of a sweep over methods, by row name."""
+    variants = {}
+    for balancing in recipe.sweep_balancing:
+        shared = recipe.training.shared.model_copy(update={"balancing": balancing})
+        training = recipe.training.model_copy(update={"shared": shared})
+        variants[f"{_SHARED}{balancing.label}"] = recipe.model_copy(update={"training": training})
+    return variants
 
 
 def _variants(recipe: Recipe) -> dict[str, Recipe]:
@@ -113,15 +127,16 @@ def _variants(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def train_variants(
-    recipe: Recipe, run_dir: str | Path, gated: dict[str, Recipe], *, resume: bool = False, progress: bool = True
+    recipe: Recipe, run_dir: str | Path, variants: dict[str, Recipe], *, resume: bool = False, progress: bool = True
 ) -> RunResult:
-    """Trains the two baselines of a recipe, and one gated network per variant of it.
+    """Trains the two baselines of a recipe, and one network per variant of it.
 
     Args:
         recipe: The recipe of the baselines.
         run_dir: The folder for checkpoints, logs and `run.json`.
-        gated: The name of a row -> the recipe of its gated network, which may differ in gating, in the gated training
-            and in its budget.
+        variants: The name of a row -> its recipe. A name that starts with `shared-` is that of a shared network, whose
+            recipe may differ in `training.shared.balancing`; other names are those of gated networks, which may differ
+            in gating, in the gated training and in their budgets.
         resume: Whether to continue the run in the folder, as for `train`.
         progress: Whether to show progress bars on stderr.
 
@@ -131,17 +146,18 @@ def train_variants(
     run_dir = Path(run_dir)
     # Errors of the recipe come here, before any process is started.
     build_tasks(recipe.tasks, describe_data(recipe.data))
-    for variant in gated.values():
-        if variant.budget is not None:
+    for name, variant in {"shared": recipe, **variants}.items():
+        check_recipe(variant)
+        if variant.budget is not None and not _is_shared(name):
             check_budget(build_untrained(variant), variant.budget)
     # The lock is this process's alone; further processes of the run are its children.
     with locked(run_dir) if starts_the_run() else nullcontext():
-        launch(start_fabric(recipe), _run_in_process, recipe, run_dir, gated, resume, progress)
+        launch(start_fabric(recipe), _run_in_process, recipe, run_dir, variants, resume, progress)
     return load_result(run_dir)
 
 
 def _run_in_process(
-    fabric: "Fabric", recipe: Recipe, run_dir: Path, gated: dict[str, Recipe], resume: bool, show: bool
+    fabric: "Fabric", recipe: Recipe, run_dir: Path, variants: dict[str, Recipe], resume: bool, show: bool
 ) -> None:
     """Runs the part of a run that every training process has."""
     # Arguments are pickled for other processes, so each process loads data and builds networks itself.
@@ -152,8 +168,8 @@ def _run_in_process(
     splits = load_data(recipe.data, [task.name for task in tasks])
     _check_selection(recipe, splits)
     fabric.barrier()  # no process writes before all have read the folder
-    recipes = {"separate": recipe, "shared": recipe, **gated}
-    total_cost = _total_cost(recipe, length(splits.train), len(gated))
+    recipes = {"separate": recipe, "shared": recipe, **variants}
+    total_cost = _total_cost(recipe, length(splits.train), recipes)
     with TrainingProgress(enabled=show and fabric.is_global_zero, total_cost=total_cost) as progress:
         for name, variant in recipes.items():
             checkpoints = []
@@ -167,7 +183,7 @@ def _run_in_process(
                 continue  # measured before an interruption
             sparsity_weight = None
             report = None
-            if name in gated:
+            if name != "separate" and not _is_shared(name):
                 sparsity_weight, report = _outcome(variant, run_dir / name)
             result = add_row(
                 result,
@@ -214,7 +230,7 @@ def _network_runs(name: str, recipe: Recipe, run_dir: Path) -> Iterator[NetworkR
             model = build_single(recipe, task.name)
             folder = f"{name}/{task.name}"
             yield NetworkRun(name=folder, kind="single", model=model, tasks=(task,), recipe=recipe, run_dir=run_dir)
-    elif name == "shared":
+    elif _is_shared(name):
         model = build_shared(recipe)
         yield NetworkRun(
             name=name, kind="shared", model=model, tasks=tasks, recipe=recipe, run_dir=run_dir, teachers=teachers
@@ -276,9 +292,17 @@ def _trained(run_dir: Path, name: str, recipe: Recipe) -> GatedModel:
     return load_gated(run_dir / name / kept(recipe))[0]
 
 
-def _total_cost(recipe: Recipe, images: int, gated: int) -> int:
-    """Returns the backbone passes of a whole run with so many training images and gated networks."""
+def _is_shared(name: str) -> bool:
+    return name == "shared" or name.startswith(_SHARED)
+
+
+def _total_cost(recipe: Recipe, images: int, rows: Iterable[str]) -> int:
+    """Returns the backbone passes of a whole run with so many training images and these rows."""
     training = recipe.training
-    networks = [(1, training.single)] * len(recipe.tasks) + [(1, training.shared)]
-    networks += [(len(recipe.tasks) + 1, training.gated)] * gated
+    networks: list[tuple[int, NetworkRecipe]] = []
+    for name in rows:
+        if name == "separate":
+            networks += [(1, training.single)] * len(recipe.tasks)
+        else:
+            networks.append((1, training.shared) if _is_shared(name) else (len(recipe.tasks) + 1, training.gated))
     return sum(cost * settings.epochs * math.ceil(images / settings.batch_size) for cost, settings in networks)

@@ -59,7 +59,7 @@ def test_a_recipe_cannot_be_changed(recipe_file: Path) -> None:
     [
         (
             "training.gated.epoch=3",
-            r"unknown key training\.gated\.epoch; did you mean epochs\? allowed: batch_size, epo",
+            r"unknown key training\.gated\.epoch; did you mean epochs\? allowed: balancing, batch_size, epo",
         ),
         ("tasks.0.wieght=3", r"unknown key tasks\.0\.wieght; did you mean weight\? "),
         ("lamda=1", r"unknown key lamda; .*allowed: budget, data, gating, model"),

@@ -33,7 +33,7 @@ def seal(archive: io.BytesIO) -> None:
         archive: An archive as torch saves it, without a comment; it gets one.
     """
     content = archive.getbuffer()
-    assert content[-_END_BYTES:-_END_BYTES + 4] == _END
+    assert content[-_END_BYTES : -_END_BYTES + 4] == _END
     content[-2:] = _COMMENT_BYTES.to_bytes(2, "little")
     digest = hashlib.sha256(content).hexdigest()
     content.release()  # while it is exposed, the buffer cannot grow

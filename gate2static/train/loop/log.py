@@ -1,4 +1,4 @@
-"""The file `log.csv`: one row per epoch."""
+"""The files `log.csv`, one row per epoch, and `conflict.csv`, one row per measured step."""
 
 import csv
 import io
@@ -8,8 +8,9 @@ from pathlib import Path
 from gate2static.train.atomic import write_atomically
 
 FILE = "log.csv"
+CONFLICT_FILE = "conflict.csv"
 LogRow = dict[str, float]
-"""The numbers of one epoch, by column."""
+"""The numbers of one epoch, or of one step, by column."""
 
 
 def write_log(path: Path, rows: Sequence[LogRow]) -> None:
@@ -19,7 +20,7 @@ def write_log(path: Path, rows: Sequence[LogRow]) -> None:
 
     Args:
         path: The file to write.
-        rows: One row per epoch, at least one; all have the same columns.
+        rows: The rows, at least one; the first has all columns.
 
     Raises:
         TrainingError: The file cannot be written.

@@ -7,8 +7,8 @@ from gate2static.data import Splits
 from gate2static.gates import GatedModel
 from gate2static.train.evaluation import evaluate
 from gate2static.train.loop import batches, random_state
+from gate2static.train.loop.log import CONFLICT_FILE, LogRow, write_log
 from gate2static.train.loop.log import FILE as LOG_FILE
-from gate2static.train.loop.log import LogRow, write_log
 from gate2static.train.loop.log_columns import budget_columns, gate_columns, is_better, metric_columns, note
 from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.optimisers import set_learning_rates
@@ -69,6 +69,8 @@ def train_network(
 def _write_log(run: NetworkRun, position: Position, fabric: "Fabric") -> None:
     if position.log:
         on_first_process(fabric, lambda: write_log(run.checkpoint.with_name(LOG_FILE), position.log))
+    if position.conflict:
+        on_first_process(fabric, lambda: write_log(run.checkpoint.with_name(CONFLICT_FILE), position.conflict))
 
 
 def _order(run: NetworkRun, splits: Splits, epoch: int) -> list[list[int]]:
@@ -101,7 +103,8 @@ def _train_epoch(training: Training, splits: Splits, position: Position, progres
         if run.freezes and share_done >= run.search and not position.frozen:
             training.freeze(position)
         set_learning_rates(training.optimisers, run.settings, epoch=position.epoch, progress=share_done)
-        training.step(batch, position, images=len(order[position.step]))
+        number = position.epoch * len(order) + position.step
+        training.step(batch, position, images=len(order[position.step]), number=number)
         position.step += 1
         progress.advance(cost=run.cost)
         # The end of an epoch saves anyway, after its measurement.
@@ -122,6 +125,8 @@ def _close_epoch(training: Training, splits: Splits, position: Position) -> bool
     """
     run = training.run
     check_weights(run, position)
+    if training.balance is not None:
+        training.balance.end_epoch()
     is_last = position.epoch + 1 == run.settings.epochs
     if is_last and run.budget is not None and isinstance(run.model, GatedModel) and not position.frozen:
         report = project_to_budget(run.model, run.budget, progress=False)  # the training shows its own bar
@@ -134,6 +139,7 @@ def _close_epoch(training: Training, splits: Splits, position: Position) -> bool
     position.epoch += 1
     position.step = 0
     position.sums = {}
+    position.balance = {}
     return is_best
 
 
@@ -143,6 +149,7 @@ def _log_row(training: Training, splits: Splits, position: Position) -> LogRow:
     images = sum(len(batch) for batch in _order(run, splits, position.epoch))
     row: LogRow = {"epoch": position.epoch + 1, "lr": training.optimisers["weights"].param_groups[0]["lr"]}
     row |= {f"loss/{name}": value / images for name, value in position.sums.items()}
+    row |= {name: total / count for name, (total, count) in position.balance.items()}
     share = batches.Share.of(training.fabric)
     # The size of a part in training, which fits in memory.
     size = run.settings.batch_size // (share.world_size * run.recipe.training.accumulate)

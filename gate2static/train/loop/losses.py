@@ -97,28 +97,39 @@ def losses(
     return loss
 
 
-def total_loss(
-    run: NetworkRun, controller: BudgetController | None, loss: dict[str, Tensor], weights: Weights
-) -> Tensor:
-    """Returns Σ ω_t L_t (eq. 1) + λ_s hinge (eq. 5) + distillation, a scalar; single-task training leaves out ω_t.
-
-    Where gates have `GateOptimiser`, that optimiser knows λ_s, and the hinge is only logged.
+def task_terms(run: NetworkRun, loss: Mapping[str, Tensor], weights: Weights) -> dict[str, Tensor]:
+    """Returns the terms ω_t L_t of eq. 1 by task, scalars; single-task training leaves out ω_t.
 
     Args:
-        run: The training whose tasks and λ_s apply.
-        controller: Steers λ_s instead, where there is a budget.
+        run: The training whose tasks apply.
         loss: Losses by name, as of `losses`.
         weights: The share that this part has in each loss.
     """
     is_alone = run.kind == "single"
-    terms = [(1.0 if is_alone else task.weight) * weights[task.name] * loss[task.name] for task in run.tasks]
-    total = torch.stack(terms).sum()
+    return {task.name: (1.0 if is_alone else task.weight) * weights[task.name] * loss[task.name] for task in run.tasks}
+
+
+def other_terms(
+    run: NetworkRun, controller: BudgetController | None, loss: Mapping[str, Tensor], weights: Weights
+) -> Tensor | None:
+    """Returns λ_s hinge (eq. 5) + distillation, a scalar; None where there is neither.
+
+    Where gates have `GateOptimiser`, that optimiser knows λ_s, and the hinge is only logged.
+
+    Args:
+        run: The training whose λ_s applies.
+        controller: Steers λ_s instead, where there is a budget.
+        loss: Losses by name, as of `losses`.
+        weights: The share that this part has in each loss.
+    """
+    total: Tensor | None = None
     if "distillation" in loss:
-        total = total + run.recipe.training.distillation * weights["distillation"] * loss["distillation"]
+        total = run.recipe.training.distillation * weights["distillation"] * loss["distillation"]
     if isinstance(run.model, GatedModel) and not run.gates_know_sparsity:
         if controller is None:
             penalty = run.sparsity_weight * loss["sparsity"]
         else:
             penalty = controller.penalty(run.model, targets=run.hinge_targets)
-        total = total + weights["sparsity"] * penalty
+        term = weights["sparsity"] * penalty
+        total = term if total is None else total + term
     return total

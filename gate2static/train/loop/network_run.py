@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from gate2static.recipe import Budget, GatedNetworkRecipe, NetworkRecipe, Recipe
+from gate2static.recipe import BalancingRecipe, Budget, GatedNetworkRecipe, NetworkRecipe, Recipe, SharedNetworkRecipe
 from gate2static.tasks import Task
 from gate2static.train.loop import checkpoints
 
@@ -46,6 +46,14 @@ class NetworkRun:
         """The recipe's settings for this kind of network."""
         training = self.recipe.training
         return {"single": training.single, "shared": training.shared, "gated": training.gated}[self.kind]
+
+    @property
+    def balancing(self) -> BalancingRecipe | None:
+        """How the tasks are balanced; None for plain training."""
+        settings = self.settings
+        if not isinstance(settings, SharedNetworkRecipe) or settings.balancing.is_plain:
+            return None
+        return settings.balancing
 
     @property
     def cost(self) -> int:

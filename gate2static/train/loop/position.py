@@ -20,6 +20,8 @@ class Position:
         best: The best `epoch` so far, by the mean relative difference of the validation metrics; empty at first.
         budget: With a budget, the state of its `controller` and, once it is met, the `report` of the projection.
         frozen: Whether all gates are frozen.
+        balance: Column of the log -> the sum over the steps of the epoch that is under way, and their number.
+        conflict: The measurements of conflict so far, one row per measured step.
     """
 
     epoch: int = 0
@@ -29,6 +31,8 @@ class Position:
     best: dict[str, float] = field(default_factory=dict)
     budget: dict[str, Any] = field(default_factory=dict)
     frozen: bool = False
+    balance: dict[str, list[float]] = field(default_factory=dict)
+    conflict: list[LogRow] = field(default_factory=list)
 
     @property
     def epochs_since_best(self) -> int:

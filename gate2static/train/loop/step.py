@@ -3,18 +3,21 @@
 import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from gate2static.balance import Balance
 from gate2static.budget import BudgetController, project_to_budget
 from gate2static.errors import TrainingError
 from gate2static.gates import GatedModel, GateOptimiser
 from gate2static.gates.settled.settling import GateSettling
+from gate2static.train.loop.balanced import ConflictMeter, backward_of, buffers_kept, build_balance
 from gate2static.train.loop.batches import Batch
-from gate2static.train.loop.losses import Means, Weights, cut, losses, shares, total_loss
+from gate2static.train.loop.losses import Means, Weights, cut, losses, other_terms, shares, task_terms
 from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.optimisers import build_optimisers
 from gate2static.train.loop.position import Position, advice
@@ -32,6 +35,23 @@ _NEVER = 2**31
 
 
 @dataclass(frozen=True, kw_only=True)
+class _PartLoss:
+    """The loss of one part of a batch.
+
+    Attributes:
+        losses: Every loss by name, without weights.
+        terms: The part's share of the total loss by task.
+        others: Its share of all other terms; None where there are none.
+        values: Every weighted loss and their `total`, added up over the processes.
+    """
+
+    losses: dict[str, Tensor]
+    terms: dict[str, Tensor]
+    others: Tensor | None
+    values: dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Training:
     """A network's training on its devices, with all that a step needs.
 
@@ -42,6 +62,8 @@ class Training:
         optimisers: The optimisers, as of `build_optimisers`.
         controller: Steers λ_s to the budget; None without a budget.
         settling: Freezes gates that no longer change; None where the recipe does not ask for it.
+        balance: Balances the tasks; None for the plain sum of their losses.
+        meter: Measures the tasks' conflict; None where the recipe does not ask for it.
     """
 
     run: NetworkRun
@@ -50,6 +72,8 @@ class Training:
     optimisers: dict[str, Optimizer]
     controller: BudgetController | None
     settling: GateSettling | None
+    balance: Balance | None = None
+    meter: ConflictMeter | None = None
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -57,15 +81,18 @@ class Training:
         parts: dict[str, Any] = {"optimisers": self.optimisers, "precision": self.fabric.strategy.precision}
         if self.settling is not None:
             parts["settling"] = self.settling
+        if self.balance is not None:
+            parts["balance"] = self.balance
         return parts
 
-    def step(self, batch: Batch, position: Position, *, images: int) -> None:
+    def step(self, batch: Batch, position: Position, *, images: int, number: int) -> None:
         """Trains on this process's share of a batch.
 
         Args:
             batch: The share.
             position: The training's position; its sums of losses and its budget state are updated.
             images: The number of images in the whole batch.
+            number: The step's number in the training.
 
         Raises:
             TrainingError: A loss is not finite; all processes raise the same error.
@@ -83,18 +110,24 @@ class Training:
         # The hinge depends on no image, so every part has an equal share of it.
         sparsity_share = 1 / (len(parts) * self.fabric.world_size)
         common = {"sparsity": sparsity_share}
-        for number, (part, weights) in enumerate(zip(parts, part_weights, strict=True)):
-            is_last = number + 1 == len(parts)
-            with self._without_reduction(enabled=not is_last):
+        self._look_ahead(batch, common, means)
+        # At parameters, `Balance` averages the gradients over the processes itself.
+        averages = self.balance is not None and self.balance.at == "parameters"
+        for index, (part, weights) in enumerate(zip(parts, part_weights, strict=True)):
+            is_last = index + 1 == len(parts)
+            with self._without_reduction(enabled=averages or not is_last):
                 common["distillation"] = len(part[0]) / images
-                total, values = self._losses(part, {**weights, **common}, means)
+                loss = self._loss(part, {**weights, **common}, means)
                 # Raising before `backward` keeps a loss that is not finite out of the weights of all processes.
-                self._add_to_epoch(values, position, images)
-                # DDP averages gradients over the processes, whose losses are to be added up.
-                self.fabric.backward(total * self.fabric.world_size)
+                self._add_to_epoch(loss.values, position, images)
+                conflict = self._conflict(loss, number) if index == 0 else None
+                self._backward(loss, is_last=is_last)
         self._update(frozen=position.frozen)
         if self.settling is not None:
             self.settling.step()
+        if self.balance is not None:
+            self._look_back(parts[0], {**part_weights[0], **common}, means)
+        self._note_balance(position, conflict, number)
 
     def freeze(self, position: Position) -> None:
         """Projects the gates onto the budget, if there is one, and freezes them for the rest of the training.
@@ -122,8 +155,67 @@ class Training:
         # Each part of a short last batch keeps two images, which is what batch norm needs.
         return max(1, min(accumulate, images // (2 * self.fabric.world_size)))
 
-    def _losses(self, part: Batch, weights: Weights, means: Means) -> tuple[Tensor, dict[str, float]]:
-        """Returns a part's share of the total loss, and every loss by name, added up over the processes."""
+    def _backward(self, loss: _PartLoss, *, is_last: bool) -> None:
+        """Adds the gradients of a part's share of the total loss."""
+        # DDP averages gradients over the processes, whose losses are to be added up.
+        size = self.fabric.world_size
+        if self.balance is None:
+            self.fabric.backward(_total(loss.terms, loss.others) * size)
+            return
+        terms = {task: term * size for task, term in loss.terms.items()}
+        others = None if loss.others is None else loss.others * size
+        how = backward_of(self.fabric, self.run.recipe.training.precision)
+        self.balance.backward(terms, others, is_last=is_last, **how)
+
+    def _conflict(self, loss: _PartLoss, number: int) -> dict[str, float] | None:
+        """Returns the conflict of the tasks in a step whose turn it is."""
+        if self.meter is None:
+            return None
+        every = self.run.recipe.training.conflict_steps
+        assert every is not None
+        conflict = self.meter.measure(loss.losses, self.balance) if number % every == 0 else None
+        self.meter.clear()
+        return conflict
+
+    def _look_ahead(self, batch: Batch, common: Weights, means: Means) -> None:
+        """Lets Auto-λ train its weights: one half of the batch makes the virtual step, which the other half judges."""
+        if self.balance is None or not self.balance.needs_look_ahead:
+            return
+        halves = cut(batch, 2)
+        weights, _ = shares(self.fabric, self.run.tasks, halves)
+        here, there = (
+            partial(self._task_terms, half, {**share, **common}, means)
+            for half, share in zip(halves, weights, strict=True)
+        )
+        lr: float = self.optimisers["weights"].param_groups[0]["lr"]
+        with self._without_reduction(enabled=True), buffers_kept(self.run.model):
+            self.balance.look_ahead(here, there, lr=lr)
+
+    def _look_back(self, part: Batch, weights: Weights, means: Means) -> None:
+        """Tells FAMO the losses of the batch after the step."""
+        if self.balance is not None and self.balance.needs_losses_again:
+            with torch.no_grad(), buffers_kept(self.run.model):
+                self.balance.step(self._task_terms(part, weights, means))
+
+    def _task_terms(self, part: Batch, weights: Weights, means: Means) -> dict[str, Tensor]:
+        loss = self._loss(part, weights, means)
+        if self.meter is not None:
+            self.meter.clear()
+        return {task: term * self.fabric.world_size for task, term in loss.terms.items()}
+
+    def _note_balance(self, position: Position, conflict: dict[str, float] | None, number: int) -> None:
+        """Adds the step's weights and scale to the sums of the epoch, and a measured conflict to the others."""
+        columns: dict[str, float] = {}
+        if self.balance is not None:
+            columns = {f"weight/{task}": weight for task, weight in self.balance.last_weights.items()}
+            columns["scale"] = self.balance.last_scale
+        for name, value in columns.items():
+            total, count = position.balance.get(name, (0.0, 0))
+            position.balance[name] = [total + value, count + 1]
+        if conflict is not None:
+            position.conflict.append({"step": number, **columns, **conflict})
+
+    def _loss(self, part: Batch, weights: Weights, means: Means) -> _PartLoss:
         uses_channels_last = self.run.recipe.training.channels_last
         memory_format = torch.channels_last if uses_channels_last else torch.preserve_format
         device = self.fabric.device
@@ -133,12 +225,15 @@ class Training:
         with SynchronisedBatchNorm() if self.fabric.world_size > 1 else nullcontext():
             outputs = self._outputs(images)
         loss = losses(self.run, outputs, targets, means, self._taught(images))
-        total = total_loss(self.run, self.controller, loss, weights)
+        terms = task_terms(self.run, loss, weights)
+        others = other_terms(self.run, self.controller, loss, weights)
+        total = _total(terms, others)
         # One reduction for all losses: each is a scalar, and the number of messages counts.
         values = [value.detach() * weights[name] for name, value in loss.items()]
         summed = self.fabric.all_reduce(torch.stack([*values, total.detach()]), reduce_op="sum")
         assert isinstance(summed, Tensor)
-        return total, dict(zip([*loss, "total"], summed.tolist(), strict=True))
+        by_name = dict(zip([*loss, "total"], summed.tolist(), strict=True))
+        return _PartLoss(losses=loss, terms=terms, others=others, values=by_name)
 
     def _taught(self, images: Tensor) -> dict[str, Tensor] | None:
         """Returns the raw outputs of the single-task networks; None without distillation."""
@@ -223,6 +318,7 @@ def begin(run: NetworkRun, fabric: "Fabric", *, image: Tensor, epoch_steps: int)
             search=run.search,
             most=_STRONGEST if run.gates_know_sparsity else math.inf,
         )
+    measures = recipe.conflict_steps is not None and len(run.tasks) > 1
     model = fabric.setup_module(_compiled(run.model) if recipe.compile else run.model)
     settling = None
     if isinstance(run.model, GatedModel) and recipe.gated.settle_steps is not None:
@@ -243,7 +339,14 @@ def begin(run: NetworkRun, fabric: "Fabric", *, image: Tensor, epoch_steps: int)
         ),
         controller=controller,
         settling=settling,
+        balance=build_balance(run),
+        meter=ConflictMeter(run) if measures else None,
     )
+
+
+def _total(terms: dict[str, Tensor], others: Tensor | None) -> Tensor:
+    total = torch.stack(list(terms.values())).sum()
+    return total if others is None else total + others
 
 
 def _compiled(model: nn.Module) -> nn.Module:

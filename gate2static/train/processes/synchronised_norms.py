@@ -56,9 +56,7 @@ def batch_norm(
     if x.is_cuda:
         group = dist.group.WORLD
         world_size = dist.get_world_size(group)
-        on_gpus: Tensor = _OnGpus.apply(
-            x, weight, bias, running_mean, running_var, eps, momentum, group, world_size
-        )
+        on_gpus: Tensor = _OnGpus.apply(x, weight, bias, running_mean, running_var, eps, momentum, group, world_size)
         return on_gpus
     dims = [0, *range(2, x.dim())]  # all but the channels
     shape = [1, -1] + [1] * (x.dim() - 2)  # (C,) as a factor of x

@@ -1,16 +1,9 @@
 """Measures of conflict between tasks (Robust Analysis, eq. 5 to 8)."""
 
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
-from gate2static.arguments import require_kind, require_number
-from gate2static.balance import processes
-from gate2static.balance.method import gramian_of
-from gate2static.balance.roads import matrix_of
-from gate2static.errors import BalanceError
+from torch import Tensor
 
 _NEVER_ZERO = 1e-7
 """Added inside the logarithm, as in the code from which Robust Analysis grew."""
@@ -41,53 +34,6 @@ class Conflict:
     def values(self) -> dict[str, float]:
         """Returns the measures that there are, by name."""
         return {name: value for name, value in vars(self).items() if value is not None}
-
-
-def conflict(
-    losses: Mapping[str, Tensor],
-    *,
-    shared: nn.Module | Iterable[nn.Parameter],
-    features: Tensor | Sequence[Tensor] | None = None,
-    temperature: float | None = None,
-) -> Conflict:
-    """Measures the conflict of tasks in the step whose losses are given; no gradient is kept, and the graph stays.
-
-    Args:
-        losses: Task -> its loss without a weight, a scalar: a factor of a loss changes GMS and FD.
-        shared: The shared module, or its parameters, for GDS and GMS.
-        features: The shared features Z that the losses were computed from, for FD; all elements of several tensors
-            count alike.
-        temperature: The temperature of `fd_smoothed`, in units of the gradients.
-
-    Raises:
-        BalanceError: There are fewer than two tasks, or nothing is shared.
-    """
-    require_kind(losses, Mapping, name="losses", allowed="a dict of scalar tensors by task", error=BalanceError)
-    if len(losses) < 2:
-        raise BalanceError(f"conflict is between tasks, and there are losses of {len(losses)}; give two at least")
-    if temperature is not None:
-        require_number(temperature, name="temperature", error=BalanceError, least=1e-12)
-    parameters = list(shared.parameters()) if isinstance(shared, nn.Module) else list(shared)
-    parameters = [parameter for parameter in parameters if parameter.requires_grad]
-    if not parameters:
-        raise BalanceError("shared holds no parameter that is trained; name the module that the tasks share")
-    tensors = [features] if isinstance(features, Tensor) else list(features or ())
-    rows = []
-    shares = []
-    for loss in losses.values():
-        found = torch.autograd.grad(loss, [*parameters, *tensors], retain_graph=True, allow_unused=True)
-        rows.append(found[: len(parameters)])
-        parts = zip(tensors, found[len(parameters) :], strict=True)
-        shares.append([torch.zeros_like(z) if g is None else g for z, g in parts])
-    matrix = processes.mean(matrix_of(rows, parameters))
-    gds, gms = similarities(gramian_of(matrix))
-    if not tensors:
-        return Conflict(gds=gds, gms=gms)
-    magnitudes = torch.stack([torch.cat([part.float().abs().flatten() for part in task]) for task in shares])
-    whole, used, smoothed = (
-        None if value is None else float(processes.mean(value)) for value in disentanglement(magnitudes, temperature)
-    )
-    return Conflict(gds=gds, gms=gms, fd=whole, fd_where_used=used, fd_smoothed=smoothed)
 
 
 def similarities(gramian: Tensor) -> tuple[float, float]:

@@ -1,0 +1,162 @@
+"""A step whose tasks are balanced by a method, and the measurement of their conflict."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gate2static.balance import Balance, balance
+from gate2static.balance.features import FeatureTap
+from gate2static.balance.measuring import measure
+from gate2static.balance.registry import METHODS, build_method
+from gate2static.errors import BalanceError, RecipeError
+from gate2static.gates import GatedModel
+from gate2static.recipe import BalancingRecipe, Recipe
+from gate2static.train.loop.network_run import NetworkRun
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+
+def check_balancing(recipe: Recipe, balancing: BalancingRecipe, *, where: str, is_gated: bool) -> None:
+    """Refuses a method that cannot work with a recipe, before anything is trained.
+
+    Args:
+        recipe: The recipe.
+        balancing: The method.
+        where: The key of the recipe that names it.
+        is_gated: Whether a gated network is trained with it.
+
+    Raises:
+        RecipeError: There is no such method or option, or it does not fit the network or the training.
+    """
+    training = recipe.training
+    if balancing.is_plain:
+        return
+    if len(recipe.tasks) < 2:
+        raise RecipeError(f"{where}: a method balances tasks against each other, and there is one; remove it")
+    try:
+        method = build_method(balancing.method, len(recipe.tasks), balancing.options)
+    except BalanceError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    if balancing.at is not None and not method.levels:
+        raise RecipeError(f"{where}.at: {balancing.method} weighs losses and needs no gradients; remove at")
+    if balancing.at == "features" and is_gated:
+        raise RecipeError(
+            f"{where}.at: in a gated network every task reads features of its own, whose gradients never conflict; use "
+            "parameters, which acts on the shared branch"
+        )
+    needs_whole_batch = balancing.at == "features" or method.needs_losses or balancing.method == "cosreg"
+    if training.accumulate > 1 and (needs_whole_batch or balancing.method == "auto_lambda"):
+        raise RecipeError(
+            f"training.accumulate is {training.accumulate}, and {where} needs the whole batch; use accumulate: 1"
+        )
+    if training.compile and method.levels:
+        raise RecipeError(f"training.compile: {where} goes through the graph once per task; set compile: false")
+    if training.precision != "32-true" and balancing.method in ("cosreg", "auto_lambda"):
+        raise RecipeError(f"training.precision: {where} takes gradients that mixed precision has not; use 32-true")
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Refuses methods, and measurements of conflict, that cannot work with a recipe.
+
+    Raises:
+        RecipeError: As for `check_balancing`.
+    """
+    training = recipe.training
+    check_balancing(recipe, training.shared.balancing, where="training.shared.balancing", is_gated=False)
+    check_balancing(recipe, training.gated.balancing, where="training.gated.balancing", is_gated=True)
+    for number, swept in enumerate(recipe.sweep_balancing):
+        check_balancing(recipe, swept, where=f"sweep_balancing.{number}", is_gated=False)
+    if training.conflict_steps is not None:
+        if len(recipe.tasks) < 2:
+            raise RecipeError("training.conflict_steps: conflict is between tasks, and there is one; remove it")
+        if training.precision != "32-true" or training.compile:
+            raise RecipeError("training.conflict_steps needs gradients by task; use precision: 32-true, compile: false")
+
+
+def build_balance(run: NetworkRun) -> Balance | None:
+    """Sets up the method of a network; None for plain training."""
+    balancing = run.balancing
+    if balancing is None:
+        return None
+    model = run.model
+    return balance(
+        balancing.method,
+        model,
+        tasks=[task.name for task in run.tasks],
+        shared=None if isinstance(model, GatedModel) else _shared_module(balancing, model),
+        at=balancing.at,
+        scale=balancing.scale,
+        seed=run.recipe.seed,
+        **balancing.options,
+    )
+
+
+def _shared_module(balancing: BalancingRecipe, model: nn.Module) -> nn.Module | None:
+    return model.get_submodule("backbone") if METHODS[balancing.method].levels else None
+
+
+class ConflictMeter:
+    """Measures conflict in a network's training: GDS and GMS at its shared parameters, FD at its shared features.
+
+    In a gated network the parameters are those of the shared branch ψ, and the features are its last, which the last
+    gate reads.
+
+    Args:
+        run: The training of a network that several tasks share.
+    """
+
+    def __init__(self, run: NetworkRun) -> None:
+        model = run.model
+        self._run = run
+        if isinstance(model, GatedModel):
+            shared: nn.Module = model.branches["shared"]
+            *_, last = model.gates.values()
+            self._tap = FeatureTap(last, cuts=False, of_input=-1)
+        else:
+            shared = model.get_submodule("backbone")
+            self._tap = FeatureTap(shared, cuts=False)
+        self._parameters = [parameter for parameter in shared.parameters() if parameter.requires_grad]
+
+    def measure(self, loss: Mapping[str, Tensor], balance: Balance | None) -> dict[str, float]:
+        """Returns the measures of one step by name, from its losses without weights.
+
+        Args:
+            loss: Losses by name, as of `losses`.
+            balance: The method at work, whose cut through the network the gradients have to pass.
+        """
+        tap = self._tap if balance is None or balance.tap is None else balance.tap
+        losses = {task.name: loss[task.name] for task in self._run.tasks}
+        return measure(losses, self._parameters, features=tap.features, copies=tap.copies).values()
+
+    def clear(self) -> None:
+        """Forgets the step's features."""
+        self._tap.clear()
+
+    def remove(self) -> None:
+        """Takes the hook off the network."""
+        self._tap.remove()
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Restores a model's buffers, such as the statistics of batch norm, after a further look at a batch."""
+    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in kept:
+                buffer.copy_(value)
+
+
+def backward_of(fabric: "Fabric", precision: str) -> dict[str, Any]:
+    """Returns how `Balance.backward` runs its passes: `backward` and `loss_scale`."""
+    if precision == "32-true":
+        return {}  # torch's own passes
+    scaler = getattr(fabric.strategy.precision, "scaler", None)
+    backward: Callable[..., None] = fabric.backward
+    return {"backward": backward, "loss_scale": 1.0 if scaler is None else scaler.get_scale()}
