@@ -14,7 +14,7 @@ from gate2static.balance.direction import Direction, Scale
 from gate2static.balance.features import FeatureTap
 from gate2static.balance.look_ahead import gradient_of_weights
 from gate2static.balance.method import Level, Method, RowsMethod
-from gate2static.balance.roads import Gradients, Road, WithNorms
+from gate2static.balance.roads import AtParameters, Gradients, Road, WithNorms
 from gate2static.balance.weighting.auto_lambda import AutoLambda
 from gate2static.balance.weighting.gradnorm import GradNorm
 from gate2static.errors import BalanceError
@@ -75,8 +75,8 @@ class Balance:
     ) -> dict[str, float]:
         """Adds this step's gradients to `.grad` of all parameters: as the method says, where they are shared.
 
-        With several processes, each gives the mean losses of its share, as for DistributedDataParallel. At parameters
-        the gradients of all parameters are averaged here, so run the forward pass below its `no_sync()`.
+        With several processes, each gives the mean losses of its share, as for DistributedDataParallel; see
+        `averages_gradients`.
 
         Args:
             losses: Task -> its loss, a scalar, in the same order in every step.
@@ -118,6 +118,11 @@ class Balance:
             losses_again: Task -> its loss, as for `backward`; no gradients are needed.
         """
         self.method.look_back(self._values(losses_again))
+
+    @property
+    def averages_gradients(self) -> bool:
+        """Whether `backward` averages gradients over the processes itself: run the forward pass below `no_sync()`."""
+        return isinstance(self._road, AtParameters)
 
     @property
     def needs_losses_again(self) -> bool:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gate2static.balance import processes
+
 _NEVER_ZERO = 1e-7
 """Added inside the logarithm, as in the code from which Robust Analysis grew."""
 
@@ -63,10 +65,14 @@ def disentanglement(magnitudes: Tensor, temperature: float | None = None) -> tup
     """
     total = magnitudes.sum(0)
     entropies = _entropy(magnitudes / (total + _NEVER_ZERO * total.mean()).clamp(min=torch.finfo(total.dtype).tiny))
-    used = total > 0
-    where_used = entropies[used].mean() if bool(used.any()) else entropies.new_zeros(())
-    smoothed = None if temperature is None else _entropy((magnitudes / temperature).softmax(0)).mean()
-    return entropies.mean(), where_used, smoothed
+    smoothed = None if temperature is None else _mean(_entropy((magnitudes / temperature).softmax(0)))
+    return _mean(entropies), _mean(entropies[total > 0]), smoothed
+
+
+def _mean(values: Tensor) -> Tensor:
+    """Returns the mean over the elements of all processes, which may have samples of different number; 0 for none."""
+    counted = processes.mean(torch.stack([values.sum(), values.new_tensor(float(values.numel()))]))
+    return counted[0] / counted[1].clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def _entropy(shares: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ def measure(
     return Conflict(
         gds=gds,
         gms=gms,
-        fd=float(processes.mean(whole)),
-        fd_where_used=float(processes.mean(used)),
-        fd_smoothed=None if smoothed is None else float(processes.mean(smoothed)),
+        fd=float(whole),
+        fd_where_used=float(used),
+        fd_smoothed=None if smoothed is None else float(smoothed),
     )

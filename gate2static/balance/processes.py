@@ -37,11 +37,14 @@ def total_of_products(gramian: Tensor, device: torch.device) -> Tensor:
 
 
 def average_gradients(model: nn.Module) -> None:
-    """Averages the gradients of all parameters over the processes, where DistributedDataParallel did not."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    """Averages all gradients over the processes, where DistributedDataParallel did not.
+
+    The same parameters have gradients in all processes, which run the same network.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.grad is not None]
     if not trained:
         return
-    flat = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in trained])
+    flat = torch.cat([parameter.grad.flatten() for parameter in trained if parameter.grad is not None])
     averaged = mean(flat).split([parameter.numel() for parameter in trained])
     for parameter, part in zip(trained, averaged, strict=True):
         parameter.grad = part.view_as(parameter)

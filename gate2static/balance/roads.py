@@ -101,6 +101,7 @@ class AtParameters(Road):
         self._shared = shared
         self._direction = direction
         self._rows: Tensor | None = None
+        self._reached = [False] * len(shared.parameters)
 
     def go(self, losses: Sequence[Tensor], weights: Tensor, also: Tensor | None, run: BackwardPass) -> list[Gradients]:
         """Adds the part's gradients to the rows of the batch; all other parameters get theirs."""
@@ -114,6 +115,8 @@ class AtParameters(Road):
         rows = matrix_of(gradients, self._shared.parameters) / run.loss_scale
         self._rows = rows if self._rows is None else self._rows + rows
         self._shared.add(before)
+        by_parameter = zip(self._reached, *gradients, strict=True)
+        self._reached = [already or any(g is not None for g in row) for already, *row in by_parameter]
         return list(gradients)
 
     def end(self, run: BackwardPass) -> None:
@@ -125,7 +128,8 @@ class AtParameters(Road):
             rows = processes.mean(rows)
             processes.average_gradients(self._model)
         direction = run.or_skipped(lambda: self._direction.at_parameters(rows), rows)
-        self._shared.add_row(direction * run.loss_scale)
+        self._shared.add_row(direction * run.loss_scale, reached=self._reached)
+        self._reached = [False] * len(self._reached)
 
 
 class AtFeatures(Road):

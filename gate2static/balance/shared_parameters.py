@@ -36,7 +36,14 @@ class SharedParameters:
             if gradient is not None:
                 parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
 
-    def add_row(self, row: Tensor) -> None:
-        """Adds a direction, (all shared parameters,), to the parameters' gradients."""
+    def add_row(self, row: Tensor, *, reached: Sequence[bool]) -> None:
+        """Adds a direction to the parameters' gradients.
+
+        Args:
+            row: The direction, (all shared parameters,).
+            reached: Whether some task has a gradient, by parameter. The others get none, and not zeros, which an
+                optimiser with weight decay would take as a reason to shrink them.
+        """
         parts = row.split([parameter.numel() for parameter in self.parameters])
-        self.add([part.view_as(p).to(p) for p, part in zip(self.parameters, parts, strict=True)])
+        whole = zip(self.parameters, parts, reached, strict=True)
+        self.add([part.view_as(p).to(p) if is_reached else None for p, part, is_reached in whole])

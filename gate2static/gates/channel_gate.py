@@ -178,6 +178,8 @@ class _SelectAndMix(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         gates, mixing, *streams = ctx.saved_tensors
+        if torch.is_grad_enabled():  # second derivatives are wanted
+            return None, *_differentiable_backward(ctx.shape, gates, mixing, streams, grads)
         g = [row.view(ctx.shape) for row in gates]
         w = [row.view(ctx.shape) for row in mixing]
         closed = [1 - x for x in g]
@@ -209,6 +211,20 @@ class _SelectAndMix(torch.autograd.Function):
                 # ∂ψ′/∂w_t = φ′_t = ψ + g_t (φ_t - ψ).
                 grad_mixing[t] += mixed_psi + gates[t] * mixed_change
         return None, grad_gates, grad_mixing, *results
+
+
+def _differentiable_backward(
+    shape: list[int], gates: Tensor, mixing: Tensor, streams: Sequence[Tensor], grads: Sequence[Tensor]
+) -> tuple[Tensor | None, ...]:
+    """Returns the gradients of eq. 2 and 3 in operators that have derivatives themselves."""
+    *phi, psi = streams
+    picked = [psi + row.view(shape) * (x - psi) for row, x in zip(gates, phi, strict=True)]
+    mixed = torch.stack([row.view(shape) * x for row, x in zip(mixing, picked, strict=True)]).sum(0)
+    inputs = [gates, mixing, *streams]
+    wanted = [x for x in inputs if x.requires_grad]
+    found = torch.autograd.grad([*picked, mixed], wanted, list(grads), create_graph=True)
+    by_input = dict(zip(map(id, wanted), found, strict=True))
+    return tuple(by_input.get(id(x)) for x in inputs)
 
 
 def chunks(tensors: Sequence[Tensor], elements: int | None = None) -> Iterator[tuple[Tensor, ...]]:

@@ -146,13 +146,14 @@ def train_variants(
     run_dir = Path(run_dir)
     # Errors of the recipe come here, before any process is started.
     build_tasks(recipe.tasks, describe_data(recipe.data))
+    fabric = start_fabric(recipe)
     for name, variant in {"shared": recipe, **variants}.items():
-        check_recipe(variant)
+        check_recipe(variant, processes=fabric.world_size)
         if variant.budget is not None and not _is_shared(name):
             check_budget(build_untrained(variant), variant.budget)
     # The lock is this process's alone; further processes of the run are its children.
     with locked(run_dir) if starts_the_run() else nullcontext():
-        launch(start_fabric(recipe), _run_in_process, recipe, run_dir, variants, resume, progress)
+        launch(fabric, _run_in_process, recipe, run_dir, variants, resume, progress)
     return load_result(run_dir)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from gate2static.gates import channel_gate as gating
-from gate2static.gates.channel_gate import Gate, _SelectAndMix
+from gate2static.gates.channel_gate import Gate, Mixing, _SelectAndMix
 
 
 def _plain(dim: int, gates: Tensor, mixing: Tensor, *streams: Tensor) -> tuple[Tensor, ...]:
@@ -151,3 +151,19 @@ def test_plain_gates_draw_nothing_for_the_mix() -> None:
     torch.empty(2, 4).normal_()
     assert torch.equal(torch.rand(1), next_draw())
     assert not torch.equal(next_draw(), next_draw(mixing="hard"))
+
+
+@pytest.mark.parametrize("mixing", ["softmax", "hard"])
+def test_a_gate_has_second_derivatives(mixing: Mixing) -> None:
+    """A penalty on gradients needs them; the fast backward pass has operators that have none."""
+    torch.manual_seed(0)
+    gate = Gate(tasks=2, channels=3, dim=1, group_size=1, gate_init=0.0, gate_init_std=1.0, mixing=mixing).double()
+    streams = [torch.randn(2, 3, 4, dtype=torch.float64, requires_grad=True) for _ in range(3)]
+    # The decisions are steps, whose straight-through gradient is no derivative, so only streams are checked.
+    assert torch.autograd.gradgradcheck(lambda *x: gate(*x), streams)
+    inputs = [gate.alpha, gate.beta, *streams]
+    loss = torch.stack([y.sin().sum() for y in gate(*streams)]).sum()
+    fast = torch.autograd.grad(loss, inputs, retain_graph=True)
+    differentiable = torch.autograd.grad(loss, inputs, create_graph=True)
+    for expected, found in zip(fast, differentiable, strict=True):
+        torch.testing.assert_close(found, expected)

@@ -13,7 +13,8 @@ class GradDrop(RowsMethod):
     """Draws a sign for every element, and keeps the gradients of that sign.
 
     The positive sign's probability is P = ½ (1 + Σ g / Σ |g|). At features, as in its paper, P is one per element of a
-    sample: the gradients are multiplied by the sign of the feature and added up over the batch before.
+    sample: the gradients are multiplied by the sign of the feature and added up over the batch before. So a single task
+    loses what opposes its own sum there.
 
     Args:
         count: The number of tasks, T.

@@ -8,7 +8,7 @@ from gate2static.balance.method import GramianMethod
 from gate2static.errors import BalanceError
 
 _RIDGE = 1e-10
-"""Added to the diagonal, of mean 1: gradients that cancel out would have no finite bargain."""
+"""Added to the diagonal of cosines: gradients that cancel out would have no finite bargain."""
 _MOST_STEPS = 100
 _EXACT = 1e-12
 
@@ -41,7 +41,7 @@ class NashMTL(GramianMethod):
         if int(self.steps) % self.every == 0:
             self.bargain.copy_(super().gradient_weights(gramian))
         self.steps += 1
-        weights = self.bargain.to(gramian)
+        weights = self.bargain.clone()
         norm = float(weights @ gramian @ weights) ** 0.5
         if self.max_norm and norm > self.max_norm:
             weights = weights * (self.max_norm / norm)
@@ -49,9 +49,10 @@ class NashMTL(GramianMethod):
 
     def weights_of_present(self, gramian: Tensor) -> Tensor:
         """Returns the bargain α, (S,)."""
-        scale = gramian.diagonal().mean()
-        products = gramian / scale + _RIDGE * torch.eye(len(gramian), dtype=gramian.dtype)
-        return _bargain(products) / scale.sqrt()
+        # For gradients of length 1 the equation is one of cosines, whatever the tasks' scales are.
+        lengths = gramian.diagonal().sqrt()
+        cosines = gramian / lengths.outer(lengths) + _RIDGE * torch.eye(len(gramian), dtype=gramian.dtype)
+        return _bargain(cosines) / lengths
 
 
 def _bargain(products: Tensor) -> Tensor:

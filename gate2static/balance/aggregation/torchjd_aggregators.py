@@ -56,6 +56,10 @@ class ImpartialGradients(_OfGramian):
     def __init__(self, count: int, *, seed: int = 0) -> None:
         super().__init__(count, aggregation.IMTLGWeighting(), seed=seed)
 
+    def weights_of_present(self, gramian: Tensor) -> Tensor:
+        """Returns TorchJD's weights of the gradients without a unit: its solver's tolerance is absolute."""
+        return super().weights_of_present(gramian / gramian.diagonal().mean())
+
 
 class FairGrad(_OfGramian):
     """The direction of α-fair utilities of the tasks (Ban and Ji 2024).

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from gate2static.balance import Balance, balance
 from gate2static.balance.features import FeatureTap
 from gate2static.balance.measuring import measure
+from gate2static.balance.method import Method, RowsMethod
 from gate2static.balance.registry import METHODS, build_method
 from gate2static.errors import BalanceError, RecipeError
 from gate2static.gates import GatedModel
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def check_balancing(recipe: Recipe, balancing: BalancingRecipe, *, where: str, is_gated: bool) -> None:
+def check_balancing(recipe: Recipe, balancing: BalancingRecipe, *, where: str, is_gated: bool, processes: int) -> None:
     """Refuses a method that cannot work with a recipe, before anything is trained.
 
     Args:
@@ -28,11 +29,11 @@ def check_balancing(recipe: Recipe, balancing: BalancingRecipe, *, where: str, i
         balancing: The method.
         where: The key of the recipe that names it.
         is_gated: Whether a gated network is trained with it.
+        processes: The number of processes that train together.
 
     Raises:
         RecipeError: There is no such method or option, or it does not fit the network or the training.
     """
-    training = recipe.training
     if balancing.is_plain:
         return
     if len(recipe.tasks) < 2:
@@ -48,6 +49,14 @@ def check_balancing(recipe: Recipe, balancing: BalancingRecipe, *, where: str, i
             f"{where}.at: in a gated network every task reads features of its own, whose gradients never conflict; use "
             "parameters, which acts on the shared branch"
         )
+    _check_training(recipe, balancing, method, where=where, is_gated=is_gated)
+    if processes > 1 and not _divides(balancing, method):
+        raise RecipeError(f"{where}: {balancing.method} trains like this in one process only; set training.devices: 1")
+
+
+def _check_training(recipe: Recipe, balancing: BalancingRecipe, method: Method, *, where: str, is_gated: bool) -> None:
+    """Raises a RecipeError where the settings of the training do not go with a method."""
+    training = recipe.training
     needs_whole_batch = balancing.at == "features" or method.needs_losses or balancing.method == "cosreg"
     if training.accumulate > 1 and (needs_whole_batch or balancing.method == "auto_lambda"):
         raise RecipeError(
@@ -57,19 +66,37 @@ def check_balancing(recipe: Recipe, balancing: BalancingRecipe, *, where: str, i
         raise RecipeError(f"training.compile: {where} goes through the graph once per task; set compile: false")
     if training.precision != "32-true" and balancing.method in ("cosreg", "auto_lambda"):
         raise RecipeError(f"training.precision: {where} takes gradients that mixed precision has not; use 32-true")
+    settles = training.gated.settle_steps is not None or training.gated.freeze_at is not None
+    if balancing.method == "cosreg" and is_gated and settles:
+        raise RecipeError(
+            f"{where}: cosreg needs second derivatives, which networks with settled gates have not; remove "
+            "training.gated.settle_steps and freeze_at, or use another method"
+        )
 
 
-def check_recipe(recipe: Recipe) -> None:
+def _divides(balancing: BalancingRecipe, method: Method) -> bool:
+    """Returns whether processes may share a batch."""
+    if balancing.method == "cosreg":
+        return False  # synchronised batch norm has no second derivatives
+    return balancing.at != "features" or not isinstance(method, RowsMethod) or method.divides_batches
+
+
+def check_recipe(recipe: Recipe, *, processes: int = 1) -> None:
     """Refuses methods, and measurements of conflict, that cannot work with a recipe.
+
+    Args:
+        recipe: The recipe.
+        processes: The number of processes that train together.
 
     Raises:
         RecipeError: As for `check_balancing`.
     """
     training = recipe.training
-    check_balancing(recipe, training.shared.balancing, where="training.shared.balancing", is_gated=False)
-    check_balancing(recipe, training.gated.balancing, where="training.gated.balancing", is_gated=True)
-    for number, swept in enumerate(recipe.sweep_balancing):
-        check_balancing(recipe, swept, where=f"sweep_balancing.{number}", is_gated=False)
+    named = {f"sweep_balancing.{number}": swept for number, swept in enumerate(recipe.sweep_balancing)}
+    for where, balancing in {"training.shared.balancing": training.shared.balancing, **named}.items():
+        check_balancing(recipe, balancing, where=where, is_gated=False, processes=processes)
+    of_gated = training.gated.balancing
+    check_balancing(recipe, of_gated, where="training.gated.balancing", is_gated=True, processes=processes)
     if training.conflict_steps is not None:
         if len(recipe.tasks) < 2:
             raise RecipeError("training.conflict_steps: conflict is between tasks, and there is one; remove it")
@@ -121,15 +148,15 @@ class ConflictMeter:
             self._tap = FeatureTap(shared, cuts=False)
         self._parameters = [parameter for parameter in shared.parameters() if parameter.requires_grad]
 
-    def measure(self, loss: Mapping[str, Tensor], balance: Balance | None) -> dict[str, float]:
-        """Returns the measures of one step by name, from its losses without weights.
+    def measure(self, terms: Mapping[str, Tensor], balance: Balance | None) -> dict[str, float]:
+        """Returns the measures of one step by name.
 
         Args:
-            loss: Losses by name, as of `losses`.
+            terms: Task -> its term of the loss, as of `task_terms`; the measures are of the losses without weights.
             balance: The method at work, whose cut through the network the gradients have to pass.
         """
         tap = self._tap if balance is None or balance.tap is None else balance.tap
-        losses = {task.name: loss[task.name] for task in self._run.tasks}
+        losses = {task.name: terms[task.name] / task.weight for task in self._run.tasks}
         return measure(losses, self._parameters, features=tap.features, copies=tap.copies).values()
 
     def clear(self) -> None:

@@ -39,13 +39,11 @@ class _PartLoss:
     """The loss of one part of a batch.
 
     Attributes:
-        losses: Every loss by name, without weights.
         terms: The part's share of the total loss by task.
         others: Its share of all other terms; None where there are none.
         values: Every weighted loss and their `total`, added up over the processes.
     """
 
-    losses: dict[str, Tensor]
     terms: dict[str, Tensor]
     others: Tensor | None
     values: dict[str, float]
@@ -111,8 +109,7 @@ class Training:
         sparsity_share = 1 / (len(parts) * self.fabric.world_size)
         common = {"sparsity": sparsity_share}
         self._look_ahead(batch, common, means)
-        # At parameters, `Balance` averages the gradients over the processes itself.
-        averages = self.balance is not None and self.balance.at == "parameters"
+        averages = self.balance is not None and self.balance.averages_gradients
         for index, (part, weights) in enumerate(zip(parts, part_weights, strict=True)):
             is_last = index + 1 == len(parts)
             with self._without_reduction(enabled=averages or not is_last):
@@ -173,7 +170,7 @@ class Training:
             return None
         every = self.run.recipe.training.conflict_steps
         assert every is not None
-        conflict = self.meter.measure(loss.losses, self.balance) if number % every == 0 else None
+        conflict = self.meter.measure(loss.terms, self.balance) if number % every == 0 else None
         self.meter.clear()
         return conflict
 
@@ -233,7 +230,7 @@ class Training:
         summed = self.fabric.all_reduce(torch.stack([*values, total.detach()]), reduce_op="sum")
         assert isinstance(summed, Tensor)
         by_name = dict(zip([*loss, "total"], summed.tolist(), strict=True))
-        return _PartLoss(losses=loss, terms=terms, others=others, values=by_name)
+        return _PartLoss(terms=terms, others=others, values=by_name)
 
     def _taught(self, images: Tensor) -> dict[str, Tensor] | None:
         """Returns the raw outputs of the single-task networks; None without distillation."""

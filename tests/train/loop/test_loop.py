@@ -189,9 +189,7 @@ def test_training_that_settles_gates_goes_on_exactly(tmp_path: Path, steps: int,
 
 @pytest.mark.parametrize("kind", ["sgd", "scaled"])
 @pytest.mark.parametrize("steps", [3, 5, 9])
-def test_training_that_freezes_gates_goes_on_exactly(
-    tmp_path: Path, kind: str, steps: int, assert_same: Same
-) -> None:
+def test_training_that_freezes_gates_goes_on_exactly(tmp_path: Path, kind: str, steps: int, assert_same: Same) -> None:
     def one(folder: str) -> NetworkRun:
         gated = {"epochs": 3, "batch_size": 8, "freeze_at": 0.4, "gates": {"kind": kind}}
         return stage(tmp_path / folder, "gated", checkpoint_steps=1, gated=gated)

@@ -76,6 +76,16 @@ def network(*, gated: bool, drop: float = 0.0, poison: bool = False) -> nn.Modul
     return gate(backbone, tasks=list(heads), example_inputs=(torch.zeros(2, 1, 8, 8),), heads=heads)
 
 
+METHODS: dict[str, Any] = {
+    "pcgrad": "pcgrad",
+    "mgda-features": {"method": "mgda", "at": "features"},
+    "graddrop-features": {"method": "graddrop", "at": "features"},
+    "gradnorm": "gradnorm",
+    "famo": "famo",
+    "auto_lambda": {"method": "auto_lambda", "options": {"lr": 0.01}},
+}
+"""What is trained with methods: every road of gradients, and every further look at a batch."""
+
 STAGE: dict[str, Any] = {"epochs": 2, "batch_size": 8, "weights": {"lr": 0.01}}
 
 
@@ -127,6 +137,10 @@ def everything(fabric: Any, folder: Path) -> None:
     """Both kinds of network, and a whole run."""
     fit(fabric, folder / "shared", network(gated=False))
     fit(fabric, folder / "gated", network(gated=True))
+    for name, balancing in METHODS.items():
+        shared = {**STAGE, "balancing": balancing}
+        fit(fabric, folder / name, network(gated=False), shared=shared, conflict_steps=2)
+    fit(fabric, folder / "gated-nash", network(gated=True), gated={**STAGE, "balancing": "nash"}, conflict_steps=2)
     stage = "{epochs: 1, batch_size: 8, weights: {lr: 1e-4}}"
     small = load_recipe(
         Path(__file__).parents[3] / "recipes" / "digits_tiny.yaml",

@@ -12,6 +12,7 @@ from gate2static.errors import RecipeError
 from gate2static.recipe import Recipe
 from gate2static.train import load_result, train
 from gate2static.train.loop.checkpoints import load_checkpoint
+from tests.train.processes.distributed_script import METHODS
 
 pytestmark = pytest.mark.slow
 
@@ -40,6 +41,14 @@ def test_two_processes_give_the_weights_of_one(trained: Path, network: str) -> N
     assert largest_difference(one["model"], two["model"]) < 1e-6
     for expected, found in zip(one["position"]["log"], two["position"]["log"], strict=True):
         assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", [*METHODS, "gated-nash"])
+def test_two_processes_balance_as_one_does(trained: Path, name: str) -> None:
+    one, two = (content(trained / processes / name) for processes in ("one", "two"))
+    assert largest_difference(one["model"], two["model"]) < 1e-5
+    for expected, found in zip(one["position"]["conflict"], two["position"]["conflict"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-4)
 
 
 def test_a_part_of_a_batch_has_batch_norm_of_its_own(trained: Path) -> None:
