@@ -11,6 +11,7 @@ import gate2static as g2s
 from gate2static.cli.commands import app
 
 FUNCTIONS = {
+    "balance": "(method, model, *, tasks=None, shared=None, at=None, scale=None, seed=0, **options)",
     "benchmark": (
         "(targets, *, backends=None, batch_size=1, rounds=5, warmup_s=0.2, duration_s=3.0, min_runs=10, threads=None, "
         "progress=True)"
@@ -19,6 +20,7 @@ FUNCTIONS = {
         "(onnx_path, engine_path, *, backend='tensorrt-rtx', compute_capabilities=None, batch=(1, 1, 8), "
         "workspace_bytes=None)"
     ),
+    "conflict": "(losses, *, shared, features=None, temperature=None)",
     "decide_by_saliency": "(gated, batches, losses, *, prefix=False)",
     "expected_macs": "(gated, *, align=1)",
     "export_onnx": "(static, path, *, opset=None, fold_norms=True, precision='fp32', batch_size=None)",
@@ -33,12 +35,22 @@ FUNCTIONS = {
     "optimisers": "(gated, *, lr, steps, weight_decay=0.0, sparsity_weight=0.3, targets=0.0)",
     "project_to_budget": "(gated, budget, *, measure=None, target='any', progress=True)",
     "prune": "(gated, *, align=1, target='any', dtype=None, dynamic=())",
+    "ranking_similarity": "(first, second, *, draws=10000, seed=0)",
     "set_gates": "(gated, decisions)",
     "sparsity_hinge": "(gated, *, targets)",
     "verify": "(gated, static, *, inputs=None)",
     "weight_parameters": "(gated)",
 }
 METHODS = {
+    "Balance": {
+        "backward": "(self, losses, also=None, *, is_last=True, backward=None, loss_scale=1.0)",
+        "end_epoch": "(self)",
+        "load_state_dict": "(self, state)",
+        "look_ahead": "(self, here, there, *, lr)",
+        "remove": "(self)",
+        "state_dict": "(self)",
+        "step": "(self, losses_again)",
+    },
     "Budget": {"label": None},
     "BudgetController": {
         "load_state_dict": "(self, state)",
@@ -48,11 +60,13 @@ METHODS = {
         "step": "(self, gated)",
     },
     "BudgetReport": {},
+    "Conflict": {"values": "(self)"},
     "EquivalenceReport": {"passed": None, "per_task": None, "require": "(self)"},
     "GateOptimiser": {"step": "(self, closure=None)"},
     "GatedModel": {"forward": "(self, *inputs, **named)", "gates": None},
     "LatencyReport": {"to_json": "(self, path)"},
     "Optimisers": {"step": "(self)", "zero_grad": "(self)"},
+    "RankingSimilarity": {},
     "StaticModel": {
         "check_inputs": "(self, inputs)",
         "example_inputs": "(self, batch_size=1)",

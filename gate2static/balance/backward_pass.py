@@ -23,14 +23,14 @@ class BackwardPass:
         is_plain: Whether passes are torch's own, without a scale.
 
     Args:
-        backward: Runs one pass.
+        backward: Runs one pass; None is torch's own.
         loss_scale: What it multiplies losses by.
     """
 
-    def __init__(self, backward: Backward, loss_scale: float) -> None:
-        self._backward = backward
+    def __init__(self, backward: Backward | None, loss_scale: float) -> None:
+        self._backward = backward or Tensor.backward
         self.loss_scale = loss_scale
-        self.is_plain = backward is Tensor.backward
+        self.is_plain = backward is None
 
     def __call__(self, loss: Tensor, *, retain_graph: bool = False) -> None:
         """Adds the gradients of a loss to `.grad` of everything that it depends on."""

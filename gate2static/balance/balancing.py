@@ -70,7 +70,7 @@ class Balance:
         also: Tensor | None = None,
         *,
         is_last: bool = True,
-        backward: Backward = Tensor.backward,
+        backward: Backward | None = None,
         loss_scale: float = 1.0,
     ) -> dict[str, float]:
         """Adds this step's gradients to `.grad` of all parameters: as the method says, where they are shared.
@@ -83,7 +83,7 @@ class Balance:
             also: Further terms of the loss, such as λ times the sparsity hinge, which no method changes.
             is_last: Whether the step's batch ends here. Give False for all but its last part where a batch is divided
                 to save memory; losses of parts add up to that of the batch.
-            backward: Runs a backward pass, where the training does not use `Tensor.backward` itself.
+            backward: Runs a backward pass, taking the keywords of `Tensor.backward`; None runs that.
             loss_scale: What `backward` multiplies losses by, as a `GradScaler` does.
 
         Returns:

@@ -4,10 +4,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
+from torchjd.aggregation import Aggregator
 
 from gate2static.arguments import described, require_kind
 from gate2static.balance import processes
 from gate2static.balance.aggregation.cosreg import CosReg
+from gate2static.balance.aggregation.torchjd_aggregators import OfRows
 from gate2static.balance.balancing import Balance
 from gate2static.balance.direction import Direction, Scale
 from gate2static.balance.features import FeatureTap
@@ -23,7 +25,7 @@ _MOST_TASKS = 256
 
 
 def balance(
-    method: str,
+    method: str | Aggregator,
     model: nn.Module,
     *,
     tasks: int | Sequence[str] | None = None,
@@ -39,7 +41,7 @@ def balance(
     with that method, and all-specific ones as separate networks.
 
     Args:
-        method: The method's name (docs/methods.md has a table).
+        method: The method's name (docs/methods.md has a table), or an aggregator of TorchJD.
         model: The network that is trained.
         tasks: The tasks or their number; None takes those of a gated model.
         shared: The module that computes the shared features, or the shared parameters; None is the shared branch of a
@@ -56,18 +58,24 @@ def balance(
         BalanceError: An argument does not fit; the message says what does.
     """
     require_kind(model, nn.Module, name="model", allowed="the network that is trained", error=BalanceError)
-    require_kind(method, str, name="method", allowed="a method's name, such as 'pcgrad'", error=BalanceError)
-    built = build_method(method, _count(tasks, model), options, seed=seed)
-    level = _level(method, built, at, model)
+    allowed = "a method's name, such as 'pcgrad', or an aggregator of TorchJD"
+    require_kind(method, (str, Aggregator), name="method", allowed=allowed, error=BalanceError)
+    count = _count(tasks, model)
+    name = method if isinstance(method, str) else type(method).__name__
+    if isinstance(method, Aggregator):
+        built: Method = OfRows(count, method, seed=seed)
+    else:
+        built = build_method(method, count, options, seed=seed)
+    level = _level(name, built, at, model)
     if scale is None:
         scale = "sum" if level is None and isinstance(model, GatedModel) else "method"
     choice(scale, ("method", "sum"), name="scale")
-    tap = _tap(method, built, shared) if level == "features" else None
+    tap = _tap(name, built, shared) if level == "features" else None
     parameters = SharedParameters([] if level is None else _shared_parameters(shared, model))
     direction = Direction(built, scale)
     road = _road(built, level, model, parameters, tap, direction)
     return Balance(
-        method,
+        name,
         built,
         model,
         at=level,

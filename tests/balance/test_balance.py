@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torchjd import aggregation
 
 import gate2static as g2s
 from gate2static.balance.look_ahead import gradient_of_weights
@@ -107,6 +108,15 @@ def test_parameters_get_the_direction_of_their_own_rows(name: str) -> None:
     setup(name, model).backward(losses(model))
     found_row = torch.cat([p.grad.flatten() for p in parameters])  # type: ignore[union-attr]
     torch.testing.assert_close(found_row, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_an_aggregator_of_torchjd_is_a_method() -> None:
+    found = []
+    for method in (aggregation.ConFIG(), "config"):
+        model = net()
+        g2s.balance(method, model, tasks=3, shared=model.backbone).backward(losses(model))
+        found.append(gradients(model))
+    assert all(torch.equal(found[0][key], found[1][key]) for key in found[0])
 
 
 @pytest.mark.parametrize(("name", "level"), EVERY)

@@ -91,8 +91,14 @@ class Krum(_OfGramian):
         super().__init__(count, aggregation.KrumWeighting(outliers), seed=seed)
 
 
-class _OfRows(RowsMethod):
-    """An aggregator of TorchJD that needs the rows themselves."""
+class OfRows(RowsMethod):
+    """An aggregator of TorchJD that needs the rows themselves.
+
+    Args:
+        count: The number of tasks, T.
+        aggregator: The aggregator. What a stateful one remembers is not in this method's `state_dict`.
+        seed: Seeds what it draws.
+    """
 
     def __init__(self, count: int, aggregator: aggregation.Aggregator, *, seed: int = 0) -> None:
         super().__init__(count, seed=seed)
@@ -108,14 +114,14 @@ class _OfRows(RowsMethod):
         return direction
 
 
-class ConFIG(_OfRows):
+class ConFIG(OfRows):
     """The direction that has the same angle to all gradients (Liu et al. 2024)."""
 
     def __init__(self, count: int, *, seed: int = 0) -> None:
         super().__init__(count, aggregation.ConFIG(), seed=seed)
 
 
-class TrimmedMean(_OfRows):
+class TrimmedMean(OfRows):
     """The mean of every element without its largest and smallest values (Yin et al. 2018).
 
     Args:
