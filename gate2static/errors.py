@@ -42,6 +42,10 @@ class BalanceError(Gate2StaticError):
     """A multi-task optimisation method that does not exist, or does not fit the losses, the network or the training."""
 
 
+class ArchitectureError(Gate2StaticError):
+    """A multi-task architecture that does not exist, or that a backbone, its places or the tasks do not allow."""
+
+
 class CheckpointError(Gate2StaticError):
     """A checkpoint that is missing, truncated, not ours, unsafe, from a newer format, or for another model."""
 

@@ -119,7 +119,7 @@ def build_program(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     streams = tuple(range(len(heads) + 1))
     call, inputs = call_of(backbone, examples, "the backbone")
-    root, graph, outputs = _trace_backbone(backbone, examples, fake_inputs(mode, inputs), streams)
+    root, graph, outputs = trace_backbone(backbone, examples, fake_inputs(mode, inputs), streams)
     output = next(iter(graph.find_nodes(op="output")))
     structure: Structure = output.meta["structure"]
     _check_features(tensors_of(output.args[0]), structure)
@@ -255,7 +255,7 @@ def _first(value: Any, _: Any) -> Any:
     return value
 
 
-def _trace_backbone(
+def trace_backbone(
     backbone: nn.Module, examples: Sequence[Any] | Mapping[str, Any], inputs: InputsAt, streams: tuple[int, ...]
 ) -> tuple[nn.Module, fx.Graph, Any]:
     """Traces and annotates a backbone, and keeps submodules whole whose traces do not run.

@@ -1,0 +1,171 @@
+"""Safe multi-task learning (Guo, Ye and Zhang): every task weighs a public encoder against its own.
+
+    g_t = α_t f_S(x) + (1 - α_t) f_t(x)        (eq. 1)
+
+The weights are α = σ(a) with a trained number per task, which keeps them in [0, 1] (eq. 2); a starts at 0, since the
+learned weights that the paper prints lie around ½.
+"""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gate2static.architectures.architecture import Architecture, Values, run
+from gate2static.architectures.stages import Stages
+from gate2static.arguments import require_number
+from gate2static.errors import ArchitectureError
+
+PUBLIC = "public"
+"""The name of the public encoder's stream, which no task may have."""
+
+
+class SMTL(Architecture):
+    """SMTL: T private encoders and a public one, joined in front of the heads (eq. 1).
+
+    Args:
+        stages: The backbone; it need not be cut.
+        heads: Task -> head.
+    """
+
+    def __init__(self, stages: Stages, heads: Mapping[str, nn.Module]) -> None:
+        if PUBLIC in heads:
+            raise ArchitectureError(f"no task may be called {PUBLIC!r}: the public encoder has that name.")
+        super().__init__(stages, heads, streams=(*heads, PUBLIC))
+        self.logits = nn.Parameter(torch.zeros(len(heads)))
+
+    def weights(self) -> Tensor:
+        """Returns α, (T,): the weights of the public encoder."""
+        return self.logits.sigmoid()
+
+    def public_tasks(self) -> tuple[str, ...]:
+        """Returns the tasks for which the public encoder weighs more than their own."""
+        return tuple(task for task, logit in zip(self.tasks, self.logits.tolist(), strict=True) if logit > 0)
+
+    def encode(self, tensors: Values) -> dict[str, Values]:
+        """Runs all encoders, and joins each task's own with the public one."""
+        public = run(self.streams[PUBLIC], tensors)
+        weights = self.weights()
+        joined: dict[str, Values] = {}
+        for number, task in enumerate(self.tasks):
+            own = run(self.streams[task], tensors)
+            joined[task] = [weights[number] * p + (1 - weights[number]) * o for p, o in zip(public, own, strict=True)]
+        return joined
+
+
+class SMTLc(SMTL):
+    """SMTL_c: there are public decoders too, and outputs are joined instead of features.
+
+    Args:
+        stages: The backbone; it need not be cut.
+        heads: Task -> head; the public decoders start as copies.
+    """
+
+    def __init__(self, stages: Stages, heads: Mapping[str, nn.Module]) -> None:
+        super().__init__(stages, heads)
+        self.public_heads = nn.ModuleDict({task: copy.deepcopy(head) for task, head in heads.items()})
+
+    def outputs(self, tensors: Values) -> dict[str, Tensor]:
+        """Returns α_t h_(S,t)(f_S(x)) + (1 - α_t) h_t(f_t(x)) by task."""
+        public = self.structure.build(run(self.streams[PUBLIC], tensors))
+        weights = self.weights()
+        joined = {}
+        for number, task in enumerate(self.tasks):
+            own = self.heads[task](self.structure.build(run(self.streams[task], tensors)))
+            joined[task] = weights[number] * self.public_heads[task](public) + (1 - weights[number]) * own
+        return joined
+
+
+class LSMTL(SMTL):
+    """L-SMTL: every task takes one of the two encoders, chosen by a straight-through Gumbel softmax.
+
+    In training α̂ is drawn anew in every step: forwards the larger of b_k + log p_k (eq. 3), with p = (α, 1 - α), and
+    backwards the softmax of (b + log p) / τ. Eq. 4 prints log p_(t,0) in both terms of its denominator, which is no
+    softmax; here it is log p_(t,k). In evaluation, and in what is deployed, the public encoder serves the tasks with
+    α > ½, and encoders that nobody takes are gone.
+
+    Args:
+        stages: The backbone; it need not be cut.
+        heads: Task -> head.
+        temperature: τ of eq. 4, for which the paper says "a small value".
+    """
+
+    def __init__(self, stages: Stages, heads: Mapping[str, nn.Module], *, temperature: float = 0.5) -> None:
+        super().__init__(stages, heads)
+        name = "temperature of l_smtl"
+        self.temperature = require_number(temperature, name=name, error=ArchitectureError, least=1e-3)
+
+    def weights(self) -> Tensor:
+        """Returns what is drawn in training, and what is chosen in evaluation, (T,) of 0 and 1."""
+        return drawn(self.logits, self.temperature) if self.training else (self.logits > 0).to(self.logits)
+
+    def deployed(self) -> Architecture:
+        """Returns the chosen encoders alone, with their heads."""
+        return Chosen(self, {task: PUBLIC if task in self.public_tasks() else task for task in self.tasks}, self.heads)
+
+
+class LSMTLc(SMTLc):
+    """L-SMTL_c: every task takes the public encoder with its public decoder, or its own of both.
+
+    Args:
+        stages: The backbone; it need not be cut.
+        heads: Task -> head; the public decoders start as copies.
+        temperature: τ, as for L-SMTL.
+    """
+
+    def __init__(self, stages: Stages, heads: Mapping[str, nn.Module], *, temperature: float = 0.5) -> None:
+        super().__init__(stages, heads)
+        name = "temperature of l_smtl_c"
+        self.temperature = require_number(temperature, name=name, error=ArchitectureError, least=1e-3)
+
+    def weights(self) -> Tensor:
+        """Returns what is drawn in training, and what is chosen in evaluation, (T,) of 0 and 1."""
+        return drawn(self.logits, self.temperature) if self.training else (self.logits > 0).to(self.logits)
+
+    def deployed(self) -> Architecture:
+        """Returns the chosen encoders alone, with the decoders that go with them."""
+        public = self.public_tasks()
+        heads = {task: (self.public_heads if task in public else self.heads)[task] for task in self.tasks}
+        return Chosen(self, {task: PUBLIC if task in public else task for task in self.tasks}, heads)
+
+
+class Chosen(Architecture):
+    """One encoder per task, some of which serve several: what is left once every task has chosen.
+
+    Args:
+        network: The network with all encoders; what is taken is copied.
+        chosen: Task -> the stream that it takes.
+        heads: Task -> head.
+    """
+
+    def __init__(
+        self, network: Architecture, chosen: Mapping[str, str], heads: Mapping[str, nn.Module] | nn.ModuleDict
+    ) -> None:
+        nn.Module.__init__(self)
+        self.tasks = network.tasks
+        self.chosen = dict(chosen)
+        self.call = network.call
+        self.structure = network.structure
+        taken = dict.fromkeys(chosen.values())
+        self.streams = nn.ModuleDict({name: copy.deepcopy(network.streams[name]) for name in taken})
+        self.heads = nn.ModuleDict({task: copy.deepcopy(heads[task]) for task in self.tasks})
+        self.eval()
+
+    def encode(self, tensors: Values) -> dict[str, Values]:
+        """Runs every encoder that is left once."""
+        encoded = {name: run(chain, tensors) for name, chain in self.streams.items()}
+        return {task: encoded[self.chosen[task]] for task in self.tasks}
+
+
+def drawn(logits: Tensor, temperature: float) -> Tensor:
+    """Returns 0 or 1 by a Gumbel softmax over (public, private), (T,), with the gradient of the soft value.
+
+    Args:
+        logits: a, with α = σ(a), (T,).
+        temperature: τ of eq. 4.
+    """
+    two = torch.stack([F.logsigmoid(logits), F.logsigmoid(-logits)], dim=1)  # log p
+    hard: Tensor = F.gumbel_softmax(two, tau=temperature, hard=True)[:, 0]
+    return hard

@@ -1,0 +1,265 @@
+"""Cuts a backbone into stages, between which architectures let tasks exchange features.
+
+A *cut* is a value that everything behind it comes from. Neighbouring cuts of one shape are a group, and the end of a
+stage is the last cut of its group: the end of `layer1` in a ResNet. A ResNet's blocks end at cuts within a group.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from gate2static.errors import ArchitectureError
+from gate2static.graphs import copied
+from gate2static.program.annotate import fake_inputs, info
+from gate2static.program.calls import Call, call_of
+from gate2static.program.program import trace_backbone
+from gate2static.program.structures import Structure, tensors_of
+from gate2static.program.units import owns_state
+
+Places = Literal["stages", "last blocks", "blocks"] | Sequence[str]
+"""Where a backbone is cut: at the ends of its stages; there and before each stage's last block; at the ends of all
+blocks; or behind modules, by their paths."""
+
+_LEAST = 0.005
+"""A part with less than this share of the parameters, such as a stem, is no stage of its own."""
+_PARTS = 4
+"""The number of stages of a backbone whose values all have one shape, such as a plain transformer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages:
+    """A backbone as a chain of modules.
+
+    Attributes:
+        modules: The stages; each maps the values of the cut in front of it to a tuple of those behind it.
+        shapes: The shapes of the values behind each stage but the last, without the batch.
+        call: How the backbone is called.
+        structure: What the backbone returns.
+    """
+
+    modules: nn.ModuleList
+    shapes: tuple[tuple[tuple[int, ...], ...], ...]
+    call: Call
+    structure: Structure
+
+    def copy(self) -> nn.ModuleList:
+        """Returns stages with parameters of their own."""
+        return copied(self.modules)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A place to cut: behind the node of this number, where these values are still needed."""
+
+    number: int
+    values: tuple[fx.Node, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (info(self.values[0]).shape or ())[1:]
+
+
+def split(backbone: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any], places: Places = "stages") -> Stages:
+    """Cuts a backbone into stages that compute what it computes.
+
+    Args:
+        backbone: Any module that torch.fx can trace; it is not changed.
+        example_inputs: Its arguments, as for `gate`.
+        places: Where to cut it.
+
+    Raises:
+        ArchitectureError: There is no such place, or the stages do not compute what the backbone computes.
+        TraceError: The backbone cannot be traced.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    call, inputs = call_of(backbone, example_inputs, "the backbone")
+    root, graph, _ = trace_backbone(backbone, example_inputs, fake_inputs(mode, inputs), (0,))
+    nodes = list(graph.nodes)
+    chosen = _chosen(root, nodes, places)
+    output = nodes[-1]
+    stages = []
+    for first, last in pairwise([None, *chosen, None]):
+        taken = graph.find_nodes(op="placeholder") if first is None else first.values
+        given = tensors_of(output.args[0]) if last is None else last.values
+        stages.append(_stage(root, taken, given))
+    shapes = tuple(tuple((info(value).shape or ())[1:] for value in cut.values) for cut in chosen)
+    found = Stages(modules=nn.ModuleList(stages), shapes=shapes, call=call, structure=output.meta["structure"])
+    _check(backbone, found, inputs, call)
+    return found
+
+
+def _chosen(root: nn.Module, nodes: list[fx.Node], places: Places) -> list[_Cut]:
+    if not isinstance(places, str):
+        return [_behind(nodes, path) for path in places]
+    if places not in ("stages", "last blocks", "blocks"):
+        raise ArchitectureError(
+            f"places is {places!r}; allowed are 'stages', 'last blocks', 'blocks' and a list of modules' paths."
+        )
+    cuts = [cut for cut in _cuts(nodes) if len(cut.values) == 1]
+    blocks = _with_parameters(root, nodes, cuts)
+    chosen = blocks if places == "blocks" else _stage_ends(root, nodes, cuts, blocks)
+    if places == "last blocks":
+        chosen = [cut for end in chosen for cut in (_before_last_block(root, nodes, cuts, end), end)]
+    if not chosen or _share_behind(root, nodes, chosen[-1]) > 0.5:
+        raise ArchitectureError(
+            "most of the backbone lies behind the last value that everything passes through, so its stages cannot be "
+            f"found; name the modules behind which it is to be cut, such as places={_some_children(root)!r}"
+        )
+    return chosen
+
+
+def _stage_ends(root: nn.Module, nodes: list[fx.Node], cuts: list[_Cut], blocks: list[_Cut]) -> list[_Cut]:
+    groups = [list(group) for _, group in groupby(cuts, key=lambda cut: cut.shape)]
+    ends = _large(root, nodes, [group[-1] for group in groups])
+    if len(ends) > 1 or not blocks:
+        return ends
+    # Values of one shape throughout, as in a plain transformer: parts of equally many blocks.
+    return [blocks[round((part + 1) * len(blocks) / _PARTS) - 1] for part in range(_PARTS)]
+
+
+def _before_last_block(root: nn.Module, nodes: list[fx.Node], cuts: list[_Cut], end: _Cut) -> _Cut:
+    """Returns the last cut of the end's shape with parameters between it and the end; the end where there is none."""
+    before = [cut for cut in cuts if cut.number < end.number and cut.shape == end.shape]
+    return next((cut for cut in reversed(before) if _size(root, nodes, cut.number, end.number)), end)
+
+
+def _cuts(nodes: list[fx.Node]) -> list[_Cut]:
+    """Returns every place behind which few values are needed, each set of values once."""
+    flows = _flowing(nodes)
+    order = {node: number for number, node in enumerate(nodes)}
+    last_use = {node: max((order[user] for user in node.users if user in flows), default=-1) for node in flows}
+    cuts: list[_Cut] = []
+    live: dict[fx.Node, None] = {}
+    for number, node in enumerate(nodes[:-1]):
+        if node not in flows:
+            continue
+        live = {value: None for value in (*live, node) if last_use[value] > number}
+        values = tuple(live)
+        can_be_cut = node.op != "placeholder" and all(info(value).batch_multiple == 1 for value in values)
+        if can_be_cut and (not cuts or cuts[-1].values != values):
+            cuts.append(_Cut(number, values))
+    return cuts
+
+
+def _flowing(nodes: list[fx.Node]) -> set[fx.Node]:
+    """Returns the nodes that depend on the inputs."""
+    flows: set[fx.Node] = set()
+    for node in nodes:
+        if node.op in ("placeholder", "output") or any(value in flows for value in node.all_input_nodes):
+            flows.add(node)
+    return flows
+
+
+def _behind(nodes: list[fx.Node], path: str) -> _Cut:
+    """Returns the cut behind a module of the backbone."""
+    inside = [number for number, node in enumerate(nodes) if _is_inside(node, path)]
+    if not inside:
+        raise ArchitectureError(f"the backbone runs no module {path!r}; give the paths of modules that it runs.")
+    cuts = [cut for cut in _cuts(nodes) if cut.number <= inside[-1]]
+    if not cuts or cuts[-1].number < inside[0]:
+        raise ArchitectureError(f"behind {path!r} the backbone needs values that have no batch, so it cannot be cut.")
+    return cuts[-1]
+
+
+def _is_inside(node: fx.Node, path: str) -> bool:
+    paths = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
+    if node.op == "call_module":
+        paths.append(str(node.target))
+    return any(name == path or name.startswith(f"{path}.") for name in paths)
+
+
+def _with_parameters(root: nn.Module, nodes: list[fx.Node], cuts: list[_Cut]) -> list[_Cut]:
+    """Returns, of cuts between which there are no parameters, the last ones: the ends of blocks."""
+    ends: list[_Cut] = []
+    for cut in cuts:
+        start = ends[-1].number if ends else -1
+        if ends and ends[-1].shape == cut.shape and not _size(root, nodes, start, cut.number):
+            ends[-1] = cut
+        elif _size(root, nodes, start, cut.number):
+            ends.append(cut)
+    return ends
+
+
+def _large(root: nn.Module, nodes: list[fx.Node], cuts: list[_Cut]) -> list[_Cut]:
+    """Returns the cuts that end a part of some size."""
+    whole = _size(root, nodes, -1, len(nodes))
+    chosen: list[_Cut] = []
+    for cut in cuts:
+        start = chosen[-1].number if chosen else -1
+        if _size(root, nodes, start, cut.number) >= _LEAST * whole:
+            chosen.append(cut)
+    return chosen
+
+
+def _size(root: nn.Module, nodes: list[fx.Node], start: int, end: int) -> int:
+    """Returns the number of parameters behind one node and up to another."""
+    found: dict[int, int] = {}
+    for node in nodes[start + 1 : end + 1]:
+        if not owns_state(root, node):
+            continue
+        if node.op == "get_attr":
+            owner, _, name = str(node.target).rpartition(".")
+            value = getattr(root.get_submodule(owner), name)
+            found[id(value)] = value.numel()
+        else:
+            found |= {id(p): p.numel() for p in root.get_submodule(str(node.target)).parameters()}
+    return sum(found.values())
+
+
+def _share_behind(root: nn.Module, nodes: list[fx.Node], cut: _Cut) -> float:
+    return _size(root, nodes, cut.number, len(nodes)) / max(1, _size(root, nodes, -1, len(nodes)))
+
+
+def _some_children(root: nn.Module) -> list[str]:
+    return [name for name, child in root.named_children() if any(True for _ in child.parameters())][:4]
+
+
+def _stage(root: nn.Module, taken: Iterable[fx.Node], given: Iterable[fx.Node]) -> fx.GraphModule:
+    """Returns the module that computes some values of a graph from others, by the modules of `root`."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for number, node in enumerate(taken):
+        copies[node] = graph.placeholder(f"value_{number}")
+
+    def copy(node: fx.Node) -> fx.Node:
+        if node not in copies:
+            pending = [node]
+            while pending:  # without recursion: backbones are deeper than Python's stack
+                current = pending[-1]
+                missing = [value for value in current.all_input_nodes if value not in copies]
+                if missing:
+                    pending += missing
+                    continue
+                pending.pop()
+                if current not in copies:
+                    copies[current] = graph.node_copy(current, copies.__getitem__)
+        return copies[node]
+
+    graph.output(tuple(copy(node) for node in given))
+    graph.lint()
+    return fx.GraphModule(root, graph, "Stage")
+
+
+def _check(backbone: nn.Module, stages: Stages, inputs: tuple[Any, ...], call: Call) -> None:
+    """Raises an ArchitectureError where the stages do not compute what the backbone computes."""
+    plain = copied(backbone).eval()
+    chain = stages.copy().eval()
+    args, named = call.arguments(list(inputs))
+    with torch.no_grad():
+        expected = tensors_of(plain(*args, **named))
+        values: Sequence[Tensor] = list(inputs)
+        for stage in chain:
+            values = stage(*values)
+    same = all(
+        torch.allclose(a, b, rtol=1e-3, atol=1e-4, equal_nan=True) for a, b in zip(values, expected, strict=True)
+    )
+    if not same:
+        raise ArchitectureError(
+            "the stages do not compute what the backbone computes; its forward probably decides on the values of its "
+            "inputs, or is not deterministic in eval mode"
+        )
