@@ -1,5 +1,6 @@
 """Recipes: the description of a whole run in YAML, checked before anything runs."""
 
+from gate2static.recipe.architecture import ArchitectureRecipe
 from gate2static.recipe.balancing import BalancingRecipe
 from gate2static.recipe.budget import Budget
 from gate2static.recipe.loading import load_recipe, parse_budget
@@ -24,6 +25,7 @@ from gate2static.recipe.training import (
 )
 
 __all__ = [
+    "ArchitectureRecipe",
     "BalancingRecipe",
     "Budget",
     "DataRecipe",

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from gate2static.recipe.architecture import ArchitectureRecipe
 from gate2static.recipe.balancing import BalancingRecipe
 from gate2static.recipe.budget import Budget
 from gate2static.recipe.option import Option
@@ -123,12 +124,14 @@ class Recipe(Strict):
     budget: Budget | None = None
     """The most that the static network of `train` may cost."""
     sweep: Annotated[tuple[NotNegative, ...], Field(max_length=1000)] = (0.01, 0.03, 0.05, 0.07, 0.1)
-    """The values of λ_s for `sweep`; the default is the paper's. May be empty where `sweep_balancing` is not."""
+    """The values of λ_s for `sweep`; the default is the paper's. May be empty where something else is swept."""
     sweep_targets: Annotated[tuple[Fraction, ...], Field(max_length=1000)] = ()
     """Values of τ that `sweep` gives to the tasks in all combinations, with every λ_s (appendix C). Without values,
     tasks keep their own targets."""
     sweep_balancing: Annotated[tuple[BalancingRecipe, ...], Field(max_length=1000)] = ()
     """Methods that `sweep` trains a shared network with, each in a row of its own, such as `shared-pcgrad`."""
+    architectures: Annotated[tuple[ArchitectureRecipe, ...], Field(max_length=1000)] = ()
+    """Architectures that `sweep` trains as the shared network is trained, each in a row of its own."""
     runs_dir: str = "runs"
 
     @model_validator(mode="after")
@@ -140,11 +143,12 @@ class Recipe(Strict):
             values = [f"{value:g}" for value in getattr(self, key)]
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} must hold different values, found {', '.join(values)}")
-        if not self.sweep and not self.sweep_balancing:
-            raise ValueError("sweep is empty, and so is sweep_balancing; give a value of λ_s, or a method")
-        labels = [balancing.label for balancing in self.sweep_balancing]
-        if len(set(labels)) < len(labels):
-            raise ValueError(f"sweep_balancing must hold different methods, found {', '.join(labels)}")
+        if not (self.sweep or self.sweep_balancing or self.architectures):
+            raise ValueError("sweep, sweep_balancing and architectures are empty; give a value of λ_s, or a name")
+        for key in ("sweep_balancing", "architectures"):
+            labels = [entry.label for entry in getattr(self, key)]
+            if len(set(labels)) < len(labels):
+                raise ValueError(f"{key} must hold different entries, found {', '.join(labels)}")
         networks = len(self.sweep) * max(1, len(self.sweep_targets)) ** len(self.tasks)
         if self.sweep_targets and networks > _MOST_NETWORKS:
             raise ValueError(

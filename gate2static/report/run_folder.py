@@ -14,7 +14,7 @@ from gate2static.static import Manifest
 from gate2static.static.folder import read_manifest
 from gate2static.train.results import ResultRow, RunResult, load_result
 
-_ORDER = {"separate": 0, "shared": 1, "gated": 2}
+_ORDER = {"separate": 0, "shared": 1, "architecture": 2, "gated": 3}
 
 
 def read_content(run_dir: Path) -> Content:

@@ -17,6 +17,7 @@ from gate2static.report import style
 _LOOKS: dict[str, dict[str, Any]] = {
     "separate": {"marker": "s", "color": style.TASK_COLOURS[5], "label": "separate networks (STL)"},
     "shared": {"marker": "D", "color": style.TASK_COLOURS[2], "label": "one shared network (MTL)"},
+    "architecture": {"marker": "P", "color": style.TASK_COLOURS[3], "label": "other architectures"},
     "gated": {"marker": "o", "color": style.TASK_COLOURS[0], "label": "gated, pruned to static"},
     "l1": {"marker": "^", "color": style.TASK_COLOURS[1], "label": "the same with plain L1"},
 }
@@ -34,8 +35,8 @@ class TradeOffPoint:
 
     Attributes:
         name: The text beside the point.
-        kind: `separate`, `shared`, `gated`, or `l1` for a gated network that was trained with the plain L1 penalty of
-            table 6.
+        kind: `separate`, `shared`, `architecture`, `gated`, or `l1` for a gated network that was trained with the plain
+            L1 penalty of table 6.
         cost: The network's cost in the unit of the horizontal axis.
         delta_mtl_percent: Δ_MTL (eq. 6) in per cent; higher is better.
     """

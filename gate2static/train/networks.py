@@ -6,10 +6,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gate2static.errors import CheckpointError
+from gate2static.architectures import Architecture, architecture, as_gated
+from gate2static.errors import ArchitectureError, CheckpointError, RecipeError
 from gate2static.gates import GatedModel, gate, set_gates
 from gate2static.models import MultiTaskNetwork, build_model
-from gate2static.recipe import Recipe, parse
+from gate2static.recipe import ArchitectureRecipe, Recipe, parse
 from gate2static.train.loop import checkpoints
 
 State = dict[str, Tensor]
@@ -26,6 +27,26 @@ def build_shared(recipe: Recipe) -> MultiTaskNetwork:
     """Builds the shared network with its first weights: one backbone, and one head per task."""
     backbone, heads, _ = build_model(recipe)
     return MultiTaskNetwork(backbone, heads)
+
+
+def build_architecture(recipe: Recipe, wanted: ArchitectureRecipe) -> Architecture:
+    """Builds an architecture with the first weights of the recipe's backbone and heads.
+
+    Raises:
+        RecipeError: There is no such architecture or option, or the backbone does not allow it.
+    """
+    backbone, heads, examples = build_model(recipe)
+    try:
+        return architecture(
+            wanted.name,
+            backbone,
+            heads={task.name: heads[task.name] for task in recipe.tasks},
+            example_inputs=examples,
+            places=wanted.places,
+            **wanted.options,
+        )
+    except ArchitectureError as error:
+        raise RecipeError(f"architectures: {error}") from error
 
 
 def build_gated(recipe: Recipe, run_dir: Path) -> GatedModel:
@@ -123,8 +144,8 @@ def load_gated(path: str | Path) -> tuple[GatedModel, Recipe]:
     """Rebuilds the network of a checkpoint from its recipe and weights alone.
 
     Args:
-        path: The `ckpt.pt` of a gated network, or of the shared network, which becomes a gated network with all gates
-            shared.
+        path: The `ckpt.pt` of a gated network, or of the shared network or an architecture, which becomes a gated
+            network with all gates shared.
 
     Returns:
         The network in evaluation mode, and its recipe.
@@ -138,6 +159,8 @@ def load_gated(path: str | Path) -> tuple[GatedModel, Recipe]:
     recipe = _recipe(content, path)
     if content["kind"] == "shared":
         return _all_shared(recipe, content["model"]), recipe
+    if content["kind"] == "architecture":
+        return _deployed(recipe, content, path), recipe
     if content["kind"] != "gated":
         raise CheckpointError(f"{path}: holds a single-task network; give the checkpoint of a gated or shared network")
     gated = _gate(recipe, None, {}, stored=content["model"], where=str(path))
@@ -209,6 +232,15 @@ def _all_shared(recipe: Recipe, state: State) -> GatedModel:
     gated = gate(backbone, tasks=tasks, example_inputs=examples, heads=heads)
     set_gates(gated, False)
     return gated.eval()
+
+
+def _deployed(recipe: Recipe, content: dict[str, Any], path: Path) -> GatedModel:
+    """Rebuilds a trained architecture, as a gated network whose gates are all shared."""
+    wanted = parse(ArchitectureRecipe, content["identity"].get("architecture", {}), where=f"{path}: its architecture")
+    network = build_architecture(recipe, wanted)
+    checkpoints.load_weights(network, content["model"], where=str(path))
+    _, _, examples = build_model(recipe, initial_weights=False)
+    return as_gated(network, examples)
 
 
 def _plain_state(path: Path) -> State:

@@ -1,6 +1,6 @@
 """The measurement of one network: its row in `run.json`."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from gate2static.budget import BudgetReport
 from gate2static.data import Splits
@@ -28,6 +28,7 @@ def add_row(
     fabric: "Fabric",
     sparsity_weight: float | None = None,
     budget: BudgetReport | None = None,
+    is_architecture: bool = False,
 ) -> RunResult:
     """Measures a trained network on the test split and adds its row to the result.
 
@@ -44,6 +45,7 @@ def add_row(
         fabric: The processes and devices; every process measures its share of the images.
         sparsity_weight: λ_s of a gated network.
         budget: The budget of a gated network and the cost that it reached.
+        is_architecture: Whether the network is of another architecture.
 
     Returns:
         The result with the new row.
@@ -59,7 +61,7 @@ def add_row(
     baseline = next((row.metrics for row in result.rows if row.kind == "separate"), metrics)
     row = ResultRow(
         name=name,
-        kind="separate" if name == "separate" else "shared" if name.split("-")[0] == "shared" else "gated",
+        kind="architecture" if is_architecture else _kind(name),
         sparsity_weight=sparsity_weight,
         seed=recipe.seed,
         checkpoints=checkpoints,
@@ -72,3 +74,9 @@ def add_row(
         budget=budget,
     )
     return result.with_row(row)
+
+
+def _kind(name: str) -> Literal["separate", "shared", "gated"]:
+    if name == "separate":
+        return "separate"
+    return "shared" if name.split("-")[0] == "shared" else "gated"

@@ -59,7 +59,7 @@ class ResultRow(_Frozen):
 
     Attributes:
         name: `separate`, `shared`, or the network's folder, such as `shared-pcgrad` or `gated-0.05`.
-        kind: `separate`, `shared` or `gated`.
+        kind: `separate`, `shared`, `gated` or `architecture`.
         sparsity_weight: λ_s of a gated network; with a budget, its value at the end of training.
         seed: The recipe's seed.
         checkpoints: The network's checkpoints, relative to the run's folder.
@@ -73,7 +73,7 @@ class ResultRow(_Frozen):
     """
 
     name: RowName
-    kind: Literal["separate", "shared", "gated"]
+    kind: Literal["separate", "shared", "gated", "architecture"]
     sparsity_weight: float | None = None
     seed: int
     checkpoints: Annotated[tuple[PathInRun, ...], Field(min_length=1, max_length=256)]

@@ -1,7 +1,7 @@
 """A whole run: the single-task networks, the shared network and one gated network per sparsity weight."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import product
@@ -12,7 +12,7 @@ from gate2static.budget import BudgetReport, check_budget
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.errors import RecipeError, TrainingError
 from gate2static.gates import GatedModel
-from gate2static.recipe import NetworkRecipe, Recipe
+from gate2static.recipe import ArchitectureRecipe, NetworkRecipe, Recipe
 from gate2static.tasks import Task, build_tasks
 from gate2static.train.deciding import decide_gates
 from gate2static.train.loop.balanced import check_recipe
@@ -23,6 +23,7 @@ from gate2static.train.loop.loop import train_network
 from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.networks import (
+    build_architecture,
     build_gated,
     build_shared,
     build_single,
@@ -100,7 +101,8 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
             f"gating.decisions is {recipe.gating.decisions}, so λ_s decides nothing and there is nothing to sweep; use "
             "`train`"
         )
-    return train_variants(recipe, run_dir, {**_methods(recipe), **_variants(recipe)}, resume=resume, progress=progress)
+    variants = {**_methods(recipe), **_variants(recipe)}
+    return train_variants(recipe, run_dir, variants, recipe.architectures, resume=resume, progress=progress)
 
 
 def _methods(recipe: Recipe) -> dict[str, Recipe]:
@@ -127,9 +129,15 @@ def _variants(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def train_variants(
-    recipe: Recipe, run_dir: str | Path, variants: dict[str, Recipe], *, resume: bool = False, progress: bool = True
+    recipe: Recipe,
+    run_dir: str | Path,
+    variants: dict[str, Recipe],
+    architectures: Sequence[ArchitectureRecipe] = (),
+    *,
+    resume: bool = False,
+    progress: bool = True,
 ) -> RunResult:
-    """Trains the two baselines of a recipe, and one network per variant of it.
+    """Trains the two baselines of a recipe, and one network per variant of it and per architecture.
 
     Args:
         recipe: The recipe of the baselines.
@@ -137,6 +145,7 @@ def train_variants(
         variants: The name of a row -> its recipe. A name that starts with `shared-` is that of a shared network, whose
             recipe may differ in `training.shared.balancing`; other names are those of gated networks, which may differ
             in gating, in the gated training and in their budgets.
+        architectures: The architectures; their rows have their labels.
         resume: Whether to continue the run in the folder, as for `train`.
         progress: Whether to show progress bars on stderr.
 
@@ -151,14 +160,23 @@ def train_variants(
         check_recipe(variant, processes=fabric.world_size)
         if variant.budget is not None and not _is_shared(name):
             check_budget(build_untrained(variant), variant.budget)
+    for wanted in architectures:
+        build_architecture(recipe, wanted)
+    by_label = {wanted.label: wanted for wanted in architectures}
     # The lock is this process's alone; further processes of the run are its children.
     with locked(run_dir) if starts_the_run() else nullcontext():
-        launch(fabric, _run_in_process, recipe, run_dir, variants, resume, progress)
+        launch(fabric, _run_in_process, recipe, run_dir, variants, by_label, resume, progress)
     return load_result(run_dir)
 
 
 def _run_in_process(
-    fabric: "Fabric", recipe: Recipe, run_dir: Path, variants: dict[str, Recipe], resume: bool, show: bool
+    fabric: "Fabric",
+    recipe: Recipe,
+    run_dir: Path,
+    variants: dict[str, Recipe],
+    architectures: dict[str, ArchitectureRecipe],
+    resume: bool,
+    show: bool,
 ) -> None:
     """Runs the part of a run that every training process has."""
     # Arguments are pickled for other processes, so each process loads data and builds networks itself.
@@ -169,12 +187,12 @@ def _run_in_process(
     splits = load_data(recipe.data, [task.name for task in tasks])
     _check_selection(recipe, splits)
     fabric.barrier()  # no process writes before all have read the folder
-    recipes = {"separate": recipe, "shared": recipe, **variants}
+    recipes = {"separate": recipe, "shared": recipe, **variants, **dict.fromkeys(architectures, recipe)}
     total_cost = _total_cost(recipe, length(splits.train), recipes)
     with TrainingProgress(enabled=show and fabric.is_global_zero, total_cost=total_cost) as progress:
         for name, variant in recipes.items():
             checkpoints = []
-            for run in _network_runs(name, variant, run_dir):
+            for run in _network_runs(name, variant, run_dir, architectures.get(name)):
                 on_first_process(fabric, partial(_make_folder, run_dir))
                 if isinstance(run.model, GatedModel) and not run.checkpoint.exists():
                     decide_gates(run.model, variant, run_dir, tasks, splits, device=fabric.device)
@@ -184,7 +202,7 @@ def _run_in_process(
                 continue  # measured before an interruption
             sparsity_weight = None
             report = None
-            if name != "separate" and not _is_shared(name):
+            if name in variants and not _is_shared(name):
                 sparsity_weight, report = _outcome(variant, run_dir / name)
             result = add_row(
                 result,
@@ -197,6 +215,7 @@ def _run_in_process(
                 fabric=fabric,
                 sparsity_weight=sparsity_weight,
                 budget=report,
+                is_architecture=name in architectures,
             )
             on_first_process(fabric, partial(result.save, run_dir))
 
@@ -221,7 +240,7 @@ def _check_selection(recipe: Recipe, splits: Splits) -> None:
         )
 
 
-def _network_runs(name: str, recipe: Recipe, run_dir: Path) -> Iterator[NetworkRun]:
+def _network_runs(name: str, recipe: Recipe, run_dir: Path, wanted: ArchitectureRecipe | None) -> Iterator[NetworkRun]:
     """Yields the networks of a row, built one by one, because a gated network starts from trained baselines."""
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
     teaches = name != "separate" and recipe.training.distillation > 0
@@ -231,6 +250,17 @@ def _network_runs(name: str, recipe: Recipe, run_dir: Path) -> Iterator[NetworkR
             model = build_single(recipe, task.name)
             folder = f"{name}/{task.name}"
             yield NetworkRun(name=folder, kind="single", model=model, tasks=(task,), recipe=recipe, run_dir=run_dir)
+    elif wanted is not None:
+        yield NetworkRun(
+            name=name,
+            kind="architecture",
+            model=build_architecture(recipe, wanted),
+            tasks=tasks,
+            recipe=recipe,
+            run_dir=run_dir,
+            teachers=teachers,
+            architecture=wanted,
+        )
     elif _is_shared(name):
         model = build_shared(recipe)
         yield NetworkRun(

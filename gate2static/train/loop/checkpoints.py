@@ -20,7 +20,7 @@ FILE = "ckpt.pt"
 BEST_FILE = "ckpt-best.pt"
 _SEALED = "sealed"
 """The key that says that the archive has a digest; checkpoints from before 0.2 have neither."""
-_KINDS = ("single", "shared", "gated")
+_KINDS = ("single", "shared", "gated", "architecture")
 PARTS = ("kind", "identity", "recipe", "model", "optimisers", "random", "position")
 """The keys of every checkpoint, besides the format's name and version."""
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from gate2static.architectures import Architecture
 from gate2static.budget import BudgetController
 from gate2static.gates import GatedModel, sparsity_hinge
 from gate2static.tasks import Task
@@ -112,7 +113,7 @@ def task_terms(run: NetworkRun, loss: Mapping[str, Tensor], weights: Weights) ->
 def other_terms(
     run: NetworkRun, controller: BudgetController | None, loss: Mapping[str, Tensor], weights: Weights
 ) -> Tensor | None:
-    """Returns λ_s hinge (eq. 5) + distillation, a scalar; None where there is neither.
+    """Returns λ_s hinge (eq. 5) + distillation + what an architecture adds, a scalar; None where there is nothing.
 
     Where gates have `GateOptimiser`, that optimiser knows λ_s, and the hinge is only logged.
 
@@ -123,8 +124,11 @@ def other_terms(
         weights: The share that this part has in each loss.
     """
     total: Tensor | None = None
+    if isinstance(run.model, Architecture) and (added := run.model.penalty()) is not None:
+        total = weights["sparsity"] * added
     if "distillation" in loss:
-        total = run.recipe.training.distillation * weights["distillation"] * loss["distillation"]
+        term = run.recipe.training.distillation * weights["distillation"] * loss["distillation"]
+        total = term if total is None else total + term
     if isinstance(run.model, GatedModel) and not run.gates_know_sparsity:
         if controller is None:
             penalty = run.sparsity_weight * loss["sparsity"]

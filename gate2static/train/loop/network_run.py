@@ -7,11 +7,19 @@ from typing import Any, Literal
 
 from torch import nn
 
-from gate2static.recipe import BalancingRecipe, Budget, GatedNetworkRecipe, NetworkRecipe, Recipe, SharedNetworkRecipe
+from gate2static.recipe import (
+    ArchitectureRecipe,
+    BalancingRecipe,
+    Budget,
+    GatedNetworkRecipe,
+    NetworkRecipe,
+    Recipe,
+    SharedNetworkRecipe,
+)
 from gate2static.tasks import Task
 from gate2static.train.loop import checkpoints
 
-Kind = Literal["single", "shared", "gated"]
+Kind = Literal["single", "shared", "gated", "architecture"]
 
 _NUMERIC_SETTINGS = ("precision", "accumulate", "clip_norm")
 """Settings of `training` that change results by more than rounding."""
@@ -19,17 +27,18 @@ _NUMERIC_SETTINGS = ("precision", "accumulate", "clip_norm")
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkRun:
-    """The training of one network: single-task, shared or gated.
+    """The training of one network: single-task, shared, gated, or of another architecture.
 
     Attributes:
         name: The network's folder inside the run, such as `separate/left` or `gated-0.05`.
-        kind: The part of the recipe's `training` that holds the settings.
+        kind: The part of the recipe's `training` that holds the settings; architectures have those of `shared`.
         model: Maps images (N, C, H, W) to a dict of outputs by task.
         tasks: The tasks whose losses are summed (eq. 1).
         recipe: The recipe of the whole run.
         run_dir: The folder of the whole run.
         sparsity_weight: λ_s of eq. 5, or its first value where a budget steers it; 0 for a network without gates.
         teachers: The single-task networks by task, for distillation; empty without.
+        architecture: What an architecture was built from; None for other networks.
     """
 
     name: str
@@ -40,25 +49,27 @@ class NetworkRun:
     run_dir: Path
     sparsity_weight: float = 0.0
     teachers: Mapping[str, nn.Module] = field(default_factory=dict)
+    architecture: ArchitectureRecipe | None = None
 
     @property
     def settings(self) -> NetworkRecipe | GatedNetworkRecipe:
         """The recipe's settings for this kind of network."""
         training = self.recipe.training
-        return {"single": training.single, "shared": training.shared, "gated": training.gated}[self.kind]
+        settings = {"single": training.single, "gated": training.gated}
+        return settings.get(self.kind, training.shared)
 
     @property
     def balancing(self) -> BalancingRecipe | None:
         """How the tasks are balanced; None for plain training."""
         settings = self.settings
-        if not isinstance(settings, SharedNetworkRecipe) or settings.balancing.is_plain:
+        if self.kind == "architecture" or not isinstance(settings, SharedNetworkRecipe) or settings.balancing.is_plain:
             return None
         return settings.balancing
 
     @property
     def cost(self) -> int:
-        """Backbone passes per step: one, or one per stream of a gated network."""
-        return len(self.tasks) + 1 if self.kind == "gated" else 1
+        """Backbone passes per step: one, or one per stream."""
+        return len(self.tasks) + 1 if self.kind in ("gated", "architecture") else 1
 
     @property
     def budget(self) -> Budget | None:
@@ -107,8 +118,9 @@ class NetworkRun:
             # ω_t weighs tasks against each other, so a single-task network does not depend on it.
             tasks = [{**task, "weight": 1.0} for task in tasks]
         # A gated network starts from the baselines and so depends on their settings too.
-        kinds: tuple[str, ...] = ("single", "shared", "gated") if self.kind == "gated" else (self.kind,)
-        if self.kind == "shared" and self.teachers:
+        own = "shared" if self.kind == "architecture" else self.kind
+        kinds: tuple[str, ...] = ("single", "shared", "gated") if self.kind == "gated" else (own,)
+        if own == "shared" and self.teachers:
             kinds = ("single", "shared")
         parts = {key: recipe[key] for key in ("seed", "data", "model")}
         parts["tasks"] = tasks
@@ -122,6 +134,8 @@ class NetworkRun:
             parts["budget"] = recipe["budget"]
             parts["targets"] = targets
             parts["training.keep"] = training["keep"]
+        if self.architecture is not None:
+            parts["architecture"] = self.architecture.model_dump(mode="json")
         return {"stage": self.name, **parts}
 
 

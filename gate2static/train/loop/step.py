@@ -315,7 +315,8 @@ def begin(run: NetworkRun, fabric: "Fabric", *, image: Tensor, epoch_steps: int)
             search=run.search,
             most=_STRONGEST if run.gates_know_sparsity else math.inf,
         )
-    measures = recipe.conflict_steps is not None and len(run.tasks) > 1
+    # What is shared in other architectures is a matter of taste.
+    measures = recipe.conflict_steps is not None and run.kind in ("shared", "gated")
     model = fabric.setup_module(_compiled(run.model) if recipe.compile else run.model)
     settling = None
     if isinstance(run.model, GatedModel) and recipe.gated.settle_steps is not None:

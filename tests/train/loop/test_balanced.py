@@ -167,8 +167,8 @@ def test_what_works_in_one_process_alone_is_refused_in_two() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("sweep_balancing=[mgda, mgda]", "must hold different methods, found mgda, mgda"),
-        ("sweep=[]", "sweep is empty, and so is sweep_balancing"),
+        ("sweep_balancing=[mgda, mgda]", "must hold different entries, found mgda, mgda"),
+        ("sweep=[]", "sweep, sweep_balancing and architectures are empty"),
         ("training.single.balancing=mgda", r"unknown key training\.single\.balancing"),
         ("training.shared.balancing={method: mgda, at: layers}", r"training\.shared\.balancing\.at"),
     ],

@@ -1,0 +1,37 @@
+"""The part of a recipe that names an architecture to compare with."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from gate2static.recipe.option import Option
+from gate2static.recipe.strict import Strict
+
+_NAME = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+_PATHS = Annotated[tuple[str, ...], Field(max_length=1000)]
+
+
+class ArchitectureRecipe(Strict):
+    """A multi-task architecture made of the recipe's backbone (docs/architectures.md); a bare name has its defaults."""
+
+    name: _NAME
+    """The architecture's name."""
+    places: Literal["stages", "last blocks", "blocks"] | _PATHS | None = (
+        None
+    )
+    """Where the backbone is cut: at the ends of stages or blocks, or behind modules, by their paths. None is what the
+    architecture wants."""
+    options: dict[_NAME, Option] = Field(default_factory=dict)
+    """The architecture's own options, such as `temperature` of `l_smtl`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_alone(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def label(self) -> str:
+        """The name of the network's row, such as `l_smtl-temperature0.1`."""
+        shown = {key: value for key, value in self.options.items() if isinstance(value, bool | int | float | str)}
+        parts = [f"{key}{value:g}" if isinstance(value, float) else f"{key}{value}" for key, value in shown.items()]
+        return "-".join([self.name, *parts])
