@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.metagraspnet.tiny_scenes import RECTANGLES, SIZE, write_viewpoint
 from gate2static.data.metagraspnet import MetaGraspNet, collate
 from gate2static.data.metagraspnet.reading import read_array
 from gate2static.errors import DataError, MissingDependencyError
-from tests.metagraspnet_tree import RECTANGLES, SIZE, write_viewpoint
 
 
 @pytest.fixture
