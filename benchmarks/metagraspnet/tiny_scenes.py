@@ -11,7 +11,7 @@ RECTANGLES = (
     # category, depth in cm, then the first and the last row and column of the whole object
     (97, 70.0, 10, 59, 12, 61),
     (3, 60.0, 40, 79, 40, 79),
-    (12, 80.0, 20, 69, 90, 119),
+    (12, 80.0, 20, 69, 90, 117),
 )
 """The second rectangle hides 440 of the 2,500 pixels of the first; the third is seen whole."""
 
@@ -22,9 +22,22 @@ def write_viewpoint(
     *,
     rectangles: Sequence[tuple[int, float, int, int, int, int]] = RECTANGLES,
     amodal_name: str = "seg_masks_single",
+    shift: int = 0,
     hdf5: bool = False,
 ) -> Path:
-    """Writes the files of one viewpoint, and returns the `.npz` file's path."""
+    """Writes the files of one viewpoint.
+
+    Args:
+        folder: The scene's folder, such as ROOT/scene0.
+        viewpoint: The viewpoint's number, which also seeds the noise of the colours.
+        rectangles: The objects, as `RECTANGLES`.
+        amodal_name: The name of the whole objects' masks.
+        shift: Pixels by which the objects are moved to the right and up, so that scenes differ; 10 at most.
+        hdf5: Whether to write the scene's HDF5 file, which needs h5py.
+
+    Returns:
+        The path of the `.npz` file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     colours = np.full((*SIZE, 3), 90, np.uint8)
     depth = np.full(SIZE, 100.0, np.float32)
@@ -33,12 +46,11 @@ def write_viewpoint(
     amodal = np.zeros((len(rectangles), *SIZE), np.uint8)
     numbers = np.random.default_rng(viewpoint)
     for number, (category, distance, top, bottom, left, right) in enumerate(rectangles):
-        amodal[number, top : bottom + 1, left : right + 1] = 1
+        amodal[number, top - shift : bottom + 1 - shift, left + shift : right + 1 + shift] = 1
         seen = (amodal[number] == 1) & (depth > distance)
         depth[seen] = distance
         instances[seen] = number + 1
         colours[seen] = (40 + 50 * number, 200 - 60 * number, (category * 37) % 255)
-        # A nearer rectangle that was drawn before keeps its pixels.
     colours += numbers.integers(0, 9, colours.shape, np.uint8)
     Image.fromarray(colours).save(folder / f"{viewpoint}_rgb.png")
     arrays = folder / f"{viewpoint}.npz"

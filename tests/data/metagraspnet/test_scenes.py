@@ -30,8 +30,8 @@ def test_a_sample_is_colours_and_depth_with_the_objects_that_are_seen(root: Path
     assert image[3, [0, 90, 50, 30, 30], [0, 0, 50, 20, 100]].tolist() == pytest.approx([0, 1.0, 0.6, 0.7, 0.8])
     assert objects["labels"].tolist() == [1, 1, 1]
     assert objects["amodal"].shape == objects["visible"].shape == (3, *SIZE)
-    assert objects["amodal"].sum((1, 2)).tolist() == [2500, 1600, 1500]
-    assert objects["visible"].sum((1, 2)).tolist() == [2500 - 440, 1600, 1500]
+    assert objects["amodal"].sum((1, 2)).tolist() == [2500, 1600, 1400]
+    assert objects["visible"].sum((1, 2)).tolist() == [2500 - 440, 1600, 1400]
     assert objects["occluded"].tolist() == [1, 0, 0]
     assert not bool((objects["visible"] & ~objects["amodal"]).any())
 
@@ -65,7 +65,7 @@ def test_an_empty_bin_has_no_objects(tmp_path: Path) -> None:
 
 def test_both_names_of_the_whole_masks_are_read(tmp_path: Path) -> None:
     write_viewpoint(tmp_path / "scene0", 0, amodal_name="occlusion_objects")
-    assert MetaGraspNet(tmp_path, size=SIZE)[0][1]["amodal"].sum() == 5600
+    assert MetaGraspNet(tmp_path, size=SIZE)[0][1]["amodal"].sum() == 5500
 
 
 def test_scenes_are_ordered_by_their_numbers_and_can_be_chosen(root: Path) -> None:

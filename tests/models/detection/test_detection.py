@@ -160,7 +160,8 @@ def test_each_mask_and_occlusion_is_compared_with_its_own_truth(sample: tuple[Te
     features = leaves()
     found = losses(features, heads, [objects])
     assert max(found[name].item() for name in ("vsb", "amd", "occ")) < 0.001
-    (seen,) = detections(features, heads)
+    with torch.no_grad():
+        (seen,) = detections(features, heads)
     assert len(seen["boxes"])
     assert not bool(seen["visible"].any())
     assert bool(seen["amodal"].flatten(1).any(dim=1).all())
@@ -253,3 +254,23 @@ def test_both_resnets_are_gated_and_pruned_to_one_static_network() -> None:
     assert static.manifest.barriers == {}
     with torch.no_grad():
         torch.testing.assert_close(static(images), gated(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_documented_example_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("faster_coco_eval")
+    for scene in range(2):
+        write_viewpoint(tmp_path / f"scene{scene}", 0, shift=scene)
+    page = Path("docs/metagraspnet.md").read_text(encoding="utf-8")
+    code = page.partition("```python\n")[2].partition("```")[0]
+    for written, here in {
+        "/data/metagraspnet": str(tmp_path),
+        "(512, 512)": str(SIZE),
+        "rgbd_resnet18_fpn(pretrained=True)": "narrow_pyramid()",
+    }.items():
+        assert written in code
+        code = code.replace(written, here)
+    # As wide at its end as the documented one, whose ResNets would take a minute.
+    narrow = RGBDPyramid(TinyStages(3), TinyStages(1), channels=(8, 8, 8, 8))
+    exec(code, {"narrow_pyramid": lambda: narrow})
+    assert "boxes/mAP" in capsys.readouterr().out
