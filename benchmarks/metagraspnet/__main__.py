@@ -43,7 +43,6 @@ def train(gated: g2s.GatedModel, heads: DetectionHeads, batches: Iterator[Batch]
         for optimiser in (weights, gates):
             optimiser.zero_grad()
         total.backward()
-        nn.utils.clip_grad_norm_([*g2s.weight_parameters(gated), *heads.parameters()], 10.0)
         for optimiser in (weights, gates):
             optimiser.step()
         if step % _LOG_STEPS == 0 or step == settings.steps:
