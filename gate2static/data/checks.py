@@ -46,7 +46,8 @@ def check_target(name: str, target: Tensor, spec: TargetSpec, path: Path, size: 
     Raises:
         DataError: The target has another size than the image, or values that its kind does not allow.
     """
-    shapes = {"classification": (), "attributes": (spec.channels,), "semantic": size, "normals": (3, *size)}
+    shapes = {"classification": (), "attributes": (spec.channels,), "semantic": size}
+    shapes |= {"normals": (3, *size), "instance_offsets": (2, *size)}
     shape = shapes.get(spec.kind, (1, *size))  # all other kinds are maps of one channel
     if tuple(target.shape) != shape:
         raise DataError(f"{path}: {name} has shape {tuple(target.shape)}; its image asks for {shape}")

@@ -1,9 +1,11 @@
-"""CityScapes with semantic labels and inverse depth, as MTAN's arrays (Liu et al. 2019) or as the official tree.
+"""CityScapes with classes, inverse depth and instances, as MTAN's arrays (Liu et al. 2019) or as the official tree.
 
 The target `depth` is inverse depth, as in MTAN's benchmark; 0 is unknown. MTAN's arrays hold normalised values. From
 the official tree, inverse depth is the disparity in pixels of the resized picture, (p - 1) / 256 for a stored p > 0 at
-full size. The 500 validation pictures are the test split, because the labels of the official test pictures are not
-public.
+full size. The option `instances` adds the target `instance_offsets`, which the official tree alone has: how far a pixel
+is from the mean position of its instance's pixels, in shares of the image.
+
+The 500 validation pictures are the test split, because the labels of the official test pictures are not public.
 """
 
 from collections.abc import Callable, Sequence
@@ -48,6 +50,9 @@ CLASSES = {
     19: tuple(name for name, _, _ in TRAIN_CLASSES),
 }
 
+INSTANCES = 1000
+"""The factor of the class in the official instance ids: 26003 is the car number 3."""
+
 MTAN = "MTAN CityScapes"
 OFFICIAL = "official CityScapes"
 NYUD_SIZE = (288, 384)
@@ -56,6 +61,7 @@ PARTS = {
     "image": ("leftImg8bit", "_leftImg8bit.png"),
     "semantic": ("gtFine", "_gtFine_labelIds.png"),
     "depth": ("disparity", "_disparity.png"),
+    "instance_offsets": ("gtFine", "_gtFine_instanceIds.png"),
 }
 """The folder and the file suffix of each part in the official tree."""
 
@@ -67,18 +73,20 @@ class CityscapesOptions(HoldOutOptions):
     """The height and width. MTAN's arrays come as 128×256 and as 256×512; official pictures are resized."""
     classes: Literal[7, 19] = 7
     """The number of classes: the 19 evaluated classes, or their 7 categories."""
+    instances: bool = False
+    """Whether there is the target `instance_offsets`, which needs the official tree."""
 
 
 def describe(options: CityscapesOptions) -> DataSpec:
-    """Describes images with semantic labels and inverse depth."""
+    """Describes images with semantic labels, inverse depth and, if the options ask for them, instances."""
     names = CLASSES[options.classes]
-    return DataSpec(
-        image_shape=(3, *options.size),
-        targets={
-            "semantic": TargetSpec(kind="semantic", channels=len(names), classes=names),
-            "depth": TargetSpec(kind="depth", channels=1),
-        },
-    )
+    targets = {
+        "semantic": TargetSpec(kind="semantic", channels=len(names), classes=names),
+        "depth": TargetSpec(kind="depth", channels=1),
+    }
+    if options.instances:
+        targets["instance_offsets"] = TargetSpec(kind="instance_offsets", channels=2)
+    return DataSpec(image_shape=(3, *options.size), targets=targets)
 
 
 def load(options: CityscapesOptions, spec: DataSpec) -> Splits:
@@ -97,6 +105,11 @@ def load(options: CityscapesOptions, spec: DataSpec) -> Splits:
             prepare=partial(resize, kinds=spec.kinds, size=options.size),
         )
     elif (root / "train").is_dir() or (root / "val").is_dir():
+        if "instance_offsets" in spec.targets:
+            raise DataError(
+                f"{root}: found MTAN's arrays, which hold no instances; give the official tree, or leave out the task "
+                "instance_offsets and data.options.instances"
+            )
         train, test = (_mtan_files(root, split, options, spec) for split in ("train", "val"))
         _check_size(train[0]["image"], options)
         make = partial(FileSamples, readers=MTAN_READERS, spec=spec)
@@ -191,6 +204,7 @@ def _official_readers(options: CityscapesOptions) -> dict[str, Reader]:
         "image": read_image,
         "semantic": partial(_read_ids, numbers=tuple(numbers)),
         "depth": partial(_read_disparity, width=options.size[1]),
+        "instance_offsets": _read_offsets,
     }
 
 
@@ -208,3 +222,26 @@ def _read_disparity(path: Path, *, width: int) -> Tensor:
     """Returns the disparity (1, H, W) in pixels of a picture that will be `width` pixels wide."""
     stored = read_label_image(path).float()
     return torch.where(stored > 0, (stored - 1) / 256 * width / stored.shape[1], 0)[None]
+
+
+def _read_offsets(path: Path) -> Tensor:
+    """Returns the offsets (2, H, W) from the instances' centres; `IGNORE` where there is no instance of a class."""
+    ids = read_label_image(path)
+    wrong = ids[(ids < 0) | (ids >= (LARGEST_ID + 1) * INSTANCES)]
+    if len(wrong):
+        raise DataError(
+            f"{path}: found the instance id {int(wrong[0])}; allowed: 0 to {(LARGEST_ID + 1) * INSTANCES - 1}, as in "
+            "instanceIds files"
+        )
+    height, width = ids.shape
+    evaluated = torch.zeros(LARGEST_ID + 1, dtype=torch.bool)
+    evaluated[[number for _, number, _ in TRAIN_CLASSES]] = True
+    # A whole class or a group of objects that cannot be told apart has its class's id, below any instance's.
+    valid = (ids >= INSTANCES) & evaluated[ids // INSTANCES]
+    rows, columns = torch.meshgrid(torch.arange(height).double(), torch.arange(width).double(), indexing="ij")
+    counts = ids.flatten().bincount().clamp(min=1)
+    offsets: list[Tensor] = []
+    for position, side in ((columns, width), (rows, height)):
+        centres = ids.flatten().bincount(position.flatten()) / counts
+        offsets.append(((position - centres[ids]) / side).float())
+    return torch.where(valid, torch.stack(offsets), IGNORE)

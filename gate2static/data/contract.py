@@ -11,9 +11,10 @@ Targets by kind, for one sample whose image is (C, H, W):
 | `normals` | float32 (3, H, W), unit vectors; the zero vector is invalid |
 | `edges`, `saliency`, `mask` | float32 (1, H, W) of 0 and 1, or `IGNORE` |
 | `keypoints` | float32 (1, H, W), a heat map; below 0 is invalid |
+| `instance_offsets` | float32 (2, H, W), x and y from the instance's centre in shares of the image, or `IGNORE` |
 
-The x axis of normals points along the image's columns and the y axis along its rows, so that turning or mirroring the
-image turns or mirrors them in the same way. The direction of z depends on the data set.
+The x axis of normals and offsets points along the image's columns and the y axis along its rows, so that turning or
+mirroring the image turns or mirrors them in the same way. The direction of z depends on the data set.
 """
 
 from collections.abc import Callable

@@ -52,7 +52,7 @@ def read_npy(path: Path) -> Tensor:
     Raises:
         DataError: The file is missing, cut off, or holds objects instead of numbers.
     """
-    return _numbers(path, _read(path, lambda: np.load(path, allow_pickle=False), "an array of numbers (.npy)"))
+    return _numbers(path, guarded(path, lambda: np.load(path, allow_pickle=False), "an array of numbers (.npy)"))
 
 
 def read_mat(path: Path, key: str) -> Tensor:
@@ -85,7 +85,7 @@ def read_mat_file(path: Path, **options: Any) -> dict[str, Any]:
             variables: dict[str, Any] = loadmat(file, **options)
         return variables
 
-    return _read(path, load, "a MATLAB file up to version 7")
+    return guarded(path, load, "a MATLAB file up to version 7")
 
 
 def read_npy_maps(path: Path) -> Tensor:
@@ -204,10 +204,20 @@ def _picture(path: Path) -> Image.Image:
                 picture.load()
         return picture
 
-    return _read(path, load, "a picture")
+    return guarded(path, load, "a picture")
 
 
-def _read(path: Path, load: Callable[[], T], what: str) -> T:
+def guarded(path: Path, load: Callable[[], T], what: str) -> T:
+    """Returns what a decoder makes of a file.
+
+    Args:
+        path: The file, for the error message.
+        load: Calls the decoder.
+        what: The expected content in words.
+
+    Raises:
+        DataError: The decoder raised anything, as decoders do on a broken file.
+    """
     try:
         return load()
     except FileNotFoundError:

@@ -22,7 +22,7 @@ DATA_SETS: dict[str, DataSource] = {
     "multi_fashion": DataSource(
         options=multi_fashion.MultiFashionOptions, describe=multi_fashion.describe, load=multi_fashion.load
     ),
-    "nyud_mt": DataSource(options=HoldOutOptions, describe=nyud_mt.describe, load=nyud_mt.load),
+    "nyud_mt": DataSource(options=nyud_mt.NyudOptions, describe=nyud_mt.describe, load=nyud_mt.load),
     "nyud_mtan": DataSource(options=HoldOutOptions, describe=nyud_mtan.describe, load=nyud_mtan.load),
     "pascal_context": DataSource(options=HoldOutOptions, describe=pascal_context.describe, load=pascal_context.load),
     "rooms": DataSource(options=rooms.RoomsOptions, describe=rooms.describe, load=rooms.load),

@@ -26,6 +26,7 @@ FILL: dict[str, float] = {
     "depth": 0,
     "normals": 0,
     "keypoints": -1,
+    "instance_offsets": IGNORE,
 }
 """By kind, the value of a map outside the picture; other kinds are not maps."""
 
@@ -101,11 +102,14 @@ def normalise(image: Tensor) -> Tensor:
 
 
 def mirror(sample: Sample, kinds: Kinds) -> Sample:
-    """Mirrors a sample left to right, which negates the x of normals."""
+    """Mirrors a sample left to right, which negates the x of normals and offsets."""
     image, targets = sample
     flipped = {name: value.flip(-1) if kinds[name] in FILL else value for name, value in targets.items()}
     for name in _named(kinds, "normals", targets):
         flipped[name] = flipped[name] * torch.tensor([-1.0, 1.0, 1.0])[:, None, None]
+    for name in _named(kinds, "instance_offsets", targets):
+        offsets = flipped[name]
+        flipped[name] = torch.where(offsets == IGNORE, offsets, offsets * torch.tensor([-1.0, 1.0])[:, None, None])
     return image.flip(-1), flipped
 
 
@@ -138,6 +142,8 @@ def warp(
         turned[name] = turned[name] / zoom
     for name in _named(kinds, "normals", turned):
         turned[name] = _turned_normals(turned[name], zoom if "depth" in kinds.values() else 1, degrees)
+    for name in _named(kinds, "instance_offsets", turned):
+        turned[name] = _turned_offsets(turned[name], zoom, degrees)
     return warped, turned
 
 
@@ -181,6 +187,17 @@ def _on_maps(
         target = targets[name]
         changed[name] = (value[0] if target.dim() == 2 else value).to(target.dtype)
     return changed
+
+
+def _turned_offsets(offsets: Tensor, zoom: float, degrees: float) -> Tensor:
+    """Returns the offsets (2, H, W) from centres that `warp` moved; pixels of no instance stay ignored."""
+    height, width = offsets.shape[-2:]
+    angle = torch.deg2rad(torch.tensor(degrees, dtype=torch.float32))
+    # Angles are those of pixels, and a share of the width is another length than a share of the height.
+    x = offsets[0] * width
+    y = offsets[1] * height
+    turned = torch.stack([(angle.cos() * x - angle.sin() * y) / width, (angle.sin() * x + angle.cos() * y) / height])
+    return torch.where(offsets == IGNORE, offsets, turned * zoom)
 
 
 def _turned_normals(normals: Tensor, zoom: float, degrees: float) -> Tensor:

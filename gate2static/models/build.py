@@ -63,6 +63,12 @@ def _resnet20(image_shape: tuple[int, int, int], options: ResNet20Options) -> nn
     return model
 
 
+def _rgbd_resnet18_fpn(image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:
+    from gate2static.models.detection.rgbd_pyramid import build_rgbd  # torchvision takes a second to import
+
+    return build_rgbd(image_shape, options)
+
+
 BACKBONES: dict[str, Backbone] = {
     "resnet20": Backbone(_resnet20, ResNet20Options, "light"),
     "resnet18_dilated": Backbone(dilated_resnet18, DilatedResNetOptions, "aspp"),
@@ -70,6 +76,7 @@ BACKBONES: dict[str, Backbone] = {
     "hrnet_w18": Backbone(hrnet_w18, LibraryOptions, "hrnet"),
     "vit_small": Backbone(vit_small, LibraryOptions, "dpt"),
     "vit_base": Backbone(vit_base, LibraryOptions, "dpt"),
+    "rgbd_resnet18_fpn": Backbone(_rgbd_resnet18_fpn, LibraryOptions, "light"),
 }
 
 

@@ -150,9 +150,11 @@ def _check_single_sample(head: Head) -> None:
 def _trace_head(head: Head) -> fx.Graph | None:
     """Returns the graph of a head, or None for a head that is one layer or that torch.fx cannot follow."""
     try:
-        if is_leaf(head.module):
+        features = head.inputs(BATCHES[0])
+        # A layer that takes a structure is `nn.Identity`; pruning would hand one call the tensors alone.
+        if is_leaf(head.module) and isinstance(features, Tensor):
             return None
-        _, graph = trace(head.module, (head.inputs(BATCHES[0]),), str(head), trains=False)
+        _, graph = trace(head.module, (features,), str(head), trains=False)
     except TraceError:
         return None
     # A tensor that the head makes up while it runs is no part of the user's own module.

@@ -18,16 +18,29 @@ class ScheduleRecipe(Strict):
     """For `step`, the factor of each change."""
     power: Positive = 0.9
     """For `poly`, the exponent: the rate is multiplied by (1 - progress) ** power."""
+    warmup_steps: Annotated[int, Field(ge=0, le=10**9)] = 0
+    """The first steps, over which the rate rises linearly: step k of N has k / N of what the schedule says."""
 
 
 class WeightOptimiserRecipe(Strict):
-    """Adam for the weights, with the paper's values for CelebA."""
+    """The optimiser of the weights; the defaults are the paper's values for CelebA."""
 
+    kind: Literal["adam", "sgd"] = "adam"
     lr: Positive = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """The momentum of `sgd`."""
     heads_lr: Positive | None = None
     """The heads' learning rate, if it differs; the paper trains DPT's encoder with 1e-5 and its decoders with 1e-4."""
     weight_decay: NotNegative = 1e-4
     schedule: ScheduleRecipe = ScheduleRecipe(kind="step")
+
+    @model_validator(mode="after")
+    def _momentum_is_of_sgd(self) -> "WeightOptimiserRecipe":
+        if self.momentum and self.kind != "sgd":
+            raise ValueError(
+                f"momentum is an option of kind: sgd, found kind: {self.kind}; write kind: sgd, or remove it"
+            )
+        return self
 
 
 class GateOptimiserRecipe(Strict):

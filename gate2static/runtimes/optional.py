@@ -8,6 +8,8 @@ from gate2static.errors import MissingDependencyError
 from gate2static.messages import brief
 
 _FIXES = {
+    "faster_coco_eval": "pip install 'gate2static[metagraspnet]'",
+    "h5py": "pip install 'gate2static[metagraspnet]'",
     "onnx": "pip install onnx",
     "onnx_ir": "pip install onnx-ir",
     "onnxscript": "pip install onnxscript",

@@ -1,6 +1,6 @@
 """The kinds of task by the name that a recipe uses."""
 
-from gate2static.tasks import attributes, classification, depth, foreground, keypoints, normals, semantic
+from gate2static.tasks import attributes, classification, depth, foreground, l1_maps, normals, semantic
 from gate2static.tasks.kind import Kind
 
 KINDS: dict[str, Kind] = {
@@ -12,6 +12,7 @@ KINDS: dict[str, Kind] = {
     "normals_cosine": normals.COSINE_KIND,
     "edges": foreground.EDGES,
     "saliency": foreground.SALIENCY,
-    "keypoints": keypoints.KIND,
+    "keypoints": l1_maps.KEYPOINTS,
+    "instance_offsets": l1_maps.INSTANCE_OFFSETS,
     "mask": foreground.MASK,
 }

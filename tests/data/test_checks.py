@@ -21,6 +21,7 @@ GOOD: dict[str, tuple[int, Tensor]] = {
     "saliency": (1, torch.ones(1, 2, 3)),
     "mask": (1, torch.zeros(1, 2, 3)),
     "keypoints": (1, torch.full((1, 2, 3), 0.4)),
+    "instance_offsets": (2, torch.tensor([-0.5, 0.25])[:, None, None].expand(2, 2, 3)),
 }
 
 
@@ -54,6 +55,7 @@ def test_all_unknown_depth_in_one_sample_passes() -> None:
         ("edges", torch.full((1, 2, 3), 0.5), "it holds 0.5; allowed: 0 and 1, and 255 to ignore"),
         ("depth", torch.full((1, 2, 3), float("nan")), "it holds values that are not finite"),
         ("keypoints", torch.full((1, 2, 3), float("inf")), "it holds values that are not finite"),
+        ("instance_offsets", torch.zeros(1, 2, 3), r"it has shape \(1, 2, 3\); its image asks for \(2, 2, 3\)"),
         ("depth", torch.ones(2, 3), r"it has shape \(2, 3\); its image asks for \(1, 2, 3\)"),
         ("semantic", torch.zeros(3, 2, dtype=torch.int64), r"it has shape \(3, 2\); its image asks for \(2, 3\)"),
     ],

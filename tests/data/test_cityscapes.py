@@ -37,6 +37,14 @@ def mtan_tree(root: Path) -> Path:
     return root
 
 
+def instance_ids() -> np.ndarray:
+    """Two cars in the left half, one above the other; on the right a group and a trailer, no instances of a class."""
+    ids = np.full((2 * H, 2 * W), 1, np.uint16)
+    ids[:H, :W], ids[H:, :W] = 26000, 26001
+    ids[:H, W : W + 8], ids[H:, W : W + 8] = 26, 29000
+    return ids
+
+
 def official_tree(root: Path) -> Path:
     """A tiny official tree at twice the size: left half car with a disparity of 8 pixels, right half ego vehicle."""
     for split, cities in CITIES.items():
@@ -49,7 +57,7 @@ def official_tree(root: Path) -> Path:
             ids[:, :W], disparity[:, :W] = 26, 8 * 256 + 1
             Image.new("RGB", (2 * W, 2 * H), (10, 20, 30)).save(folders["leftImg8bit"] / f"{name}_leftImg8bit.png")
             Image.fromarray(ids).save(folders["gtFine"] / f"{name}_gtFine_labelIds.png")
-            Image.fromarray(ids).save(folders["gtFine"] / f"{name}_gtFine_instanceIds.png")
+            Image.fromarray(instance_ids()).save(folders["gtFine"] / f"{name}_gtFine_instanceIds.png")
             Image.fromarray(disparity).save(folders["disparity"] / f"{name}_disparity.png")
     return root
 
@@ -129,6 +137,34 @@ def test_official_ids_become_the_evaluated_classes(official: Path, classes: int,
 def test_disparity_is_in_pixels_of_the_resized_picture(official: Path) -> None:
     assert splits(official).train[0][1]["depth"][0, 0, [0, -1]].tolist() == [4, 0]
     assert splits(official, size=(2 * H, 2 * W)).train[0][1]["depth"][0, 0, 0] == 8
+
+
+def test_offsets_are_shares_of_the_image_from_the_instances_centre(official: Path) -> None:
+    offsets = splits(official, instances=True, size=(2 * H, 2 * W)).train[0][1]["instance_offsets"]
+    assert offsets.shape == (2, 2 * H, 2 * W)
+    # Each car is W wide and H high; its centre lies between two pixels.
+    assert offsets[:, 0, 0].tolist() == pytest.approx([-(W - 1) / 2 / (2 * W), -(H - 1) / 2 / (2 * H)])
+    assert offsets[:, H - 1, W - 1].tolist() == pytest.approx([(W - 1) / 2 / (2 * W), (H - 1) / 2 / (2 * H)])
+    assert torch.equal(offsets[:, :H, :W], offsets[:, H:, :W])
+    assert set(offsets[:, :, W:].unique().tolist()) == {IGNORE}
+
+
+def test_offsets_do_not_depend_on_the_size_of_the_image(official: Path) -> None:
+    small = splits(official, instances=True).train[0][1]["instance_offsets"]
+    large = splits(official, instances=True, size=(2 * H, 2 * W)).train[0][1]["instance_offsets"]
+    assert float((small - large[:, ::2, ::2]).abs().max()) <= 1 / (2 * H)
+
+
+def test_instances_that_arrays_lack_are_refused(mtan: Path) -> None:
+    with pytest.raises(DataError, match="found MTAN's arrays, which hold no instances; give the official tree"):
+        splits(mtan, instances=True)
+
+
+def test_instance_ids_out_of_range_are_named(official: Path) -> None:
+    path = next((official / "gtFine/train/aachen").glob("*instanceIds.png"))
+    Image.fromarray(np.full((2 * H, 2 * W), 34000, np.uint16)).save(path)
+    with pytest.raises(DataError, match="found the instance id 34000; allowed: 0 to 33999, as in instanceIds files"):
+        splits(official, instances=True).train[0]
 
 
 @pytest.mark.parametrize("tree", [mtan_tree, official_tree])

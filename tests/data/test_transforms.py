@@ -19,7 +19,7 @@ from gate2static.data.transforms import (
     resize,
     warp,
 )
-from gate2static.tasks.keypoints import KIND as KEYPOINTS
+from gate2static.tasks.l1_maps import INSTANCE_OFFSETS, KEYPOINTS
 
 HEIGHT, WIDTH, FOCAL = 96, 128, 110.0
 CENTRE = (WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5)
@@ -138,6 +138,44 @@ def test_heat_maps_are_not_judged_outside_the_picture() -> None:
     assert after["heat"][0, 0, 0] < 0
     assert float(KEYPOINTS.loss(torch.ones(1, 1, 8, 8), after["heat"][None])) == 0
     assert len(KEYPOINTS.prepare(torch.ones(1, 1, 8, 8), after["heat"][None])[0]) == 16
+
+
+def offsets_from(centre: tuple[float, float]) -> Tensor:
+    columns, rows = grid()
+    return torch.stack([(columns - centre[0]) / WIDTH, (rows - centre[1]) / HEIGHT])
+
+
+@pytest.mark.parametrize(
+    ("zoom", "degrees", "move"), [(1.5, 0, (0, 0)), (1.2, 0, (9, -7)), (1, 20, (0, 0)), (0.8, -15, (4, 6))]
+)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_offsets_stay_those_from_the_moved_centre(
+    zoom: float, degrees: float, move: tuple[float, float], mirrored: bool
+) -> None:
+    kinds = {"instances": "instance_offsets"}
+    # The instance's centre is the picture's, about which it is turned, and which is then moved.
+    sample = (torch.zeros(3, HEIGHT, WIDTH), {"instances": offsets_from(CENTRE)})
+    centre = (CENTRE[0] + move[0], CENTRE[1] + move[1])
+    _, targets = sample = warp(sample, kinds, zoom=zoom, degrees=degrees, move=move)
+    if mirrored:
+        _, targets = mirror(sample, kinds)
+        centre = (WIDTH - 1 - centre[0], centre[1])
+    known = targets["instances"] != IGNORE
+    assert torch.equal(known[0], known[1])
+    assert float(known.float().mean()) > 0.5
+    # Targets take their nearest pixel, which is half a pixel of the smaller picture away.
+    errors = (targets["instances"] - offsets_from(centre)).abs()[known]
+    assert float(errors.max()) < 0.75 * zoom / HEIGHT
+
+
+def test_pixels_of_no_instance_stay_out_of_loss_and_metric() -> None:
+    kinds = {"instances": "instance_offsets"}
+    sample = (torch.zeros(3, 8, 8), {"instances": torch.full((2, 8, 8), float(IGNORE))})
+    for changed in (warp(sample, kinds, zoom=1.5, degrees=9), warp(sample, kinds, zoom=0.5), mirror(sample, kinds)):
+        target = changed[1]["instances"][None]
+        assert bool((target == IGNORE).all())
+        assert float(INSTANCE_OFFSETS.loss(torch.ones(1, 2, 8, 8), target)) == 0
+        assert len(INSTANCE_OFFSETS.prepare(torch.ones(1, 2, 8, 8), target)[0]) == 0
 
 
 def test_unknown_depth_and_normals_stay_unknown() -> None:

@@ -181,3 +181,24 @@ def test_backbones_may_take_structures(make: Any) -> None:
     set_gates(gated, False)
     torch.testing.assert_close(gated(make(X))["a"], backbone(make(X)))
     assert verify(gated, prune(gated)).passed
+
+
+def test_a_structure_may_be_the_output_as_it_is() -> None:
+    """`nn.Identity` became one call on the tensors alone, which then had no keys."""
+
+    class Levels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fine = nn.Conv2d(3, 4, 1)
+            self.coarse = nn.Conv2d(4, 4, 3, stride=2)
+
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            fine = self.fine(x)
+            return {"fine": fine, "coarse": self.coarse(fine)}
+
+    heads = {"a": nn.Identity(), "b": nn.Identity()}
+    gated = gate(Levels().eval(), tasks=["a", "b"], example_inputs=(X,), heads=heads).eval()
+    static = prune(gated)
+    assert {output.name for output in static.manifest.outputs} == {"a.fine", "a.coarse", "b.fine", "b.coarse"}
+    torch.testing.assert_close(static(X), gated(X))
+    assert verify(gated, static).passed

@@ -69,6 +69,18 @@ def test_losses_are_the_papers() -> None:
     torch.testing.assert_close(keypoints.loss(maps, mask), (maps - mask).abs().mean())
 
 
+def test_offsets_are_judged_by_both_coordinates_of_instances_alone() -> None:
+    target = torch.zeros(1, 2, 2, 2)
+    target[..., 1] = 255
+    output = torch.full((1, 2, 2, 2), 9.0)
+    output[0, :, :, 0] = torch.tensor([[0.1, 0.1], [0.3, 0.3]])
+    offsets = Task(name="instances", kind=KINDS["instance_offsets"], channels=2)
+    assert float(offsets.loss(output, target)) == pytest.approx(0.2)
+    metrics = TaskMetrics(offsets)
+    metrics.update(output, target)
+    assert metrics.compute() == {"L1": pytest.approx(0.2)}
+
+
 def test_attributes_count_alike() -> None:
     metrics = TaskMetrics(Task(name="face", kind=KINDS["attributes"], channels=2))
     metrics.update(torch.tensor([[1.0, -1.0], [0.3, 0.2]]), torch.tensor([[1.0, 1.0], [1.0, 1.0]]))

@@ -12,7 +12,14 @@ from torch.nn import functional as F
 from gate2static.errors import DataError, TrainingError
 from gate2static.tasks import KINDS, Task, TaskMetrics
 
-CHANNELS = {"classification": 5, "attributes": 3, "semantic": 5, "normals": 3, "normals_cosine": 3}
+CHANNELS = {
+    "classification": 5,
+    "attributes": 3,
+    "semantic": 5,
+    "normals": 3,
+    "normals_cosine": 3,
+    "instance_offsets": 2,
+}
 TASKS = [Task(name=name, kind=kind, channels=CHANNELS.get(name, 1)) for name, kind in KINDS.items()]
 DENSE = [task for task in TASKS if task.kind.dense]
 IMAGES = 5
@@ -32,6 +39,8 @@ def batch(task: Task, *, valid: bool = True) -> tuple[Tensor, Tensor]:
         target = (noise[:, 0] * task.channels).long()
     elif task.name in ("depth", "keypoints"):
         target, invalid = noise + 0.5, 0 if task.name == "depth" else -1
+    elif task.name == "instance_offsets":
+        target = noise - 0.5
     elif task.name.startswith("normals"):
         target, invalid = F.normalize(noise - 0.5, dim=1), 0
     else:

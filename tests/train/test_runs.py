@@ -263,6 +263,9 @@ def test_a_checkpoint_from_before_some_settings_existed_was_trained_with_their_d
     content = load_checkpoint(path)
     for later in ("mixing", "tie_residual"):
         del content["identity"]["gating"][later]
+    for kind in ("single", "shared", "gated"):
+        weights = content["identity"][f"training.{kind}"]["weights"]
+        del weights["kind"], weights["momentum"], weights["schedule"]["warmup_steps"]
     del content["identity"]["budget"]
     save_checkpoint(path, content)
     assert train(small, tmp_path, resume=True, progress=False) == whole_run[1]

@@ -14,14 +14,17 @@ Three variants with the same folders and different file types are in circulation
 
 In all of them label 0 means unlabelled and 1 to 40 are the classes; depth is in metres, 0 where it is unknown; pictures
 of normals hold (n + 1) / 2. Copies are 480×640, or cut to the 425×560 where depth was measured. The latter are resized
-to 480×640, as in the benchmark's own code.
+to 480×640, as in the benchmark's own code, and both to the option `size` where it is another.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from gate2static.data.contract import IGNORE, DataSpec, Sample, Splits, TargetSpec
@@ -58,6 +61,7 @@ CLASSES = (
     *("person", "night stand", "toilet", "sink", "lamp", "bathtub", "bag", "other structure", "other furniture"),
     "other prop",
 )
+Side = Annotated[int, Field(ge=32, le=2048)]
 SIZE = (480, 640)
 CUT_SIZE = (425, 560)
 SPEC = DataSpec(
@@ -75,12 +79,19 @@ Variant = Mapping[str, tuple[str, Reader]]
 FOLDERS = {"image": "images", "semantic": "segmentation", "depth": "depth", "normals": "normals", "edges": "edge"}
 
 
-def describe(options: HoldOutOptions) -> DataSpec:
-    """Describes images of 480×640 with four maps."""
-    return SPEC
+class NyudOptions(HoldOutOptions):
+    """The options of `nyud_mt`."""
+
+    size: tuple[Side, Side] = SIZE
+    """The height and width that images are resized to."""
 
 
-def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
+def describe(options: NyudOptions) -> DataSpec:
+    """Describes images with four maps."""
+    return replace(SPEC, image_shape=(3, *options.size))
+
+
+def load(options: NyudOptions, spec: DataSpec) -> Splits:
     """Recognises the variant and checks that the files of both lists exist.
 
     Training images are zoomed by 1, 1.2 or 1.5 about the centre and mirrored (Vandenhende et al., 2020).
@@ -102,7 +113,8 @@ def load(options: HoldOutOptions, spec: DataSpec) -> Splits:
     files = [_files(root, variant, stem) for stem in (*train, *test)]
     require_files(f"NYUD_MT {' or '.join(names)}", (path for sample in files for path in sample.values()))
     readers = {part: reader for part, (_, reader) in variant.items()}
-    make = partial(FileSamples, readers=readers, spec=spec, prepare=partial(_full_size, kinds=spec.kinds))
+    prepare = partial(_resized, kinds=spec.kinds, size=options.size)
+    make = partial(FileSamples, readers=readers, spec=spec, prepare=prepare)
     augment = Augmentation(kinds=SPEC.kinds, zoom=one_of(1.0, 1.2, 1.5))
     return file_splits(files[: len(train)], files[len(train) :], make, augment, options)
 
@@ -131,8 +143,9 @@ def _count_files(files: Files) -> int:
     return sum(path.is_file() for path in files.values())
 
 
-def _full_size(sample: Sample, *, kinds: Mapping[str, str]) -> Sample:
-    return resize(sample, kinds, SIZE) if tuple(sample[0].shape[-2:]) == CUT_SIZE else sample
+def _resized(sample: Sample, *, kinds: Mapping[str, str], size: tuple[int, int]) -> Sample:
+    """Resizes a picture of one of the two sizes; another one is left for the check that names its file."""
+    return resize(sample, kinds, size) if tuple(sample[0].shape[-2:]) in (SIZE, CUT_SIZE) else sample
 
 
 def _labels_png(path: Path) -> Tensor:

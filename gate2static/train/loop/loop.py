@@ -100,11 +100,13 @@ def _train_epoch(training: Training, splits: Splits, position: Position, progres
     for batch in batches.loaded(loader):
         # Learning rates follow from the position alone, so a resumed run needs no saved schedule.
         share_done = (position.epoch + position.step / len(order)) / run.settings.epochs
+        steps_done = position.epoch * len(order) + position.step
         if run.freezes and share_done >= run.search and not position.frozen:
             training.freeze(position)
-        set_learning_rates(training.optimisers, run.settings, epoch=position.epoch, progress=share_done)
-        number = position.epoch * len(order) + position.step
-        training.step(batch, position, images=len(order[position.step]), number=number)
+        set_learning_rates(
+            training.optimisers, run.settings, epoch=position.epoch, progress=share_done, steps=steps_done
+        )
+        training.step(batch, position, images=len(order[position.step]), number=steps_done)
         position.step += 1
         progress.advance(cost=run.cost)
         # The end of an epoch saves anyway, after its measurement.

@@ -24,13 +24,13 @@ def build_optimisers(
     sparsity_weight: float = 0.0,
     targets: Mapping[str, float] | None = None,
 ) -> dict[str, Optimizer]:
-    """Builds Adam for the weights and, for a gated model, SGD (section 4.1 of the paper) or `GateOptimiser` for gates.
+    """Builds Adam or SGD for the weights and, for a gated model, SGD (section 4.1) or `GateOptimiser` for gates.
 
     Args:
         model: The model to train.
         settings: The optimisers' settings. With `weights.heads_lr`, the heads are the weights' second parameter group.
-        fused: Whether Adam runs as one kernel. Mixed precision needs False, to unscale and clip gradients before a
-            step.
+        fused: Whether the weights' optimiser runs as one kernel. Mixed precision needs False, to unscale and clip
+            gradients before a step.
         search_steps: Optimiser steps before gates are frozen, for `GateOptimiser`.
         sparsity_weight: λ of `GateOptimiser`; for SGD, sparsity is a term of the loss.
         targets: τ of `GateOptimiser` by task; None for 0.
@@ -39,20 +39,23 @@ def build_optimisers(
         `weights` and, for a gated model, `gates`.
     """
     weights = weight_parameters(model) if isinstance(model, GatedModel) else list(model.parameters())
-    adam = settings.weights
+    recipe = settings.weights
     groups = [weights]
-    if adam.heads_lr is not None:
+    if recipe.heads_lr is not None:
         # By identity, because tensors cannot be compared with `in`.
         heads = {id(p) for p in model.get_submodule("heads").parameters()}
         groups = [[p for p in weights if id(p) not in heads], [p for p in weights if id(p) in heads]]
-    optimisers: dict[str, Optimizer] = {
-        "weights": Adam(
-            [{"params": group} for group in groups], lr=adam.lr, weight_decay=adam.weight_decay, fused=fused
-        )
-    }
+    optimisers: dict[str, Optimizer] = {"weights": _for_weights(groups, recipe, fused=fused)}
     if isinstance(model, GatedModel) and isinstance(settings, GatedNetworkRecipe):
         optimisers["gates"] = _for_gates(model, settings.gates, search_steps, sparsity_weight, targets or 0.0)
     return optimisers
+
+
+def _for_weights(groups: list[list[nn.Parameter]], recipe: WeightOptimiserRecipe, *, fused: bool) -> Optimizer:
+    params = [{"params": group} for group in groups]
+    if recipe.kind == "sgd":
+        return SGD(params, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused)
+    return Adam(params, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
 
 
 def _for_gates(
@@ -68,7 +71,7 @@ def _for_gates(
 
 
 def set_learning_rates(
-    optimisers: dict[str, Optimizer], settings: NetworkRecipe, *, epoch: int, progress: float
+    optimisers: dict[str, Optimizer], settings: NetworkRecipe, *, epoch: int, progress: float, steps: int
 ) -> None:
     """Sets every optimiser's learning rate for the next step.
 
@@ -77,6 +80,7 @@ def set_learning_rates(
         settings: The settings that they were built with.
         epoch: Epochs that are complete.
         progress: The share of all steps that are done, in [0, 1).
+        steps: Steps that are done.
     """
     for name, optimiser in optimisers.items():
         if isinstance(optimiser, GateOptimiser):
@@ -84,19 +88,23 @@ def set_learning_rates(
         recipe = settings.gates if name == "gates" and isinstance(settings, GatedNetworkRecipe) else settings.weights
         for index, group in enumerate(optimiser.param_groups):
             heads_lr = recipe.heads_lr if index == 1 and isinstance(recipe, WeightOptimiserRecipe) else None
-            group["lr"] = (heads_lr or recipe.lr) * factor(recipe.schedule, epoch=epoch, progress=progress)
+            scheduled = factor(recipe.schedule, epoch=epoch, progress=progress, steps=steps)
+            group["lr"] = (heads_lr or recipe.lr) * scheduled
 
 
-def factor(schedule: ScheduleRecipe, *, epoch: int, progress: float) -> float:
+def factor(schedule: ScheduleRecipe, *, epoch: int, progress: float, steps: int) -> float:
     """Returns what a schedule multiplies the first learning rate by (paper, sections A.1 `step` and A.2 `poly`).
 
     Args:
         schedule: The schedule of one optimiser.
         epoch: Epochs that are complete.
         progress: The share of all steps that are done, in [0, 1).
+        steps: Steps that are done.
     """
+    # Step k of a warm-up has k / N of the rate, so that the first step already trains.
+    warmth = min(1.0, (steps + 1) / schedule.warmup_steps) if schedule.warmup_steps else 1.0
     if schedule.kind == "step":
-        return schedule.factor ** (epoch // schedule.step_epochs)
+        return warmth * schedule.factor ** (epoch // schedule.step_epochs)
     if schedule.kind == "poly":
-        return float((1 - progress) ** schedule.power)
-    return 1.0
+        return warmth * float((1 - progress) ** schedule.power)
+    return warmth

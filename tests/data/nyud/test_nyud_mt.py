@@ -191,3 +191,13 @@ def test_another_folder_is_not_recognised(tmp_path: Path) -> None:
     (tmp_path / "train" / "image").mkdir(parents=True)
     with pytest.raises(DataError, match=r"no data set was recognised; .* are the data set nyud_mtan"):
         load_data(DataRecipe(name="nyud_mt", options={"root": str(tmp_path)}))
+
+
+@pytest.mark.parametrize("stored", [(480, 640), (425, 560)])
+def test_images_of_another_size_are_resized_with_their_maps(build: Build, stored: tuple[int, int]) -> None:
+    image, targets = load(build("MTI-Net", stored), size=(64, 96)).test[0]
+    assert image.shape == (3, 64, 96)
+    assert targets["semantic"][0, [0, -1]].tolist() == [255, 39]
+    assert targets["depth"][0, 0, [0, -1]].tolist() == [0, 2.5]
+    assert targets["normals"][:, 0, -1].tolist() == pytest.approx([-0.6, 0.0, 0.8])
+    assert describe_data(DataRecipe(name="nyud_mt", options={"root": "x", "size": (64, 96)})).image_shape == (3, 64, 96)

@@ -187,6 +187,21 @@ def test_training_that_settles_gates_goes_on_exactly(tmp_path: Path, steps: int,
     assert settled[-1] > 0.5
 
 
+@pytest.mark.parametrize("steps", [3, 6])
+def test_momentum_and_a_warm_up_go_on_exactly(tmp_path: Path, steps: int, assert_same: Same) -> None:
+    """The warm-up ends within the second epoch, so that one interruption is inside it and one is behind its middle."""
+    schedule = {"warmup_steps": 7}
+    weights = {"kind": "sgd", "lr": 0.1, "momentum": 0.9, "schedule": schedule}
+
+    def one(folder: str) -> NetworkRun:
+        shared = {"epochs": 3, "batch_size": 8, "weights": weights}
+        return stage(tmp_path / folder, checkpoint_steps=1, shared=shared)
+
+    whole = goes_on_exactly(one, steps, assert_same)
+    # Four steps per epoch: the rate of the epochs' last steps.
+    assert [row["lr"] for row in whole["position"]["log"]] == pytest.approx([0.1 * 4 / 7, 0.1, 0.1])
+
+
 @pytest.mark.parametrize("kind", ["sgd", "scaled"])
 @pytest.mark.parametrize("steps", [3, 5, 9])
 def test_training_that_freezes_gates_goes_on_exactly(tmp_path: Path, kind: str, steps: int, assert_same: Same) -> None:

@@ -1,7 +1,10 @@
 """The optimisers of weights and gates, and their schedules."""
 
+from typing import Literal
+
 import pytest
 import torch
+from pydantic import ValidationError
 from torch import nn
 from torch.optim import SGD, Adam
 
@@ -30,15 +33,45 @@ def test_an_ordinary_network_has_one_optimiser() -> None:
     assert list(build_optimisers(nn.Linear(2, 2), NetworkRecipe())) == ["weights"]
 
 
+def test_the_weights_train_on_sgd_with_momentum_where_the_recipe_says_so() -> None:
+    weights = WeightOptimiserRecipe(kind="sgd", lr=0.1, momentum=0.5, weight_decay=0.0)
+    linear = nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(linear.weight)
+    optimiser = build_optimisers(linear, NetworkRecipe(weights=weights))["weights"]
+    assert isinstance(optimiser, SGD)
+    for _ in range(2):
+        optimiser.zero_grad()
+        linear(torch.ones(1, 1)).sum().backward()
+        optimiser.step()
+    # The second step is 0.1 · (1 + 0.5).
+    assert linear.weight.item() == pytest.approx(-0.25)
+
+
+def test_momentum_is_an_option_of_sgd_alone() -> None:
+    with pytest.raises(ValidationError, match="momentum is an option of kind: sgd, found kind: adam; write kind: sgd"):
+        WeightOptimiserRecipe(momentum=0.9)
+
+
+@pytest.mark.parametrize("kind", ["constant", "step", "poly"])
+def test_a_warm_up_rises_linearly_to_what_the_schedule_says(kind: Literal["constant", "step", "poly"]) -> None:
+    plain = ScheduleRecipe(kind=kind, step_epochs=1)
+    warm = ScheduleRecipe(kind=kind, step_epochs=1, warmup_steps=4)
+    shares = []
+    for steps in range(6):
+        position = {"epoch": steps // 2, "progress": steps / 6, "steps": steps}
+        shares.append(factor(warm, **position) / factor(plain, **position))  # type: ignore[arg-type]
+    assert shares == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+
+
 def test_step_falls_by_a_third_every_twenty_epochs() -> None:
     schedule = ScheduleRecipe(kind="step")
-    found = [factor(schedule, epoch=epoch, progress=0.0) for epoch in (0, 19, 20, 40)]
+    found = [factor(schedule, epoch=epoch, progress=0.0, steps=0) for epoch in (0, 19, 20, 40)]
     assert found == pytest.approx([1, 1, 1 / 3, 1 / 9])
 
 
 def test_poly_falls_with_the_power_of_what_is_left() -> None:
     schedule = ScheduleRecipe(kind="poly")
-    found = [factor(schedule, epoch=0, progress=progress) for progress in (0.0, 0.5, 0.99)]
+    found = [factor(schedule, epoch=0, progress=progress, steps=0) for progress in (0.0, 0.5, 0.99)]
     assert found == pytest.approx([1, 0.5**0.9, 0.01**0.9])
 
 
@@ -46,6 +79,6 @@ def test_each_optimiser_follows_its_own_schedule() -> None:
     schedule = ScheduleRecipe(kind="poly", power=1.0)
     settings = GatedNetworkRecipe(weights=WeightOptimiserRecipe(lr=0.2, schedule=schedule))
     optimisers = {"weights": Adam([torch.zeros(1)]), "gates": SGD([torch.zeros(1)])}
-    set_learning_rates(optimisers, settings, epoch=0, progress=0.75)
+    set_learning_rates(optimisers, settings, epoch=0, progress=0.75, steps=3)
     assert optimisers["weights"].param_groups[0]["lr"] == pytest.approx(0.05)
     assert optimisers["gates"].param_groups[0]["lr"] == pytest.approx(0.1)
