@@ -5,7 +5,7 @@ x ← u x' + (1 - u) x, where x' is what a block makes of x        (u = 0 skips 
 
 import copy
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor, nn
@@ -49,8 +49,9 @@ class AdaShare(Architecture):
         self.sharing = require_number(sharing, name="sharing of adashare", error=ArchitectureError, least=0.0)
         name = "temperature of adashare"
         self.temperature = require_number(temperature, name=name, error=ArchitectureError, least=1e-3)
-        same_shape = [a == b for a, b in zip(stages.shapes, stages.shapes[1:], strict=False)]
-        self.skippable = tuple(number for number, same in enumerate(same_shape, start=1) if same)
+        # A block behind which a further value is passed on computes something that is returned.
+        kinds = list(zip(stages.shapes, stages.passed, strict=True))
+        self.skippable = tuple(number for number, (a, b) in enumerate(pairwise(kinds), start=1) if a == b)
         if not self.skippable:
             raise ArchitectureError("adashare skips blocks that keep the shape of their values, and here is none")
         logits = torch.tensor([_FIRST_LOGIT, 0.0]).repeat(len(heads), len(self.skippable), 1)

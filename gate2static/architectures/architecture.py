@@ -159,5 +159,7 @@ class _Place(nn.Module):
 
     def forward(self, streams: Sequence[Values]) -> list[Values]:
         by_value = zip(*streams, strict=True)
-        mixed = [mixer(*values) for mixer, values in zip(self.mixers, by_value, strict=True)]
-        return [list(values) for values in zip(*mixed, strict=True)]
+        # Values behind those with a mixer are passed on.
+        mixed = [mixer(*values) for mixer, values in zip(self.mixers, by_value, strict=False)]
+        passed = [list(values)[len(self.mixers) :] for values in streams]
+        return [[*values, *rest] for values, rest in zip(zip(*mixed, strict=True), passed, strict=True)]

@@ -23,7 +23,7 @@ class MTAN(Architecture):
         mask_t = σ(BN(1×1(ReLU(BN(1×1([p; a_(t, previous)]))))))  and  a_t = mask_t ∘ u.
 
     A block that all tasks share brings a_t to the next stage's channels, and a maximum pool to its size. Heads read the
-    last a_t.
+    last a_t; what the backbone returns of earlier stages is the trunk's.
 
     Args:
         stages: The backbone, cut before the last block of every stage and behind it (`split_for_attention`).
@@ -34,8 +34,6 @@ class MTAN(Architecture):
         require_maps(stages, "mtan")
         if any(len(shapes) != 1 for shapes in stages.shapes):
             raise ArchitectureError("mtan needs one feature map behind every stage; use cross_stitch or nddr")
-        if not stages.structure.is_tensor:
-            raise ArchitectureError("mtan needs a backbone that returns one feature map; use cross_stitch or nddr")
         super().__init__(stages, heads, streams=("trunk",))
         shapes = [shape for (shape,) in stages.shapes]
         if len(shapes) % 2:
@@ -51,15 +49,16 @@ class MTAN(Architecture):
         """Runs the trunk once, and every task's attention along it."""
         *chain, rest = self.streams["trunk"].children()
         attended: dict[str, Tensor] = {}
+        returned: list[Tensor] = []
         values = tensors
         for k, attention in enumerate(self.attention):
-            (before,) = values = chain[2 * k](*values)
-            (behind,) = values = chain[2 * k + 1](*values)
+            before, *_ = values = chain[2 * k](*values)
+            behind, *returned = values = chain[2 * k + 1](*values)
             assert isinstance(attention, nn.ModuleDict)
             for task in self.tasks:
                 seen = torch.cat([before, self.refinement[k - 1](attended[task])], dim=1) if k else before
                 attended[task] = attention[task](seen) * behind
-        return {task: rest(value) for task, value in attended.items()}
+        return {task: rest(value, *returned) for task, value in attended.items()}
 
 
 def _attention(width: int, *, has_previous: bool) -> nn.Module:

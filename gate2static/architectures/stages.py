@@ -36,14 +36,17 @@ class Stages:
     """A backbone as a chain of modules.
 
     Attributes:
-        modules: The stages; each maps the values of the cut in front of it to a tuple of those behind it.
-        shapes: The shapes of the values behind each stage but the last, without the batch.
+        modules: The stages; each maps the values of the cut in front of it to a tuple of those behind it. Behind the
+            values that the next stage works on, there may be some that it passes on.
+        shapes: The shapes of the values that the next stage works on, behind all stages but the last, without the batch.
+        passed: How many values are passed on, behind each stage but the last.
         call: How the backbone is called.
         structure: What the backbone returns.
     """
 
     modules: nn.ModuleList
     shapes: tuple[tuple[tuple[int, ...], ...], ...]
+    passed: tuple[int, ...]
     call: Call
     structure: Structure
 
@@ -54,10 +57,21 @@ class Stages:
 
 @dataclass(frozen=True)
 class _Cut:
-    """A place to cut: behind the node of this number, where these values are still needed."""
+    """A place to cut, behind the node of this number.
+
+    Attributes:
+        number: The node.
+        values: The values that what follows is computed from.
+        returned: Further values, which are only returned in the end, as a pyramid's are.
+    """
 
     number: int
     values: tuple[fx.Node, ...]
+    returned: tuple[fx.Node, ...]
+
+    @property
+    def all_values(self) -> tuple[fx.Node, ...]:
+        return (*self.values, *self.returned)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -84,11 +98,17 @@ def split(backbone: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]
     output = nodes[-1]
     stages = []
     for first, last in pairwise([None, *chosen, None]):
-        taken = graph.find_nodes(op="placeholder") if first is None else first.values
-        given = tensors_of(output.args[0]) if last is None else last.values
+        taken = graph.find_nodes(op="placeholder") if first is None else first.all_values
+        given = tensors_of(output.args[0]) if last is None else last.all_values
         stages.append(_stage(root, taken, given))
     shapes = tuple(tuple((info(value).shape or ())[1:] for value in cut.values) for cut in chosen)
-    found = Stages(modules=nn.ModuleList(stages), shapes=shapes, call=call, structure=output.meta["structure"])
+    found = Stages(
+        modules=nn.ModuleList(stages),
+        shapes=shapes,
+        passed=tuple(len(cut.returned) for cut in chosen),
+        call=call,
+        structure=output.meta["structure"],
+    )
     _check(backbone, found, inputs, call)
     return found
 
@@ -130,19 +150,26 @@ def _before_last_block(root: nn.Module, nodes: list[fx.Node], cuts: list[_Cut], 
 
 def _cuts(nodes: list[fx.Node]) -> list[_Cut]:
     """Returns every place behind which few values are needed, each set of values once."""
+    *computing, output = nodes
     flows = _flowing(nodes)
     order = {node: number for number, node in enumerate(nodes)}
-    last_use = {node: max((order[user] for user in node.users if user in flows), default=-1) for node in flows}
+    results = list(dict.fromkeys(tensors_of(output.args[0])))
+    last_use = {
+        node: max((order[user] for user in node.users if user in flows - {output}), default=-1) for node in flows
+    }
+    for result in results:
+        last_use[result] = max(last_use[result], order[result] + 1)  # it can be cut behind a result
     cuts: list[_Cut] = []
     live: dict[fx.Node, None] = {}
-    for number, node in enumerate(nodes[:-1]):
+    for number, node in enumerate(computing):
         if node not in flows:
             continue
         live = {value: None for value in (*live, node) if last_use[value] > number}
         values = tuple(live)
+        returned = tuple(result for result in results if order[result] <= number and result not in live)
         can_be_cut = node.op != "placeholder" and all(info(value).batch_multiple == 1 for value in values)
-        if can_be_cut and (not cuts or cuts[-1].values != values):
-            cuts.append(_Cut(number, values))
+        if values and can_be_cut and (not cuts or cuts[-1].values != values):
+            cuts.append(_Cut(number, values, returned))
     return cuts
 
 
