@@ -38,7 +38,7 @@ class Stages:
     Attributes:
         modules: The stages; each maps the values of the cut in front of it to a tuple of those behind it. Behind the
             values that the next stage works on, there may be some that it passes on.
-        shapes: The shapes of the values that the next stage works on, behind all stages but the last, without the batch.
+        shapes: The shapes of what the next stage works on, behind all stages but the last, without the batch.
         passed: How many values are passed on, behind each stage but the last.
         call: How the backbone is called.
         structure: What the backbone returns.
