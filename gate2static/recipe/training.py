@@ -21,12 +21,19 @@ class ScheduleRecipe(Strict):
 
 
 class WeightOptimiserRecipe(Strict):
-    """Adam for the weights, with the paper's values for CelebA."""
+    """The optimiser of the weights: Adam with GatedMTL's values for CelebA, or SGD as in Robust Analysis.
 
+    Adam divides by the gradient's size, so methods that shrink or grow the shared gradient mostly look alike; with SGD
+    its size is a learning rate.
+    """
+
+    kind: Literal["adam", "sgd"] = "adam"
     lr: Positive = 1e-3
     heads_lr: Positive | None = None
     """The heads' learning rate, if it differs; the paper trains DPT's encoder with 1e-5 and its decoders with 1e-4."""
     weight_decay: NotNegative = 1e-4
+    momentum: Fraction = 0.9
+    """The momentum of `sgd`."""
     schedule: ScheduleRecipe = ScheduleRecipe(kind="step")
 
 

@@ -24,13 +24,15 @@ def build_optimisers(
     sparsity_weight: float = 0.0,
     targets: Mapping[str, float] | None = None,
 ) -> dict[str, Optimizer]:
-    """Builds Adam for the weights and, for a gated model, SGD (section 4.1 of the paper) or `GateOptimiser` for gates.
+    """Builds the optimiser of the weights and, for a gated model, that of the gates.
+
+    The paper has Adam for the weights and SGD for the gates (section 4.1).
 
     Args:
         model: The model to train.
         settings: The optimisers' settings. With `weights.heads_lr`, the heads are the weights' second parameter group.
-        fused: Whether Adam runs as one kernel. Mixed precision needs False, to unscale and clip gradients before a
-            step.
+        fused: Whether the weights' optimiser runs as one kernel. Mixed precision needs False, to unscale and clip
+            gradients before a step.
         search_steps: Optimiser steps before gates are frozen, for `GateOptimiser`.
         sparsity_weight: λ of `GateOptimiser`; for SGD, sparsity is a term of the loss.
         targets: τ of `GateOptimiser` by task; None for 0.
@@ -39,20 +41,23 @@ def build_optimisers(
         `weights` and, for a gated model, `gates`.
     """
     weights = weight_parameters(model) if isinstance(model, GatedModel) else list(model.parameters())
-    adam = settings.weights
     groups = [weights]
-    if adam.heads_lr is not None:
+    if settings.weights.heads_lr is not None:
         # By identity, because tensors cannot be compared with `in`.
         heads = {id(p) for p in model.get_submodule("heads").parameters()}
         groups = [[p for p in weights if id(p) not in heads], [p for p in weights if id(p) in heads]]
-    optimisers: dict[str, Optimizer] = {
-        "weights": Adam(
-            [{"params": group} for group in groups], lr=adam.lr, weight_decay=adam.weight_decay, fused=fused
-        )
-    }
+    optimisers = {"weights": _for_weights(groups, settings.weights, fused=fused)}
     if isinstance(model, GatedModel) and isinstance(settings, GatedNetworkRecipe):
         optimisers["gates"] = _for_gates(model, settings.gates, search_steps, sparsity_weight, targets or 0.0)
     return optimisers
+
+
+def _for_weights(groups: list[list[nn.Parameter]], recipe: WeightOptimiserRecipe, *, fused: bool) -> Optimizer:
+    parameters = [{"params": group} for group in groups]
+    if recipe.kind == "sgd":
+        momentum = recipe.momentum
+        return SGD(parameters, lr=recipe.lr, momentum=momentum, weight_decay=recipe.weight_decay, fused=fused)
+    return Adam(parameters, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
 
 
 def _for_gates(

@@ -30,6 +30,18 @@ def test_an_ordinary_network_has_one_optimiser() -> None:
     assert list(build_optimisers(nn.Linear(2, 2), NetworkRecipe())) == ["weights"]
 
 
+def test_weights_can_be_trained_by_sgd() -> None:
+    settings = NetworkRecipe(weights=WeightOptimiserRecipe(kind="sgd", lr=0.1, momentum=0.8, weight_decay=0.01))
+    optimiser = build_optimisers(nn.Linear(2, 2), settings)["weights"]
+    assert isinstance(optimiser, SGD)
+    (group,) = optimiser.param_groups
+    assert {key: group[key] for key in ("lr", "momentum", "weight_decay")} == {
+        "lr": 0.1,
+        "momentum": 0.8,
+        "weight_decay": 0.01,
+    }
+
+
 def test_step_falls_by_a_third_every_twenty_epochs() -> None:
     schedule = ScheduleRecipe(kind="step")
     found = [factor(schedule, epoch=epoch, progress=0.0) for epoch in (0, 19, 20, 40)]
