@@ -21,7 +21,7 @@ from benchmarks.methods.page import write_page
 from gate2static.data import describe_data, load_data
 from gate2static.errors import Gate2StaticError
 from gate2static.files import write_atomically
-from gate2static.recipe import Recipe, load_recipe
+from gate2static.recipe import Recipe, load_recipe, parse
 from gate2static.tasks import build_tasks
 from gate2static.train.processes.devices import start_fabric
 from gate2static.train.processes.memory import keep_freed_memory
@@ -40,7 +40,8 @@ def read_results(path: Path, recipe: Recipe) -> list[Result]:
     if not path.exists():
         return []
     content = json.loads(path.read_text())
-    if content["recipe"] != _settings(recipe):
+    # Settings that came later have their defaults.
+    if _settings(parse(Recipe, content["recipe"], where=str(path))) != _settings(recipe):
         raise SystemExit(f"{path} has results of another recipe; give this one another name with --set name=…")
     return [Result(**entry) for entry in content["results"]]
 

@@ -107,6 +107,9 @@ def test_results_of_another_recipe_are_not_mixed(tmp_path: Path) -> None:
     command.write_results(path, RECIPE, results())
     assert command.read_results(path, RECIPE) == results()
     stored = json.loads(path.read_text())
+    del stored["recipe"]["training"]["tensorboard"]  # as if it had come later
+    path.write_text(json.dumps(stored))
+    assert command.read_results(path, RECIPE) == results()
     stored["recipe"]["training"]["shared"]["epochs"] = 99
     path.write_text(json.dumps(stored))
     with pytest.raises(SystemExit, match="has results of another recipe; give this one another name"):
