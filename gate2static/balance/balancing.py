@@ -196,7 +196,7 @@ class Balance:
 
     def _loss_weights(self, losses: Tensor) -> Tensor:
         weights = self.method.weights(losses)
-        if self.scale == "sum" and self._direction is None:
+        if self.scale == "sum":
             weights = weights * (len(weights) / weights.sum())
         return weights
 

@@ -104,6 +104,8 @@ class TrainingRecipe(Strict):
     conflict_steps: Count | None = None
     """Steps between two measurements of the tasks' conflict and of the methods' weights, for `conflict.csv`; each costs
     T backward passes. None measures nothing."""
+    tensorboard: bool = False
+    """Whether the rows of `log.csv` and `conflict.csv` are written as TensorBoard's event files too, beside them."""
     checkpoint_steps: Count | None = None
     """Steps between two checkpoints within an epoch; None saves at the end of every epoch only."""
     keep: Literal["last", "best"] = "last"

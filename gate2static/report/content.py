@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from gate2static.report.conflict_figure import ConflictCurves
 from gate2static.report.gate_figure import GatePattern
 
 
@@ -105,6 +106,7 @@ class Content:
         title: The run's name.
         columns: One column per task.
         rows: One row per network: separate, shared, then gated in the order of λ.
+        conflicts: The conflict that was measured in the training of networks that tasks share.
         latency_setting: Device, backend, batch size and protocol of the latencies; empty without latencies.
         latencies: Every measurement, on every backend.
         cautions: One sentence per reason not to deploy a network, such as one that is slower than separate networks.
@@ -114,6 +116,7 @@ class Content:
     title: str
     columns: tuple[TaskColumn, ...]
     rows: tuple[TableRow, ...]
+    conflicts: tuple[ConflictCurves, ...] = ()
     latency_setting: str = ""
     latencies: tuple[Timing, ...] = ()
     cautions: tuple[str, ...] = ()

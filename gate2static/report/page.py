@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 import gate2static
 from gate2static.bench.report import UNSTABLE_CV
 from gate2static.report import style
+from gate2static.report.conflict_figure import conflict_figure
 from gate2static.report.content import Content
 from gate2static.report.gate_figure import gate_figure
 from gate2static.report.table import cells, header
@@ -65,7 +66,19 @@ def pattern_pictures(content: Content) -> Iterator[Picture]:
             yield Picture(name=f"gates-{row.name}", alt=f"Gate pattern of {row.name}, layer by layer", png=png)
 
 
-def render_page(content: Content, trade_offs: list[Picture], patterns: list[Picture]) -> str:
+def conflict_pictures(content: Content) -> Iterator[Picture]:
+    """Draws the conflict of the tasks in training, relative to the shared network where there are others."""
+    curves = [one for one in content.conflicts if len(one.steps) > 1]
+    if not curves:
+        return
+    baseline = next((one for one in curves if one.name == "shared" and len(curves) > 1), None)
+    drawn = [one for one in curves if one is not baseline]
+    title = "Conflict of the tasks in training" + ("" if baseline is None else ", over that of the shared network")
+    png = style.png_bytes(conflict_figure(drawn, title, baseline=baseline))
+    yield Picture(name="conflict", alt=f"{title}, step by step", png=png)
+
+
+def render_page(content: Content, trade_offs: list[Picture], patterns: list[Picture], conflicts: list[Picture]) -> str:
     """Returns the page's HTML, in which every value from a file is escaped."""
     # Undefined names are errors, so that a renamed field cannot leave a gap in the page unnoticed.
     environment = Environment(
@@ -78,6 +91,7 @@ def render_page(content: Content, trade_offs: list[Picture], patterns: list[Pict
         lines=[cells(content, row) for row in content.rows],
         trade_offs=trade_offs,
         patterns=patterns,
+        conflicts=conflicts,
         checked=[row for row in content.rows if row.checks],
         steady_limit=UNSTABLE_CV,
         unsteady=any(timing.variation > UNSTABLE_CV for timing in content.latencies),

@@ -7,6 +7,8 @@ import numpy as np
 
 from gate2static.bench import LatencyReport
 from gate2static.report.checks import read_checks, was_verified
+from gate2static.report.conflict_figure import FILE as CONFLICT_FILE
+from gate2static.report.conflict_figure import read_conflict
 from gate2static.report.content import Content, TableRow, TaskColumn
 from gate2static.report.gate_figure import GatePattern
 from gate2static.report.latency import main_targets, ratios, setting, slower_than_separate, timings
@@ -21,7 +23,7 @@ def read_content(run_dir: Path) -> Content:
     """Reads the files that `train` or `sweep`, `prune`, `verify` and `bench` wrote into a run folder.
 
     Raises:
-        CheckpointError: `run.json` is missing or not one of ours.
+        CheckpointError: `run.json` is missing or not one of ours, or a `conflict.csv` is not.
         ArtefactError: A `manifest.json` is not one of ours.
         BenchError: `latency.json` is not one of ours.
     """
@@ -29,6 +31,7 @@ def read_content(run_dir: Path) -> Content:
     latency_file = run_dir / "latency.json"
     latency = LatencyReport.from_json(latency_file) if latency_file.is_file() else None
     manifests = {row.name: _manifest(run_dir / row.name / "static") for row in result.rows}
+    conflict_files = {row.name: run_dir / row.name / CONFLICT_FILE for row in result.rows}
     ordered = sorted(result.rows, key=lambda row: (_ORDER[row.kind], row.sparsity_weight or 0.0))
     return Content(
         title=str(result.recipe.get("name", run_dir.name)),
@@ -37,6 +40,7 @@ def read_content(run_dir: Path) -> Content:
             for task in result.tasks
         ),
         rows=tuple(_row(row, manifests[row.name], latency) for row in ordered),
+        conflicts=tuple(read_conflict(path, name) for name, path in conflict_files.items() if path.is_file()),
         latency_setting=setting(latency) if latency else "",
         latencies=timings(latency) if latency else (),
         cautions=(*(slower_than_separate(latency) if latency else ()), *result.cautions()),

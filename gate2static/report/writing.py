@@ -6,7 +6,7 @@ from pathlib import Path
 from gate2static.errors import Gate2StaticError
 from gate2static.files import write_atomically
 from gate2static.report.content import Content
-from gate2static.report.page import pattern_pictures, render_page, trade_off_pictures
+from gate2static.report.page import conflict_pictures, pattern_pictures, render_page, trade_off_pictures
 from gate2static.report.run_folder import read_content
 
 
@@ -41,9 +41,10 @@ def write_report(run_dir: str | Path) -> WrittenReport:
     content = read_content(run_dir)
     trade_offs = list(trade_off_pictures(content))
     patterns = list(pattern_pictures(content))
-    files = {run_dir / f"{picture.name}.png": picture.png for picture in (*trade_offs, *patterns)}
+    conflicts = list(conflict_pictures(content))
+    files = {run_dir / f"{picture.name}.png": picture.png for picture in (*trade_offs, *patterns, *conflicts)}
     for path, png in files.items():
         write_atomically(path, png, error=Gate2StaticError)
     html = run_dir / "report.html"
-    write_atomically(html, render_page(content, trade_offs, patterns).encode(), error=Gate2StaticError)
+    write_atomically(html, render_page(content, trade_offs, patterns, conflicts).encode(), error=Gate2StaticError)
     return WrittenReport(html=html, pictures=tuple(files), content=content)

@@ -15,6 +15,7 @@ _FIXES = {
     "onnxscript": "pip install onnxscript",
     "onnxruntime": "pip install onnxruntime (or onnxruntime-gpu on Linux x86-64)",
     "openvino": "pip install 'gate2static[openvino]'",
+    "tensorboard": "pip install 'gate2static[tensorboard]'",
     "tensorrt": "pip install 'gate2static[gpu]' --extra-index-url https://pypi.nvidia.com",
     "tensorrt_rtx": "pip install 'gate2static[trt-rtx]'",
 }

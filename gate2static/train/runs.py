@@ -19,6 +19,7 @@ from gate2static.train.loop.balanced import check_recipe
 from gate2static.train.loop.batches import length
 from gate2static.train.loop.checkpoints import FILE as CHECKPOINT
 from gate2static.train.loop.checkpoints import kept, load_checkpoint
+from gate2static.train.loop.event_files import check_tensorboard
 from gate2static.train.loop.loop import train_network
 from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.progress import TrainingProgress
@@ -153,7 +154,9 @@ def train_variants(
         Gate2StaticError: As for `train`.
     """
     run_dir = Path(run_dir)
-    # Errors of the recipe come here, before any process is started.
+    # Errors of the recipe, and missing libraries, come here, before any process is started.
+    if recipe.training.tensorboard:
+        check_tensorboard()
     build_tasks(recipe.tasks, describe_data(recipe.data))
     fabric = start_fabric(recipe)
     for name, variant in {"shared": recipe, **variants}.items():

@@ -7,6 +7,7 @@ import pytest
 from matplotlib.image import imread
 from matplotlib.text import Text
 
+from gate2static.report.conflict_figure import ConflictCurves, conflict_figure, moving_average
 from gate2static.report.gate_figure import GatePattern, gate_figure
 from gate2static.report.style import png_bytes
 from gate2static.report.tradeoff_figure import TradeOffPoint, tradeoff_figure
@@ -52,3 +53,34 @@ def test_the_same_figure_gives_the_same_bytes():
     first, second = (png_bytes(gate_figure(_pattern(5, 3), "title")) for _ in range(2))
     assert first == second
     assert imread(BytesIO(first)).std() > 0.1, "not a blank picture"
+
+
+def _curves(name, steps, **values):
+    arrays = {measure: np.array(numbers, dtype=float) for measure, numbers in values.items()}
+    return ConflictCurves(name=name, steps=np.array(steps, dtype=float), values=arrays)
+
+
+def test_conflict_is_drawn_relative_to_the_baseline_step_by_step():
+    shared = _curves("shared", [0, 10, 20], gds=[0.5, 0.5, 0.25])
+    other = _curves("shared-mgda", [10, 20, 30], gds=[0.75, 0.5, 1.0])
+    (axes,) = conflict_figure([other], "title", baseline=shared).axes
+    line = axes.lines[0]
+    np.testing.assert_array_equal(line.get_xdata(), [10, 20])
+    np.testing.assert_array_equal(line.get_ydata(), [0.25, 0.25])
+    assert line.get_label() == "shared-mgda"
+
+
+def test_conflict_has_a_panel_per_measure_and_a_look_per_method():
+    values = {"gds": [0.5, 0.0], "gms": [1.0, 0.5], "fd": [0.7, 0.8]}
+    figure = conflict_figure([_curves(f"m{i}", [0, 10], **values) for i in range(20)], "title")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["GDS", "GMS", "FD"]
+    looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
+    assert len(looks) == 20
+
+
+def test_a_moving_average_runs_over_a_tenth_of_the_curve():
+    values = np.random.default_rng(0).random(40)
+    averaged = moving_average(values)
+    np.testing.assert_allclose(averaged[20], values[18:23].mean())
+    np.testing.assert_allclose(averaged[0], values[:3].mean())
+    np.testing.assert_allclose(averaged[-1], values[-3:].mean())

@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
-from gate2static.report.page import pattern_pictures, render_page, trade_off_pictures
+from gate2static.report.page import conflict_pictures, pattern_pictures, render_page, trade_off_pictures
 
 
 class _Addresses(HTMLParser):
@@ -17,7 +17,8 @@ class _Addresses(HTMLParser):
 
 
 def _page(content):
-    return render_page(content, list(trade_off_pictures(content)), list(pattern_pictures(content)))
+    pictures = (list(make(content)) for make in (trade_off_pictures, pattern_pictures, conflict_pictures))
+    return render_page(content, *pictures)
 
 
 def test_page_opens_offline(content):

@@ -147,3 +147,25 @@ def test_a_gain_that_is_not_defined_is_a_dash_with_a_reason(run_dir):
     assert content.rows[0].delta_mtl_percent is None
     assert "Δ_MTL is not defined" in "\n".join(content.missing)
     assert "Δ_MTL is not defined" in write_report(run_dir).html.read_text()
+
+
+def _conflict(run_dir, row, text):
+    (run_dir / row).mkdir(exist_ok=True)
+    (run_dir / row / "conflict.csv").write_text(text)
+
+
+def test_measured_conflict_becomes_a_picture(run_dir):
+    assert not any(path.stem == "conflict" for path in write_report(run_dir).pictures)
+    for row in ("shared", "gated-0.1"):
+        _conflict(run_dir, row, "step,weight/a,gds,gms,fd\n0,1.0,0.5,0.75,0.25\n10,1.0,0.25,0.5,0.5\n")
+    written = write_report(run_dir)
+    assert run_dir / "conflict.png" in written.pictures
+    assert [one.name for one in written.content.conflicts] == ["gated-0.1", "shared"]
+    assert "How the tasks conflict" in written.html.read_text()
+
+
+@pytest.mark.parametrize("text", ["", "gds\n1\n", "step,gds\n0,high\n", "step,gds\n0\n", "step,gds\n0,nan\n", "\0"])
+def test_a_log_of_conflict_that_is_none_is_named(run_dir, text):
+    _conflict(run_dir, "shared", text)
+    with pytest.raises(CheckpointError, match=r"shared/conflict\.csv: (no log of conflict|a number is not finite)"):
+        write_report(run_dir)

@@ -7,6 +7,7 @@ from gate2static.data import Splits
 from gate2static.gates import GatedModel
 from gate2static.train.evaluation import evaluate
 from gate2static.train.loop import batches, random_state
+from gate2static.train.loop.event_files import EventFiles, event_files
 from gate2static.train.loop.log import CONFLICT_FILE, LogRow, write_log
 from gate2static.train.loop.log import FILE as LOG_FILE
 from gate2static.train.loop.log_columns import budget_columns, gate_columns, is_better, metric_columns, note
@@ -52,25 +53,28 @@ def train_network(
         position = resume(run, **training.parts)
         if training.controller is not None and "controller" in position.budget:
             training.controller.load_state_dict(position.budget["controller"])
-        # A process that was killed behind its checkpoint has not written the log's last row.
-        _write_log(run, position, fabric)
     steps_done = position.epoch * len(order) + position.step
     progress.start_network(run.name, steps=run.settings.epochs * len(order), done=steps_done, cost=run.cost)
-    while not _is_over(run, position):
-        _train_epoch(training, splits, position, progress)
-        is_best = _close_epoch(training, splits, position)
-        # The row is in the position before it is saved, so a resumed run writes the same log.
-        progress.note(note(position.log[-1]))
-        save(run, position, fabric=fabric, best=is_best, **training.parts)
-        _write_log(run, position, fabric)
+    with event_files(run, fabric) as events:
+        # A process that was killed behind its checkpoint has not written the log's last row.
+        _write_log(run, position, fabric, events)
+        while not _is_over(run, position):
+            _train_epoch(training, splits, position, progress)
+            is_best = _close_epoch(training, splits, position)
+            # The row is in the position before it is saved, so a resumed run writes the same log.
+            progress.note(note(position.log[-1]))
+            save(run, position, fabric=fabric, best=is_best, **training.parts)
+            _write_log(run, position, fabric, events)
     progress.end_network(cost=run.cost)
 
 
-def _write_log(run: NetworkRun, position: Position, fabric: "Fabric") -> None:
+def _write_log(run: NetworkRun, position: Position, fabric: "Fabric", events: EventFiles | None) -> None:
     if position.log:
         on_first_process(fabric, lambda: write_log(run.checkpoint.with_name(LOG_FILE), position.log))
     if position.conflict:
         on_first_process(fabric, lambda: write_log(run.checkpoint.with_name(CONFLICT_FILE), position.conflict))
+    if events is not None:
+        events.write(position)
 
 
 def _order(run: NetworkRun, splits: Splits, epoch: int) -> list[list[int]]:

@@ -1,0 +1,1 @@
+"""Multi-task optimisation methods beside each other: metrics at their own and at equal gradient scale, and costs."""
