@@ -6,7 +6,7 @@ stage is the last cut of its group: the end of `layer1` in a ResNet. A ResNet's 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby, pairwise, takewhile
 from typing import Any, Literal
 
 import torch
@@ -27,6 +27,8 @@ blocks; or behind modules, by their paths."""
 
 _LEAST = 0.005
 """A part with less than this share of the parameters, such as a stem, is no stage of its own."""
+_FEWEST = 3
+"""The fewest stages that are looked for in the tree of modules."""
 _PARTS = 4
 """The number of stages of a backbone whose values all have one shape, such as a plain transformer."""
 
@@ -120,11 +122,16 @@ def _chosen(root: nn.Module, nodes: list[fx.Node], places: Places) -> list[_Cut]
         raise ArchitectureError(
             f"places is {places!r}; allowed are 'stages', 'last blocks', 'blocks' and a list of modules' paths."
         )
-    cuts = [cut for cut in _cuts(nodes) if len(cut.values) == 1]
-    blocks = _with_parameters(root, nodes, cuts)
-    chosen = blocks if places == "blocks" else _stage_ends(root, nodes, cuts, blocks)
+    cuts = _single(_cuts(nodes))
+    ends, depth = _stage_ends(root, nodes, cuts)
+    blocks = _with_parameters(root, nodes, [cut for cut in cuts if _depth(nodes, cut) <= depth + 1])
+    if len(ends) < _FEWEST and len(blocks) > len(ends):
+        # Values of one shape throughout, as in a plain transformer: parts of equally many blocks.
+        parts = min(_PARTS, len(blocks))
+        ends = [blocks[round((part + 1) * len(blocks) / parts) - 1] for part in range(parts)]
+    chosen = blocks if places == "blocks" else ends
     if places == "last blocks":
-        chosen = [cut for end in chosen for cut in (_before_last_block(root, nodes, cuts, end), end)]
+        chosen = [cut for end in ends for cut in (_before_last_block(root, nodes, cuts, end), end)]
     if not chosen or _share_behind(root, nodes, chosen[-1]) > 0.5:
         raise ArchitectureError(
             "most of the backbone lies behind the last value that everything passes through, so its stages cannot be "
@@ -133,13 +140,49 @@ def _chosen(root: nn.Module, nodes: list[fx.Node], places: Places) -> list[_Cut]
     return chosen
 
 
-def _stage_ends(root: nn.Module, nodes: list[fx.Node], cuts: list[_Cut], blocks: list[_Cut]) -> list[_Cut]:
-    groups = [list(group) for _, group in groupby(cuts, key=lambda cut: cut.shape)]
-    ends = _large(root, nodes, [group[-1] for group in groups])
-    if len(ends) > 1 or not blocks:
-        return ends
-    # Values of one shape throughout, as in a plain transformer: parts of equally many blocks.
-    return [blocks[round((part + 1) * len(blocks) / _PARTS) - 1] for part in range(_PARTS)]
+def _single(cuts: list[_Cut]) -> list[_Cut]:
+    """Returns the cuts through which everything passes: behind them there is one value to work on.
+
+    What is only returned was such a value itself; a path that runs beside the others makes no cuts.
+    """
+    single: list[_Cut] = []
+    passed: set[fx.Node] = set()
+    for cut in cuts:
+        if len(cut.values) == 1 and passed.issuperset(cut.returned):
+            single.append(cut)
+            passed.update(cut.values)
+    return single
+
+
+def _stage_ends(root: nn.Module, nodes: list[fx.Node], cuts: list[_Cut]) -> tuple[list[_Cut], int]:
+    """Returns the ends of stages, and how deep in the tree of modules they were found.
+
+    Stages are modules of modules: cuts between modules further up come first, and cuts inside blocks last.
+    """
+    best: tuple[list[_Cut], int] = ([], 0)
+    for depth in sorted({_depth(nodes, cut) for cut in cuts}):
+        visible = [cut for cut in cuts if _depth(nodes, cut) <= depth]
+        groups = [list(group) for _, group in groupby(visible, key=lambda cut: cut.shape)]
+        ends = _large(root, nodes, [group[-1] for group in groups])
+        if len(ends) > len(best[0]):
+            best = ends, depth
+        if len(best[0]) >= _FEWEST:
+            break
+    return best
+
+
+def _depth(nodes: list[fx.Node], cut: _Cut) -> int:
+    """Returns the number of modules around both what is in front of a cut and what is behind it."""
+    pairs = zip(_path(nodes[cut.number]), _path(nodes[cut.number + 1]), strict=False)
+    return len(list(takewhile(lambda pair: pair[0] == pair[1], pairs)))
+
+
+def _path(node: fx.Node) -> list[str]:
+    """Returns the path of the module that a node runs in, or that it runs."""
+    if node.op == "call_module":
+        return str(node.target).split(".")
+    stack = [path for path, _ in node.meta.get("nn_module_stack", {}).values()]
+    return stack[-1].split(".") if stack and stack[-1] else []
 
 
 def _before_last_block(root: nn.Module, nodes: list[fx.Node], cuts: list[_Cut], end: _Cut) -> _Cut:
@@ -167,7 +210,7 @@ def _cuts(nodes: list[fx.Node]) -> list[_Cut]:
         live = {value: None for value in (*live, node) if last_use[value] > number}
         values = tuple(live)
         returned = tuple(result for result in results if order[result] <= number and result not in live)
-        can_be_cut = node.op != "placeholder" and all(info(value).batch_multiple == 1 for value in values)
+        can_be_cut = all(value.op != "placeholder" and info(value).batch_multiple == 1 for value in values)
         if values and can_be_cut and (not cuts or cuts[-1].values != values):
             cuts.append(_Cut(number, values, returned))
     return cuts

@@ -62,7 +62,7 @@ def test_a_recipe_cannot_be_changed(recipe_file: Path) -> None:
             r"unknown key training\.gated\.epoch; did you mean epochs\? allowed: balancing, batch_size, epo",
         ),
         ("tasks.0.wieght=3", r"unknown key tasks\.0\.wieght; did you mean weight\? "),
-        ("lamda=1", r"unknown key lamda; .*allowed: budget, data, gating, model"),
+        ("lamda=1", r"unknown key lamda; .*allowed: architectures, budget, data, gating, model"),
         ("training.gated.epochs=many", r"training\.gated\.epochs: found 'many'; input should be a valid integer"),
         ("training.gated.epochs=0", r"training\.gated\.epochs: found 0; .*greater than or equal to 1"),
         ("training.gated.epochs=true", r"training\.gated\.epochs: found True; .*valid integer"),
