@@ -76,6 +76,8 @@ class TableRow:
         kind: `separate`, `shared` or `gated`.
         metrics: The main metric by task.
         delta_mtl_percent: Δ_MTL (eq. 6) in per cent.
+        delta_i_percent: Δ_I, over all metrics, in per cent.
+        eta_percent: η̂, the metrics that are no worse than with single-task networks, in per cent.
         macs: Multiply-accumulates per sample, heads included.
         parameters: The number of parameters.
         latency_ms: The median time of one forward pass in ms.
@@ -89,6 +91,8 @@ class TableRow:
     kind: str
     metrics: dict[str, float] | None = None
     delta_mtl_percent: float | None = None
+    delta_i_percent: float | None = None
+    eta_percent: float | None = None
     macs: int | None = None
     parameters: int | None = None
     latency_ms: float | None = None

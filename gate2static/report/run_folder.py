@@ -59,6 +59,8 @@ def _row(row: ResultRow, manifest: Manifest | None, latency: LatencyReport | Non
         kind=row.kind,
         metrics=row.metrics,
         delta_mtl_percent=None if row.delta_mtl is None else 100 * row.delta_mtl,
+        delta_i_percent=None if row.delta_i is None else 100 * row.delta_i,
+        eta_percent=None if row.eta is None else 100 * row.eta,
         macs=row.macs,
         parameters=row.parameters,
         latency_ms=target.median_ms if target else None,

@@ -3,6 +3,7 @@
 from gate2static.tasks.kind import Kind
 from gate2static.tasks.kinds import KINDS
 from gate2static.tasks.metrics import TaskMetrics
+from gate2static.tasks.safety import delta_i, eta, relative_gains
 from gate2static.tasks.scores import delta_mtl, main_scores, mean_rank
 from gate2static.tasks.suggest import Suggestion, suggest_targets
 from gate2static.tasks.task import Task, build_tasks
@@ -14,8 +15,11 @@ __all__ = [
     "Task",
     "TaskMetrics",
     "build_tasks",
+    "delta_i",
     "delta_mtl",
+    "eta",
     "main_scores",
     "mean_rank",
+    "relative_gains",
     "suggest_targets",
 ]

@@ -52,6 +52,7 @@ KIND = Kind(
     loss=_loss,
     prepare=_prepare,
     metrics=_metrics,
+    errors=frozenset({"rmse", "abs_error", "rel_error"}),
     dense=True,
     valid=_valid,
 )

@@ -124,6 +124,7 @@ EDGES = Kind(
     loss=_edge_loss,
     prepare=_prepare_edges,
     metrics=_edge_metrics,
+    errors=frozenset({"loss"}),
     dense=True,
     valid=_valid,
     soften=torch.sigmoid,

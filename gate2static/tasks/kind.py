@@ -49,6 +49,8 @@ class Kind:
     """Whether targets are class numbers, (N, ...) for outputs (N, C, ...); other targets have the outputs' shape."""
     soften: Callable[[Tensor], Tensor] = as_it_is
     """Maps a network's raw outputs to targets for another network's loss; not used where targets are class numbers."""
+    errors: frozenset[str] = frozenset()
+    """The metrics of which a lower value is better."""
     variant_of: str | None = None
     """The name of the kind whose targets this kind uses with another loss."""
 

@@ -55,6 +55,7 @@ KEYPOINTS = Kind(
     loss=_heat_loss,
     prepare=_prepare_heat,
     metrics=_metrics,
+    errors=frozenset({"L1"}),
     dense=True,
     valid=_known_heat,
 )

@@ -64,6 +64,7 @@ KIND = Kind(
     loss=_l1_loss,
     prepare=_prepare,
     metrics=_metrics,
+    errors=frozenset({"mErr", "median"}),
     dense=True,
     valid=_valid,
     soften=_unit_length,

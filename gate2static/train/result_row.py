@@ -7,7 +7,7 @@ from gate2static.data import Splits
 from gate2static.gates import GatedModel
 from gate2static.prune import prune
 from gate2static.recipe import Recipe
-from gate2static.tasks import Task, delta_mtl, main_scores
+from gate2static.tasks import Task, delta_i, delta_mtl, eta, main_scores, relative_gains
 from gate2static.train.evaluation import evaluate
 from gate2static.train.loop.batches import Share, evaluation_loader, loaded
 from gate2static.train.results import ResultRow, RunResult
@@ -58,7 +58,10 @@ def add_row(
     loader = evaluation_loader(splits.test, size, share=share, workers=training.workers)
     scores = evaluate(static.to(fabric.device), loaded(loader), tasks)
     metrics = main_scores(scores, tasks)
-    baseline = next((row.metrics for row in result.rows if row.kind == "separate"), metrics)
+    separate = next((row for row in result.rows if row.kind == "separate"), None)
+    baseline = metrics if separate is None else separate.metrics
+    gains = relative_gains(scores, (separate and separate.scores) or scores, tasks)
+    is_comparable = any(gains.values())
     row = ResultRow(
         name=name,
         kind="architecture" if is_architecture else _kind(name),
@@ -69,6 +72,8 @@ def add_row(
         scores=scores,
         # Too short a training leaves metrics of 0, which is no reason to lose what is trained.
         delta_mtl=None if 0 in baseline.values() else delta_mtl(metrics, baseline, tasks),
+        delta_i=delta_i(gains) if is_comparable else None,
+        eta=eta(gains) if is_comparable else None,
         macs=static.manifest.macs["static"],
         parameters=static.manifest.parameters["static"],
         budget=budget,

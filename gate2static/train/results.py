@@ -67,6 +67,8 @@ class ResultRow(_Frozen):
         scores: All metrics on the test split, by task and name.
         delta_mtl: Δ_MTL (eq. 6) as a fraction: 0.01 is one per cent better than the single-task networks;
             None where a metric of theirs is 0, to which nothing can be relative.
+        delta_i: Δ_I of Safe Multi-Task Learning as a fraction, over all metrics; None where it was not measured.
+        eta: η̂, the share of all metrics that are no worse than with single-task networks, in [0, 1].
         macs: Multiply-accumulates per image of the pruned network, heads included.
         parameters: Parameters of the pruned network, heads included.
         budget: The network's budget and the cost that it reached; None without a budget.
@@ -80,6 +82,8 @@ class ResultRow(_Frozen):
     metrics: dict[str, float]
     scores: dict[str, dict[str, float]] = {}
     delta_mtl: float | None
+    delta_i: float | None = None
+    eta: float | None = None
     macs: Size
     parameters: Size
     budget: BudgetReport | None = None
