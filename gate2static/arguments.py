@@ -46,7 +46,9 @@ def require_kind(
     return value
 
 
-def require_count(value: Any, *, name: str, error: type[Gate2StaticError], least: int = 1, most: int = _LARGEST) -> int:
+def require_count(
+    value: Any, *, name: str, error: type[Gate2StaticError], least: int = 1, most: int = _LARGEST
+) -> int:
     """Returns a whole number in a range.
 
     Args:

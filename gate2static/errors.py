@@ -3,6 +3,7 @@
 A message says what is wrong, what was found, what is allowed, and what to do.
 """
 
+
 _LONGEST = 900
 """The most characters of a message: names and values from files may be of any length."""
 

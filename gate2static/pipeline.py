@@ -243,7 +243,9 @@ def verify_folder(checkpoint: Path, static_dir: Path, onnx: Path | None = None) 
     except ArtefactError as error:  # the verdict does not depend on whether the folder can be written
         unrecorded = str(error)
         manifest = with_checks(static.manifest, checks)
-    return Verification(manifest=manifest, report=report, errors=errors, tolerances=tolerances, unrecorded=unrecorded)
+    return Verification(
+        manifest=manifest, report=report, errors=errors, tolerances=tolerances, unrecorded=unrecorded
+    )
 
 
 def delivery(run_dir: Path, row: ResultRow) -> tuple[Step, ...]:

@@ -28,7 +28,6 @@ Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted 
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's number by default.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - for stdout.")]
 
-
 def _print_version(requested: bool) -> None:
     """Prints the version and ends the program, where `--version` was typed."""
     if requested:
@@ -38,7 +37,9 @@ def _print_version(requested: bool) -> None:
         raise typer.Exit
 
 
-Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")]
+Version = Annotated[
+    bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+]
 
 
 def open_run(recipe: Path, overrides: list[str] | None, run_dir: Path | None) -> "tuple[Recipe, Path]":

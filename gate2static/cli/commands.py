@@ -142,7 +142,9 @@ def prune(
     from gate2static.report import barrier_table, plan_table, pruned_line
 
     check_prune_output(checkpoint, output, dry_run=dry_run, budget=bool(budget))
-    request = prune_request(align=align, target=target, dtype=dtype, dynamic=dynamic, budget=budget, threads=threads)
+    request = prune_request(
+        align=align, target=target, dtype=dtype, dynamic=dynamic, budget=budget, threads=threads
+    )
     pruning = prepare_pruning(checkpoint, request)
     # Written before anything is printed, so that a terminal that fails costs nothing.
     pruned = None if output is None or dry_run else prune_to_folder(pruning, output)
@@ -155,7 +157,9 @@ def prune(
     if pruned is None or output is None:
         return
     if pruned.broken_promise:
-        say(f"budget: {pruned.broken_promise}; --align, --target or --dtype change that cost, it is not promised here")
+        say(
+            f"budget: {pruned.broken_promise}; --align, --target or --dtype change that cost, it is not promised here"
+        )
     if pruned.checkpoint:
         say(f"projected: {pruned.checkpoint}; verify the static network with it")
     say(pruned_line(pruned.static.manifest, output))
@@ -205,7 +209,9 @@ def export(
     from gate2static.export import export_static, export_table
     from gate2static.static import load_static
 
-    engines = engine_backends(trt=trt, trt_rtx=trt_rtx, fp16=fp16, int8=int8, compute_capability=compute_capability)
+    engines = engine_backends(
+        trt=trt, trt_rtx=trt_rtx, fp16=fp16, int8=int8, compute_capability=compute_capability
+    )
     static = load_static(static_dir)
     folder = output or static_dir.resolve().parent
     reports = export_static(

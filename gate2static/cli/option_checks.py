@@ -74,7 +74,9 @@ def prune_request(
     if device is not None and dtype is not None:
         raise typer.BadParameter("a latency is that of the network as trained; leave out --dtype")
     if device not in NETWORK_BACKENDS and threads is not None:
-        raise typer.BadParameter(f"--threads is for a latency that is timed: --budget device=NAME, one of {backends}")
+        raise typer.BadParameter(
+            f"--threads is for a latency that is timed: --budget device=NAME, one of {backends}"
+        )
     if device is not None and device not in NETWORK_BACKENDS and target != "any":
         raise typer.BadParameter(
             "a latency is predicted for --target any; leave out --target, or have it timed on this machine with "

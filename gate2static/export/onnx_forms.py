@@ -116,7 +116,9 @@ def _attention(
 # Reductions and mathematics
 
 
-def _scatter_mean(x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True) -> Tensor:
+def _scatter_mean(
+    x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
+) -> Tensor:
     """Puts the mean of all elements with one index at its place."""
     counts = torch.zeros_like(x).scatter_add(dim, index, torch.ones_like(src))
     start = x if include_self else torch.where(counts > 0, torch.zeros_like(x), x)

@@ -78,7 +78,9 @@ def _inputs_of_other_sizes(network: "StaticModel") -> list[tuple[Tensor, ...]]:
 
 def free_sizes(network: "StaticModel") -> tuple[dict[int, str], ...]:
     """Returns dimension -> name of the sizes that are free, batch included, per input."""
-    of_images = [{dim + 1: f"{spec.name}_{_IMAGE[dim]}" for dim in spec.dynamic} for spec in network.manifest.inputs]
+    of_images = [
+        {dim + 1: f"{spec.name}_{_IMAGE[dim]}" for dim in spec.dynamic} for spec in network.manifest.inputs
+    ]
     return tuple({0: BATCH, **names} for names in of_images)
 
 

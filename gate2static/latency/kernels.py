@@ -205,14 +205,11 @@ class _Blocked(_Fusing):
             return False
         width = operator.outputs[0].shape[-1:]
         reads = list(self._reads(operator.outputs[0]))
-        return (
-            bool(reads)
-            and all(
-                reader.name in PRODUCTS
-                # Flattening behind it may have joined the swapped dimensions with others.
-                and value.shape[-1:] == width
-                for reader, value in reads
-            )
+        return bool(reads) and all(
+            reader.name in PRODUCTS
+            # Flattening behind it may have joined the swapped dimensions with others.
+            and value.shape[-1:] == width
+            for reader, value in reads
         )
 
     def _reads(self, result: Value) -> Iterator[tuple[Operator, Value]]:

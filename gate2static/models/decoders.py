@@ -51,6 +51,8 @@ def decoder(recipe: DecoderRecipe, usual: str, dense: Mapping[str, bool]) -> Cal
     dense_tasks = [task for task, is_dense in dense.items() if is_dense]
     if name == LINEAR and dense_tasks:
         allowed = ", ".join(known for known in [AUTO, *DECODERS] if known != LINEAR)
-        raise RecipeError(f"model.decoder.name: found linear, but {dense_tasks[0]} draws a map; allowed: {allowed}")
+        raise RecipeError(
+            f"model.decoder.name: found linear, but {dense_tasks[0]} draws a map; allowed: {allowed}"
+        )
     head, options = DECODERS[name]
     return partial(head, **dict(parse(options, recipe.options, where="model.decoder.options")))

@@ -202,7 +202,9 @@ def _facts(value: Any, head: Head, macs: int) -> NodeInfo:
     """Returns the facts about a value of a whole head."""
     if not isinstance(value, Tensor):
         return NodeInfo(streams=(head.stream,), macs=macs)
-    return NodeInfo(streams=(head.stream,), shape=tuple(value.shape), dtype=value.dtype, batch_multiple=1, macs=macs)
+    return NodeInfo(
+        streams=(head.stream,), shape=tuple(value.shape), dtype=value.dtype, batch_multiple=1, macs=macs
+    )
 
 
 def take_features(graph: fx.Graph, leaf: fx.Node, stream: int) -> fx.Node:

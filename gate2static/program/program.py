@@ -299,3 +299,5 @@ def _check_features(tensors: Sequence[Any], structure: Structure) -> None:
             f"the backbone returns {structure.build(tensors)}; allowed is a tensor, or a tuple, list or dict, a named "
             "tuple or a dataclass of tensors with the batch first, and None."
         )
+
+

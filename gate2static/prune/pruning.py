@@ -66,7 +66,9 @@ def prune(
 
 
 @quiet()
-def plan(gated: GatedModel, *, align: int = 1, target: str | Layout = "any", dynamic: Sequence[str] = ()) -> Plan:
+def plan(
+    gated: GatedModel, *, align: int = 1, target: str | Layout = "any", dynamic: Sequence[str] = ()
+) -> Plan:
     """Decides what `prune` does with these arguments, and changes nothing.
 
     Raises:

@@ -16,7 +16,9 @@ class ArchitectureRecipe(Strict):
 
     name: _NAME
     """The architecture's name."""
-    places: Literal["stages", "last blocks", "blocks"] | _PATHS | None = None
+    places: Literal["stages", "last blocks", "blocks"] | _PATHS | None = (
+        None
+    )
     """Where the backbone is cut: at the ends of stages or blocks, or behind modules, by their paths. None is what the
     architecture wants."""
     options: dict[_NAME, Option] = Field(default_factory=dict)

@@ -41,7 +41,9 @@ def require(module: str) -> Any:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
         fix = _FIXES.get(distribution, f"pip install {distribution}")
-        raise MissingDependencyError(f"{module} cannot be imported ({brief(error)}); install it with: {fix}") from error
+        raise MissingDependencyError(
+            f"{module} cannot be imported ({brief(error)}); install it with: {fix}"
+        ) from error
 
 
 def require_gpu(purpose: str) -> None:

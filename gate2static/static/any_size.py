@@ -210,3 +210,4 @@ def _steps(source: Sizes, sizes: Sizes) -> Iterator[tuple[Any, int]]:
             yield operator.floordiv, k
     if all(b - a == size - one for a, b in pairs):
         yield operator.add, size - one
+

@@ -15,7 +15,7 @@ def are_output_names(names: Sequence[str]) -> bool:
     """Returns whether these can be the names of a network's outputs: each once, and none a part of another."""
     if len(set(names)) < len(names) or not all(re.fullmatch(_NAME, name) for name in names):
         return False
-    containers = {name[: dot.start()] for name in names for dot in re.finditer(r"\.", name)}
+    containers = {name[:dot.start()] for name in names for dot in re.finditer(r"\.", name)}
     return containers.isdisjoint(names)
 
 

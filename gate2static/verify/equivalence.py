@@ -91,10 +91,8 @@ class EquivalenceReport(BaseModel):
             differences = ", ".join(
                 f"{c.task} in {c.what}: {c.difference.max_rel:.1e} (allowed {c.tolerance:.1e})" for c in failed
             )
-            not_finite = (
-                ""
-                if all(math.isfinite(c.difference.max_rel) for c in failed)
-                else (" An error of inf is that of outputs that are not finite, or of another shape.")
+            not_finite = "" if all(math.isfinite(c.difference.max_rel) for c in failed) else (
+                " An error of inf is that of outputs that are not finite, or of another shape."
             )
             raise VerificationError(
                 f"the static network does not compute what the gated one does: relative error of {differences}. "

@@ -44,7 +44,11 @@ def changed_parts(gated: GatedModel, static: StaticModel) -> tuple[str, ...] | N
     expected_calls = graph_to_dict(fresh.network.graph)
     if len(calls) != len(expected_calls):
         return (f"the graph, which has {len(calls)} nodes and not {len(expected_calls)}",)
-    names = [node.name for node, call, expected in zip(nodes, calls, expected_calls, strict=True) if call != expected]
+    names = [
+        node.name
+        for node, call, expected in zip(nodes, calls, expected_calls, strict=True)
+        if call != expected
+    ]
     tensors = stored_tensors(static.network)
     expected_tensors = stored_tensors(_converted_like(static, fresh).network)
     names += sorted(tensors.keys() ^ expected_tensors.keys())

@@ -171,7 +171,9 @@ def _add_layer(root: nn.Module, path: str, name: str, layer: nn.Module) -> str:
     return f"{path}.{name}" if path else name
 
 
-def _follow(root: nn.Module, example: Example, what: str, trains: bool, whole: frozenset[Any]) -> tuple[_Trace, ...]:
+def _follow(
+    root: nn.Module, example: Example, what: str, trains: bool, whole: frozenset[Any]
+) -> tuple[_Trace, ...]:
     """Traces a module, and traces it again with what could not be followed kept whole, until that works.
 
     Returns:

@@ -164,7 +164,10 @@ def _stack(parts: list[ChannelMap]) -> ChannelMap:
         widths |= {source: matrix.shape[1] for source, matrix in part.items()}
     stacked = {}
     for source, width in widths.items():
-        matrices = [part.get(source, csr_array((height, width))) for part, height in zip(parts, heights, strict=True)]
+        matrices = [
+            part.get(source, csr_array((height, width)))
+            for part, height in zip(parts, heights, strict=True)
+        ]
         stacked[source] = vstack(matrices).tocsr()
     return stacked
 

@@ -27,7 +27,11 @@ def fold_constants(network: fx.GraphModule) -> bool:
     # In the order of the graph, so a result is stored before its readers are looked at.
     for node in list(network.graph.nodes):
         inputs = node.all_input_nodes
-        is_constant = node.op == "call_function" and bool(inputs) and all(source.op == "get_attr" for source in inputs)
+        is_constant = (
+            node.op == "call_function"
+            and bool(inputs)
+            and all(source.op == "get_attr" for source in inputs)
+        )
         if is_constant:
             changed |= _fold(network, node)
     return changed

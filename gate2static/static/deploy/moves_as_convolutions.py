@@ -55,7 +55,11 @@ def write_moves_as_convolutions(network: fx.GraphModule) -> bool:
         Whether there was one.
     """
     maps = channel_maps(network)
-    results = {node: terms for node, terms in maps.items() if any(user not in maps for user in node.users)}
+    results = {
+        node: terms
+        for node, terms in maps.items()
+        if any(user not in maps for user in node.users)
+    }
     sums = {node: terms for node, terms in results.items() if not is_concatenation(node, maps)}
     readers = Counter(source for terms in sums.values() for source in terms)
     concatenated = {source for node, terms in results.items() if node not in sums for source in terms}

@@ -91,7 +91,11 @@ def _pays(region: Region) -> bool:
         region: A region of an annotated network.
     """
     # What enters the region is permuted, and what leaves it.
-    permuted = [source for source in region.sources if source not in region and source.target not in PERMUTATIONS]
+    permuted = [
+        source
+        for source in region.sources
+        if source not in region and source.target not in PERMUTATIONS
+    ]
     for node, readers in region.readers.items():
         if any(reader.target not in _PERMUTED_FREELY for reader in readers):
             permuted.append(node)
