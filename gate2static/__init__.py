@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gate2static.architectures import Architecture, architecture, as_gated
     from gate2static.balance import (
         Balance,
         Conflict,
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Architecture",
     "Balance",
     "Budget",
     "BudgetController",
@@ -56,6 +58,8 @@ __all__ = [
     "RankingSimilarity",
     "StaticModel",
     "Stopwatch",
+    "architecture",
+    "as_gated",
     "balance",
     "benchmark",
     "build_engine",
@@ -79,6 +83,7 @@ __all__ = [
 ]
 
 _STAGES = {
+    "architectures": ("Architecture", "architecture", "as_gated"),
     "balance": ("Balance", "Conflict", "RankingSimilarity", "balance", "conflict", "ranking_similarity"),
     "bench": ("LatencyReport", "Stopwatch", "benchmark"),
     "budget": ("BudgetController", "BudgetReport", "decide_by_saliency", "freeze_gates", "project_to_budget"),

@@ -45,7 +45,7 @@ def run_demo(run_dir: Path, *, overrides: Sequence[str] = ()) -> WrittenReport:
     """
     recipe = load_recipe(bundled_recipe(), overrides)
     with locked(run_dir):
-        result = (sweep if recipe.budget is None else train)(recipe, run_dir, resume=True)
+        result = (sweep if recipe.budget is None or recipe.sweep_budgets else train)(recipe, run_dir, resume=True)
         _deliver(run_dir, result)
         _time(run_dir, result)
         return write_report(run_dir)

@@ -11,6 +11,8 @@ import gate2static as g2s
 from gate2static.cli.commands import app
 
 FUNCTIONS = {
+    "architecture": "(name, backbone, *, heads, example_inputs, places=None, **options)",
+    "as_gated": "(architecture, example_inputs)",
     "balance": "(method, model, *, tasks=None, shared=None, at=None, scale=None, seed=0, **options)",
     "benchmark": (
         "(targets, *, backends=None, batch_size=1, rounds=5, warmup_s=0.2, duration_s=3.0, min_runs=10, threads=None, "
@@ -42,6 +44,7 @@ FUNCTIONS = {
     "weight_parameters": "(gated)",
 }
 METHODS = {
+    "Architecture": {"deployed": "(self)", "forward": "(self, *inputs, **named)", "penalty": "(self)"},
     "Balance": {
         "backward": "(self, losses, also=None, *, is_last=True, backward=None, loss_scale=1.0)",
         "end_epoch": "(self)",

@@ -128,6 +128,8 @@ class Recipe(Strict):
     sweep_targets: Annotated[tuple[Fraction, ...], Field(max_length=1000)] = ()
     """Values of τ that `sweep` gives to the tasks in all combinations, with every λ_s (appendix C). Without values,
     tasks keep their own targets."""
+    sweep_budgets: Annotated[tuple[Budget, ...], Field(max_length=1000)] = ()
+    """Budgets for which `sweep` trains a gated network each, instead of one per λ_s."""
     sweep_balancing: Annotated[tuple[BalancingRecipe, ...], Field(max_length=1000)] = ()
     """Methods that `sweep` trains a shared network with, each in a row of its own, such as `shared-pcgrad`."""
     architectures: Annotated[tuple[ArchitectureRecipe, ...], Field(max_length=1000)] = ()
@@ -143,9 +145,9 @@ class Recipe(Strict):
             values = [f"{value:g}" for value in getattr(self, key)]
             if len(set(values)) < len(values):
                 raise ValueError(f"{key} must hold different values, found {', '.join(values)}")
-        if not (self.sweep or self.sweep_balancing or self.architectures):
+        if not (self.sweep or self.sweep_budgets or self.sweep_balancing or self.architectures):
             raise ValueError("sweep, sweep_balancing and architectures are empty; give a value of λ_s, or a name")
-        for key in ("sweep_balancing", "architectures"):
+        for key in ("sweep_budgets", "sweep_balancing", "architectures"):
             labels = [entry.label for entry in getattr(self, key)]
             if len(set(labels)) < len(labels):
                 raise ValueError(f"{key} must hold different entries, found {', '.join(labels)}")
@@ -166,9 +168,9 @@ class Recipe(Strict):
             )
         if gating.decisions == "learned" and gated.freeze_at == 0:
             raise ValueError("training.gated.freeze_at is 0, so no gate would learn; give a share above 0")
-        if gating.decisions in ("saliency", "random") and self.budget is None:
+        if gating.decisions in ("saliency", "random") and self.budget is None and not self.sweep_budgets:
             raise ValueError(f"gating.decisions: {gating.decisions} needs a budget, such as budget: {{macs: 0.6}}")
-        if gating.decisions == "modules" and self.budget is not None:
+        if gating.decisions == "modules" and (self.budget is not None or self.sweep_budgets):
             raise ValueError("gating.decisions: modules says what is private, and a budget would change it; remove one")
         if unknown := sorted(set(gating.private) - {task.name for task in self.tasks}):
             raise ValueError(f"gating.private names {', '.join(unknown)}, which are not among the tasks")
@@ -186,7 +188,7 @@ class Recipe(Strict):
                 "the last; remove it, or training.gated.patience and training.keep"
             )
         is_scaled = gating.decisions == "learned" and gated.gates.kind == "scaled"
-        if is_scaled and self.budget is not None and gating.gate_init_std == 0:
+        if is_scaled and (self.budget is not None or self.sweep_budgets) and gating.gate_init_std == 0:
             raise ValueError(
                 "gating.gate_init_std is 0, so all gates would close at once, and a budget could not stop between; "
                 "give a spread, such as 0.05"
@@ -199,11 +201,13 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _budget_fits(self) -> "Recipe":
-        if self.budget is None:
+        if self.budget is None and not self.sweep_budgets:
             return self
         names = [task.name for task in self.tasks]
-        if isinstance(self.budget.macs, dict) and (unknown := sorted(set(self.budget.macs) - set(names))):
-            raise ValueError(f"budget.macs: found {', '.join(unknown)}; the tasks are {', '.join(names)}")
+        for budget in (self.budget, *self.sweep_budgets):
+            of_tasks = budget.macs if budget is not None and isinstance(budget.macs, dict) else {}
+            if unknown := sorted(set(of_tasks) - set(names)):
+                raise ValueError(f"budget.macs: found {', '.join(unknown)}; the tasks are {', '.join(names)}")
         fits_from_the_start = self.training.gated.freeze_at == 0
         if not fits_from_the_start and (self.training.gated.patience or self.training.keep == "best"):
             raise ValueError(

@@ -70,13 +70,17 @@ def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
             trains in it.
         CheckpointError: The run to continue is damaged or belongs to another recipe.
     """
+    if recipe.gating.decisions in ("saliency", "random") and recipe.budget is None:
+        raise RecipeError("gates that are not learned need a budget, such as budget: {macs: 0.6}; or use `sweep`")
     return train_variants(recipe, run_dir, {_gated_name(recipe): recipe}, resume=resume, progress=progress)
 
 
 def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
     """Trains the two baselines once, and one gated network per sparsity weight λ_s in `recipe.sweep`.
 
-    With `recipe.sweep_targets` there is one gated network per λ_s and combination of these τ, named after all of them.
+    With `recipe.sweep_targets` there is one gated network per λ_s and combination of these τ, named after all of them;
+    with `recipe.sweep_budgets` one per budget instead. Shared networks with other methods (`recipe.sweep_balancing`)
+    and other architectures (`recipe.architectures`) come before the gated networks and behind them.
     `run.json` is written after every row, so an interrupted sweep can be resumed.
 
     Args:
@@ -95,11 +99,11 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
             trains in it.
         CheckpointError: The run to continue is damaged or belongs to another recipe.
     """
-    if recipe.budget is not None:
-        raise RecipeError("a budget steers λ_s, so there is nothing to sweep; use `train`, or remove the budget")
-    if recipe.gating.decisions != "learned":
+    if recipe.budget is not None and not recipe.sweep_budgets:
+        raise RecipeError("a budget steers λ_s, so there is nothing to sweep; use `train`, or give sweep_budgets")
+    if recipe.gating.decisions != "learned" and recipe.sweep and not recipe.sweep_budgets:
         raise RecipeError(
-            f"gating.decisions is {recipe.gating.decisions}, so λ_s decides nothing and there is nothing to sweep; use "
+            f"gating.decisions is {recipe.gating.decisions}, so λ_s decides nothing; give sweep_budgets, or use "
             "`train`"
         )
     variants = {**_methods(recipe), **_variants(recipe)}
@@ -118,6 +122,9 @@ def _methods(recipe: Recipe) -> dict[str, Recipe]:
 
 def _variants(recipe: Recipe) -> dict[str, Recipe]:
     """Returns the recipe of every gated network of a sweep, by row name."""
+    of_budgets = [recipe.model_copy(update={"budget": budget}) for budget in recipe.sweep_budgets]
+    if of_budgets:
+        return {_gated_name(variant): variant for variant in of_budgets}
     variants = {}
     recipe_targets = [tuple(task.target for task in recipe.tasks)]
     grid = product(recipe.sweep_targets, repeat=len(recipe.tasks)) if recipe.sweep_targets else recipe_targets
