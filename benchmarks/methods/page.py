@@ -251,6 +251,8 @@ def _cell(summary: Summary, score: str) -> str:
 def _rankings(summaries: dict[str, Summary], scores: Sequence[str]) -> Iterator[str]:
     methods = [summary for summary in summaries.values() if summary.name != CONTROL]
     found = similarities(methods, scores)
+    if not found:
+        return  # fewer than three networks
     (first, *_) = found.values()
     yield (
         f"Ranking similarity (eq. 9) of the {first.count} networks by the mean conflict in the second half of the "
