@@ -7,6 +7,7 @@ import numpy as np
 
 from benchmarks.methods.cost import Cost
 from benchmarks.methods.networks import (
+    CLAIMED,
     CONTROL,
     MEASURES,
     OF_PAPER,
@@ -33,7 +34,6 @@ from gate2static.report import style
 from gate2static.report.conflict_figure import ConflictCurves, conflict_figure
 from gate2static.tasks import Task, build_tasks
 
-_CLAIMED = ("graddrop", "cosreg")
 _HEAD = """# Multi-task optimisation methods: what was measured
 
 [methods.md](methods.md) says what each method does. `python -m benchmarks.methods` makes this page.
@@ -154,7 +154,7 @@ def _verdict(summaries: dict[str, Summary], main: Sequence[str]) -> Iterator[str
     equal = [summaries[name] for name in equal_names if name in summaries]
     yield f"| | {' | '.join(main)} |"
     yield f"|---|{'---:|' * len(main)}"
-    for name in _CLAIMED:
+    for name in CLAIMED:
         for label, among, member in (
             ("own scale", own, name),
             ("equal scale", equal, name if name in SAME_AT_ANY_SCALE else f"{name}-sum-scale"),
@@ -167,8 +167,8 @@ def _verdict(summaries: dict[str, Summary], main: Sequence[str]) -> Iterator[str
         cells = [f"{rank(CONTROL, [*own, control], score)} of {len(own) + 1}" for score in main]
         yield f"| `{CONTROL}` among those at own scale | {' | '.join(cells)} |"
     yield ""
-    pairs = [(name, other) for name in _CLAIMED for other in ("mean", PLAIN, CONTROL) if other in summaries]
-    pairs += [(f"{name}-sum-scale", PLAIN) for name in _CLAIMED]
+    pairs = [(name, other) for name in CLAIMED for other in ("mean", PLAIN, CONTROL) if other in summaries]
+    pairs += [(f"{name}-sum-scale", PLAIN) for name in CLAIMED]
     for name, other in pairs:
         if name in summaries and other in summaries:
             comparison = _comparison(summaries[name], summaries[other], summaries[PLAIN], main)
@@ -251,6 +251,8 @@ def _cell(summary: Summary, score: str) -> str:
 def _rankings(summaries: dict[str, Summary], scores: Sequence[str]) -> Iterator[str]:
     methods = [summary for summary in summaries.values() if summary.name != CONTROL]
     found = similarities(methods, scores)
+    if not found:
+        return  # fewer than three networks
     (first, *_) = found.values()
     yield (
         f"Ranking similarity (eq. 9) of the {first.count} networks by the mean conflict in the second half of the "
@@ -275,7 +277,8 @@ def _costs(costs: Sequence[Cost]) -> Iterator[str]:
         "CPU time of a step (forward, backward, Adam) over that of a plain step of the same network, in turns in one "
         "process with one thread: the median over rounds, and the quartiles. ResNet-20 with T = 3 (two labels, a "
         "mask), batches of 16 images of 32×32. In a gated network methods act on the shared branch ψ, and the plain "
-        "step is that of the gated network."
+        "step is that of the gated network. Methods that are not named differ from `mgda` or `pcgrad`, and those of "
+        "losses from `dwa`, by a problem of T numbers."
     )
     yield ""
     settings = ["losses", "features", "parameters", "gated, losses", "gated, parameters"]

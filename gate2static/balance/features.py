@@ -13,16 +13,18 @@ from gate2static.errors import BalanceError
 class FeatureTap:
     """Cuts the graph behind a module, so that the gradients with respect to its outputs can be changed.
 
-    While gradients are recorded, what reads the module's outputs gets detached copies, and `send_back` passes a
-    gradient on through the cut. All this is one hook: the network's own code and state dict stay as they are.
+    While gradients are recorded, what reads the module's outputs gets copies: detached ones, so that `send_back` passes
+    a gradient on through the cut, or views. Gradients with respect to the copies are those of what reads them alone,
+    also where one output is computed from another, as in a pyramid. All this is one hook: the network's own code and
+    state dict stay as they are.
 
     Attributes:
         features: The outputs in front of the cut, one tensor per output and call.
-        copies: The detached copies behind it, which require gradients.
+        copies: The copies behind it, which require gradients.
 
     Args:
         module: The module that computes the shared features.
-        cuts: Whether the copies are detached; False records the features only.
+        cuts: Whether the copies are detached; False leaves the graph whole.
         of_input: The number of the module's argument that holds the features; None for its output.
     """
 
@@ -38,8 +40,10 @@ class FeatureTap:
 
     def _record(self, module: nn.Module, inputs: Any) -> None:
         assert self._of_input is not None
-        if torch.is_grad_enabled():
-            self._cut(inputs[self._of_input])
+        feature = inputs[self._of_input]
+        if torch.is_grad_enabled() and feature.requires_grad:
+            self.features.append(feature)
+            self.copies.append(feature)
 
     def _hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         if not torch.is_grad_enabled():
@@ -49,7 +53,7 @@ class FeatureTap:
     def _cut(self, feature: Tensor) -> Tensor:
         if not feature.requires_grad:
             return feature
-        copy = feature.detach().requires_grad_() if self._cuts else feature
+        copy = feature.detach().requires_grad_() if self._cuts else feature.view_as(feature)
         self.features.append(feature)
         self.copies.append(copy)
         return copy

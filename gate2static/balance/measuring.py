@@ -26,7 +26,8 @@ def conflict(
         losses: Task -> its loss without a weight, a scalar: a factor of a loss changes GMS and FD.
         shared: The shared module, or its parameters, for GDS and GMS.
         features: The shared features Z that the losses were computed from, for FD; all elements of several tensors
-            count alike.
+            count alike. Where one is computed from another, its gradient is also in the other's; a view of each, for
+            the tasks to read, keeps them apart.
         temperature: The temperature of `fd_smoothed`, in units of the gradients.
 
     Raises:
@@ -59,10 +60,10 @@ def measure(
         losses: Task -> its loss without a weight, a scalar.
         parameters: The shared parameters.
         features: The shared features, in front of a cut.
-        copies: The same behind the cut; the features themselves where there is none.
+        copies: What the tasks read: the same behind the cut, or the features themselves or views of them.
         temperature: The temperature of `fd_smoothed`; None leaves it out.
     """
-    is_cut = any(copy is not feature for copy, feature in zip(copies, features, strict=True))
+    is_cut = any(copy is not feature and copy.is_leaf for copy, feature in zip(copies, features, strict=True))
     rows = []
     magnitudes = []
     for loss in losses.values():

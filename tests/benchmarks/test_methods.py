@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.methods import __main__ as command
-from benchmarks.methods.cost import Cost
+from benchmarks.methods.cost import Cost, measure_costs
 from benchmarks.methods.networks import CONTROL, MEASURES, SAME_AT_ANY_SCALE, SEPARATE, Result, candidates
 from benchmarks.methods.page import write_page
 from benchmarks.methods.summaries import DELTA, differs, rank, summarise
@@ -114,3 +114,17 @@ def test_results_of_another_recipe_are_not_mixed(tmp_path: Path) -> None:
     path.write_text(json.dumps(stored))
     with pytest.raises(SystemExit, match="has results of another recipe; give this one another name"):
         command.read_results(path, RECIPE)
+
+
+@pytest.mark.slow
+def test_costs_are_of_every_setting_of_a_method() -> None:
+    costs = measure_costs(("dwa", "mgda"), rounds=2)
+    settings = {(cost.method, cost.setting) for cost in costs}
+    assert settings == {
+        ("dwa", "losses"),
+        ("dwa", "gated, losses"),
+        ("mgda", "features"),
+        ("mgda", "parameters"),
+        ("mgda", "gated, parameters"),
+    }
+    assert all(0 < cost.low <= cost.ratio <= cost.high for cost in costs)
