@@ -14,7 +14,7 @@ from gate2static.balance.direction import Direction, Scale
 from gate2static.balance.features import FeatureTap
 from gate2static.balance.look_ahead import gradient_of_weights
 from gate2static.balance.method import Level, Method, RowsMethod
-from gate2static.balance.roads import AtParameters, Gradients, Road, WithNorms
+from gate2static.balance.roads import AtFeatures, AtParameters, Gradients, Road, WithNorms
 from gate2static.balance.weighting.auto_lambda import AutoLambda
 from gate2static.balance.weighting.gradnorm import GradNorm
 from gate2static.errors import BalanceError
@@ -122,7 +122,7 @@ class Balance:
     @property
     def averages_gradients(self) -> bool:
         """Whether `backward` averages gradients over the processes itself: run the forward pass below `no_sync()`."""
-        return isinstance(self._road, AtParameters)
+        return isinstance(self._road, AtParameters | AtFeatures)
 
     @property
     def needs_losses_again(self) -> bool:

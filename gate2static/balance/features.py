@@ -71,6 +71,13 @@ class FeatureTap:
             )
         return self.copies
 
+    def take(self) -> list[Tensor | None]:
+        """Returns the gradients that the copies have collected, and leaves none."""
+        collected = [copy.grad for copy in self.copies]
+        for copy in self.copies:
+            copy.grad = None
+        return collected
+
     def gradients(self, given: Sequence[Tensor | None]) -> Tensor:
         """Returns the gradients with respect to all features as one matrix, (N, elements per sample) float32 or wider.
 

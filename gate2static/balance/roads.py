@@ -135,15 +135,17 @@ class AtParameters(Road):
 class AtFeatures(Road):
     """One pass through every head, and one through what is shared.
 
-    The heads run behind a cut (`FeatureTap`). Their gradients at the cut become one direction, and the gradient of
-    Σ L_t + ⟨Z, direction⟩ then gives heads and shared part theirs in one pass.
+    The heads run behind a cut (`FeatureTap`), where the passes of the losses end. Their gradients at the cut become one
+    direction, which is passed on through what is shared.
 
     Args:
+        model: The network.
         tap: The cut.
         direction: The method's direction.
     """
 
-    def __init__(self, tap: FeatureTap, direction: Direction) -> None:
+    def __init__(self, model: nn.Module, tap: FeatureTap, direction: Direction) -> None:
+        self._model = model
         self._tap = tap
         self._direction = direction
 
@@ -154,13 +156,23 @@ class AtFeatures(Road):
 
     def go(self, losses: Sequence[Tensor], weights: Tensor, also: Tensor | None, run: BackwardPass) -> list[Gradients]:
         """Fills all gradients."""
-        copies = self._tap.caught()
-        weighted = _weighted(losses, weights)
-        gradients = [run.gradients(loss, copies) for loss in weighted]
+        self._tap.caught()
+        gradients = []
+        for loss in _weighted(losses, weights):
+            run(loss, retain_graph=True)  # heads may share layers
+            gradients.append(self._tap.take())
         rows = torch.stack([self._tap.gradients(row) for row in gradients]) / run.loss_scale  # (T, N, per sample)
         direction = run.or_skipped(lambda: self._direction.at_features(rows, self._tap.values()), rows)
-        run(_total(weighted, also) + self._tap.send_back(direction))
+        if also is not None and also.requires_grad:
+            run(also, retain_graph=True)
+            direction = direction + self._tap.gradients(self._tap.take()) / run.loss_scale
+        run(self._tap.send_back(direction))
         return list(gradients)
+
+    def end(self, run: BackwardPass) -> None:
+        """Averages the gradients over the processes: several passes are none of DistributedDataParallel's."""
+        if processes.count() > 1:
+            processes.average_gradients(self._model)
 
 
 class WithPenalty(Road):

@@ -137,7 +137,7 @@ def _road(
         return WithNorms(shared, tap)
     if isinstance(method, CosReg):
         return WithPenalty(method, shared, tap)
-    return AtParameters(model, shared, direction) if tap is None else AtFeatures(tap, direction)
+    return AtParameters(model, shared, direction) if tap is None else AtFeatures(model, tap, direction)
 
 
 def _shared_parameters(shared: nn.Module | Iterable[nn.Parameter] | None, model: nn.Module) -> list[nn.Parameter]:

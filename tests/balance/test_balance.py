@@ -322,6 +322,26 @@ def test_other_terms_reach_everything_unchanged() -> None:
             torch.testing.assert_close(parameter.grad, without[key] + 2 * parameter.detach())
 
 
+@pytest.mark.parametrize(("name", "level"), [("mgda", "parameters"), ("mgda", "features"), ("cosreg", "features")])
+def test_other_terms_of_the_outputs_reach_what_is_shared(name: str, level: Any) -> None:
+    """As distillation is one: its gradient goes through the heads, and on through the cut behind the shared module."""
+    model = net()
+    options: dict[str, Any] = {"weight": 0.0} if name == "cosreg" else {}
+    balance = setup(name, model, level, **options)
+    balance.backward(losses(model))
+    without = gradients(model)
+    model.zero_grad()
+    outputs = model(IMAGES)
+    values = {t: (outputs[t] - TARGETS[i]).square().mean() for i, t in enumerate(outputs)}
+    balance.backward(values, also=outputs["a"].sum())
+    found = gradients(model)
+    balance.remove()
+    model.zero_grad()
+    model(IMAGES)["a"].sum().backward()
+    for key, gradient in gradients(model).items():
+        torch.testing.assert_close(found[key], without.get(key, 0) + gradient, rtol=1e-7, atol=1e-9)
+
+
 def gated(decisions: bool | None) -> tuple[g2s.GatedModel, Callable[[], dict[str, Tensor]]]:
     torch.manual_seed(0)
     backbone = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Tanh(), nn.Conv2d(4, 3, 3))
