@@ -57,6 +57,15 @@ class BackwardPass:
             x.grad = gradient
         return gradients
 
+    def go_on(self, values: Sequence[Tensor], gradients: Sequence[Tensor]) -> None:
+        """Passes gradients, without the losses' scale, on through what some values were computed from."""
+        if self.is_plain:
+            torch.autograd.backward(list(values), list(gradients))
+            return
+        # The gradient of ⟨value, gradient⟩ with respect to the value.
+        products = [(value * gradient).sum() for value, gradient in zip(values, gradients, strict=True)]
+        self._backward(torch.stack(products).sum())
+
     def or_skipped(self, direction: Callable[[], Tensor], rows: Tensor) -> Tensor:
         """Returns the direction, or a sum that is not finite where a gradient scaler is to skip the step."""
         try:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gate2static.balance import processes
 from gate2static.balance.backward_pass import NotFiniteError
+from gate2static.balance.features import FeatureTap
 from gate2static.balance.method import GramianMethod, Method, RowsMethod, gramian_of
 
 Scale = Literal["method", "sum"]
@@ -42,12 +43,12 @@ class Direction:
             return self._scaled(self._method.aggregate(rows), rows.sum(0))
         return self._weigh(gramian_of(rows)).to(rows) @ rows
 
-    def at_features(self, rows: Tensor, features: Tensor) -> Tensor:
+    def at_features(self, rows: Tensor, tap: FeatureTap) -> Tensor:
         """Returns the direction for the features of this process, (T, N, elements) -> (N, elements).
 
         Args:
             rows: The gradients with respect to the features.
-            features: The features, (N, elements).
+            tap: The cut that has the features themselves.
 
         Raises:
             NotFiniteError: A gradient is not finite.
@@ -55,9 +56,9 @@ class Direction:
         flat = rows.flatten(1)
         if isinstance(self._method, RowsMethod):
             _check_finite(flat.sum(1))
-            return self._scaled(self._method.aggregate_features(rows, features), rows.sum(0))
+            return self._scaled(self._method.aggregate_features(rows, tap.values()), rows.sum(0))
         gramian = processes.total_of_products(gramian_of(flat), rows.device)
-        return (self._weigh(gramian).to(rows) @ flat).view_as(features)
+        return (self._weigh(gramian).to(rows) @ flat).view(rows.shape[1:])
 
     def _weigh(self, gramian: Tensor) -> Tensor:
         assert isinstance(self._method, GramianMethod)

@@ -13,8 +13,8 @@ from gate2static.errors import BalanceError
 class FeatureTap:
     """Cuts the graph behind a module, so that the gradients with respect to its outputs can be changed.
 
-    While gradients are recorded, what reads the module's outputs gets copies: detached ones, so that `send_back` passes
-    a gradient on through the cut, or views. Gradients with respect to the copies are those of what reads them alone,
+    While gradients are recorded, what reads the module's outputs gets copies: detached ones, so that another gradient
+    can be passed on through the cut, or views. Gradients with respect to the copies are those of what reads them alone,
     also where one output is computed from another, as in a pyramid. All this is one hook: the network's own code and
     state dict stay as they are.
 
@@ -78,33 +78,35 @@ class FeatureTap:
             copy.grad = None
         return collected
 
-    def gradients(self, given: Sequence[Tensor | None]) -> Tensor:
-        """Returns the gradients with respect to all features as one matrix, (N, elements per sample) float32 or wider.
+    def rows(self, gradients: Sequence[Sequence[Tensor | None]], scale: float) -> Tensor:
+        """Returns gradients with respect to all features, (rows, N, elements per sample) float32 or wider.
 
         Args:
-            given: One gradient per copy; None for a copy that was not used.
+            gradients: For every row, one gradient per copy; None for a copy that was not used.
+            scale: What the gradients are divided by.
         """
-        parts = []
-        for copy, gradient in zip(self.copies, given, strict=True):
-            whole = torch.zeros_like(copy) if gradient is None else gradient
-            parts.append(_wide(whole).reshape(len(whole), -1))
-        return torch.cat(parts, dim=1)
+        first = self.copies[0]
+        # Filled in place: features are large, and every further copy of them shows in the time of a step.
+        rows = torch.zeros(len(gradients), len(first), sum(self._sizes), dtype=_wide(first.dtype), device=first.device)
+        for row, parts in zip(rows, gradients, strict=True):
+            for place, part in zip(row.split(self._sizes, dim=1), parts, strict=True):
+                if part is not None:
+                    place.copy_(part.reshape(len(part), -1))
+        return rows if scale == 1.0 else rows.div_(scale)
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [copy[0].numel() for copy in self.copies]
 
     def values(self) -> Tensor:
         """Returns all features as one matrix, (N, elements per sample)."""
-        return torch.cat([_wide(feature.detach()).reshape(len(feature), -1) for feature in self.features], dim=1)
+        whole = [feature.detach().reshape(len(feature), -1) for feature in self.features]
+        return torch.cat([part.to(_wide(part.dtype)) for part in whole], dim=1)
 
-    def send_back(self, direction: Tensor) -> Tensor:
-        """Returns ⟨Z, direction⟩, a scalar whose gradient with respect to Z is the direction.
-
-        Args:
-            direction: The gradient to pass on, (N, elements per sample).
-        """
-        sizes = [feature[0].numel() for feature in self.features]
-        total = direction.new_zeros(())
-        for feature, part in zip(self.features, direction.split(sizes, dim=1), strict=True):
-            total = total + (feature * part.view_as(feature).to(feature)).sum()
-        return total
+    def parts(self, direction: Tensor) -> list[Tensor]:
+        """Returns a direction, (N, elements per sample), as one gradient per feature."""
+        by_feature = zip(self.features, direction.split(self._sizes, dim=1), strict=True)
+        return [part.reshape(feature.shape).to(feature) for feature, part in by_feature]
 
     def clear(self) -> None:
         """Forgets the features, once their step is over."""
@@ -117,6 +119,6 @@ class FeatureTap:
         self._handle.remove()
 
 
-def _wide(value: Tensor) -> Tensor:
-    """Returns a value in float32 at least: half precision holds no sums of products."""
-    return value if value.dtype in (torch.float32, torch.float64) else value.float()
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """Returns float32 at least: half precision holds no sums of products."""
+    return dtype if dtype in (torch.float32, torch.float64) else torch.float32

@@ -161,12 +161,12 @@ class AtFeatures(Road):
         for loss in _weighted(losses, weights):
             run(loss, retain_graph=True)  # heads may share layers
             gradients.append(self._tap.take())
-        rows = torch.stack([self._tap.gradients(row) for row in gradients]) / run.loss_scale  # (T, N, per sample)
-        direction = run.or_skipped(lambda: self._direction.at_features(rows, self._tap.values()), rows)
+        rows = self._tap.rows(gradients, run.loss_scale)
+        direction = run.or_skipped(lambda: self._direction.at_features(rows, self._tap), rows)
         if also is not None and also.requires_grad:
             run(also, retain_graph=True)
-            direction = direction + self._tap.gradients(self._tap.take()) / run.loss_scale
-        run(self._tap.send_back(direction))
+            direction = direction + self._tap.rows([self._tap.take()], run.loss_scale)[0]
+        run.go_on(self._tap.features, self._tap.parts(direction))
         return list(gradients)
 
     def end(self, run: BackwardPass) -> None:
