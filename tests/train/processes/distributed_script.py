@@ -152,7 +152,7 @@ def everything(fabric: Any, folder: Path) -> None:
             "sparsity_weight=1",
         ],
     )
-    _run_in_process(fabric, small, folder / "run", {"gated-1": small}, resume=False, show=False)
+    _run_in_process(fabric, small, folder / "run", {"gated-1": small}, {}, resume=False, show=False)
 
 
 def in_two(fabric: Any, folder: Path) -> None:
