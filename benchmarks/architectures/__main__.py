@@ -1,6 +1,6 @@
 """Trains every architecture of a recipe over several seeds, times the static networks, and writes the page.
 
-    python -m benchmarks.architectures benchmarks/architectures/scenes.yaml --seeds 0 1 2 --page docs/architectures_results.md
+    python -m benchmarks.architectures benchmarks/architectures/scenes.yaml --page docs/architectures_results.md
 
 Goes on where it was interrupted. Runs are kept under `runs/architectures/`, results under
 `benchmarks/results/architectures/`.
@@ -71,9 +71,9 @@ def write_page(path: Path, title: str, setting: str, entries: list[dict[str, Any
         "",
         f"## {title}",
         "",
-        f"{setting} Seeds {', '.join(map(str, seeds))}; ± is the standard deviation over them. Δ_MTL and Δ_I are against the",
-        "separate networks of the same seed; η̂ is the share of metrics that are no worse than theirs. MACs, parameters and",
-        "latency (ONNX Runtime, one thread, interleaved rounds) of the static networks are over theirs.",
+        f"{setting} Seeds {', '.join(map(str, seeds))}; ± is the standard deviation over them. Δ_MTL and Δ_I are against",
+        "the separate networks of the same seed; η̂ is the share of metrics that are no worse than theirs. MACs,",
+        "parameters and latency (ONNX Runtime, one thread, interleaved rounds) of the static networks are over theirs.",
         "",
         "| network | Δ_MTL (%) ↑ | Δ_I (%) ↑ | η̂ (%) ↑ | MACs | parameters | latency |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -117,7 +117,8 @@ def main() -> None:
     if options.page:
         shared = recipe.training.shared
         images = recipe.data.options.get("train_images")
-        setting = f"`{recipe.model.name}` on `{recipe.data.name}`: {shared.epochs} epochs of {images} images for every network."
+        names = f"`{recipe.model.name}` on `{recipe.data.name}`"
+        setting = f"{names}: {shared.epochs} epochs of {images} images for every network."
         write_page(options.page, recipe.name, setting, entries)
 
 
