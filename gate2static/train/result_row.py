@@ -11,6 +11,7 @@ from gate2static.tasks import Task, delta_i, delta_mtl, eta, main_scores, relati
 from gate2static.train.evaluation import evaluate
 from gate2static.train.loop.batches import Share, evaluation_loader, loaded
 from gate2static.train.results import ResultRow, RunResult
+from gate2static.train.variants import is_shared
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -84,4 +85,4 @@ def add_row(
 def _kind(name: str) -> Literal["separate", "shared", "gated"]:
     if name == "separate":
         return "separate"
-    return "shared" if name.split("-")[0] == "shared" else "gated"
+    return "shared" if is_shared(name) else "gated"

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,12 +38,10 @@ from gate2static.train.result_row import add_row
 from gate2static.train.results import FILE as RESULT
 from gate2static.train.results import RunResult, TaskInfo, load_result
 from gate2static.train.run_lock import locked
+from gate2static.train.variants import gated_name, gated_variants, is_shared, shared_variants
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-_SHARED = "shared-"
-"""The start of the names of shared networks that methods were trained with."""
 
 
 def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
@@ -72,7 +69,7 @@ def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
     """
     if recipe.gating.decisions in ("saliency", "random") and recipe.budget is None:
         raise RecipeError("gates that are not learned need a budget, such as budget: {macs: 0.6}; or use `sweep`")
-    return train_variants(recipe, run_dir, {_gated_name(recipe): recipe}, resume=resume, progress=progress)
+    return train_variants(recipe, run_dir, {gated_name(recipe): recipe}, resume=resume, progress=progress)
 
 
 def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
@@ -103,37 +100,10 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
         raise RecipeError("a budget steers λ_s, so there is nothing to sweep; use `train`, or give sweep_budgets")
     if recipe.gating.decisions != "learned" and recipe.sweep and not recipe.sweep_budgets:
         raise RecipeError(
-            f"gating.decisions is {recipe.gating.decisions}, so λ_s decides nothing; give sweep_budgets, or use "
-            "`train`"
+            f"gating.decisions is {recipe.gating.decisions}, so λ_s decides nothing; give sweep_budgets, or use `train`"
         )
-    variants = {**_methods(recipe), **_variants(recipe)}
+    variants = {**shared_variants(recipe), **gated_variants(recipe)}
     return train_variants(recipe, run_dir, variants, recipe.architectures, resume=resume, progress=progress)
-
-
-def _methods(recipe: Recipe) -> dict[str, Recipe]:
-    """Returns the recipe of every shared network of a sweep over methods, by row name."""
-    variants = {}
-    for balancing in recipe.sweep_balancing:
-        shared = recipe.training.shared.model_copy(update={"balancing": balancing})
-        training = recipe.training.model_copy(update={"shared": shared})
-        variants[f"{_SHARED}{balancing.label}"] = recipe.model_copy(update={"training": training})
-    return variants
-
-
-def _variants(recipe: Recipe) -> dict[str, Recipe]:
-    """Returns the recipe of every gated network of a sweep, by row name."""
-    of_budgets = [recipe.model_copy(update={"budget": budget}) for budget in recipe.sweep_budgets]
-    if of_budgets:
-        return {_gated_name(variant): variant for variant in of_budgets}
-    variants = {}
-    recipe_targets = [tuple(task.target for task in recipe.tasks)]
-    grid = product(recipe.sweep_targets, repeat=len(recipe.tasks)) if recipe.sweep_targets else recipe_targets
-    for weight, targets in product(recipe.sweep, grid):
-        tasks = tuple(task.model_copy(update={"target": t}) for task, t in zip(recipe.tasks, targets, strict=True))
-        swept = (weight, *targets) if recipe.sweep_targets else (weight,)
-        name = "-".join(["gated", *(f"{value:g}" for value in swept)])
-        variants[name] = recipe.model_copy(update={"sparsity_weight": weight, "tasks": tasks})
-    return variants
 
 
 def train_variants(
@@ -168,7 +138,7 @@ def train_variants(
     fabric = start_fabric(recipe)
     for name, variant in {"shared": recipe, **variants}.items():
         check_recipe(variant, processes=fabric.world_size)
-        if variant.budget is not None and not _is_shared(name):
+        if variant.budget is not None and not is_shared(name):
             check_budget(build_untrained(variant), variant.budget)
     for wanted in architectures:
         build_architecture(recipe, wanted)
@@ -212,7 +182,7 @@ def _run_in_process(
                 continue  # measured before an interruption
             sparsity_weight = None
             report = None
-            if name in variants and not _is_shared(name):
+            if name in variants and not is_shared(name):
                 sparsity_weight, report = _outcome(variant, run_dir / name)
             result = add_row(
                 result,
@@ -271,7 +241,7 @@ def _network_runs(name: str, recipe: Recipe, run_dir: Path, wanted: Architecture
             teachers=teachers,
             architecture=wanted,
         )
-    elif _is_shared(name):
+    elif is_shared(name):
         model = build_shared(recipe)
         yield NetworkRun(
             name=name, kind="shared", model=model, tasks=tasks, recipe=recipe, run_dir=run_dir, teachers=teachers
@@ -288,10 +258,6 @@ def _network_runs(name: str, recipe: Recipe, run_dir: Path, wanted: Architecture
             sparsity_weight=recipe.sparsity_weight,
             teachers=teachers,
         )
-
-
-def _gated_name(recipe: Recipe) -> str:
-    return f"gated-{recipe.sparsity_weight:g}" if recipe.budget is None else f"gated-{recipe.budget.label}"
 
 
 def _outcome(recipe: Recipe, folder: Path) -> tuple[float | None, BudgetReport | None]:
@@ -333,10 +299,6 @@ def _trained(run_dir: Path, name: str, recipe: Recipe) -> GatedModel:
     return load_gated(run_dir / name / kept(recipe))[0]
 
 
-def _is_shared(name: str) -> bool:
-    return name == "shared" or name.startswith(_SHARED)
-
-
 def _total_cost(recipe: Recipe, images: int, rows: Iterable[str]) -> int:
     """Returns the backbone passes of a whole run with so many training images and these rows."""
     training = recipe.training
@@ -345,5 +307,5 @@ def _total_cost(recipe: Recipe, images: int, rows: Iterable[str]) -> int:
         if name == "separate":
             networks += [(1, training.single)] * len(recipe.tasks)
         else:
-            networks.append((1, training.shared) if _is_shared(name) else (len(recipe.tasks) + 1, training.gated))
+            networks.append((1, training.shared) if is_shared(name) else (len(recipe.tasks) + 1, training.gated))
     return sum(cost * settings.epochs * math.ceil(images / settings.batch_size) for cost, settings in networks)

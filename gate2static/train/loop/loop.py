@@ -7,6 +7,7 @@ from gate2static.data import Splits
 from gate2static.gates import GatedModel
 from gate2static.train.evaluation import evaluate
 from gate2static.train.loop import batches, random_state
+from gate2static.train.loop.beginning import begin
 from gate2static.train.loop.event_files import EventFiles, event_files
 from gate2static.train.loop.log import CONFLICT_FILE, LogRow, write_log
 from gate2static.train.loop.log import FILE as LOG_FILE
@@ -16,7 +17,7 @@ from gate2static.train.loop.optimisers import set_learning_rates
 from gate2static.train.loop.position import Position, check_weights
 from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.loop.resume import resume, save
-from gate2static.train.loop.step import Training, begin
+from gate2static.train.loop.step import Training
 from gate2static.train.processes.devices import on_first_process
 
 if TYPE_CHECKING:
