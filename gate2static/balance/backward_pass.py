@@ -33,7 +33,9 @@ class BackwardPass:
         self.is_plain = backward is None
 
     def __call__(self, loss: Tensor, *, retain_graph: bool = False) -> None:
-        """Adds the gradients of a loss to `.grad` of everything that it depends on."""
+        """Adds the gradients of a loss to `.grad` of everything that it depends on, which may be nothing."""
+        if not loss.requires_grad:
+            return
         self._backward(loss, retain_graph=retain_graph)
 
     def gradients(self, loss: Tensor, inputs: Sequence[Tensor]) -> list[Tensor | None]:
@@ -43,6 +45,8 @@ class BackwardPass:
             loss: The loss.
             inputs: The tensors, of the loss's graph.
         """
+        if not loss.requires_grad:
+            return [None] * len(inputs)
         if self.is_plain:
             return list(torch.autograd.grad(loss, list(inputs), retain_graph=True, allow_unused=True))
         # The training's own pass can only add to `.grad`.

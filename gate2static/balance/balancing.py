@@ -18,6 +18,7 @@ from gate2static.balance.roads import AtFeatures, AtParameters, Gradients, Road,
 from gate2static.balance.weighting.auto_lambda import AutoLambda
 from gate2static.balance.weighting.gradnorm import GradNorm
 from gate2static.errors import BalanceError
+from gate2static.messages import brief
 
 
 class Balance:
@@ -47,6 +48,7 @@ class Balance:
         direction: Direction | None,
         tap: FeatureTap | None,
         may_lack_paths: bool,
+        tasks: tuple[str, ...] = (),
     ) -> None:
         self.name = name
         self.method = method
@@ -59,7 +61,7 @@ class Balance:
         self._direction = direction
         self.tap = tap
         self._may_lack_paths = may_lack_paths
-        self._tasks: tuple[str, ...] = ()
+        self._tasks = tasks
         # Of the step that is under way, whose batch may come in parts.
         self._weights: Tensor | None = None
         self._losses = torch.zeros(method.count, dtype=torch.float64)
@@ -93,23 +95,38 @@ class Balance:
             BalanceError: The losses are not of the same tasks as before, one is not finite, a task does not depend on
                 the shared part, or the method cannot work on parts.
         """
+        try:
+            self._backward(losses, also, is_last=is_last, run=BackwardPass(backward, loss_scale))
+        except BaseException:
+            self._forget_step()
+            raise
+        finally:
+            if self.tap is not None:
+                self.tap.clear()
+        return dict(self.last_weights)
+
+    def _backward(self, losses: Mapping[str, Tensor], also: Tensor | None, *, is_last: bool, run: BackwardPass) -> None:
         values = self._values(losses)
+        if also is not None and not (isinstance(also, Tensor) and also.numel() == 1):
+            raise BalanceError(f"also is {described(also)}; allowed is a tensor of one number, or None.")
+        if not any(loss.requires_grad for loss in losses.values()):
+            raise BalanceError("no loss depends on a parameter; compute them with gradients, outside `torch.no_grad()`")
         if not is_last and (self.method.needs_losses or not self._road.takes_parts):
             raise BalanceError(f"{self.name} needs the whole batch at once, and this is a part; use accumulate: 1")
         if self._weights is None:
             self._weights = self._loss_weights(values)
         self._losses = self._losses + values
-        run = BackwardPass(backward, loss_scale)
-        try:
-            gradients = self._road.go(list(losses.values()), self._weights, also, run)
-            self._check_paths(gradients)
-            if is_last:
-                self._road.end(run)
-                self._learn(self._weights)
-        finally:
-            if self.tap is not None:
-                self.tap.clear()
-        return dict(self.last_weights)
+        gradients = self._road.go(list(losses.values()), self._weights, also, run)
+        self._check_paths(losses, gradients)
+        if is_last:
+            self._road.end(run)
+            self._learn(self._weights)
+
+    def _forget_step(self) -> None:
+        """Forgets the step that is under way."""
+        self._road.reset()
+        self._weights = None
+        self._losses = torch.zeros_like(self._losses)
 
     def step(self, losses_again: Mapping[str, Tensor]) -> None:
         """Tells the method the losses of the same batch after the optimiser's step, which FAMO needs.
@@ -139,7 +156,8 @@ class Balance:
     ) -> None:
         """Trains the weights of Auto-λ; for other methods there is nothing to do.
 
-        Parameters and buffers are as before afterwards.
+        Call it before the step's forward pass, whose graph it would invalidate. Parameters and buffers are as before
+        afterwards.
 
         Args:
             here: Computes the losses of some images of this step, by task.
@@ -195,20 +213,27 @@ class Balance:
         return values
 
     def _loss_weights(self, losses: Tensor) -> Tensor:
-        weights = self.method.weights(losses)
+        try:
+            weights = self.method.weights(losses)
+        except ValueError as error:
+            raise BalanceError(f"{self.name} cannot weigh the losses {losses.tolist()}: {brief(error)}") from error
+        if not bool(weights.isfinite().all()):
+            raise BalanceError(f"{self.name} has no weights for the losses {losses.tolist()}; they must be positive")
         if self.scale == "sum":
             weights = weights * (len(weights) / weights.sum())
         return weights
 
-    def _check_paths(self, gradients: Sequence[Gradients]) -> None:
+    def _check_paths(self, losses: Mapping[str, Tensor], gradients: Sequence[Gradients]) -> None:
         """Raises a BalanceError where a loss does not depend on the shared part.
 
-        In a gated network that is allowed: a task whose gates are all its own has no path to the shared branch.
+        In a gated network that is allowed: a task whose gates are all its own has no path to the shared branch. So is
+        a loss that depends on nothing, as that of a batch without a valid target.
         """
         if self._may_lack_paths:
             return
-        depends = zip(self._tasks, gradients, strict=False)
-        without = [task for task, row in depends if all(gradient is None for gradient in row)]
+        pairs = zip(losses.items(), gradients, strict=False)
+        rows = {task: row for (task, loss), row in pairs if loss.requires_grad}
+        without = [task for task, row in rows.items() if all(gradient is None for gradient in row)]
         if without:
             raise BalanceError(
                 f"the loss of {', '.join(without)} does not depend on the shared part; add it to `also` instead, or "
@@ -228,5 +253,4 @@ class Balance:
                 weights = weights * self._direction.weights
         has_weights = not isinstance(self.method, RowsMethod)
         self.last_weights = dict(zip(self._tasks, weights.tolist(), strict=True)) if has_weights else {}
-        self._weights = None
-        self._losses = torch.zeros_like(self._losses)
+        self._forget_step()

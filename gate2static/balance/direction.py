@@ -14,6 +14,10 @@ Scale = Literal["method", "sum"]
 """Whether a direction keeps the length that its method gives it, or gets that of the sum of the tasks' gradients."""
 
 
+_NEARLY_NONE = 1e-6
+"""A direction of less than this share of the sum's length is none, and is not drawn out to it."""
+
+
 class Direction:
     """What a method makes of the tasks' gradients.
 
@@ -38,10 +42,11 @@ class Direction:
         Raises:
             NotFiniteError: A gradient is not finite.
         """
+        plain = rows.sum(0)
         if isinstance(self._method, RowsMethod):
             _check_finite(rows.sum(1))
-            return self._scaled(self._method.aggregate(rows), rows.sum(0))
-        return self._weigh(gramian_of(rows)).to(rows) @ rows
+            return self._scaled(self._method.aggregate(rows), plain)
+        return self._scaled(self._weigh(gramian_of(rows)).to(rows) @ rows, plain)
 
     def at_features(self, rows: Tensor, tap: FeatureTap) -> Tensor:
         """Returns the direction for the features of this process, (T, N, elements) -> (N, elements).
@@ -53,32 +58,34 @@ class Direction:
         Raises:
             NotFiniteError: A gradient is not finite.
         """
+        plain = rows.sum(0)
         flat = rows.flatten(1)
         if isinstance(self._method, RowsMethod):
             _check_finite(flat.sum(1))
-            return self._scaled(self._method.aggregate_features(rows, tap.values()), rows.sum(0))
+            return self._scaled(self._method.aggregate_features(rows, tap.values()), plain)
         gramian = processes.total_of_products(gramian_of(flat), rows.device)
-        return (self._weigh(gramian).to(rows) @ flat).view(rows.shape[1:])
+        return self._scaled((self._weigh(gramian).to(rows) @ flat).view_as(plain), plain)
 
     def _weigh(self, gramian: Tensor) -> Tensor:
         assert isinstance(self._method, GramianMethod)
         _check_finite(gramian)
-        weights = self._method.gradient_weights(gramian)
-        length = float((weights @ gramian @ weights).clamp(min=0).sqrt())
-        factor = self._factor(length, float(gramian.sum().clamp(min=0).sqrt()))
-        self.weights = weights * factor
+        self.weights = self._method.gradient_weights(gramian)
         return self.weights
 
     def _scaled(self, direction: Tensor, plain: Tensor) -> Tensor:
+        """Returns a direction at the wanted scale, and notes its length.
+
+        Lengths are measured, and not taken from the Gramian, whose rounding is larger than a direction near 0.
+        """
         squares = processes.mean(torch.stack([direction.square().sum(), plain.square().sum()]))
         length, plain_length = squares.sqrt().tolist()
-        return direction * self._factor(length, plain_length)
-
-    def _factor(self, length: float, plain_length: float) -> float:
-        """Returns what a direction is multiplied by, and notes the length that it then has."""
-        factor = plain_length / length if self._scale == "sum" and length > 0 else 1.0
+        factor = 1.0
+        if self._scale == "sum" and length > _NEARLY_NONE * plain_length:
+            factor = plain_length / length
+            direction = direction * factor
+            self.weights = None if self.weights is None else self.weights * factor
         self.length = factor * length / plain_length if plain_length > 0 else 1.0
-        return factor
+        return direction
 
 
 def _check_finite(values: Tensor) -> None:

@@ -1,5 +1,6 @@
 """The shared features Z of a network, caught where its shared module returns them."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,6 +9,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from gate2static.errors import BalanceError
+
+_CUT: "weakref.WeakKeyDictionary[nn.Module, weakref.ref[FeatureTap]]" = weakref.WeakKeyDictionary()
+"""Module -> the tap that cuts the graph behind it."""
 
 
 class FeatureTap:
@@ -29,23 +33,46 @@ class FeatureTap:
     """
 
     def __init__(self, module: nn.Module, *, cuts: bool = True, of_input: int | None = None) -> None:
+        if cuts and module in _CUT and _CUT[module]() is not None:
+            raise BalanceError(
+                "another method works at the features of this module already; take it off first, by its `remove()`"
+            )
         self.features: list[Tensor] = []
         self.copies: list[Tensor] = []
         self._cuts = cuts
         self._of_input = of_input
-        if of_input is None:
-            self._handle = module.register_forward_hook(self._hook)
-        else:
-            self._handle = module.register_forward_pre_hook(self._record)
+        self._module = weakref.ref(module)
+        # The module must not keep the tap alive: with its method gone, the network is whole again.
+        tap = weakref.ref(self)
 
-    def _record(self, module: nn.Module, inputs: Any) -> None:
+        def is_at_work(called: nn.Module) -> "FeatureTap | None":
+            # A copy of the network has this hook too.
+            return found if (found := tap()) is not None and called is found._module() else None
+
+        if of_input is None:
+            self._handle = module.register_forward_hook(
+                lambda called, inputs, output: found._hook(output) if (found := is_at_work(called)) else None
+            )
+        else:
+            self._handle = module.register_forward_pre_hook(
+                lambda called, inputs: found._record(inputs) if (found := is_at_work(called)) else None
+            )
+        if cuts:
+            _CUT[module] = tap
+
+    def __del__(self) -> None:
+        """Takes the hook off the module."""
+        if hasattr(self, "_handle"):
+            self._handle.remove()
+
+    def _record(self, inputs: Any) -> None:
         assert self._of_input is not None
         feature = inputs[self._of_input]
         if torch.is_grad_enabled() and feature.requires_grad:
             self.features.append(feature)
             self.copies.append(feature)
 
-    def _hook(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+    def _hook(self, output: Any) -> Any:
         if not torch.is_grad_enabled():
             return None
         return pytree.tree_map_only(Tensor, self._cut, output)
@@ -56,7 +83,8 @@ class FeatureTap:
         copy = feature.detach().requires_grad_() if self._cuts else feature.view_as(feature)
         self.features.append(feature)
         self.copies.append(copy)
-        return copy
+        # A head may work in place, which autograd allows on no leaf.
+        return copy.clone() if self._cuts else copy
 
     def caught(self) -> list[Tensor]:
         """Returns the copies.
@@ -77,6 +105,24 @@ class FeatureTap:
         for copy in self.copies:
             copy.grad = None
         return collected
+
+    def forget_unused(self, gradients: Sequence[Sequence[Tensor | None]]) -> list[list[Tensor | None]]:
+        """Forgets the features that no task read, as of a forward pass that was only looked at.
+
+        Args:
+            gradients: For every row, one gradient per copy.
+
+        Returns:
+            The gradients without those of the forgotten copies.
+        """
+        used = [number for number in range(len(self.copies)) if any(row[number] is not None for row in gradients)]
+        self.features = [self.features[number] for number in used]
+        self.copies = [self.copies[number] for number in used]
+        sizes = {tuple(copy.shape[:1]) for copy in self.copies}
+        if len(sizes) > 1 or () in sizes:
+            found = ", ".join(str(list(copy.shape)) for copy in self.copies)
+            raise BalanceError(f"features must have one batch size, and these have the shapes {found}")
+        return [[row[number] for number in used] for row in gradients]
 
     def rows(self, gradients: Sequence[Sequence[Tensor | None]], scale: float) -> Tensor:
         """Returns gradients with respect to all features, (rows, N, elements per sample) float32 or wider.
@@ -117,6 +163,9 @@ class FeatureTap:
         """Removes the cut from the module."""
         self.clear()
         self._handle.remove()
+        module = self._module()
+        if module is not None and _CUT.get(module) is not None and _CUT[module]() is self:
+            del _CUT[module]
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:

@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from gate2static.arguments import described
 from gate2static.balance import processes
+from gate2static.errors import BalanceError
 
 _EPSILON = 0.01
 """The length of the finite difference's step in the space of the parameters, as in the official code."""
@@ -34,10 +36,11 @@ def gradient_of_weights(
     kept = [parameter.detach().clone() for parameter in trained]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     try:
-        weighted = [weight * loss for weight, loss in zip(weights.tolist(), here().values(), strict=True)]
+        losses_here = _losses(here, len(weights))
+        weighted = [weight * loss for weight, loss in zip(weights.tolist(), losses_here, strict=True)]
         step = _gradients(weighted, trained)
         _move(trained, kept, step, -lr)
-        direction = _gradients(list(there().values()), trained)
+        direction = _gradients(_losses(there, len(weights)), trained)
         length = float(torch.stack([part.double().square().sum() for part in direction]).sum().sqrt())
         if length == 0:
             return torch.zeros_like(weights)
@@ -46,7 +49,9 @@ def gradient_of_weights(
         for sign in (1, -1):
             _move(trained, kept, direction, sign * size)
             with torch.no_grad():
-                losses.append(processes.mean(torch.stack([loss.double() for loss in here().values()])).cpu())
+                losses.append(
+                    processes.mean(torch.stack([loss.double() for loss in _losses(here, len(weights))])).cpu()
+                )
         return -lr * (losses[0] - losses[1]) / (2 * size)
     finally:
         with torch.no_grad():
@@ -54,6 +59,13 @@ def gradient_of_weights(
                 parameter.copy_(value)
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+def _losses(compute: Callable[[], Mapping[str, Tensor]], count: int) -> list[Tensor]:
+    losses = compute()
+    if not isinstance(losses, Mapping) or len(losses) != count:
+        raise BalanceError(f"look_ahead's functions return losses by task, {count} of them; found {described(losses)}")
+    return list(losses.values())
 
 
 def _gradients(losses: list[Tensor], parameters: list[nn.Parameter]) -> list[Tensor]:

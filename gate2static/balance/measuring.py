@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from gate2static.arguments import require_kind, require_number
+from gate2static.arguments import described, require_kind, require_number
 from gate2static.balance import processes
 from gate2static.balance.conflict_measures import Conflict, disentanglement, similarities
 from gate2static.balance.method import gramian_of
@@ -38,11 +38,24 @@ def conflict(
         raise BalanceError(f"conflict is between tasks, and there are losses of {len(losses)}; give two at least")
     if temperature is not None:
         require_number(temperature, name="temperature", error=BalanceError, least=1e-12)
+    for task, loss in losses.items():
+        is_scalar = isinstance(loss, Tensor) and loss.numel() == 1 and loss.requires_grad
+        if not is_scalar or not bool(loss.isfinite()):
+            raise BalanceError(f"the loss of {task} is {loss}; allowed is a finite scalar with a graph.")
+    allowed = "a module, or a list of parameters"
+    require_kind(shared, (nn.Module, Iterable), name="shared", allowed=allowed, error=BalanceError)
     parameters = list(shared.parameters()) if isinstance(shared, nn.Module) else list(shared)
+    for parameter in parameters:
+        require_kind(parameter, nn.Parameter, name="shared", allowed=allowed, error=BalanceError)
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     if not parameters:
         raise BalanceError("shared holds no parameter that is trained; name the module that the tasks share")
+    allowed = "the shared features: a tensor, or a list of tensors, with a graph"
+    require_kind(features, (Tensor, list, tuple, type(None)), name="features", allowed=allowed, error=BalanceError)
     tensors = [features] if isinstance(features, Tensor) else list(features or ())
+    for tensor in tensors:
+        if not isinstance(tensor, Tensor) or not tensor.requires_grad:
+            raise BalanceError(f"features hold {described(tensor)}; allowed is {allowed}.")
     return measure(losses, parameters, features=tensors, copies=tensors, temperature=temperature)
 
 

@@ -31,7 +31,7 @@ class Method(nn.Module):
     """
 
     levels: ClassVar[tuple[Level, ...]] = ()
-    needs_losses: ClassVar[bool] = False
+    needs_losses: bool = False
     needs_losses_again: ClassVar[bool] = False
 
     def __init__(self, count: int, *, seed: int = 0) -> None:
@@ -57,11 +57,17 @@ class Method(nn.Module):
         """Learns from the epoch that just ended."""
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Returns the state of the method's random numbers, for `state_dict`."""
-        return {"generator": self._generator.get_state()}
+        """Returns the method's name and the state of its random numbers, for `state_dict`."""
+        return {"method": type(self).__name__, "generator": self._generator.get_state()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Restores the random numbers."""
+        """Restores the random numbers.
+
+        Raises:
+            ValueError: The state is that of another method.
+        """
+        if state["method"] != type(self).__name__:
+            raise ValueError(f"it is that of {state['method']}")
         self._generator.set_state(state["generator"])
 
     @contextmanager

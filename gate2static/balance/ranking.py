@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from gate2static.arguments import require_count
 from gate2static.errors import BalanceError
+from gate2static.messages import brief
 
 _LEAST = 3
 
@@ -46,7 +47,11 @@ def ranking_similarity(
     Raises:
         BalanceError: The scores are not as many, fewer than three, or not finite.
     """
-    scores = [np.asarray(values, dtype=np.float64) for values in (first, second)]
+    require_count(seed, name="seed", error=BalanceError, least=0)
+    try:
+        scores = [np.asarray(values, dtype=np.float64) for values in (first, second)]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BalanceError(f"the scores are no lists of numbers: {brief(error)}") from error
     if scores[0].shape != scores[1].shape or scores[0].ndim != 1 or len(scores[0]) < _LEAST:
         sizes = " and ".join(str(list(values.shape)) for values in scores)
         raise BalanceError(f"the scores have the shapes {sizes}; give two lists of one length, three or more")

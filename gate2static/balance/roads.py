@@ -47,6 +47,9 @@ class Road:
     def end(self, run: BackwardPass) -> None:
         """Fills what waits for the whole batch."""
 
+    def reset(self) -> None:
+        """Forgets the parts of a batch that came to nothing."""
+
 
 class WithNorms(Road):
     """The plain road, behind a look at the gradients of the losses without their weights (GradNorm).
@@ -84,6 +87,10 @@ class WithNorms(Road):
         else:
             products = processes.total_of_products(gramian_of(self._rows), self._rows.device)
             self.norms = products.diagonal().sqrt()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the gradients of the batch's parts."""
         self._rows = None
 
 
@@ -123,12 +130,16 @@ class AtParameters(Road):
         """Gives the shared parameters the direction."""
         rows = self._rows
         assert rows is not None
-        self._rows = None
         if processes.count() > 1:
             rows = processes.mean(rows)
             processes.average_gradients(self._model)
         direction = run.or_skipped(lambda: self._direction.at_parameters(rows), rows)
         self._shared.add_row(direction * run.loss_scale, reached=self._reached)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets the rows of the batch's parts."""
+        self._rows = None
         self._reached = [False] * len(self._reached)
 
 
@@ -161,6 +172,9 @@ class AtFeatures(Road):
         for loss in _weighted(losses, weights):
             run(loss, retain_graph=True)  # heads may share layers
             gradients.append(self._tap.take())
+        gradients = self._tap.forget_unused(gradients)
+        if not self._tap.copies:
+            return list(gradients)
         rows = self._tap.rows(gradients, run.loss_scale)
         direction = run.or_skipped(lambda: self._direction.at_features(rows, self._tap), rows)
         if also is not None and also.requires_grad:
@@ -200,7 +214,12 @@ class WithPenalty(Road):
             raise BalanceError("cosreg needs second derivatives, which mixed precision has not; use 32-true")
         inputs: Sequence[Tensor] = self._shared.parameters if self._tap is None else self._tap.caught()
         weighted = _weighted(losses, weights)
-        gradients = [torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True) for loss in weighted]
+        gradients = [
+            torch.autograd.grad(loss, inputs, create_graph=True, allow_unused=True)
+            if loss.requires_grad
+            else [None] * len(inputs)
+            for loss in weighted
+        ]
         rows = matrix_of(gradients, inputs)
         run(_total(weighted, also) + (self._slopes(rows.detach()) * rows).sum())
         return list(gradients)

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 from torchjd.aggregation import Aggregator
 
-from gate2static.arguments import described, require_kind
+from gate2static.arguments import described, require_count, require_kind
 from gate2static.balance import processes
 from gate2static.balance.aggregation.cosreg import CosReg
 from gate2static.balance.aggregation.torchjd_aggregators import OfRows
@@ -60,7 +60,8 @@ def balance(
     require_kind(model, nn.Module, name="model", allowed="the network that is trained", error=BalanceError)
     allowed = "a method's name, such as 'pcgrad', or an aggregator of TorchJD"
     require_kind(method, (str, Aggregator), name="method", allowed=allowed, error=BalanceError)
-    count = _count(tasks, model)
+    require_count(seed, name="seed", error=BalanceError, least=0, most=2**63 - 1)
+    names, count = _tasks(tasks, model)
     name = method if isinstance(method, str) else type(method).__name__
     if isinstance(method, Aggregator):
         built: Method = OfRows(count, method, seed=seed)
@@ -84,19 +85,23 @@ def balance(
         direction=direction if isinstance(road, AtFeatures | AtParameters) else None,
         tap=tap,
         may_lack_paths=shared is None,
+        tasks=names,
     )
 
 
-def _count(tasks: int | Sequence[str] | None, model: nn.Module) -> int:
+def _tasks(tasks: int | Sequence[str] | None, model: nn.Module) -> tuple[tuple[str, ...], int]:
+    """Returns the tasks' names, none where only their number is given, and their number."""
     if tasks is None and isinstance(model, GatedModel):
         tasks = model.tasks
+    names: tuple[str, ...] = ()
     if isinstance(tasks, int) and not isinstance(tasks, bool):
         count = tasks
     else:
-        count = len(tasks) if isinstance(tasks, list | tuple) else 0
-    if not 1 <= count <= _MOST_TASKS:
+        names = tuple(tasks) if isinstance(tasks, list | tuple) else ()
+        count = len(names)
+    if not 1 <= count <= _MOST_TASKS or not all(isinstance(name, str) for name in names):
         raise BalanceError(f"tasks is {described(tasks)}; give a list of names, or a number from 1 to {_MOST_TASKS}.")
-    return count
+    return names, count
 
 
 def _level(name: str, method: Method, at: Level | None, model: nn.Module) -> Level | None:
@@ -145,8 +150,11 @@ def _shared_parameters(shared: nn.Module | Iterable[nn.Parameter] | None, model:
         if not isinstance(model, GatedModel):
             raise BalanceError("the shared part is not known; give a module or parameters: shared=model.backbone")
         shared = model.branches["shared"]
-    parameters = list(shared.parameters()) if isinstance(shared, nn.Module) else list(shared)
     allowed = "a module, or a list of parameters"
+    require_kind(shared, (nn.Module, Iterable), name="shared", allowed=allowed, error=BalanceError)
+    # By identity: a parameter that is named twice would get its gradient twice.
+    listed = shared.parameters() if isinstance(shared, nn.Module) else shared
+    parameters = list({id(parameter): parameter for parameter in listed}.values())
     for parameter in parameters:
         require_kind(parameter, nn.Parameter, name="shared", allowed=allowed, error=BalanceError)
     trained = [parameter for parameter in parameters if parameter.requires_grad]

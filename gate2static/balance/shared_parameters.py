@@ -10,12 +10,10 @@ class SharedParameters:
 
     Attributes:
         parameters: The parameters.
-        is_named: Whether the user said which they are.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], *, is_named: bool = False) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
         self.parameters = list(parameters)
-        self.is_named = is_named
 
     @property
     def last(self) -> nn.Parameter:

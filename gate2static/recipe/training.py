@@ -103,7 +103,7 @@ class TrainingRecipe(Strict):
     """The weight of the distance to the single-task networks' outputs, for the shared and the gated network."""
     conflict_steps: Count | None = None
     """Steps between two measurements of the tasks' conflict and of the methods' weights, for `conflict.csv`; each costs
-    T backward passes. None measures nothing."""
+    T backward passes. Where a batch is divided (`accumulate`), its first part is measured. None measures nothing."""
     tensorboard: bool = False
     """Whether the rows of `log.csv` and `conflict.csv` are written as TensorBoard's event files too, beside them."""
     checkpoint_steps: Count | None = None

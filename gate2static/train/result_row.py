@@ -61,7 +61,9 @@ def add_row(
     metrics = main_scores(scores, tasks)
     separate = next((row for row in result.rows if row.kind == "separate"), None)
     baseline = metrics if separate is None else separate.metrics
-    gains = relative_gains(scores, (separate and separate.scores) or scores, tasks)
+    of_baseline = scores if separate is None else separate.scores
+    # Runs of older versions have no scores beside the main metrics.
+    gains = relative_gains(scores, of_baseline, tasks) if of_baseline else {}
     is_comparable = any(gains.values())
     row = ResultRow(
         name=name,

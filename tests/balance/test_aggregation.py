@@ -58,7 +58,9 @@ def test_mgda_normalises_as_the_official_code_does(normalise: str) -> None:
     method = build_method("mgda", 3, {"normalise": normalise})
     method.weights(losses)
     assert isinstance(method, GramianMethod)
-    torch.testing.assert_close(method.aggregate(g), aggregate("mgda", g / divisors[:, None]), rtol=1e-9, atol=1e-9)
+    # The weights of the normalised gradients multiply the losses themselves.
+    expected = weights_of(build_method("mgda", 3, {}), g / divisors[:, None])
+    torch.testing.assert_close(weights_of(method, g), expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 3, 6])
@@ -215,3 +217,25 @@ def test_very_small_and_large_gradients_change_the_length_alone(name: str, scale
     if name == "gradvac":
         scale = 1e12  # its guard against division by zero is as absolute as TorchJD's
     torch.testing.assert_close(aggregate(name, rows() * scale) / scale, aggregate(name, rows()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["nash", "cagrad", "upgrad", "aligned", "mgda"])
+def test_linearly_dependent_gradients_have_a_direction(name: str) -> None:
+    """In float32, whose rounding makes eigenvalues of 0 negative."""
+    for seed in range(60):
+        g = rows(2, 200, seed).float()
+        direction = aggregate(name, torch.cat([g, -(g[:1] + g[1:])]))
+        assert bool(direction.isfinite().all())
+
+
+def test_krum_is_the_mean_where_too_few_tasks_have_a_gradient() -> None:
+    g = rows(3)
+    g[2] = 0
+    torch.testing.assert_close(aggregate("krum", g), g[:2].mean(0))
+
+
+def test_sign_dropout_of_one_task_at_features_is_plain() -> None:
+    g = rows(1, 12).view(1, 3, 4)
+    method = build_method("graddrop", 1, {})
+    assert isinstance(method, RowsMethod)
+    torch.testing.assert_close(method.aggregate_features(g, rows(3, 4, 1)), g[0])

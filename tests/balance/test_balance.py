@@ -122,8 +122,6 @@ def test_an_aggregator_of_torchjd_is_a_method() -> None:
 @pytest.mark.parametrize(("name", "level"), EVERY)
 def test_identical_losses_and_one_task_keep_the_direction_of_plain_training(name: str, level: Any) -> None:
     model = net(["a"])
-    if (name, level) == ("graddrop", "features"):
-        pytest.skip("a sample that opposes the batch's sum is dropped, whatever the tasks are")
     for count in (1, 3):
         options: dict[str, Any] = {"trimmed": 0} if name == "trimmed_mean" else {}
         if name == "krum" and count == 1:
@@ -398,6 +396,10 @@ def at_features_of(model: Net, shared: Any) -> Any:
     return g2s.balance("mgda", model, tasks=3, shared=shared, at="features")
 
 
+def losses_of_heads(model: Net) -> dict[str, Tensor]:
+    return {task: model.heads[task][1].weight.sum() for task in TASKS}
+
+
 def backward(model: Net, **changes: Tensor) -> Any:
     return setup("mgda", model).backward({**losses(model), **changes})
 
@@ -409,6 +411,10 @@ REFUSED: list[tuple[str, Callable[[Net], Any], str]] = [
     ("level", lambda n: setup("rlw", n, "features"), "rlw weighs losses and needs no gradients"),
     ("no level", lambda n: setup("mgda", n, "layers"), "at is 'layers'; allowed: parameters, features"),
     ("shared", lambda n: g2s.balance("mgda", n, tasks=3), "shared=model.backbone"),
+    ("shared number", lambda n: g2s.balance("mgda", n, tasks=3, shared=5), "shared is 5; allowed is a module"),  # type: ignore[arg-type]
+    ("seed", lambda n: setup("rlw", n, seed="x"), "seed is 'x'"),
+    ("also", lambda n: setup("mgda", n).backward(losses(n), also=0.5), "also is 0.5"),  # type: ignore[arg-type]
+    ("no graph", lambda n: setup("mgda", n).backward({t: torch.ones(()) for t in TASKS}), "no loss depends"),
     (
         "module",
         lambda n: at_features_of(n, list(n.parameters())),
@@ -422,11 +428,11 @@ REFUSED: list[tuple[str, Callable[[Net], Any], str]] = [
     ("tasks", lambda n: g2s.balance("mgda", n, shared=n.backbone), "tasks is None; give a list of names"),
     ("scale", lambda n: setup("mgda", n, scale="mean"), "scale is 'mean'; allowed: method, sum"),
     ("model", lambda n: g2s.balance("mgda", "net"), "model is 'net'; allowed is the network"),  # type: ignore[arg-type]
-    ("not run", lambda n: setup("mgda", n, "features").backward({t: torch.ones(()) for t in TASKS}), "has not run"),
+    ("not run", lambda n: setup("mgda", n, "features").backward(losses_of_heads(n)), "has not run"),
     (
         "count",
         lambda n: setup("mgda", n).backward({"a": torch.ones(())}),
-        "of a; this balance is for 3 tasks",
+        "of a; this balance is for a, b, c",
     ),
     (
         "nan",
@@ -485,3 +491,106 @@ def test_evaluation_runs_past_the_cut() -> None:
         losses(model)
     assert balance.tap is not None
     assert not balance.tap.features
+
+
+def test_heads_may_start_in_place() -> None:
+    model = net()
+    model.heads["c"].insert(0, nn.ReLU(inplace=True))  # the last that reads the features
+    balance = setup("mgda", model, "features")
+    balance.backward(losses(model))
+    balance.remove()
+
+
+def test_without_its_method_a_network_is_whole_again() -> None:
+    model = net()
+    balance = setup("mgda", model, "features")
+    twin = copy.deepcopy(model)
+    losses(twin)["a"].backward()  # a copy is another network
+    assert twin.backbone[0].weight.grad is not None
+    del balance
+    losses(model)["a"].backward()
+    assert model.backbone[0].weight.grad is not None
+
+
+def test_two_methods_at_one_cut_are_refused() -> None:
+    model = net()
+    first = setup("mgda", model, "features")
+    with pytest.raises(BalanceError, match="another method works at the features of this module"):
+        setup("pcgrad", model, "features")
+    first.remove()
+    setup("pcgrad", model, "features").backward(losses(model))
+
+
+def test_a_forward_pass_that_was_only_looked_at_does_not_count() -> None:
+    model = net()
+    balance = setup("mgda", model, "features")
+    balance.backward(losses(model))
+    expected = gradients(model)
+    model.zero_grad()
+    model(IMAGES[:2])
+    balance.backward(losses(model))
+    for key, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[key])
+
+
+@pytest.mark.parametrize("level", ["parameters", "features"])
+def test_an_error_leaves_nothing_behind(level: Any) -> None:
+    model = net()
+    balance = setup("mgda", model, level)
+    balance.backward(losses(model))
+    expected = gradients(model)
+    for broken in ({"b": torch.tensor(torch.nan)}, {"b": model.heads["b"][1].weight.sum()}):
+        with pytest.raises(BalanceError):
+            balance.backward({**losses(model, slice(0, 4)), **broken})
+    model.zero_grad()
+    balance.backward(losses(model))
+    for key, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[key])
+
+
+@pytest.mark.parametrize(("name", "level"), SHARED_LEVEL)
+def test_a_loss_without_a_valid_target_has_no_gradient(name: str, level: Any) -> None:
+    model = net()
+    balance = setup(name, model, level)
+    values = losses(model)
+    balance.backward({**values, "b": values["b"].detach() * 0})
+    assert bool(model.backbone[0].weight.grad.isfinite().all())  # type: ignore[union-attr]
+    assert model.heads["b"][1].weight.grad is None
+
+
+def test_names_of_tasks_are_those_of_the_losses() -> None:
+    model = net()
+    with pytest.raises(BalanceError, match="losses are of a, b, c; this balance is for x, y, z"):
+        g2s.balance("mgda", model, tasks=["x", "y", "z"], shared=model.backbone).backward(losses(model))
+
+
+def test_methods_whose_states_look_alike_are_told_apart() -> None:
+    with pytest.raises(BalanceError, match="the state does not fit imtl_l"):
+        setup("imtl_l", net()).load_state_dict(setup("uncertainty", net()).state_dict())
+
+
+NO_WEIGHTS = [("famo", {}, -1.0), ("geometric_mean", {}, 0.0), ("geometric_mean", {}, -1.0)]
+
+
+@pytest.mark.parametrize(("name", "options", "value"), NO_WEIGHTS)
+def test_losses_that_a_method_cannot_weigh_are_named(name: str, options: dict[str, Any], value: float) -> None:
+    model = net()
+    balance = setup(name, model, **options)
+    values = losses(model)
+    changed = {**values, "b": values["b"] * 0 + value}
+    if name == "famo":
+        balance.backward(values)
+        with pytest.raises(BalanceError, match="must be positive"):
+            balance.step(changed)
+    else:
+        with pytest.raises(BalanceError, match=r"weigh the losses|must be positive"):
+            balance.backward(changed)
+
+
+def test_a_direction_near_nothing_is_not_drawn_out() -> None:
+    """Two gradients that cancel out: their shortest sum is rounding, whatever length is wanted."""
+    model = net()
+    balance = g2s.balance("mgda", model, tasks=2, shared=model.backbone, scale="sum")
+    loss = losses(model)["a"]
+    balance.backward({"a": loss * 3, "b": loss * -1})
+    assert float(model.backbone[0].weight.grad.abs().max()) < 1e-6  # type: ignore[union-attr]

@@ -1,6 +1,7 @@
 """Measures of conflict and of rankings, by hand."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -98,4 +99,28 @@ def test_a_ranking_by_chance_is_no_evidence() -> None:
 @pytest.mark.parametrize("scores", [([1, 2], [1, 2]), ([1, 2, 3], [1, 2]), ([1, 2, math.nan], [1, 2, 3])])
 def test_scores_that_cannot_be_ranked_are_refused(scores: tuple[list[float], list[float]]) -> None:
     with pytest.raises(BalanceError, match=r"scores? (have|is)"):
+        g2s.ranking_similarity(*scores)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"shared": 5}, "shared is 5"),
+        ({"features": 5}, "features is 5"),
+        ({"features": torch.ones(2)}, "features hold a Tensor"),
+        ({"losses": {"a": 1.0, "b": 2.0}}, "the loss of a is 1.0"),
+    ],
+)
+def test_odd_arguments_of_conflict_are_named(arguments: dict[str, Any], message: str) -> None:
+    network = Two()
+    z = network.backbone(torch.ones(1, 3))
+    usual: dict[str, Any] = {"losses": {"a": z[0, 0], "b": z[0, 1]}, "shared": network.backbone}
+    changed = {**usual, **arguments}
+    with pytest.raises(BalanceError, match=message):
+        g2s.conflict(changed.pop("losses"), **changed)
+
+
+@pytest.mark.parametrize("scores", [("abc", "abd"), ([[1], [1, 2], [3]], [1, 2, 3]), ({"a": 1}, [1])])
+def test_scores_that_are_no_numbers_are_refused(scores: tuple[Any, Any]) -> None:
+    with pytest.raises(BalanceError, match="scores"):
         g2s.ranking_similarity(*scores)

@@ -19,7 +19,8 @@ class CAGrad(GramianMethod):
 
     Args:
         count: The number of tasks, T.
-        c: The radius, in [0, 1); 0 is the mean. The official NYU-v2 script has 0.4, its default is 0.5.
+        c: The radius; 0 is the mean, and the paper's guarantee is for values below 1. The official NYU-v2 script has
+            0.4, its default is 0.5.
         seed: Not used.
     """
 
@@ -33,9 +34,9 @@ class CAGrad(GramianMethod):
         mean = np.full(count, 1 / count)
         # Without units, because the solver's tolerance is absolute.
         products = gramian.numpy() / (np.trace(gramian.numpy()) / count)
-        radius = self.c * np.sqrt(mean @ products @ mean)
+        radius = self.c * np.sqrt(max(0.0, mean @ products @ mean))
         chosen = _worst_weights(products, mean, radius)
-        length = np.sqrt(chosen @ products @ chosen)
+        length = np.sqrt(max(0.0, chosen @ products @ chosen))
         weights = mean + (radius / length * chosen if length > 0 else 0.0)
         return torch.from_numpy(weights).to(gramian)
 
@@ -45,7 +46,7 @@ def _worst_weights(products: NDArray[np.float64], mean: NDArray[np.float64], rad
     tiny = 1e-16  # keeps the derivative finite at ‖g_w‖ = 0
 
     def value(w: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        length = np.sqrt(w @ products @ w + tiny)
+        length = np.sqrt(np.maximum(w @ products @ w, 0.0) + tiny)
         return float(w @ products @ mean + radius * length), products @ mean + radius * (products @ w) / length
 
     result = minimize(

@@ -12,9 +12,8 @@ from gate2static.errors import BalanceError
 class GradDrop(RowsMethod):
     """Draws a sign for every element, and keeps the gradients of that sign.
 
-    The positive sign's probability is P = ½ (1 + Σ g / Σ |g|). At features, as in its paper, P is one per element of a
-    sample: the gradients are multiplied by the sign of the feature and added up over the batch before. So a single task
-    loses what opposes its own sum there.
+    The positive sign's probability is P = ½ (1 + Σ g / Σ |g|). At features, as in its paper, sign and choice are one
+    per element of a sample: the gradients are multiplied by the sign of the feature and added up over the batch before.
 
     Args:
         count: The number of tasks, T.
@@ -37,8 +36,9 @@ class GradDrop(RowsMethod):
         """Returns the sum of the kept elements, (T, N, elements per sample) -> (N, elements per sample)."""
         # Which way activity moves, and not the feature itself, is what tasks can agree about.
         signed = rows * features.sign().where(features != 0, 1)
-        is_positive = self._draw(processes.mean(signed.sum(1)))  # (elements per sample,)
-        return (rows * self._kept(signed, is_positive)).sum(0)
+        of_batch = processes.mean(signed.sum(1))  # (T, elements per sample)
+        kept = self._kept(of_batch, self._draw(of_batch))
+        return (rows * kept[:, None]).sum(0)
 
     def _draw(self, rows: Tensor) -> Tensor:
         """Returns which elements take the positive sign, (T, n) -> (n,)."""

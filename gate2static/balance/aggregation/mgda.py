@@ -14,14 +14,15 @@ class MGDA(GramianMethod):
 
     Args:
         count: The number of tasks, T.
-        normalise: What gradients are divided by first: `none`, their norm (`l2`), their `loss`, or both (`loss+`). The
-            official code has these, and its paper has none of them.
+        normalise: What gradients are divided by while their weights are found: `none`, their norm (`l2`), their `loss`,
+            or both (`loss+`). The official code has these, and its paper has none of them.
         seed: Not used.
     """
 
     def __init__(self, count: int, *, normalise: str = "none", seed: int = 0) -> None:
         super().__init__(count, seed=seed)
         self.normalise = choice(normalise, ("none", "l2", "loss", "loss+"), name="normalise of mgda")
+        self.needs_losses = self.normalise in ("loss", "loss+")
         self._losses = torch.ones(count, dtype=torch.float64)
 
     def weights(self, losses: Tensor) -> Tensor:
@@ -30,14 +31,14 @@ class MGDA(GramianMethod):
         return super().weights(losses)
 
     def gradient_weights(self, gramian: Tensor) -> Tensor:
-        """Returns the weights of the gradients as they are, after their normalisation."""
+        """Returns the weights of normalised gradients, which multiply the gradients themselves as in official code."""
         divisors = torch.ones(len(gramian), dtype=gramian.dtype)
         if self.normalise in ("l2", "loss+"):
             norms = gramian.diagonal().sqrt()
             divisors = torch.where(norms > 0, norms, 1.0)
         if self.normalise in ("loss", "loss+"):
             divisors = divisors * torch.where(self._losses > 0, self._losses, 1.0)
-        return super().gradient_weights(gramian / divisors.outer(divisors)) / divisors
+        return super().gradient_weights(gramian / divisors.outer(divisors))
 
     def weights_of_present(self, gramian: Tensor) -> Tensor:
         """Returns α of the simplex with the smallest αᵀ G α, exactly.

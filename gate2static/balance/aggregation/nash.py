@@ -7,8 +7,9 @@ from gate2static.arguments import require_count, require_number
 from gate2static.balance.method import GramianMethod
 from gate2static.errors import BalanceError
 
-_RIDGE = 1e-10
-"""Added to the diagonal of cosines: gradients that cancel out would have no finite bargain."""
+_LEAST = 1e-6
+"""The least eigenvalue of the cosines: gradients that cancel out would have no finite bargain, and float32's rounding
+makes an eigenvalue of 0 negative."""
 _MOST_STEPS = 100
 _EXACT = 1e-12
 
@@ -42,7 +43,7 @@ class NashMTL(GramianMethod):
             self.bargain.copy_(super().gradient_weights(gramian))
         self.steps += 1
         weights = self.bargain.clone()
-        norm = float(weights @ gramian @ weights) ** 0.5
+        norm = max(0.0, float(weights @ gramian @ weights)) ** 0.5
         if self.max_norm and norm > self.max_norm:
             weights = weights * (self.max_norm / norm)
         return weights
@@ -51,7 +52,8 @@ class NashMTL(GramianMethod):
         """Returns the bargain α, (S,)."""
         # For gradients of length 1 the equation is one of cosines, whatever the tasks' scales are.
         lengths = gramian.diagonal().sqrt()
-        cosines = gramian / lengths.outer(lengths) + _RIDGE * torch.eye(len(gramian), dtype=gramian.dtype)
+        values, vectors = torch.linalg.eigh(gramian / lengths.outer(lengths))
+        cosines = (vectors * values.clamp(min=_LEAST)) @ vectors.T
         return _bargain(cosines) / lengths
 
 
@@ -61,7 +63,7 @@ def _bargain(products: Tensor) -> Tensor:
     for _ in range(_MOST_STEPS):
         gradient = products @ alpha - 1 / alpha
         step = torch.linalg.solve(products + (1 / alpha**2).diag(), -gradient)
-        decrement = float(-gradient @ step) ** 0.5
+        decrement = max(0.0, float(-gradient @ step)) ** 0.5
         # The function is self-concordant: this damping keeps α positive and converges from everywhere.
         alpha = alpha + step / (1 + decrement) if decrement > 0.25 else alpha + step
         if decrement < _EXACT:

@@ -9,6 +9,7 @@ from torchjd import aggregation
 from gate2static.arguments import require_count, require_number
 from gate2static.balance.method import GramianMethod, RowsMethod, choice
 from gate2static.errors import BalanceError
+from gate2static.messages import brief
 
 
 class _OfGramian(GramianMethod):
@@ -62,7 +63,7 @@ class ImpartialGradients(_OfGramian):
 
 
 class FairGrad(_OfGramian):
-    """The direction of α-fair utilities of the tasks (Ban and Ji 2024).
+    """The direction of α-fair utilities of the tasks (Ban and Ji 2024); its length depends on the losses' unit.
 
     Args:
         count: The number of tasks, T.
@@ -89,6 +90,13 @@ class Krum(_OfGramian):
         if count < outliers + 3:
             raise BalanceError(f"krum needs {outliers + 3} tasks for {outliers} outliers, and there are {count}.")
         super().__init__(count, aggregation.KrumWeighting(outliers), seed=seed)
+        self._least = outliers + 3
+
+    def weights_of_present(self, gramian: Tensor) -> Tensor:
+        """Returns TorchJD's weights; those of the mean where too few tasks have a gradient."""
+        if len(gramian) < self._least:
+            return torch.full_like(gramian.diagonal(), 1 / len(gramian))
+        return super().weights_of_present(gramian)
 
 
 class OfRows(RowsMethod):
@@ -105,12 +113,17 @@ class OfRows(RowsMethod):
         self._aggregator = aggregator
 
     def aggregate(self, rows: Tensor) -> Tensor:
-        """Returns TorchJD's direction."""
-        present = rows[rows.any(dim=1)]
-        if not len(present):
-            return torch.zeros_like(rows[0])
-        with self._own_randomness():
-            direction: Tensor = self._aggregator(present)
+        """Returns TorchJD's direction.
+
+        Raises:
+            BalanceError: TorchJD refuses the rows.
+        """
+        try:
+            with self._own_randomness():
+                direction: Tensor = self._aggregator(rows)
+        except (RuntimeError, ValueError) as error:
+            name = type(self._aggregator).__name__
+            raise BalanceError(f"TorchJD's {name} cannot join {len(rows)} gradients: {brief(error)}") from error
         return direction
 
 
@@ -120,9 +133,14 @@ class ConFIG(OfRows):
     def __init__(self, count: int, *, seed: int = 0) -> None:
         super().__init__(count, aggregation.ConFIG(), seed=seed)
 
+    def aggregate(self, rows: Tensor) -> Tensor:
+        """Returns the direction of the gradients that are not zero, which have angles."""
+        present = rows[rows.any(dim=1)]
+        return super().aggregate(present) if len(present) else torch.zeros_like(rows[0])
+
 
 class TrimmedMean(OfRows):
-    """The mean of every element without its largest and smallest values (Yin et al. 2018).
+    """The mean of every element without its largest and smallest values (Yin et al. 2018); zeros count as values.
 
     Args:
         count: The number of tasks, T.
@@ -135,8 +153,3 @@ class TrimmedMean(OfRows):
         if count <= 2 * trimmed:
             raise BalanceError(f"trimmed_mean leaves out {2 * trimmed} values of {count}; give trimmed below T/2.")
         super().__init__(count, aggregation.TrimmedMean(trimmed), seed=seed)
-
-    def aggregate(self, rows: Tensor) -> Tensor:
-        """Returns the trimmed mean of all rows: a gradient of zeros counts as one."""
-        direction: Tensor = self._aggregator(rows)
-        return direction

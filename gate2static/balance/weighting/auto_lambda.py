@@ -22,7 +22,7 @@ class AutoLambda(TrainedWeights):
     """
 
     def __init__(self, count: int, *, start: float = 0.1, lr: float = 1e-4, seed: int = 0) -> None:
-        require_number(start, name="start of auto_lambda", error=BalanceError, least=0.0)
+        require_number(start, name="start of auto_lambda", error=BalanceError, least=1e-9)
         require_number(lr, name="lr of auto_lambda", error=BalanceError, least=0.0)
         super().__init__(count, start=start, optimiser=Adam, lr=lr, seed=seed)
 

@@ -45,7 +45,13 @@ class Famo(TrainedWeights):
         self.before.copy_(losses)
 
     def look_back(self, losses: Tensor) -> None:
-        """Moves ξ by Jᵀ (log L before - log L after), J being the derivative of softmax(ξ)."""
+        """Moves ξ by Jᵀ (log L before - log L after), J being the derivative of softmax(ξ).
+
+        Raises:
+            BalanceError: A loss is negative.
+        """
+        if bool((losses < 0).any()):
+            raise BalanceError(f"famo takes logarithms, and the losses are {losses.tolist()}; they must be positive")
         fall = (self.before + _SMALLEST).log() - (losses.to(self.before) + _SMALLEST).log()
         shares = self.numbers.detach().softmax(0)
         self.descend(shares * (fall - (shares * fall).sum()))

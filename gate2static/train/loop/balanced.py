@@ -50,7 +50,7 @@ def check_balancing(recipe: Recipe, balancing: BalancingRecipe, *, where: str, i
             "parameters, which acts on the shared branch"
         )
     _check_training(recipe, balancing, method, where=where, is_gated=is_gated)
-    if processes > 1 and not _divides(balancing, method):
+    if processes > 1 and not _divides(balancing, method, recipe.training.precision):
         raise RecipeError(f"{where}: {balancing.method} trains like this in one process only; set training.devices: 1")
 
 
@@ -74,10 +74,12 @@ def _check_training(recipe: Recipe, balancing: BalancingRecipe, method: Method, 
         )
 
 
-def _divides(balancing: BalancingRecipe, method: Method) -> bool:
+def _divides(balancing: BalancingRecipe, method: Method, precision: str) -> bool:
     """Returns whether processes may share a batch."""
     if balancing.method == "cosreg":
         return False  # synchronised batch norm has no second derivatives
+    if balancing.method == "gradnorm" and precision != "32-true":
+        return False  # a pass of the training's own at one layer would count as DistributedDataParallel's
     return balancing.at != "features" or not isinstance(method, RowsMethod) or method.divides_batches
 
 
@@ -162,10 +164,6 @@ class ConflictMeter:
     def clear(self) -> None:
         """Forgets the step's features."""
         self._tap.clear()
-
-    def remove(self) -> None:
-        """Takes the hook off the network."""
-        self._tap.remove()
 
 
 @contextmanager

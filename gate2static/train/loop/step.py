@@ -102,6 +102,7 @@ class Training:
         common = {"sparsity": sparsity_share}
         self._look_ahead(batch, common, means)
         averages = self.balance is not None and self.balance.averages_gradients
+        conflict = None
         for index, (part, weights) in enumerate(zip(parts, part_weights, strict=True)):
             is_last = index + 1 == len(parts)
             with self._without_reduction(enabled=averages or not is_last):
@@ -109,7 +110,10 @@ class Training:
                 loss = self._loss(part, {**weights, **common}, means)
                 # Raising before `backward` keeps a loss that is not finite out of the weights of all processes.
                 self._add_to_epoch(loss.values, position, images)
-                conflict = self._conflict(loss, number) if index == 0 else None
+                if index == 0:
+                    conflict = self._conflict(loss, number)
+                elif self.meter is not None:
+                    self.meter.clear()
                 self._backward(loss, is_last=is_last)
         self._update(frozen=position.frozen)
         if self.settling is not None:
