@@ -494,8 +494,8 @@ def test_evaluation_runs_past_the_cut() -> None:
 
 
 def test_heads_may_start_in_place() -> None:
-    model = net()
-    model.heads["c"].insert(0, nn.ReLU(inplace=True))  # the last that reads the features
+    model = net(["a"])
+    model.heads["a"].insert(0, nn.ReLU(inplace=True))
     balance = setup("mgda", model, "features")
     balance.backward(losses(model))
     balance.remove()
