@@ -62,9 +62,11 @@ def write_page(path: Path, recipe: Recipe, results: Sequence[Result], costs: Seq
     left_out = [name for name in wanted if name not in summaries]
     picture = path.with_name(f"{path.stem}_{recipe.name}.png")
     names = [name for name in _IN_PICTURE if name in summaries and summaries[name].count(DELTA)]
-    curves = [_curves(results, name) for name in names]
+    seeds = {result.seed for result in results if result.name in names}
+    paired = [result for result in results if result.seed in seeds]  # `sum` has more seeds than the others
+    curves = [_curves(paired, name) for name in names]
     title = "Conflict over that of plain training"
-    picture.write_bytes(style.png_bytes(conflict_figure(curves, title, baseline=_curves(results, PLAIN))))
+    picture.write_bytes(style.png_bytes(conflict_figure(curves, title, baseline=_curves(paired, PLAIN))))
     _replace_section(path, recipe.name, list(_section(recipe, tasks, summaries, left_out, picture.name)))
     _replace_section(path, "The cost of a step", list(_costs(costs)))
 
