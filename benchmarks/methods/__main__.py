@@ -64,7 +64,7 @@ def train_missing(
 ) -> None:
     """Trains what has no result yet, method by method, and writes the results after every network."""
     results = read_results(path, recipe)
-    done = {(result.name, result.seed) for result in results}
+    done = {(result.name, result.seed) for result in results if result.is_whole}
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
     splits = load_data(recipe.data, [task.name for task in tasks])
     keep_freed_memory()
@@ -82,9 +82,10 @@ def train_missing(
             if (name, seed) in done:
                 continue
             own = folder / f"seed-{seed}"
-            results.append(networks.train_method(recipe, candidate, seed, tasks, splits, own, fabric))
+            new = networks.train_method(recipe, candidate, seed, tasks, splits, own, fabric)
+            results = [result for result in results if (result.name, result.seed) != (name, seed)] + [new]
             write_results(path, recipe, results)
-            print(name, seed, results[-1].failed or "", flush=True)
+            print(name, seed, new.failed, flush=True)
 
 
 def main() -> None:

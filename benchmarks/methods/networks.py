@@ -62,6 +62,11 @@ class Result:
     scale: float | None
     failed: str = ""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all that is measured today is there; what an older version left out is trained again."""
+        return bool(self.failed) or self.name == SEPARATE or all(measure in self.curves for measure in MEASURES)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:

@@ -28,6 +28,7 @@ from benchmarks.methods.summaries import (
     standard_error,
     summarise,
 )
+from gate2static.balance import ranking_similarity
 from gate2static.data import describe_data
 from gate2static.recipe import Recipe
 from gate2static.report import style
@@ -61,9 +62,11 @@ def write_page(path: Path, recipe: Recipe, results: Sequence[Result], costs: Seq
     left_out = [name for name in wanted if name not in summaries]
     picture = path.with_name(f"{path.stem}_{recipe.name}.png")
     names = [name for name in _IN_PICTURE if name in summaries and summaries[name].count(DELTA)]
-    curves = [_curves(results, name) for name in names]
+    seeds = {result.seed for result in results if result.name in names}
+    paired = [result for result in results if result.seed in seeds]  # `sum` has more seeds than the others
+    curves = [_curves(paired, name) for name in names]
     title = "Conflict over that of plain training"
-    picture.write_bytes(style.png_bytes(conflict_figure(curves, title, baseline=_curves(results, PLAIN))))
+    picture.write_bytes(style.png_bytes(conflict_figure(curves, title, baseline=_curves(paired, PLAIN))))
     _replace_section(path, recipe.name, list(_section(recipe, tasks, summaries, left_out, picture.name)))
     _replace_section(path, "The cost of a step", list(_costs(costs)))
 
@@ -178,7 +181,22 @@ def _verdict(summaries: dict[str, Summary], main: Sequence[str]) -> Iterator[str
         yield _who_differs(
             label, [s for s in summaries.values() if s.name.endswith("-sum-scale") == is_equal], summaries
         )
+    yield _scale_and_gain([s for s in summaries.values() if not s.name.endswith("-sum-scale") and s.name != CONTROL])
     yield ""
+
+
+def _scale_and_gain(members: Sequence[Summary]) -> str:
+    """Returns how alike networks rank by the length of their gradient and by Δ_MTL."""
+    scales = {s.name: 1.0 if s.name == PLAIN else s.scale for s in members if s.count(DELTA)}
+    judged = [s for s in members if scales.get(s.name) is not None]
+    lengths = [scale for scale in scales.values() if scale is not None]
+    if len(judged) < 3:
+        return ""
+    alike = ranking_similarity(lengths, [s.mean(DELTA) for s in judged])
+    return (
+        f"- Of {len(judged)} networks at own scale (`sum` and `mean` among them), those with the longer gradient have "
+        f"the better Δ_MTL in {100 * alike.similarity:.0f} % of all pairs (p = {alike.p_value:.4f})."
+    )
 
 
 def _who_differs(label: str, members: Sequence[Summary], summaries: dict[str, Summary]) -> str:
@@ -296,7 +314,8 @@ def _costs(costs: Sequence[Cost]) -> Iterator[str]:
 def _curves(results: Sequence[Result], name: str) -> ConflictCurves:
     """Returns the mean over seeds of a network's curves."""
     members = [result for result in results if result.name == name and result.steps and not result.failed]
-    values = {measure: np.mean([result.curves[measure] for result in members], axis=0) for measure in MEASURES}
+    measured = [measure for measure in MEASURES if all(measure in result.curves for result in members)]
+    values = {measure: np.mean([result.curves[measure] for result in members], axis=0) for measure in measured}
     return ConflictCurves(name=name, steps=np.array(members[0].steps, dtype=float), values=values)
 
 

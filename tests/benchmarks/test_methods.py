@@ -80,6 +80,7 @@ def test_ranks_know_which_direction_is_better() -> None:
         assert [rank(name, among, score) for name in ("sum", "mean", "graddrop")] == [2, 3, 1]
 
 
+@pytest.mark.slow
 def test_the_page_says_what_the_results_say(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     unfinished = result("pcgrad", 0, 0.5)
@@ -100,6 +101,16 @@ def test_the_page_says_what_the_results_say(tmp_path: Path) -> None:
     assert (tmp_path / "page_scenes-sgd.png").stat().st_size > 10_000
     write_page(page, RECIPE, results(), [cost])
     assert page.read_text().count("## scenes-sgd") == 1
+
+
+@pytest.mark.slow
+def test_a_network_that_was_measured_in_part_is_in_the_page_and_trained_again(tmp_path: Path) -> None:
+    in_part = [replace(one, curves={"gds": one.curves["gds"]}) if one.name == "graddrop" else one for one in results()]
+    assert {one.name for one in in_part if not one.is_whole} == {"graddrop"}
+    write_page(tmp_path / "page.md", RECIPE, in_part, [])
+    text = (tmp_path / "page.md").read_text()
+    assert "| graddrop | 3 | 3 ± 0.1* |" in text
+    assert "| graddrop | 3 | 0.03 ± 0* | – | – |" in text
 
 
 def test_results_of_another_recipe_are_not_mixed(tmp_path: Path) -> None:
