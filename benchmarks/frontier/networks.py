@@ -65,7 +65,7 @@ def candidates(recipe: Recipe, seed: int, budgets: Sequence[float]) -> list[Cand
 
 def base(recipe: Recipe, seed: int) -> Recipe:
     """Returns the recipe of the baselines: separate networks are trained as the shared one is."""
-    separate = _plain(recipe.training.shared)
+    separate = {key: value for key, value in _plain(recipe.training.shared).items() if key != "balancing"}
     undecided = {"decisions": "learned", "private": {}, "prefix": False, "branch_epoch": None}
     gating = {**_plain(recipe.gating), **undecided}
     gated = {**_plain(recipe.training.gated), "freeze_at": None}

@@ -93,3 +93,7 @@ def _open_modules(gated: GatedModel, private: Mapping[str, Sequence[str]]) -> No
             for unit in inside:
                 decisions[unit][gated.tasks.index(task)] = True
     set_gates(gated, decisions)
+    for unit, gate in gates.items():
+        if gate.hard:
+            # A task that shares wins: what a task has for itself would train on all tasks' losses as the shared stream.
+            gate.beta.detach().copy_((~decisions[unit]).to(gate.beta))

@@ -53,6 +53,21 @@ def test_what_is_decided_before_training_meets_the_budget(run: tuple[Path, RunRe
     assert rows["gated-shared"].macs == rows["shared"].macs
 
 
+def test_what_a_task_has_for_itself_trains_on_its_own_loss_alone(tmp_path: Path) -> None:
+    """Hard mixing lets one task's feature go on as the shared stream: not one that is private."""
+    one = recipe(FROZEN, *START, "gating.decisions=modules", 'gating.private={mask: [""]}')
+    gated = build_gated(one, tmp_path)
+    tasks = build_tasks(one.tasks, describe_data(one.data))
+    decide_gates(gated, one, tmp_path, tasks, load_data(one.data))
+    outputs = gated.train()(torch.randn(4, 1, 32, 32))
+    (outputs["left"].sum() + outputs["right"].sum()).backward()
+    private = list(gated.branches["mask"].parameters())
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in private)
+    assert any(
+        parameter.grad is not None and parameter.grad.any() for parameter in gated.branches["shared"].parameters()
+    )
+
+
 def test_modules_are_private_to_the_tasks_that_name_them(run: tuple[Path, RunResult]) -> None:
     gated, _ = load_gated(run[0] / "gated-branch" / "ckpt.pt")
     for unit, decisions in gate_decisions(gated).items():
