@@ -30,6 +30,21 @@ def rank_gates(gated: GatedModel, scores: Mapping[str, Tensor]) -> None:
     place = torch.empty_like(flat).scatter_(0, order, torch.arange(1, len(flat) + 1).to(flat) / len(flat))
     for alpha, part in zip(logits.values(), place.split([alpha.numel() for alpha in logits.values()]), strict=True):
         alpha.copy_(part.view_as(alpha))
+    let_sharers_win(gated)
+
+
+def let_sharers_win(gated: GatedModel) -> None:
+    """Lets the task whose gate closes first carry the shared stream, where that is one task's feature (hard mixing).
+
+    So the winner mostly shares where any task does. A feature that a task has for itself would otherwise go on as the
+    shared stream, and train on the losses of all tasks.
+
+    Args:
+        gated: The model, whose gates a budget closes in the order of α; its β are changed in place.
+    """
+    for gate in gated.gates.values():
+        if gate.hard:
+            gate.beta.detach().copy_(-gate.alpha.detach())
 
 
 def _macs_per_gate(gated: GatedModel, logits: Mapping[str, Tensor]) -> dict[str, Tensor]:

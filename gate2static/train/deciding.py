@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gate2static.budget import decide_by_saliency
+from gate2static.budget.ranking import let_sharers_win
 from gate2static.data import Splits
 from gate2static.errors import RecipeError
 from gate2static.gates import GatedModel, set_gates
@@ -54,6 +55,7 @@ def decide_gates(
         generator = torch.Generator().manual_seed(recipe.seed)
         for alpha in _logits(gated):
             alpha.copy_(torch.rand(alpha.shape, generator=generator) + _OPEN)
+        let_sharers_win(gated)
     elif decisions == "saliency":
         ancestor = build_at_shared(recipe, run_dir).to(device)
         training = recipe.training
@@ -71,6 +73,7 @@ def decide_gates(
         decide_by_saliency(ancestor, on_device, losses, prefix=recipe.gating.prefix)
         for alpha, ranked in zip(_logits(gated), _logits(ancestor), strict=True):
             alpha.copy_(ranked)
+        let_sharers_win(gated)
 
 
 def _logits(gated: GatedModel) -> list[Tensor]:

@@ -68,6 +68,16 @@ def test_what_a_task_has_for_itself_trains_on_its_own_loss_alone(tmp_path: Path)
     )
 
 
+# Of whole layers the projection may open one again that still fits, so that an order does not say all.
+@pytest.mark.parametrize("name", ["gated-saliency", "gated-prefix", "gated-random"])
+def test_the_shared_stream_is_a_feature_that_is_shared(run: tuple[Path, RunResult], name: str) -> None:
+    gated, _ = load_gated(run[0] / name / "ckpt.pt")
+    for gate in gated.gates.values():
+        private = gate.decisions()  # (tasks, channels)
+        of_winner = private.gather(0, gate.winners()[None])[0]
+        assert bool((of_winner == private.all(0)).all())
+
+
 def test_modules_are_private_to_the_tasks_that_name_them(run: tuple[Path, RunResult]) -> None:
     gated, _ = load_gated(run[0] / "gated-branch" / "ckpt.pt")
     for unit, decisions in gate_decisions(gated).items():
