@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", type=Path)
     parser.add_argument("--set", nargs="*", default=[], help="changes to the recipe, as for `gate2static train`")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2], help="none: the page alone")
     parser.add_argument("--budgets", type=float, nargs="+", default=[0.6], help="MACs, as shares of separate networks'")
     parser.add_argument("--thin", type=float, nargs="*", default=[0.5], help="shares of MACs to thin networks to")
     parser.add_argument("--only", nargs="+", default=["*"], help="patterns of names; the two baselines always run")
@@ -150,8 +150,8 @@ def main() -> None:
         settings["data"]["options"].pop("root", None)  # where this machine has the files
         content = {"recipe": settings, "results": [asdict(result) for result in stored]}
         path.write_text(json.dumps(content, indent=1) + "\n")
-        if options.page:
-            write_page(options.page, recipe, stored)
+    if options.page:
+        write_page(options.page, recipe, [Result(**entry) for entry in json.loads(path.read_text())["results"]])
 
 
 if __name__ == "__main__":
