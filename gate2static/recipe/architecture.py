@@ -1,5 +1,7 @@
 """The part of a recipe that names an architecture to compare with."""
 
+import hashlib
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -8,6 +10,7 @@ from gate2static.recipe.option import Option
 from gate2static.recipe.strict import Strict
 
 _NAME = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+_LONGEST_LABEL = 100
 _PATHS = Annotated[tuple[str, ...], Field(max_length=1000)]
 
 
@@ -16,9 +19,7 @@ class ArchitectureRecipe(Strict):
 
     name: _NAME
     """The architecture's name."""
-    places: Literal["stages", "last blocks", "blocks"] | _PATHS | None = (
-        None
-    )
+    places: Literal["stages", "last blocks", "blocks"] | _PATHS | None = None
     """Where the backbone is cut: at the ends of stages or blocks, or behind modules, by their paths. None is what the
     architecture wants."""
     options: dict[_NAME, Option] = Field(default_factory=dict)
@@ -27,11 +28,25 @@ class ArchitectureRecipe(Strict):
     @model_validator(mode="before")
     @classmethod
     def _name_alone(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"name": value}
+        # Strict parsing accepts no list for a tuple behind a validator.
+        if isinstance(value, dict) and isinstance(value.get("places"), list):
+            return {**value, "places": tuple(value["places"])}
+        return value
 
     @property
     def label(self) -> str:
-        """The name of the network's row, such as `l_smtl-temperature0.1`."""
+        """The name of the network's row, such as `l_smtl-temperature0.1` or `cross_stitch-at-layer1+layer2`.
+
+        Rows become folders: characters that their names cannot have are `_`, and long names end in a hash.
+        """
         shown = {key: value for key, value in self.options.items() if isinstance(value, bool | int | float | str)}
         parts = [f"{key}{value:g}" if isinstance(value, float) else f"{key}{value}" for key, value in shown.items()]
-        return "-".join([self.name, *parts])
+        if self.places is not None:
+            parts = ["at", self.places if isinstance(self.places, str) else "+".join(self.places), *parts]
+        whole = "-".join([self.name, *parts])
+        label = re.sub(r"[^A-Za-z0-9._+-]", "_", whole)
+        if len(label) <= _LONGEST_LABEL:
+            return label
+        return f"{label[: _LONGEST_LABEL - 9]}-{hashlib.sha256(whole.encode()).hexdigest()[:8]}"

@@ -204,10 +204,11 @@ class Recipe(Strict):
         if self.budget is None and not self.sweep_budgets:
             return self
         names = [task.name for task in self.tasks]
-        for budget in (self.budget, *self.sweep_budgets):
+        swept = {f"sweep_budgets.{number}": budget for number, budget in enumerate(self.sweep_budgets)}
+        for where, budget in {"budget": self.budget, **swept}.items():
             of_tasks = budget.macs if budget is not None and isinstance(budget.macs, dict) else {}
             if unknown := sorted(set(of_tasks) - set(names)):
-                raise ValueError(f"budget.macs: found {', '.join(unknown)}; the tasks are {', '.join(names)}")
+                raise ValueError(f"{where}.macs: found {', '.join(unknown)}; the tasks are {', '.join(names)}")
         fits_from_the_start = self.training.gated.freeze_at == 0
         if not fits_from_the_start and (self.training.gated.patience or self.training.keep == "best"):
             raise ValueError(

@@ -36,7 +36,7 @@ def test_training_one_network_needs_one_budget() -> None:
     [
         (["gating.preset=deploy"], "needs a budget"),
         (["sweep_budgets=[{macs: 0.7}, {macs: 0.7}]"], "sweep_budgets must hold different entries"),
-        (["sweep_budgets=[{macs: {nothing: 0.7}}]"], "budget.macs: found nothing; the tasks are left, mask"),
+        (["sweep_budgets=[{macs: {nothing: 0.7}}]"], r"sweep_budgets\.0\.macs: found nothing; the tasks are left"),
     ],
 )
 def test_budgets_that_do_not_fit_are_named(changes: list[str], message: str) -> None:

@@ -1,0 +1,38 @@
+"""The part of a recipe that names architectures."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from gate2static.errors import RecipeError
+from gate2static.recipe import ArchitectureRecipe, load_recipe
+from gate2static.train.results import _NAME
+
+TINY = Path("recipes/digits_tiny.yaml")
+
+
+def labels(entries: str) -> list[str]:
+    return [entry.label for entry in load_recipe(TINY, [f"architectures={entries}"]).architectures]
+
+
+def test_places_may_be_a_list_of_paths() -> None:
+    recipe = load_recipe(TINY, ["architectures=[{name: cross_stitch, places: [layer1, layer2]}]"])
+    assert recipe.architectures[0].places == ("layer1", "layer2")
+    with pytest.raises(RecipeError, match=r"architectures\.0\.places"):
+        load_recipe(TINY, ["architectures=[{name: cross_stitch, places: [1]}]"])
+
+
+def test_rows_are_named_for_their_places() -> None:
+    entries = "[nddr, {name: nddr, places: last blocks}, {name: nddr, places: [a.b, c], options: {own: 0.5}}]"
+    assert labels(entries) == ["nddr", "nddr-at-last_blocks", "nddr-at-a.b+c-own0.5"]
+    with pytest.raises(RecipeError, match="architectures must hold different entries"):
+        labels("[{name: nddr, places: [a]}, {name: nddr, places: [a]}]")
+
+
+def test_all_labels_are_names_of_rows_that_differ() -> None:
+    many = tuple(f"layer{number}" for number in range(100))
+    entries = [many, (*many, "last"), ("a b/ü",), ("a",)]
+    found = [ArchitectureRecipe(name="nddr", places=places).label for places in entries]
+    assert all(re.fullmatch(_NAME, label) and len(label) <= 100 for label in found)
+    assert len(set(found)) == len(found)
