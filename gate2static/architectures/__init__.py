@@ -2,7 +2,7 @@
 
 from gate2static.architectures.architecture import Architecture
 from gate2static.architectures.as_gated import as_gated
-from gate2static.architectures.registry import ARCHITECTURES, architecture
+from gate2static.architectures.registry import ARCHITECTURES, architecture, check_options
 from gate2static.architectures.stages import Stages, split
 
-__all__ = ["ARCHITECTURES", "Architecture", "Stages", "architecture", "as_gated", "split"]
+__all__ = ["ARCHITECTURES", "Architecture", "Stages", "architecture", "as_gated", "check_options", "split"]

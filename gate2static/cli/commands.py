@@ -80,7 +80,7 @@ def train(
 
 @app.command()
 def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False, run_dir: RunDir = None) -> None:
-    """Train the two baselines, and one gated network per sparsity weight of the recipe."""
+    """Train the baselines, and a network per sparsity weight, budget, method and architecture of the recipe."""
     from gate2static.train import sweep as sweep_run
 
     loaded, folder = open_run(recipe, overrides, run_dir)

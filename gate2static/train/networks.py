@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from gate2static.architectures import Architecture, architecture, as_gated
+from gate2static.architectures import Architecture, architecture, as_gated, check_options
 from gate2static.errors import ArchitectureError, CheckpointError, RecipeError
 from gate2static.gates import GatedModel, gate, set_gates
 from gate2static.models import MultiTaskNetwork, build_model
@@ -37,6 +37,8 @@ def build_architecture(recipe: Recipe, wanted: ArchitectureRecipe) -> Architectu
     """
     backbone, heads, examples = build_model(recipe)
     try:
+        # An option with the name of an argument of `architecture` would take that argument's place.
+        check_options(wanted.name, wanted.options)
         return architecture(
             wanted.name,
             backbone,

@@ -1,7 +1,7 @@
 """A whole run: the single-task networks, the shared network and one gated network per sparsity weight."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -90,14 +90,18 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
         The content of `run.json`: one row per network, the single-task networks together being one row.
 
     Raises:
-        RecipeError: The recipe has a name or option that does not exist, a budget, which steers λ_s itself, or gates
-            that are not learned.
+        RecipeError: The recipe has a name or option that does not exist, values of λ_s with a budget, which steers λ_s
+            itself, or with gates that are not learned, or architectures with a method.
         TrainingError: A loss is no longer finite, the disk is full, the folder already holds a run, or another process
             trains in it.
         CheckpointError: The run to continue is damaged or belongs to another recipe.
     """
-    if recipe.budget is not None and not recipe.sweep_budgets:
-        raise RecipeError("a budget steers λ_s, so there is nothing to sweep; use `train`, or give sweep_budgets")
+    if recipe.budget is not None and recipe.sweep and not recipe.sweep_budgets:
+        others = recipe.architectures or recipe.sweep_balancing
+        raise RecipeError(
+            "a budget steers λ_s, so there is nothing to sweep; use `train`, or give sweep_budgets"
+            + (", or set sweep: [] to train without gated networks" if others else "")
+        )
     if recipe.gating.decisions != "learned" and recipe.sweep and not recipe.sweep_budgets:
         raise RecipeError(
             f"gating.decisions is {recipe.gating.decisions}, so λ_s decides nothing; give sweep_budgets, or use `train`"
@@ -140,6 +144,11 @@ def train_variants(
         check_recipe(variant, processes=fabric.world_size)
         if variant.budget is not None and not is_shared(name):
             check_budget(build_untrained(variant), variant.budget)
+    if architectures and not recipe.training.shared.balancing.is_plain:
+        raise RecipeError(
+            "training.shared.balancing: methods train shared and gated networks only, and architectures would train "
+            "without; remove one of the two, or give the method in sweep_balancing"
+        )
     for wanted in architectures:
         build_architecture(recipe, wanted)
     by_label = {wanted.label: wanted for wanted in architectures}
@@ -168,7 +177,7 @@ def _run_in_process(
     _check_selection(recipe, splits)
     fabric.barrier()  # no process writes before all have read the folder
     recipes = {"separate": recipe, "shared": recipe, **variants, **dict.fromkeys(architectures, recipe)}
-    total_cost = _total_cost(recipe, length(splits.train), recipes)
+    total_cost = _total_cost(recipe, length(splits.train), recipes, architectures)
     with TrainingProgress(enabled=show and fabric.is_global_zero, total_cost=total_cost) as progress:
         for name, variant in recipes.items():
             checkpoints = []
@@ -299,13 +308,16 @@ def _trained(run_dir: Path, name: str, recipe: Recipe) -> GatedModel:
     return load_gated(run_dir / name / kept(recipe))[0]
 
 
-def _total_cost(recipe: Recipe, images: int, rows: Iterable[str]) -> int:
+def _total_cost(recipe: Recipe, images: int, rows: Iterable[str], architectures: Collection[str]) -> int:
     """Returns the backbone passes of a whole run with so many training images and these rows."""
+    streams = len(recipe.tasks) + 1
     training = recipe.training
     networks: list[tuple[int, NetworkRecipe]] = []
     for name in rows:
         if name == "separate":
             networks += [(1, training.single)] * len(recipe.tasks)
+        elif name in architectures:
+            networks.append((streams, training.shared))
         else:
-            networks.append((1, training.shared) if is_shared(name) else (len(recipe.tasks) + 1, training.gated))
+            networks.append((1, training.shared) if is_shared(name) else (streams, training.gated))
     return sum(cost * settings.epochs * math.ceil(images / settings.batch_size) for cost, settings in networks)
