@@ -31,7 +31,7 @@ class AdaShare(Architecture):
         stages: The backbone in blocks.
         heads: Task -> head.
         sparsity: The weight of the mean probability of running a block.
-        sharing: The weight of how much the tasks' probabilities differ; later blocks count less.
+        sharing: The weight of how much the tasks' probabilities differ; later blocks count less, as in the paper.
         temperature: τ of the Gumbel softmax. The official code's falls from 5; here it is constant.
     """
 
@@ -77,8 +77,16 @@ class AdaShare(Architecture):
         return self._chosen(tensors) if self.logits is None or not self.training else self._trained(tensors)
 
     def penalty(self) -> Tensor:
-        """Returns the sparsity and sharing terms of the official code, a scalar."""
-        assert self.logits is not None
+        """Returns the sparsity and sharing terms, a scalar.
+
+        The weight of a block in the sharing term falls with its depth l of L, as the paper's does, (L - l) / L with l
+        from 0; in the official code it grows, (l + 1) / L.
+
+        Raises:
+            ArchitectureError: The network is deployed, and has no policies to train.
+        """
+        if self.logits is None:
+            raise ArchitectureError("a deployed adashare has no policies to train; take the penalty of what trains.")
         runs = self.logits.softmax(-1)[..., 0]  # (T, blocks)
         count = runs.shape[1]
         # Lower blocks are to be shared first.

@@ -2,12 +2,15 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, Self
 
 from torch import Tensor, nn
 
 from gate2static.architectures.stages import Stages
+from gate2static.arguments import require_kind
 from gate2static.errors import ArchitectureError
+from gate2static.graphs import copied
 
 Values = Sequence[Tensor]
 """The values of one stream at a cut."""
@@ -36,7 +39,9 @@ class Architecture(nn.Module):
             raise ArchitectureError(f"an architecture joins tasks, and there is {len(heads)}; give two at least.")
         self.tasks = tuple(heads)
         self.streams = nn.ModuleDict({name: stages.copy() for name in streams})
-        self.heads = nn.ModuleDict({task: copy.deepcopy(head) for task, head in heads.items()})
+        # Copied together, so that what heads share stays shared.
+        self.heads = copied(nn.ModuleDict(dict(heads.items())))
+        self.names = dict(stages.names)
         self.call = stages.call
         self.structure = stages.structure
 
@@ -81,13 +86,43 @@ class Architecture(nn.Module):
         """Lets streams start from trained backbones.
 
         Args:
-            states: Stream -> the backbone's `state_dict`; keys are the backbone's own, whichever stage has them.
+            states: Stream -> the backbone's `state_dict`, with every parameter and buffer of its stages.
+
+        Raises:
+            ArchitectureError: There is no such stream, or a state lacks something, or has it in another shape; nothing
+                is loaded then.
         """
+        allowed = "a dict from stream to a state dict"
+        require_kind(states, Mapping, name="states", allowed=allowed, error=ArchitectureError)
+        if unknown := [stream for stream in states if stream not in self.streams]:
+            raise ArchitectureError(f"there is no stream {unknown[0]!r}; the streams are {', '.join(self.streams)}.")
         for stream, state in states.items():
-            for stage in self.streams[stream].children():
-                own = stage.state_dict()
-                stage.load_state_dict({key: state[key] for key in own if key in state}, strict=False)
+            require_kind(
+                state, Mapping, name=f"the state of stream {stream!r}", allowed="a state dict", error=ArchitectureError
+            )
+        # All are checked before any is loaded.
+        fitting = {stream: self._fitting(stream, state) for stream, state in states.items()}
+        for stream, of_stages in fitting.items():
+            for stage, values in zip(self.streams[stream].children(), of_stages, strict=True):
+                stage.load_state_dict(values, strict=False)
         return self
+
+    def _fitting(self, stream: str, state: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """Returns what each stage of a stream takes from a backbone's `state_dict`, by the stage's names."""
+        of_stages = []
+        for stage in self.streams[stream].children():
+            wanted = {key: value for key, value in stage.state_dict().items() if key in self.names}
+            for key, value in wanted.items():
+                name = self.names[key]
+                given = state.get(name)
+                if not isinstance(given, Tensor) or given.shape != value.shape:
+                    found = f"of shape {tuple(given.shape)}" if isinstance(given, Tensor) else "missing"
+                    raise ArchitectureError(
+                        f"the state of stream {stream!r} does not fit the backbone: {name} of shape "
+                        f"{tuple(value.shape)} is {found}; give the `state_dict()` of the backbone itself, whose names have no prefix."
+                    )
+            of_stages.append({key: state[self.names[key]] for key in wanted})
+        return of_stages
 
 
 def run(stages: nn.Module, values: Values) -> Values:
@@ -97,26 +132,15 @@ def run(stages: nn.Module, values: Values) -> Values:
     return values
 
 
-def channel_view(weight: Tensor, ndim: int) -> Tensor:
-    """Returns numbers of channels, (C,), lined up with a value of `ndim` dimensions, the batch included.
-
-    Images have their channels behind the batch; tokens have them last.
-    """
-    return weight.view(-1, *[1] * (ndim - 2)) if ndim > 3 else weight
-
-
-def channels(shape: Sequence[int]) -> int:
-    """Returns the number of channels of a value, given its shape without the batch."""
-    return shape[0] if len(shape) > 2 else shape[-1]
-
-
 def require_maps(stages: Stages, name: str) -> None:
     """Raises an ArchitectureError where a value between stages is no feature map, (C, H, W)."""
-    for shape in (shape for shapes in stages.shapes for shape in shapes):
-        if len(shape) != 3:
+    kinds = zip(chain.from_iterable(stages.shapes), chain.from_iterable(stages.channel_dims), strict=True)
+    for shape, dim in kinds:
+        if len(shape) != 3 or dim != 0:
+            last = ", whose channels are last" if len(shape) == 3 and dim == 2 else ""
             raise ArchitectureError(
-                f"{name} needs feature maps between stages, and this backbone has values of shape {shape} per image; "
-                "use cross_stitch or smtl"
+                f"{name} needs feature maps between stages, (C, H, W), and this backbone has values of shape {shape} "
+                f"per image{last}; use cross_stitch or smtl"
             )
 
 
@@ -130,19 +154,20 @@ class SideBySide(Architecture):
     Args:
         stages: The backbone in stages.
         heads: Task -> head.
-        mixer: Makes a mixer for values of a shape, without the batch.
+        mixer: Makes a mixer for values of a shape, without the batch, given the dimension of its channels.
     """
 
     def __init__(
-        self, stages: Stages, heads: Mapping[str, nn.Module], *, mixer: Callable[[tuple[int, ...]], nn.Module]
+        self, stages: Stages, heads: Mapping[str, nn.Module], *, mixer: Callable[[tuple[int, ...], int], nn.Module]
     ) -> None:
         super().__init__(stages, heads, streams=tuple(heads))
-        self.mixers = nn.ModuleList(_Place([mixer(shape) for shape in shapes]) for shapes in stages.shapes)
+        places = zip(stages.shapes, stages.channel_dims, strict=True)
+        self.mixers = nn.ModuleList(_Place(list(map(mixer, shapes, dims))) for shapes, dims in places)
 
     def encode(self, tensors: Values) -> dict[str, Values]:
         """Runs the stages side by side, and mixes the streams behind each."""
         values: list[Values] = [tensors] * len(self.tasks)
-        chains = [list(chain.children()) for chain in self.streams.values()]
+        chains = [list(stages.children()) for stages in self.streams.values()]
         for number, stage_of_streams in enumerate(zip(*chains, strict=True)):
             values = [stage(*value) for stage, value in zip(stage_of_streams, values, strict=True)]
             if number < len(self.mixers):

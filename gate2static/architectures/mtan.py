@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from gate2static.architectures.architecture import Architecture, Values, require_maps
 from gate2static.architectures.stages import Stages
 from gate2static.errors import ArchitectureError
+from gate2static.messages import brief
 
 _REDUCTION = 4
 """The attention's middle layer has this many times fewer channels than the stage."""
@@ -36,8 +37,11 @@ class MTAN(Architecture):
             raise ArchitectureError("mtan needs one feature map behind every stage; use cross_stitch or nddr")
         super().__init__(stages, heads, streams=("trunk",))
         shapes = [shape for (shape,) in stages.shapes]
-        if len(shapes) % 2:
-            raise ArchitectureError("mtan needs stages in pairs: before the last block, and behind it")
+        if not shapes or len(shapes) % 2 or shapes[0::2] != shapes[1::2]:
+            raise ArchitectureError(
+                "mtan needs places in pairs of one shape, before a stage's last block and behind it, and found values "
+                f"of the shapes {brief(repr(shapes), 200)}; leave places out, or give such pairs."
+            )
         ends = shapes[1::2]
         self.attention = nn.ModuleList(
             nn.ModuleDict({task: _attention(shape[0], has_previous=k > 0) for task in heads})

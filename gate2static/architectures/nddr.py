@@ -30,7 +30,7 @@ class NDDR(SideBySide):
         require_maps(stages, "nddr")
         first = require_number(own, name="own of nddr", error=ArchitectureError)
         rest = require_number(other, name="other of nddr", error=ArchitectureError)
-        super().__init__(stages, heads, mixer=lambda shape: _Reduction(len(heads), shape[0], first, rest))
+        super().__init__(stages, heads, mixer=lambda shape, _: _Reduction(len(heads), shape[0], first, rest))
 
 
 class _Reduction(nn.Module):

@@ -14,7 +14,8 @@ from gate2static.architectures.nddr import NDDR
 from gate2static.architectures.smtl import LSMTL, SMTL, LSMTLc, SMTLc
 from gate2static.architectures.stages import Places, split
 from gate2static.arguments import require_kind
-from gate2static.errors import ArchitectureError
+from gate2static.errors import ArchitectureError, GateError
+from gate2static.gates.arguments import check_tasks
 from gate2static.recipe.parsing import suggest
 
 ARCHITECTURES: dict[str, type[Architecture]] = {
@@ -62,10 +63,21 @@ def architecture(
     """
     require_kind(name, str, name="name", allowed="an architecture's name, such as 'mtan'", error=ArchitectureError)
     check_options(name, options)
-    require_kind(backbone, nn.Module, name="backbone", allowed="a module", error=ArchitectureError)
-    require_kind(heads, Mapping, name="heads", allowed="a dict of modules by task", error=ArchitectureError)
+    _check_heads(heads)
     stages = split(backbone, example_inputs, _PLACES.get(name, ()) if places is None else places)
     return ARCHITECTURES[name](stages, heads, **options)
+
+
+def _check_heads(heads: Any) -> None:
+    """Raises an ArchitectureError unless these are modules by names that tasks may have."""
+    allowed = "a dict of modules by task"
+    require_kind(heads, (Mapping, nn.ModuleDict), name="heads", allowed=allowed, error=ArchitectureError)
+    if not heads:
+        return  # an architecture says how many it needs
+    try:
+        check_tasks(list(heads), heads, 1, {})
+    except GateError as error:
+        raise ArchitectureError(str(error)) from error
 
 
 def check_options(name: str, options: Mapping[str, Any]) -> None:

@@ -6,8 +6,8 @@ The weights are α = σ(a) with a trained number per task, which keeps them in [
 learned weights that the paper prints lie around ½.
 """
 
-import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from gate2static.architectures.architecture import Architecture, Values, run
 from gate2static.architectures.stages import Stages
 from gate2static.arguments import require_number
 from gate2static.errors import ArchitectureError
+from gate2static.graphs import copied
+from gate2static.program.structures import take_apart, tensors_of
 
 PUBLIC = "public"
 """The name of the public encoder's stream, which no task may have."""
@@ -65,16 +67,19 @@ class SMTLc(SMTL):
 
     def __init__(self, stages: Stages, heads: Mapping[str, nn.Module]) -> None:
         super().__init__(stages, heads)
-        self.public_heads = nn.ModuleDict({task: copy.deepcopy(head) for task, head in heads.items()})
+        self.public_heads = copied(nn.ModuleDict(dict(heads.items())))
 
-    def outputs(self, tensors: Values) -> dict[str, Tensor]:
+    def outputs(self, tensors: Values) -> dict[str, Any]:
         """Returns α_t h_(S,t)(f_S(x)) + (1 - α_t) h_t(f_t(x)) by task."""
         public = self.structure.build(run(self.streams[PUBLIC], tensors))
         weights = self.weights()
         joined = {}
         for number, task in enumerate(self.tasks):
             own = self.heads[task](self.structure.build(run(self.streams[task], tensors)))
-            joined[task] = weights[number] * self.public_heads[task](public) + (1 - weights[number]) * own
+            # A head may return several tensors.
+            private, structure = take_apart(own)
+            pairs = zip(tensors_of(self.public_heads[task](public)), private, strict=True)
+            joined[task] = structure.build([weights[number] * p + (1 - weights[number]) * o for p, o in pairs])
         return joined
 
 
@@ -149,8 +154,10 @@ class Chosen(Architecture):
         self.call = network.call
         self.structure = network.structure
         taken = dict.fromkeys(chosen.values())
-        self.streams = nn.ModuleDict({name: copy.deepcopy(network.streams[name]) for name in taken})
-        self.heads = nn.ModuleDict({task: copy.deepcopy(heads[task]) for task in self.tasks})
+        self.names = network.names
+        self.streams = nn.ModuleDict({name: copied(network.streams[name]) for name in taken})
+        # Copied together, so that what heads share stays shared.
+        self.heads = copied(nn.ModuleDict({task: heads[task] for task in self.tasks}))
         self.eval()
 
     def encode(self, tensors: Values) -> dict[str, Values]:

@@ -13,7 +13,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gate2static.errors import ArchitectureError
+from gate2static.architectures.channel_dims import channel_dims
+from gate2static.arguments import described
+from gate2static.errors import ArchitectureError, GateError
+from gate2static.gates.arguments import check_backbone, check_inputs, check_values
 from gate2static.graphs import copied
 from gate2static.program.annotate import fake_inputs, info
 from gate2static.program.calls import Call, call_of
@@ -41,14 +44,18 @@ class Stages:
         modules: The stages; each maps the values of the cut in front of it to a tuple of those behind it. Behind the
             values that the next stage works on, there may be some that it passes on.
         shapes: The shapes of what the next stage works on, behind all stages but the last, without the batch.
+        channel_dims: The dimension of the channels in each of these shapes: 0 in (C, H, W).
         passed: How many values are passed on, behind each stage but the last.
+        names: Names of the backbone's parameters and buffers in the stages -> their names in its `state_dict`.
         call: How the backbone is called.
         structure: What the backbone returns.
     """
 
     modules: nn.ModuleList
     shapes: tuple[tuple[tuple[int, ...], ...], ...]
+    channel_dims: tuple[tuple[int, ...], ...]
     passed: tuple[int, ...]
+    names: Mapping[str, str]
     call: Call
     structure: Structure
 
@@ -89,9 +96,16 @@ def split(backbone: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]
         places: Where to cut it.
 
     Raises:
-        ArchitectureError: There is no such place, or the stages do not compute what the backbone computes.
+        ArchitectureError: The backbone or its arguments are none, there is no such place, or the stages do not compute
+            what the backbone computes.
         TraceError: The backbone cannot be traced.
     """
+    try:
+        check_backbone(backbone)
+        check_inputs(example_inputs)
+        check_values(tensors_of(example_inputs))
+    except GateError as error:
+        raise ArchitectureError(str(error)) from error
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     call, inputs = call_of(backbone, example_inputs, "the backbone")
     root, graph, _ = trace_backbone(backbone, example_inputs, fake_inputs(mode, inputs), (0,))
@@ -104,9 +118,12 @@ def split(backbone: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]
         given = tensors_of(output.args[0]) if last is None else last.all_values
         stages.append(_stage(root, taken, given))
     shapes = tuple(tuple((info(value).shape or ())[1:] for value in cut.values) for cut in chosen)
+    dims = channel_dims(root, graph)
     found = Stages(
         modules=nn.ModuleList(stages),
         shapes=shapes,
+        channel_dims=tuple(tuple(dims[value] - 1 for value in cut.values) for cut in chosen),
+        names=_names(backbone, root),
         passed=tuple(len(cut.returned) for cut in chosen),
         call=call,
         structure=output.meta["structure"],
@@ -117,7 +134,7 @@ def split(backbone: nn.Module, example_inputs: Sequence[Any] | Mapping[str, Any]
 
 def _chosen(root: nn.Module, nodes: list[fx.Node], places: Places) -> list[_Cut]:
     if not isinstance(places, str):
-        return [_behind(nodes, path) for path in places]
+        return _named(nodes, places)
     if places not in ("stages", "last blocks", "blocks"):
         raise ArchitectureError(
             f"places is {places!r}; allowed are 'stages', 'last blocks', 'blocks' and a list of modules' paths."
@@ -138,6 +155,23 @@ def _chosen(root: nn.Module, nodes: list[fx.Node], places: Places) -> list[_Cut]
             f"found; name the modules behind which it is to be cut, such as places={_some_children(root)!r}"
         )
     return chosen
+
+
+def _named(nodes: list[fx.Node], places: Any) -> list[_Cut]:
+    """Returns the cuts behind modules of the backbone."""
+    if not isinstance(places, Sequence) or not all(isinstance(path, str) for path in places):
+        given = described(places) if not isinstance(places, Sequence) else repr(places)
+        raise ArchitectureError(
+            f"places is {given}; allowed are 'stages', 'last blocks', 'blocks' and a list of modules' paths."
+        )
+    cuts = [_behind(nodes, path) for path in places]
+    for (first, one), (second, other) in pairwise(zip(places, cuts, strict=True)):
+        if one.number >= other.number:
+            raise ArchitectureError(
+                f"places has {second!r} behind {first!r}, which ends no earlier; give every place once, in the order "
+                "in which the backbone runs them."
+            )
+    return cuts
 
 
 def _single(cuts: list[_Cut]) -> list[_Cut]:
@@ -287,6 +321,17 @@ def _share_behind(root: nn.Module, nodes: list[fx.Node], cut: _Cut) -> float:
 
 def _some_children(root: nn.Module) -> list[str]:
     return [name for name, child in root.named_children() if any(True for _ in child.parameters())][:4]
+
+
+def _names(backbone: nn.Module, root: nn.Module) -> dict[str, str]:
+    """Returns the backbone's name of everything in the traced copy that is the backbone's.
+
+    The layers that the trace made are tied to the backbone's parameters and have names of their own.
+    """
+    own = backbone.state_dict().keys()
+    traced = root.state_dict(keep_vars=True)
+    by_tensor = {id(value): key for key, value in traced.items() if key in own}
+    return {key: key if key in own else by_tensor[id(value)] for key, value in traced.items() if id(value) in by_tensor}
 
 
 def _stage(root: nn.Module, taken: Iterable[fx.Node], given: Iterable[fx.Node]) -> fx.GraphModule:

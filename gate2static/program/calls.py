@@ -49,14 +49,14 @@ class Call:
         try:
             tensors, structure = take_apart(_bound(self.signature, args, named))
         except TypeError as error:
-            raise GateError(f"the gated network takes {self}, as in example_inputs of `gate`: {error}.") from None
+            raise GateError(f"the network takes {self}, as in example_inputs of `gate`: {error}.") from None
         if structure.paths == self.structure.paths and structure.constants == self.structure.constants:
             return tensors
         by_path = dict(zip(structure.paths, tensors, strict=True))
         if set(by_path) != set(self.structure.paths) or self._fixed(structure) != self._fixed(self.structure):
             raise GateError(
-                f"the gated network takes {self}, as in example_inputs of `gate`, and was given "
-                f"{_described(structure)}; gate it with example inputs of that form."
+                f"the network takes {self}, as in example_inputs of `gate`, and was given "
+                f"{_described(structure)}; build it with example inputs of that form."
             )
         # Dicts in another order.
         return [by_path[path] for path in self.structure.paths]
