@@ -119,7 +119,8 @@ class Architecture(nn.Module):
                     found = f"of shape {tuple(given.shape)}" if isinstance(given, Tensor) else "missing"
                     raise ArchitectureError(
                         f"the state of stream {stream!r} does not fit the backbone: {name} of shape "
-                        f"{tuple(value.shape)} is {found}; give the `state_dict()` of the backbone itself, whose names have no prefix."
+                        f"{tuple(value.shape)} is {found}; give the `state_dict()` of the "
+                        "backbone itself, whose names have no prefix."
                     )
             of_stages.append({key: state[self.names[key]] for key in wanted})
         return of_stages
