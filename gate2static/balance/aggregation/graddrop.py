@@ -9,6 +9,10 @@ from gate2static.balance.method import RowsMethod
 from gate2static.errors import BalanceError
 
 
+_CANCELLED = 1e-5
+"""The share of the absolute values below which a sum over a batch counts as 0."""
+
+
 class GradDrop(RowsMethod):
     """Draws a sign for every element, and keeps the gradients of that sign.
 
@@ -37,6 +41,9 @@ class GradDrop(RowsMethod):
         # Which way activity moves, and not the feature itself, is what tasks can agree about.
         signed = rows * features.sign().where(features != 0, 1)
         of_batch = processes.mean(signed.sum(1))  # (T, elements per sample)
+        size = processes.mean(signed.abs().sum(1))
+        # What cancels out over the batch has no sign; what is left is rounding.
+        of_batch = of_batch.where(of_batch.abs() > _CANCELLED * size, 0)
         kept = self._kept(of_batch, self._draw(of_batch))
         return (rows * kept[:, None]).sum(0)
 
@@ -51,5 +58,5 @@ class GradDrop(RowsMethod):
 
     def _kept(self, values: Tensor, is_positive: Tensor) -> Tensor:
         """Returns the share of every element that is kept."""
-        has_the_sign = (values > 0) == is_positive
+        has_the_sign = ((values > 0) == is_positive) | (values == 0)
         return self.leak + (1 - self.leak) * has_the_sign.to(values)
