@@ -216,6 +216,12 @@ def _relative(actual: Tensor, expected: Tensor) -> float:
     return float(difference / expected.double().abs().max().clamp_min(1e-300)) if float(difference) else 0.0
 
 
+_PROBABILITIES = (
+    "p", "drop_prob", "drop_path_prob", "attention_dropout", "dropout", "drop_path", "_drop_connect_rate"
+)  # fmt: skip
+"""The attributes under which modules keep the probability that they drop something with."""
+
+
 def _without_draws(network: nn.Module) -> nn.Module:
     """Lets random layers draw nothing, and returns the network."""
     for module in network.modules():
@@ -223,7 +229,7 @@ def _without_draws(network: nn.Module) -> nn.Module:
         parameters = vars(module).get("_global_params")
         if parameters is not None:
             module._global_params = parameters._replace(drop_connect_rate=0.0)
-        for key in ("p", "drop_prob", "drop_path_prob", "attention_dropout", "dropout", "drop_path"):
+        for key in _PROBABILITIES:
             if isinstance(vars(module).get(key), float):
                 with contextlib.suppress(Gate2StaticError):
                     setattr(module, key, 0.0)
