@@ -8,7 +8,6 @@ from gate2static.balance import processes
 from gate2static.balance.method import RowsMethod
 from gate2static.errors import BalanceError
 
-
 _CANCELLED = 1e-5
 """The share of the absolute values below which a sum over a batch counts as 0."""
 
