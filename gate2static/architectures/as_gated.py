@@ -1,6 +1,5 @@
 """An architecture as a gated model, which prune, verify, export and bench take as it is."""
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -52,7 +51,7 @@ class _Network(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        self.architecture = copy.deepcopy(architecture)
+        self.architecture = architecture
         self.eval()
 
     def forward(self, *tensors: Tensor) -> dict[str, Any]:

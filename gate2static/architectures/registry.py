@@ -1,6 +1,5 @@
 """The architectures by the names that a recipe uses."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,12 +10,13 @@ from gate2static.architectures.architecture import Architecture
 from gate2static.architectures.cross_stitch import CrossStitch
 from gate2static.architectures.mtan import MTAN
 from gate2static.architectures.nddr import NDDR
+from gate2static.architectures.places import Places
 from gate2static.architectures.smtl import LSMTL, SMTL, LSMTLc, SMTLc
-from gate2static.architectures.stages import Places, split
+from gate2static.architectures.stages import split
 from gate2static.arguments import require_kind
 from gate2static.errors import ArchitectureError, GateError
 from gate2static.gates.arguments import check_tasks
-from gate2static.recipe.parsing import suggest
+from gate2static.recipe.parsing import suggest, unknown_option
 
 ARCHITECTURES: dict[str, type[Architecture]] = {
     "adashare": AdaShare,
@@ -84,7 +84,5 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
     """Raises an ArchitectureError unless there is such an architecture with such options."""
     if name not in ARCHITECTURES:
         raise ArchitectureError(f"there is no architecture {name!r}; {suggest(name, ARCHITECTURES)}")
-    allowed = sorted(set(inspect.signature(ARCHITECTURES[name]).parameters) - {"stages", "heads"})
-    for option in options:
-        if option not in allowed:
-            raise ArchitectureError(f"{name} has no option {option!r}; {suggest(str(option), allowed)}")
+    if problem := unknown_option(name, ARCHITECTURES[name], options, given={"stages", "heads"}):
+        raise ArchitectureError(problem)

@@ -6,8 +6,8 @@ The weights are α = σ(a) with a trained number per task, which keeps them in [
 learned weights that the paper prints lie around ½.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -83,13 +83,8 @@ class SMTLc(SMTL):
         return joined
 
 
-class LSMTL(SMTL):
-    """L-SMTL: every task takes one of the two encoders, chosen by a straight-through Gumbel softmax.
-
-    In training α̂ is drawn anew in every step: forwards the larger of b_k + log p_k (eq. 3), with p = (α, 1 - α), and
-    backwards the softmax of (b + log p) / τ. Eq. 4 prints log p_(t,0) in both terms of its denominator, which is no
-    softmax; here it is log p_(t,k). In evaluation, and in what is deployed, the public encoder serves the tasks with
-    α > ½, and encoders that nobody takes are gone.
+class _Choosing(SMTL):
+    """A network in which every task takes one of its two encoders, and mixes none.
 
     Args:
         stages: The backbone; it need not be cut.
@@ -97,9 +92,11 @@ class LSMTL(SMTL):
         temperature: τ of eq. 4, for which the paper says "a small value".
     """
 
+    name: ClassVar[str]
+
     def __init__(self, stages: Stages, heads: Mapping[str, nn.Module], *, temperature: float = 0.5) -> None:
         super().__init__(stages, heads)
-        name = "temperature of l_smtl"
+        name = f"temperature of {self.name}"
         self.temperature = require_number(temperature, name=name, error=ArchitectureError, least=1e-3)
 
     def weights(self) -> Tensor:
@@ -107,33 +104,35 @@ class LSMTL(SMTL):
         return drawn(self.logits, self.temperature) if self.training else (self.logits > 0).to(self.logits)
 
     def deployed(self) -> Architecture:
-        """Returns the chosen encoders alone, with their heads."""
-        return Chosen(self, {task: PUBLIC if task in self.public_tasks() else task for task in self.tasks}, self.heads)
+        """Returns the chosen encoders alone, with the heads that go with them."""
+        public = self.public_tasks()
+        chosen = {task: PUBLIC if task in public else task for task in self.tasks}
+        return Chosen(self, chosen, self._chosen_heads(public))
+
+    def _chosen_heads(self, public: Collection[str]) -> Mapping[str, nn.Module] | nn.ModuleDict:
+        """Returns task -> its head, where these tasks take the public encoder."""
+        return self.heads
 
 
-class LSMTLc(SMTLc):
-    """L-SMTL_c: every task takes the public encoder with its public decoder, or its own of both.
+class LSMTL(_Choosing):
+    """L-SMTL: every task takes one of the two encoders, chosen by a straight-through Gumbel softmax.
 
-    Args:
-        stages: The backbone; it need not be cut.
-        heads: Task -> head; the public decoders start as copies.
-        temperature: τ, as for L-SMTL.
+    In training α̂ is drawn anew in every step: forwards the larger of b_k + log p_k (eq. 3), with p = (α, 1 - α), and
+    backwards the softmax of (b + log p) / τ. Eq. 4 prints log p_(t,0) in both terms of its denominator, which is no
+    softmax; here it is log p_(t,k). In evaluation, and in what is deployed, the public encoder serves the tasks with
+    α > ½, and encoders that nobody takes are gone.
     """
 
-    def __init__(self, stages: Stages, heads: Mapping[str, nn.Module], *, temperature: float = 0.5) -> None:
-        super().__init__(stages, heads)
-        name = "temperature of l_smtl_c"
-        self.temperature = require_number(temperature, name=name, error=ArchitectureError, least=1e-3)
+    name = "l_smtl"
 
-    def weights(self) -> Tensor:
-        """Returns what is drawn in training, and what is chosen in evaluation, (T,) of 0 and 1."""
-        return drawn(self.logits, self.temperature) if self.training else (self.logits > 0).to(self.logits)
 
-    def deployed(self) -> Architecture:
-        """Returns the chosen encoders alone, with the decoders that go with them."""
-        public = self.public_tasks()
-        heads = {task: (self.public_heads if task in public else self.heads)[task] for task in self.tasks}
-        return Chosen(self, {task: PUBLIC if task in public else task for task in self.tasks}, heads)
+class LSMTLc(_Choosing, SMTLc):
+    """L-SMTL_c: every task takes the public encoder with its public decoder, or its own of both."""
+
+    name = "l_smtl_c"
+
+    def _chosen_heads(self, public: Collection[str]) -> Mapping[str, nn.Module]:
+        return {task: (self.public_heads if task in public else self.heads)[task] for task in self.tasks}
 
 
 class Chosen(Architecture):

@@ -1,6 +1,7 @@
 """The gradient of losses' weights through a virtual step, for Auto-λ."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +35,7 @@ def gradient_of_weights(
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     kept = [parameter.detach().clone() for parameter in trained]
-    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
+    with buffers_kept(model), _put_back(trained, kept):
         losses_here = _losses(here, len(weights))
         weighted = [weight * loss for weight, loss in zip(weights.tolist(), losses_here, strict=True)]
         step = _gradients(weighted, trained)
@@ -53,12 +53,25 @@ def gradient_of_weights(
                     processes.mean(torch.stack([loss.double() for loss in _losses(here, len(weights))])).cpu()
                 )
         return -lr * (losses[0] - losses[1]) / (2 * size)
+
+
+@contextmanager
+def buffers_kept(model: nn.Module) -> Iterator[None]:
+    """Restores a model's buffers, such as the statistics of batch norm, after a further look at a batch."""
+    buffers = list(model.buffers())
+    with _put_back(buffers, [buffer.detach().clone() for buffer in buffers]):
+        yield
+
+
+@contextmanager
+def _put_back(tensors: Sequence[Tensor], values: Sequence[Tensor]) -> Iterator[None]:
+    """Gives tensors these values in the end."""
+    try:
+        yield
     finally:
         with torch.no_grad():
-            for parameter, value in zip(trained, kept, strict=True):
-                parameter.copy_(value)
-            for buffer, value in buffers:
-                buffer.copy_(value)
+            for tensor, value in zip(tensors, values, strict=True):
+                tensor.copy_(value)
 
 
 def _losses(compute: Callable[[], Mapping[str, Tensor]], count: int) -> list[Tensor]:

@@ -1,6 +1,5 @@
 """The methods by the names that a recipe uses."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,7 +31,7 @@ from gate2static.balance.weighting.random_weights import RandomGradientWeights, 
 from gate2static.balance.weighting.scalarization import GeometricMean, SmoothTchebycheff
 from gate2static.balance.weighting.uncertainty import Uncertainty
 from gate2static.errors import BalanceError
-from gate2static.recipe.parsing import suggest
+from gate2static.recipe.parsing import suggest, unknown_option
 
 METHODS: dict[str, type[Method]] = {
     "aligned": AlignedMTL,
@@ -81,8 +80,6 @@ def build_method(name: str, count: int, options: Mapping[str, Any], *, seed: int
     if name not in METHODS:
         raise BalanceError(f"there is no method {name!r}; {suggest(str(name), METHODS)}")
     method = METHODS[name]
-    allowed = sorted(set(inspect.signature(method).parameters) - {"count", "seed"})
-    for option in options:
-        if option not in allowed:
-            raise BalanceError(f"{name} has no option {option!r}; {suggest(str(option), allowed)}")
+    if problem := unknown_option(name, method, options, given={"count", "seed"}):
+        raise BalanceError(problem)
     return method(count, seed=seed, **options)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from gate2static.recipe.option import Option
+from gate2static.recipe.option import Option, option_words
 from gate2static.recipe.strict import Strict
 
 _NAME = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
@@ -41,8 +41,7 @@ class ArchitectureRecipe(Strict):
 
         Rows become folders: characters that their names cannot have are `_`, and long names end in a hash.
         """
-        shown = {key: value for key, value in self.options.items() if isinstance(value, bool | int | float | str)}
-        parts = [f"{key}{value:g}" if isinstance(value, float) else f"{key}{value}" for key, value in shown.items()]
+        parts = option_words(self.options)
         if self.places is not None:
             parts = ["at", self.places if isinstance(self.places, str) else "+".join(self.places), *parts]
         whole = "-".join([self.name, *parts])

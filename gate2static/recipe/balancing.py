@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from gate2static.recipe.option import Option
+from gate2static.recipe.option import Option, option_words
 from gate2static.recipe.strict import Strict
 
 _NAME = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
@@ -41,9 +41,4 @@ class BalancingRecipe(Strict):
             parts.append("features")
         if self.scale is not None:
             parts.append(f"{self.scale}-scale")
-        parts += [f"{name}{value:g}" if isinstance(value, float) else f"{name}{value}" for name, value in self._shown]
-        return "-".join(parts)
-
-    @property
-    def _shown(self) -> list[tuple[str, bool | int | float | str]]:
-        return [(name, value) for name, value in self.options.items() if isinstance(value, bool | int | float | str)]
+        return "-".join([*parts, *option_words(self.options)])

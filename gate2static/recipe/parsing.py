@@ -1,9 +1,10 @@
 """Checks of plain values against a model, with one-line error messages."""
 
 import difflib
+import inspect
 import json
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -49,6 +50,22 @@ def suggest(name: str, allowed: typing.Iterable[str]) -> str:
     near = difflib.get_close_matches(name[:_LONGEST_NAME], names, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     return f"{hint}allowed: {', '.join(names) or 'none'}"
+
+
+def unknown_option(name: str, of: Callable[..., Any], options: Mapping[str, Any], *, given: Set[str]) -> str | None:
+    """Returns what is wrong with the names of options, in words; None where nothing is.
+
+    Args:
+        name: What the options are for.
+        of: What takes them as keywords.
+        options: The options.
+        given: The parameters that are no options.
+    """
+    allowed = sorted(set(inspect.signature(of).parameters) - given)
+    for option in options:
+        if option not in allowed:
+            return f"{name} has no option {option!r}; {suggest(str(option), allowed)}"
+    return None
 
 
 def _line(model: type[BaseModel], problem: Any) -> str:

@@ -1,10 +1,8 @@
 """A step whose tasks are balanced by a method, and the measurement of their conflict."""
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor, nn
 
 from gate2static.balance import Balance, balance
@@ -164,18 +162,6 @@ class ConflictMeter:
     def clear(self) -> None:
         """Forgets the step's features."""
         self._tap.clear()
-
-
-@contextmanager
-def buffers_kept(model: nn.Module) -> Iterator[None]:
-    """Restores a model's buffers, such as the statistics of batch norm, after a further look at a batch."""
-    kept = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in kept:
-                buffer.copy_(value)
 
 
 def backward_of(fabric: "Fabric", precision: str) -> dict[str, Any]:

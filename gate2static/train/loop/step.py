@@ -11,11 +11,12 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gate2static.balance import Balance
+from gate2static.balance.look_ahead import buffers_kept
 from gate2static.budget import BudgetController, project_to_budget
 from gate2static.errors import TrainingError
 from gate2static.gates import GatedModel, GateOptimiser
 from gate2static.gates.settled.settling import GateSettling
-from gate2static.train.loop.balanced import ConflictMeter, backward_of, buffers_kept
+from gate2static.train.loop.balanced import ConflictMeter, backward_of
 from gate2static.train.loop.batches import Batch
 from gate2static.train.loop.losses import Means, Weights, cut, losses, other_terms, shares, task_terms
 from gate2static.train.loop.network_run import NetworkRun
@@ -33,11 +34,13 @@ class _PartLoss:
     Attributes:
         terms: The part's share of the total loss by task.
         others: Its share of all other terms; None where there are none.
+        total: The part's share of the whole loss.
         values: Every weighted loss and their `total`, added up over the processes.
     """
 
     terms: dict[str, Tensor]
     others: Tensor | None
+    total: Tensor
     values: dict[str, float]
 
 
@@ -153,7 +156,7 @@ class Training:
         # DDP averages gradients over the processes, whose losses are to be added up.
         size = self.fabric.world_size
         if self.balance is None:
-            self.fabric.backward(_total(loss.terms, loss.others) * size)
+            self.fabric.backward(loss.total * size)
             return
         terms = {task: term * size for task, term in loss.terms.items()}
         others = None if loss.others is None else loss.others * size
@@ -181,7 +184,7 @@ class Training:
             for half, share in zip(halves, weights, strict=True)
         )
         lr: float = self.optimisers["weights"].param_groups[0]["lr"]
-        with self._without_reduction(enabled=True), buffers_kept(self.run.model):
+        with self._without_reduction(enabled=True):
             self.balance.look_ahead(here, there, lr=lr)
 
     def _look_back(self, part: Batch, weights: Weights, means: Means) -> None:
@@ -220,13 +223,14 @@ class Training:
         loss = losses(self.run, outputs, targets, means, self._taught(images))
         terms = task_terms(self.run, loss, weights)
         others = other_terms(self.run, self.controller, loss, weights)
-        total = _total(terms, others)
+        total = torch.stack(list(terms.values())).sum()
+        total = total if others is None else total + others
         # One reduction for all losses: each is a scalar, and the number of messages counts.
         values = [value.detach() * weights[name] for name, value in loss.items()]
         summed = self.fabric.all_reduce(torch.stack([*values, total.detach()]), reduce_op="sum")
         assert isinstance(summed, Tensor)
         by_name = dict(zip([*loss, "total"], summed.tolist(), strict=True))
-        return _PartLoss(terms=terms, others=others, values=by_name)
+        return _PartLoss(terms=terms, others=others, total=total, values=by_name)
 
     def _taught(self, images: Tensor) -> dict[str, Tensor] | None:
         """Returns the raw outputs of the single-task networks; None without distillation."""
@@ -278,8 +282,3 @@ class Training:
                 scaler.step(optimiser)
         if scaler is not None:
             scaler.update()
-
-
-def _total(terms: dict[str, Tensor], others: Tensor | None) -> Tensor:
-    total = torch.stack(list(terms.values())).sum()
-    return total if others is None else total + others
