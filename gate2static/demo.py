@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-from gate2static.bench import benchmark
-from gate2static.errors import MissingDependencyError, RecipeError
-from gate2static.files import is_up_to_date
-from gate2static.pipeline import ONNX_FILE, delivery
-from gate2static.progress import progress_bar
+from gate2static.delivering import deliver
+from gate2static.errors import RecipeError
 from gate2static.recipe import load_recipe
-from gate2static.report import WrittenReport, write_report
-from gate2static.train import RunResult, sweep, train
+from gate2static.report import WrittenReport
+from gate2static.train import sweep, train
 from gate2static.train.run_lock import locked
 
 RECIPE = "digits_resnet20.yaml"
@@ -45,34 +42,6 @@ def run_demo(run_dir: Path, *, overrides: Sequence[str] = ()) -> WrittenReport:
     """
     recipe = load_recipe(bundled_recipe(), overrides)
     with locked(run_dir):
-        result = (sweep if recipe.budget is None or recipe.sweep_budgets else train)(recipe, run_dir, resume=True)
-        _deliver(run_dir, result)
-        _time(run_dir, result)
-        return write_report(run_dir)
-
-
-def _deliver(run_dir: Path, result: RunResult) -> None:
-    """Takes every network from its checkpoint to an engine; a missing library costs a line on stderr."""
-    deliveries = {row.name: delivery(run_dir, row) for row in result.rows}
-    with progress_bar(visible=True) as bar:
-        bar_task = bar.add_task("", total=sum(len(steps) for steps in deliveries.values()))
-        for name, steps in deliveries.items():
-            for step in steps:
-                bar.update(bar_task, description=f"{name}: {step.verb}")
-                try:
-                    step.run()
-                except MissingDependencyError as error:
-                    bar.console.print(f"{name}: cannot {step.verb}: {error}", style="yellow")
-                bar.advance(bar_task)
-
-
-def _time(run_dir: Path, result: RunResult) -> None:
-    """Times all networks side by side: the shared one first, which the others are compared with.
-
-    It uses one thread, because networks this small gain nothing from a second one, which would only wait for the first.
-    """
-    # The reference comes first.
-    names = sorted((row.name for row in result.rows), key=lambda name: name != "shared")
-    models = {name: run_dir / name / ONNX_FILE for name in names}
-    if not is_up_to_date(run_dir / "latency.json", models.values()):
-        benchmark(models, duration_s=2.0, threads=1).to_json(run_dir / "latency.json")
+        (sweep if recipe.budget is None or recipe.sweep_budgets else train)(recipe, run_dir, resume=True)
+        # One thread: networks this small gain nothing from a second one, which would only wait for the first.
+        return deliver(run_dir, engines=True, threads=1)

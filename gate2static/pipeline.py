@@ -248,12 +248,13 @@ def verify_folder(checkpoint: Path, static_dir: Path, onnx: Path | None = None) 
     )
 
 
-def delivery(run_dir: Path, row: ResultRow) -> tuple[Step, ...]:
-    """Returns the steps that take one network of a run from its checkpoints to an engine, in order.
+def delivery(run_dir: Path, row: ResultRow, *, engines: bool) -> tuple[Step, ...]:
+    """Returns the steps that take one network of a run from its checkpoints to an ONNX file or an engine, in order.
 
     Args:
         run_dir: A folder that `train` or `sweep` wrote.
         row: One of the run's networks.
+        engines: Whether a TensorRT-RTX engine is built too.
 
     Raises:
         ArtefactError: The network's folder is a link that leads out of the run's folder.
@@ -269,12 +270,15 @@ def delivery(run_dir: Path, row: ResultRow) -> tuple[Step, ...]:
     checkpoints = [run_dir / checkpoint for checkpoint in row.checkpoints]
     # The single-task networks are several files and one gated network.
     source = run_dir / "separate" if row.kind == "separate" else checkpoints[0]
-    return (
+    steps = (
         Step(verb="prune", run=partial(_prune_if_older, source, checkpoints, folder / "static")),
         Step(verb="verify", run=partial(_verify_once, source, folder / "static")),
         Step(verb="export", run=partial(_export_if_older, folder / "static", folder / ONNX_FILE)),
-        Step(verb="build the engine", run=partial(_build_if_older, folder / ONNX_FILE, folder / ENGINE_FILE)),
     )
+    if not engines:
+        return steps
+    build = Step(verb="build the engine", run=partial(_build_if_older, folder / ONNX_FILE, folder / ENGINE_FILE))
+    return (*steps, build)
 
 
 def _stopwatch(budget: Budget, threads: int | None) -> Stopwatch | None:

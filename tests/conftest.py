@@ -92,12 +92,13 @@ def run() -> Callable[..., Result]:
 @pytest.fixture(scope="session")
 def demo_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a finished demo."""
-    from gate2static import demo
+    from gate2static import delivering, demo
 
     run_dir = tmp_path_factory.mktemp("demo") / "demo-run"
     with pytest.MonkeyPatch.context() as patch:
-        quick = demo.benchmark
-        patch.setattr(demo, "benchmark", lambda targets, **_: quick(targets, rounds=2, duration_s=0.02, warmup_s=0.0))
+        quick = delivering.benchmark
+        options = {"rounds": 2, "duration_s": 0.02, "warmup_s": 0.0}
+        patch.setattr(delivering, "benchmark", lambda targets, **_: quick(targets, **options))
         demo.run_demo(run_dir, overrides=TINY)
     return run_dir
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gate2static import demo, pipeline
+from gate2static import delivering, demo, pipeline
 from gate2static.bench import LatencyReport
 from gate2static.errors import ArtefactError, MissingDependencyError, RecipeError, VerificationError
 from gate2static.report import was_verified
@@ -30,7 +30,7 @@ def done_again(monkeypatch):
     """Counts what is done again."""
     done = []
     steps = ("prune", "verify", "export_onnx", "build_engine")
-    names = dict.fromkeys(steps, pipeline) | {"benchmark": demo}
+    names = dict.fromkeys(steps, pipeline) | {"benchmark": delivering}
     for name, module in names.items():
         original = getattr(module, name)
 
@@ -68,8 +68,9 @@ def test_a_finished_demo_does_nothing_again(demo_copy, done_again, tiny):
 
 
 def test_what_was_made_from_an_older_file_is_made_again(demo_copy, done_again, tiny, monkeypatch):
-    quick = demo.benchmark
-    monkeypatch.setattr(demo, "benchmark", lambda targets, **_: quick(targets, rounds=1, duration_s=0, warmup_s=0))
+    quick = delivering.benchmark
+    options = {"rounds": 1, "duration_s": 0, "warmup_s": 0}
+    monkeypatch.setattr(delivering, "benchmark", lambda targets, **_: quick(targets, **options))
     (demo_copy / "shared" / "model.onnx").unlink()
     os.utime(demo_copy / "gated-60" / "ckpt.pt")
     demo.run_demo(demo_copy, overrides=tiny)
@@ -144,6 +145,27 @@ def test_a_run_folder_can_be_timed_row_by_row_and_reported(run, demo_dir, tmp_pa
     assert "–" not in result.stdout, "every row of the run found its latency"
 
 
+def test_a_trained_run_is_delivered_by_one_command(run, demo_dir, tmp_path, monkeypatch):
+    timed = delivering.benchmark
+    options = {"rounds": 1, "duration_s": 0, "warmup_s": 0}
+    monkeypatch.setattr(delivering, "benchmark", lambda targets, **_: timed(targets, **options))
+    run_dir = Path(shutil.copytree(demo_dir, tmp_path / "run"))
+    outputs = ("*/static", "*/model.*", "latency.json", "report.html")
+    for made in [path for pattern in outputs for path in run_dir.glob(pattern)]:
+        shutil.rmtree(made) if made.is_dir() else made.unlink()
+    result = run("deliver", run_dir, "--threads", "1")
+    assert f"report: {run_dir / 'report.html'}" in result.stdout
+    for row in ROWS:
+        assert was_verified(read_manifest(run_dir / row / "static"))
+        assert (run_dir / row / "model.onnx").is_file()
+        assert not list((run_dir / row).glob("*.engine")), "engines are built on request"
+    assert "–" not in result.stdout
+
+
+def test_a_folder_without_a_run_cannot_be_delivered(run, tmp_path):
+    assert "is not a folder that `train` or `sweep` wrote" in run("deliver", tmp_path, code=2).stderr
+
+
 def test_verify_without_an_onnx_file_does_not_ask_what_one_may_lose(run, demo_dir, tmp_path, monkeypatch):
     monkeypatch.setattr("gate2static.pipeline.onnx_tolerances", lambda _: pytest.fail("asked"))
     static = shutil.copytree(demo_dir / "gated-60" / "static", tmp_path / "static")
@@ -184,8 +206,8 @@ def test_a_networks_folder_that_links_out_of_the_run_is_refused(linked, tmp_path
     link.symlink_to(elsewhere, target_is_directory=True)
     row = SimpleNamespace(name="shared", kind="shared", checkpoints=("shared/ckpt.pt",))
     with pytest.raises(ArtefactError, match="is a link that leads out of the run's folder, to .*elsewhere, where"):
-        pipeline.delivery(run_dir, row)
+        pipeline.delivery(run_dir, row, engines=True)
     (run_dir / "inside").mkdir()
     link.unlink()
     link.symlink_to(run_dir / "inside", target_is_directory=True)
-    assert len(pipeline.delivery(run_dir, row)) == 4
+    assert len(pipeline.delivery(run_dir, row, engines=True)) == 4

@@ -312,6 +312,22 @@ def report(
 
 
 @app.command()
+def deliver(
+    run_dir: Annotated[Path, typer.Argument(help="A folder that `train` or `sweep` wrote.")],
+    trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="Build TensorRT-RTX engines too.")] = False,
+    threads: Threads = None,
+) -> None:
+    """Prune, verify, export and time every network of a run, and write the report."""
+    from gate2static.delivering import deliver as deliver_run
+    from gate2static.report import rich_table
+
+    written = deliver_run(run_dir, engines=trt_rtx, threads=threads)
+    show(rich_table(written.content))
+    say(f"report: {written.html}")
+    say_cautions(written.content.cautions)
+
+
+@app.command()
 def doctor(json: Json = None) -> None:
     """Show the backends that this machine can run, and how to get the others."""
     from gate2static.bench import diagnose, findings_table

@@ -219,7 +219,7 @@ def test_a_logged_latency_says_whether_it_is_estimated() -> None:
     controller = MagicMock(weights={"left": 2.0}, limits={"network": 8.0}, unit="estimated ms")
     row = budget_columns(controller, MagicMock(), {"after": {"network": 7.0}})
     assert row == {"lambda": 2.0, "cost (estimated ms)": 7.0, "budget (estimated ms)": 8.0}
-    assert note(row) == "λ 2 cost (estimated ms) 0.88"
+    assert note({"epoch": 3, **row}) == "epoch 3: λ 2 cost (estimated ms) 0.88"
 
 
 def test_prune_times_networks_here_where_the_device_is_a_backend(

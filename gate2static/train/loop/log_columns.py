@@ -68,8 +68,9 @@ def budget_columns(controller: BudgetController, gated: GatedModel, report: dict
 
 
 def note(row: LogRow) -> str:
-    """Returns an epoch's summary for the progress bar: the main metrics and, with a budget, λ and cost over budget."""
-    words = [f"{key[4:]} {row[key]:.3f}" for key in row if key.startswith("val/") and key.count("/") == 1]
+    """Returns an epoch's summary in words: its number, the main metrics and, with a budget, λ and cost over budget."""
+    words = [f"epoch {row['epoch']:.0f}:"]
+    words += [f"{key[4:]} {row[key]:.3f}" for key in row if key.startswith("val/") and key.count("/") == 1]
     if "lambda" in row:
         words.append(f"λ {row['lambda']:.3g}")
     words += [f"{key} {row[key] / row[key.replace('cost', 'budget')]:.2f}" for key in row if key.startswith("cost")]
