@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from statistics import mean, stdev
 from types import SimpleNamespace
 
 import pytest
@@ -160,6 +161,24 @@ def test_a_trained_run_is_delivered_by_one_command(run, demo_dir, tmp_path, monk
         assert (run_dir / row / "model.onnx").is_file()
         assert not list((run_dir / row).glob("*.engine")), "engines are built on request"
     assert "–" not in result.stdout
+
+
+def test_runs_of_several_seeds_have_one_report(run, tiny, tmp_path):
+    overrides = [word for override in tiny for word in ("--set", override)]
+    recipe = demo.bundled_recipe()
+    said = run("sweep", recipe, "--seeds", "0,1", *overrides, "--run-dir", tmp_path / "runs").stdout
+    folders = [tmp_path / "runs" / f"seed-{seed}" for seed in (0, 1)]
+    assert said.splitlines() == [f"trained: {folder}" for folder in folders]
+    shown = run("report", *folders, "-o", tmp_path / "page").stdout
+    assert f"report: {tmp_path / 'page' / 'report.html'}" in shown
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert "seeds</dt><dd>0, 1" in page
+    runs = [json.loads((folder / "run.json").read_text()) for folder in folders]
+    first, second = (run["rows"][0]["metrics"] for run in runs)
+    assert first != second
+    for task in first:
+        values = (first[task], second[task])
+        assert f"{mean(values):#.4g} ± {stdev(values):#.4g}" in page
 
 
 def test_a_folder_without_a_run_cannot_be_delivered(run, tmp_path):

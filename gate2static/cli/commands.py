@@ -79,14 +79,26 @@ def train(
 
 
 @app.command()
-def sweep(recipe: RecipePath, overrides: Overrides = None, resume: Resume = False, run_dir: RunDir = None) -> None:
+def sweep(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    resume: Resume = False,
+    run_dir: RunDir = None,
+    seeds: Annotated[
+        str | None,
+        typer.Option("--seeds", help="Seeds such as 0,1,2: one run for each, in folders seed-0, seed-1 and so on."),
+    ] = None,
+) -> None:
     """Train the baselines, and a network per sparsity weight, budget, method and architecture of the recipe."""
+    from gate2static.cli.option_checks import runs_of_seeds
     from gate2static.train import sweep as sweep_run
 
-    loaded, folder = open_run(recipe, overrides, run_dir)
-    result = sweep_run(loaded, folder, resume=resume)
-    say(f"trained: {folder}")
-    say_cautions(result.cautions())
+    for seed_overrides, folder_name in runs_of_seeds(seeds):
+        loaded, folder = open_run(recipe, [*(overrides or ()), *seed_overrides], run_dir)
+        folder = folder / folder_name
+        result = sweep_run(loaded, folder, resume=resume)
+        say(f"trained: {folder}")
+        say_cautions(result.cautions())
 
 
 @app.command()
@@ -300,12 +312,19 @@ def predict(
 
 @app.command()
 def report(
-    run_dir: Annotated[Path, typer.Argument(help="A folder that `train`, `sweep` or `demo` wrote.")],
+    run_dirs: Annotated[
+        list[Path], typer.Argument(help="A folder that `train`, `sweep` or `demo` wrote; several give their means.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="The page's folder; needed for several runs.")
+    ] = None,
 ) -> None:
-    """Write report.html and its pictures into a run folder."""
-    from gate2static.report import rich_table, write_report
+    """Write report.html and its pictures for a run, or for several runs that differ in their seeds."""
+    from gate2static.cli.option_checks import report_folder
+    from gate2static.report import rich_table, write_report, write_report_of_runs
 
-    written = write_report(run_dir)
+    folder = report_folder(run_dirs, output)
+    written = write_report(run_dirs[0]) if folder is None else write_report_of_runs(run_dirs, folder)
     show(rich_table(written.content))
     say(f"report: {written.html}")
     say_cautions(written.content.cautions)

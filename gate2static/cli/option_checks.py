@@ -1,6 +1,7 @@
 """Checks of options that exclude each other or that a command needs, made before its work begins."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,3 +116,34 @@ def latency_overrides(budget_ms: float | None, device: str | None) -> list[str]:
             "--budget-ms 8 --device board.json (`gate2static profile` measures one)"
         )
     return ["gating.preset=deploy", f"budget={{latency_ms: {budget_ms!r}, device: {json.dumps(device)}}}"]
+
+
+def report_folder(run_dirs: Sequence[Path], output: Path | None) -> Path | None:
+    """Returns the folder of a report over several runs; None for the report of one run, which lies in its folder.
+
+    Raises:
+        Gate2StaticError: Several runs have no folder for their page, or one run has one.
+    """
+    if len(run_dirs) == 1 and output is None:
+        return None
+    if output is None:
+        raise Gate2StaticError(f"a report over {len(run_dirs)} runs lies in a folder of its own; give -o FOLDER")
+    if len(run_dirs) == 1:
+        raise Gate2StaticError("the report of one run lies in the run's folder; leave out -o, or give several runs")
+    if len({run_dir.resolve() for run_dir in run_dirs}) < len(run_dirs):
+        raise Gate2StaticError("a run is given twice, which would count as two seeds; give each run once")
+    return output
+
+
+def runs_of_seeds(seeds: str | None) -> list[tuple[list[str], str]]:
+    """Returns the runs that `--seeds` asks for: the changes to the recipe, and the folder inside the run's folder.
+
+    Raises:
+        RecipeError: A seed is no number, or stands there twice.
+    """
+    if seeds is None:
+        return [([], "")]
+    words = seeds.split(",")
+    if not all(word.isascii() and word.isdigit() for word in words) or len(set(words)) < len(words):
+        raise RecipeError(f"--seeds: found {seeds!r}; allowed are different whole numbers with commas, such as 0,1,2")
+    return [([f"seed={int(word)}"], f"seed-{int(word)}") for word in words]

@@ -4,7 +4,7 @@ from gate2static.report.checks import checks_table, gated_checks, onnx_checks, r
 from gate2static.report.latency import slower_than_separate
 from gate2static.report.plan_table import barrier_table, plan_table, pruned_line
 from gate2static.report.table import markdown_table, rich_table
-from gate2static.report.writing import WrittenReport, write_report
+from gate2static.report.writing import WrittenReport, write_report, write_report_of_runs
 
 __all__ = [
     "WrittenReport",
@@ -21,4 +21,5 @@ __all__ = [
     "was_verified",
     "with_checks",
     "write_report",
+    "write_report_of_runs",
 ]

@@ -1,7 +1,5 @@
 """Figures 3 to 5 of Robust Analysis: how the tasks' conflict changes in training, method by method."""
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gate2static.errors import CheckpointError
-from gate2static.files import read_bytes
-from gate2static.messages import brief
 from gate2static.report import style
+from gate2static.report.log_file import read_columns
 
 FILE = "conflict.csv"
 MEASURES = {
@@ -54,17 +51,11 @@ def read_conflict(path: Path, name: str) -> ConflictCurves:
     Raises:
         CheckpointError: The file is not one of ours.
     """
-    data = read_bytes(path, what="log of conflict", error=CheckpointError)
-    try:
-        rows = list(csv.DictReader(io.StringIO(data.decode(), newline="")))
-        columns = [key for key in ("step", *MEASURES) if rows and key in rows[0]]
-        numbers = {key: np.array([float(row[key]) for row in rows]) for key in columns}
-        steps = numbers.pop("step")
-    except (csv.Error, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: no log of conflict ({brief(error)}); remove it, or train again") from error
-    if not all(np.isfinite(column).all() for column in (steps, *numbers.values())):
-        raise CheckpointError(f"{path}: a number is not finite; remove the file, or train again")
-    return ConflictCurves(name=name, steps=steps, values=numbers)
+    columns = read_columns(path, what="log of conflict")
+    if "step" not in columns:
+        raise CheckpointError(f"{path}: no log of conflict: it has no column step; remove it, or train again")
+    values = {key: columns[key] for key in MEASURES if key in columns}
+    return ConflictCurves(name=name, steps=columns["step"], values=values)
 
 
 def conflict_figure(curves: Sequence[ConflictCurves], title: str, *, baseline: ConflictCurves | None = None) -> Figure:

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 
 from gate2static.report.conflict_figure import ConflictCurves
+from gate2static.report.curves_figure import LearningCurves
 from gate2static.report.gate_figure import GatePattern
+from gate2static.report.predictions_figure import Predictions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +80,15 @@ class TableRow:
         delta_mtl_percent: Δ_MTL (eq. 6) in per cent.
         delta_i_percent: Δ_I, over all metrics, in per cent.
         eta_percent: η̂, the metrics that are no worse than with single-task networks, in per cent.
-        macs: Multiply-accumulates per sample, heads included.
+        macs: Multiply-accumulates per sample, heads included; a mean over seeds need not be a whole number.
         parameters: The number of parameters.
         latency_ms: The median time of one forward pass in ms.
         latency_ratios: By row name, this network's latency over that row's latency, paired round by round.
         pattern: The gates' state per unit.
         checks: The comparisons that verification made.
         budget: Cost over budget, the budget and the final λ, in words; empty without a budget.
+        seeds: The number of runs that the values are means of.
+        spread: The standard deviations over these runs, each in the place of its mean; None for one run.
     """
 
     name: str
@@ -93,13 +97,15 @@ class TableRow:
     delta_mtl_percent: float | None = None
     delta_i_percent: float | None = None
     eta_percent: float | None = None
-    macs: int | None = None
-    parameters: int | None = None
+    macs: float | None = None
+    parameters: float | None = None
     latency_ms: float | None = None
     latency_ratios: dict[str, float] = field(default_factory=dict)
     pattern: GatePattern | None = None
     checks: tuple[Check, ...] = ()
     budget: str = ""
+    seeds: int = 1
+    spread: "TableRow | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +116,10 @@ class Content:
         title: The run's name.
         columns: One column per task.
         rows: One row per network: separate, shared, then gated in the order of λ.
+        takeaway: One sentence on which network to deploy; empty where nothing can be compared yet.
+        facts: What the run was: label -> value, such as "seed" -> "0".
+        curves: The validation metrics of every network's training.
+        predictions: What networks predict for a few test images; empty without dense tasks.
         conflicts: The conflict that was measured in the training of networks that tasks share.
         latency_setting: Device, backend, batch size and protocol of the latencies; empty without latencies.
         latencies: Every measurement, on every backend.
@@ -120,6 +130,10 @@ class Content:
     title: str
     columns: tuple[TaskColumn, ...]
     rows: tuple[TableRow, ...]
+    takeaway: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+    curves: tuple[LearningCurves, ...] = ()
+    predictions: tuple[Predictions, ...] = ()
     conflicts: tuple[ConflictCurves, ...] = ()
     latency_setting: str = ""
     latencies: tuple[Timing, ...] = ()

@@ -1,7 +1,7 @@
 """The report's HTML page, which contains everything that it shows, and its pictures."""
 
 import base64
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -11,7 +11,9 @@ from gate2static.bench.report import UNSTABLE_CV
 from gate2static.report import style
 from gate2static.report.conflict_figure import conflict_figure
 from gate2static.report.content import Content
+from gate2static.report.curves_figure import curves_figure
 from gate2static.report.gate_figure import gate_figure
+from gate2static.report.predictions_figure import Predictions, predictions_figure
 from gate2static.report.table import cells, header
 from gate2static.report.tradeoff_figure import TradeOffPoint, tradeoff_figure
 
@@ -49,6 +51,7 @@ def trade_off_pictures(content: Content) -> Iterator[Picture]:
                 kind=row.kind,
                 cost=getattr(row, attribute) * scale,
                 delta_mtl_percent=row.delta_mtl_percent,
+                deviation_percent=(row.spread.delta_mtl_percent if row.spread else None) or 0.0,
             )
             for row in content.rows
             if row.delta_mtl_percent is not None and getattr(row, attribute) is not None
@@ -78,8 +81,54 @@ def conflict_pictures(content: Content) -> Iterator[Picture]:
     yield Picture(name="conflict", alt=f"{title}, step by step", png=png)
 
 
-def render_page(content: Content, trade_offs: list[Picture], patterns: list[Picture], conflicts: list[Picture]) -> str:
-    """Returns the page's HTML, in which every value from a file is escaped."""
+def curve_pictures(content: Content) -> Iterator[Picture]:
+    """Draws the learning curves of all networks."""
+    if not content.curves:
+        return
+    metrics = {column.task: f"{column.metric} {'↑' if column.higher_is_better else '↓'}" for column in content.columns}
+    png = style.png_bytes(curves_figure(content.curves, metrics))
+    yield Picture(name="curves", alt="Validation metrics, epoch by epoch", png=png)
+
+
+def prediction_pictures(content: Content) -> Iterator[Picture]:
+    """Draws a strip of predictions per dense task, of the networks that have the same images and labels."""
+    if not content.predictions:
+        return
+    first = content.predictions[0]
+    comparable = [one for one in content.predictions if _has_the_same_shapes(one, first)]
+    # Numbered, because a name of a stranger's file may lead out of the folder.
+    for number, task in enumerate(first.labels):
+        png = style.png_bytes(predictions_figure(comparable, task))
+        yield Picture(name=f"predictions-{number}", alt=f"Predictions of {task}", png=png)
+
+
+def _has_the_same_shapes(one: Predictions, other: Predictions) -> bool:
+    """Returns whether two files of predictions are of one run: a folder may hold rows of another."""
+    shapes = [{task: values.shape for task, values in each.labels.items()} for each in (one, other)]
+    return shapes[0] == shapes[1] and one.images.shape == other.images.shape
+
+
+_SECTIONS: dict[str, Callable[[Content], Iterator[Picture]]] = {
+    "trade_offs": trade_off_pictures,
+    "patterns": pattern_pictures,
+    "curves": curve_pictures,
+    "predictions": prediction_pictures,
+    "conflicts": conflict_pictures,
+}
+
+
+def all_pictures(content: Content) -> dict[str, list[Picture]]:
+    """Draws all pictures of a report, by the section of the page that shows them."""
+    return {section: list(draw(content)) for section, draw in _SECTIONS.items()}
+
+
+def render_page(content: Content, pictures: Mapping[str, Sequence[Picture]]) -> str:
+    """Returns the page's HTML, in which every value from a file is escaped.
+
+    Args:
+        content: The report's content.
+        pictures: The pictures by section, as of `all_pictures`.
+    """
     # Undefined names are errors, so that a renamed field cannot leave a gap in the page unnoticed.
     environment = Environment(
         loader=PackageLoader("gate2static.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
@@ -89,9 +138,7 @@ def render_page(content: Content, trade_offs: list[Picture], patterns: list[Pict
         version=gate2static.__version__,
         header=header(content),
         lines=[cells(content, row) for row in content.rows],
-        trade_offs=trade_offs,
-        patterns=patterns,
-        conflicts=conflicts,
+        pictures=pictures,
         checked=[row for row in content.rows if row.checks],
         steady_limit=UNSTABLE_CV,
         unsteady=any(timing.variation > UNSTABLE_CV for timing in content.latencies),

@@ -1,7 +1,9 @@
 """Reads a run folder for the report; parts that are missing become sentences and not errors."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -10,20 +12,27 @@ from gate2static.report.checks import read_checks, was_verified
 from gate2static.report.conflict_figure import FILE as CONFLICT_FILE
 from gate2static.report.conflict_figure import read_conflict
 from gate2static.report.content import Content, TableRow, TaskColumn
+from gate2static.report.curves_figure import LearningCurves, read_curves
 from gate2static.report.gate_figure import GatePattern
 from gate2static.report.latency import main_targets, ratios, setting, slower_than_separate, timings
+from gate2static.report.predictions_figure import FILE as PREDICTIONS_FILE
+from gate2static.report.predictions_figure import Predictions, read_predictions
+from gate2static.report.takeaway import takeaway
 from gate2static.static import Manifest
 from gate2static.static.folder import read_manifest
+from gate2static.train.results import FILE as RESULT_FILE
 from gate2static.train.results import ResultRow, RunResult, load_result
 
 _ORDER = {"separate": 0, "shared": 1, "architecture": 2, "gated": 3}
+_PICTURED = 3
+"""The networks, beside the baselines, whose predictions are shown: those with the best Δ_MTL."""
 
 
 def read_content(run_dir: Path) -> Content:
     """Reads the files that `train` or `sweep`, `prune`, `verify` and `bench` wrote into a run folder.
 
     Raises:
-        CheckpointError: `run.json` is missing or not one of ours, or a `conflict.csv` is not.
+        CheckpointError: `run.json` is missing or not one of ours, or a log or a file of predictions is not.
         ArtefactError: A `manifest.json` is not one of ours.
         BenchError: `latency.json` is not one of ours.
     """
@@ -33,13 +42,19 @@ def read_content(run_dir: Path) -> Content:
     manifests = {row.name: _manifest(run_dir / row.name / "static") for row in result.rows}
     conflict_files = {row.name: run_dir / row.name / CONFLICT_FILE for row in result.rows}
     ordered = sorted(result.rows, key=lambda row: (_ORDER[row.kind], row.sparsity_weight or 0.0))
+    rows = tuple(_row(row, manifests[row.name], latency) for row in ordered)
+    task_names = [task.name for task in result.tasks]
     return Content(
         title=str(result.recipe.get("name", run_dir.name)),
         columns=tuple(
             TaskColumn(task=task.name, metric=task.metric, higher_is_better=task.higher_is_better)
             for task in result.tasks
         ),
-        rows=tuple(_row(row, manifests[row.name], latency) for row in ordered),
+        rows=rows,
+        takeaway=takeaway(rows),
+        facts=_facts(run_dir, result.recipe),
+        curves=_curves(run_dir, ordered, task_names),
+        predictions=_predictions(run_dir, ordered),
         conflicts=tuple(read_conflict(path, name) for name, path in conflict_files.items() if path.is_file()),
         latency_setting=setting(latency) if latency else "",
         latencies=timings(latency) if latency else (),
@@ -69,6 +84,44 @@ def _row(row: ResultRow, manifest: Manifest | None, latency: LatencyReport | Non
         checks=read_checks(manifest) if manifest else (),
         budget=_budget(row),
     )
+
+
+def _facts(run_dir: Path, recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Returns what the run was, from its recipe; a recipe of another version may lack some of it."""
+    facts = {}
+    for label, *keys in (
+        ("data", "data", "name"),
+        ("network", "model", "name"),
+        ("width", "model", "options", "width"),
+        ("seed", "seed"),
+        ("epochs of single-task networks", "training", "single", "epochs"),
+        ("epochs of the shared network", "training", "shared", "epochs"),
+        ("epochs of gated networks", "training", "gated", "epochs"),
+        ("batch size", "training", "shared", "batch_size"),
+    ):
+        value: Any = recipe
+        for key in keys:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is not None:
+            facts[label] = str(value)
+    trained = datetime.fromtimestamp((run_dir / RESULT_FILE).stat().st_mtime).astimezone()
+    facts["trained until"] = trained.isoformat(sep=" ", timespec="minutes")
+    return facts
+
+
+def _curves(run_dir: Path, rows: Sequence[ResultRow], tasks: Sequence[str]) -> tuple[LearningCurves, ...]:
+    curves = [read_curves(run_dir / row.name, row.name, tasks) for row in rows]
+    return tuple(one for one in curves if one.curves)
+
+
+def _predictions(run_dir: Path, rows: Sequence[ResultRow]) -> tuple[Predictions, ...]:
+    """Returns the predictions of the baselines and of the best others, as far as files have them."""
+    baselines = [row for row in rows if row.name in ("separate", "shared")]
+    others = [row for row in rows if row not in baselines]
+    by_gain = sorted(others, key=lambda row: -1e9 if row.delta_mtl is None else row.delta_mtl, reverse=True)
+    shown = [*baselines, *by_gain[:_PICTURED]]
+    files = {row.name: run_dir / row.name / PREDICTIONS_FILE for row in rows if row in shown}
+    return tuple(read_predictions(path, name) for name, path in files.items() if path.is_file())
 
 
 def _budget(row: ResultRow) -> str:

@@ -1,6 +1,7 @@
 """The result table, for the page, the terminal and a README."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rich.table import Table
 
@@ -9,38 +10,70 @@ from gate2static.report.content import Content, TableRow
 _ABSENT = "–"
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Column:
+    """A column of numbers.
+
+    Attributes:
+        title: The title with the unit, and for metrics an arrow in the better direction.
+        value: Takes the column's number from a row, or from a row of standard deviations; None where there is none.
+        form: The number's format, such as `+.2f`.
+        unit: The text behind the number.
+    """
+
+    title: str
+    value: Callable[[TableRow], float | None]
+    form: str
+    unit: str = ""
+
+    def cell(self, row: TableRow) -> str:
+        """Returns the row's number, with its standard deviation over seeds where there are several."""
+        number = self.value(row)
+        if number is None:
+            return _ABSENT
+        spread = None if row.spread is None else self.value(row.spread)
+        deviation = "" if spread is None else f" ± {spread:{self.form.removeprefix('+')}}"
+        return f"{number:{self.form}}{deviation}{self.unit}"
+
+
+def _columns(content: Content) -> tuple[_Column, ...]:
+    """Returns the columns, those first that decide what to deploy: they are what a narrow screen shows."""
+    return (
+        _Column(title="Δ_MTL (%) ↑", value=lambda row: row.delta_mtl_percent, form="+.2f"),
+        _Column(title="latency / separate", value=lambda row: row.latency_ratios.get("separate"), form=".2f", unit="×"),
+        *(
+            _Column(
+                title=f"{column.task}: {column.metric} {'↑' if column.higher_is_better else '↓'}",
+                value=lambda row, task=column.task: (row.metrics or {}).get(task),  # type: ignore[misc]
+                form="#.4g",
+            )
+            for column in content.columns
+        ),
+        _Column(title="Δ_I (%) ↑", value=lambda row: row.delta_i_percent, form="+.2f"),
+        _Column(title="η̂ (%) ↑", value=lambda row: row.eta_percent, form=".0f"),
+        _Column(title="MACs (M)", value=lambda row: _scaled(row.macs, 1e6), form=".2f"),
+        _Column(title="parameters (k)", value=lambda row: _scaled(row.parameters, 1e3), form=".1f"),
+        _Column(title="latency (ms)", value=lambda row: row.latency_ms, form=".3f"),
+        _Column(title="latency / shared", value=lambda row: row.latency_ratios.get("shared"), form=".2f", unit="×"),
+    )
+
+
 def header(content: Content) -> tuple[str, ...]:
     """Returns the column titles with units and, for metrics, an arrow in the better direction."""
-    metrics = (f"{c.task}: {c.metric} {'↑' if c.higher_is_better else '↓'}" for c in content.columns)
     return (
         "network",
-        *metrics,
-        "Δ_MTL (%) ↑",
-        "Δ_I (%) ↑",
-        "η̂ (%) ↑",
-        "MACs (M)",
-        "parameters (k)",
-        "latency (ms)",
-        "latency / shared",
-        "latency / separate",
+        *(column.title for column in _columns(content)),
+        *(["seeds"] if _has_seeds(content) else []),
         *(["cost / budget"] if _has_budgets(content) else []),
     )
 
 
 def cells(content: Content, row: TableRow) -> tuple[str, ...]:
     """Returns a row's cells in the order of `header`; values that were not measured are a dash."""
-    metrics = row.metrics or {}
     return (
         row.name,
-        *(_number(metrics.get(column.task), lambda value: f"{value:#.4g}") for column in content.columns),
-        _number(row.delta_mtl_percent, lambda value: f"{value:+.2f}"),
-        _number(row.delta_i_percent, lambda value: f"{value:+.2f}"),
-        _number(row.eta_percent, lambda value: f"{value:.0f}"),
-        _number(row.macs, lambda value: f"{value / 1e6:.2f}"),
-        _number(row.parameters, lambda value: f"{value / 1e3:.1f}"),
-        _number(row.latency_ms, lambda value: f"{value:.3f}"),
-        _number(row.latency_ratios.get("shared"), lambda value: f"{value:.2f}×"),
-        _number(row.latency_ratios.get("separate"), lambda value: f"{value:.2f}×"),
+        *(column.cell(row) for column in _columns(content)),
+        *([str(row.seeds)] if _has_seeds(content) else []),
         *([row.budget or _ABSENT] if _has_budgets(content) else []),
     )
 
@@ -68,5 +101,9 @@ def _has_budgets(content: Content) -> bool:
     return any(row.budget for row in content.rows)
 
 
-def _number(value: float | None, write: Callable[[float], str]) -> str:
-    return _ABSENT if value is None else write(value)
+def _has_seeds(content: Content) -> bool:
+    return any(row.seeds > 1 for row in content.rows)
+
+
+def _scaled(value: float | None, unit: float) -> float | None:
+    return None if value is None else value / unit

@@ -39,12 +39,14 @@ class TradeOffPoint:
             L1 penalty of table 6.
         cost: The network's cost in the unit of the horizontal axis.
         delta_mtl_percent: Δ_MTL (eq. 6) in per cent; higher is better.
+        deviation_percent: The standard deviation of Δ_MTL over seeds; 0 for one seed.
     """
 
     name: str
     kind: str
     cost: float
     delta_mtl_percent: float
+    deviation_percent: float = 0.0
 
 
 def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str) -> Figure:
@@ -58,6 +60,8 @@ def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str
                 costs = [p.cost for p in of_kind]
                 gains = [p.delta_mtl_percent for p in of_kind]
                 axes.plot(costs, gains, linestyle="-" if kind in _CURVES else "none", markersize=8, **look)
+                if any(deviations := [p.deviation_percent for p in of_kind]):
+                    axes.errorbar(costs, gains, yerr=deviations, fmt="none", ecolor=look["color"], capsize=3)
         axes.axhline(0.0, color="#666666", linewidth=0.8, linestyle="--", zorder=0)
         axes.margins(0.14)
         axes.set_xlim(left=0)

@@ -1,13 +1,15 @@
 """Writes `report.html` and its pictures into a run folder."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from gate2static.errors import Gate2StaticError
 from gate2static.files import write_atomically
 from gate2static.report.content import Content
-from gate2static.report.page import conflict_pictures, pattern_pictures, render_page, trade_off_pictures
+from gate2static.report.page import all_pictures, render_page
 from gate2static.report.run_folder import read_content
+from gate2static.report.several_runs import over_seeds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,13 +40,28 @@ def write_report(run_dir: str | Path) -> WrittenReport:
         Gate2StaticError: The folder holds no run, or a file in it is not one of ours.
     """
     run_dir = Path(run_dir)
-    content = read_content(run_dir)
-    trade_offs = list(trade_off_pictures(content))
-    patterns = list(pattern_pictures(content))
-    conflicts = list(conflict_pictures(content))
-    files = {run_dir / f"{picture.name}.png": picture.png for picture in (*trade_offs, *patterns, *conflicts)}
+    return _write(run_dir, read_content(run_dir))
+
+
+def write_report_of_runs(run_dirs: Sequence[Path], folder: Path) -> WrittenReport:
+    """Writes one `report.html` for several runs that differ in their seeds: means and standard deviations.
+
+    Args:
+        run_dirs: The folders of the runs, at least two.
+        folder: The folder for the page and its pictures.
+
+    Raises:
+        Gate2StaticError: A folder holds no run, a file in it is not one of ours, or the runs have different tasks.
+    """
+    contents = [read_content(run_dir) for run_dir in run_dirs]
+    return _write(folder, over_seeds(contents, [run_dir.name for run_dir in run_dirs]))
+
+
+def _write(folder: Path, content: Content) -> WrittenReport:
+    pictures = all_pictures(content)
+    files = {folder / f"{picture.name}.png": picture.png for section in pictures.values() for picture in section}
     for path, png in files.items():
         write_atomically(path, png, error=Gate2StaticError)
-    html = run_dir / "report.html"
-    write_atomically(html, render_page(content, trade_offs, patterns, conflicts).encode(), error=Gate2StaticError)
+    html = folder / "report.html"
+    write_atomically(html, render_page(content, pictures).encode(), error=Gate2StaticError)
     return WrittenReport(html=html, pictures=tuple(files), content=content)

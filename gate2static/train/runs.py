@@ -38,6 +38,7 @@ from gate2static.train.result_row import add_row
 from gate2static.train.results import FILE as RESULT
 from gate2static.train.results import RunResult, TaskInfo, load_result
 from gate2static.train.run_lock import locked
+from gate2static.train.sample_predictions import write_predictions
 from gate2static.train.variants import gated_name, gated_variants, is_shared, shared_variants
 
 if TYPE_CHECKING:
@@ -193,9 +194,11 @@ def _run_in_process(
             report = None
             if name in variants and not is_shared(name):
                 sparsity_weight, report = _outcome(variant, run_dir / name)
+            trained = _trained(run_dir, name, recipe)
+            on_first_process(fabric, partial(write_predictions, run_dir / name, trained, splits.test, tasks))
             result = add_row(
                 result,
-                _trained(run_dir, name, recipe),
+                trained,
                 name=name,
                 checkpoints=tuple(checkpoints),
                 recipe=recipe,

@@ -21,7 +21,7 @@ from gate2static.demo import bundled_recipe
 COMMANDS = {
     "demo": {"--run-dir", "--set"},
     "train": {"RECIPE", "--set", "--resume", "--run-dir", "--budget-ms", "--device"},
-    "sweep": {"RECIPE", "--set", "--resume", "--run-dir"},
+    "sweep": {"RECIPE", "--set", "--resume", "--run-dir", "--seeds"},
     "prune": {
         *("CHECKPOINT", "-o", "--output", "--align", "--target", "--dynamic", "--budget", "--dtype", "--explain"),
         "--dry-run",
@@ -37,7 +37,8 @@ COMMANDS = {
     },
     "profile": {"NETWORK", "-o", "--output", "--backend", "--threads", "--json"},
     "predict": {"STATIC_DIR", "--latency", "--batch-size", "--json"},
-    "report": {"RUN_DIR"},
+    "report": {"RUN_DIRS", "-o", "--output"},
+    "deliver": {"RUN_DIR", "--trt-rtx", "--threads"},
     "doctor": {"--json"},
     "suggest-targets": {"RUN_DIR", "--json"},
 }  # fmt: skip
@@ -98,6 +99,11 @@ def test_version_is_printed(run):
         (["export", "nowhere"], "nowhere is not a static model"),
         (["bench", "nowhere.onnx"], "cannot read the ONNX file nowhere.onnx"),
         (["report", "nowhere"], "nowhere/run.json: no such file"),
+        (["report", "nowhere", "-o", "page"], "the report of one run lies in the run's folder"),
+        (["report", "nowhere", "elsewhere"], "a report over 2 runs lies in a folder of its own; give -o FOLDER"),
+        (["report", "nowhere", "nowhere", "-o", "page"], "a run is given twice"),
+        (["deliver", "nowhere"], "nowhere/run.json: no such file"),
+        (["sweep", str(TINY), "--seeds", "0,one"], "--seeds: found '0,one'; allowed are different whole numbers"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_status_2(run, args, says, tmp_path, monkeypatch):
