@@ -117,8 +117,8 @@ def _photograph(image: Values) -> NDArray[np.float64]:
     if len(channels) != 3:
         channels = channels.mean(axis=0, keepdims=True).repeat(3, axis=0)
     low, high = channels.min(), channels.max()
-    scaled = (channels - low) / (high - low if high > low else 1.0)
-    return np.nan_to_num(scaled).transpose(1, 2, 0)
+    scaled: NDArray[np.float64] = np.nan_to_num((channels - low) / (high - low if high > low else 1.0))
+    return scaled.transpose(1, 2, 0)
 
 
 def _picture(values: Values, label: Values) -> NDArray[np.float64]:
@@ -127,7 +127,7 @@ def _picture(values: Values, label: Values) -> NDArray[np.float64]:
         colours = mpl.colormaps["tab20"](np.arange(_MOST_CLASSES) % 20)[:, :3]
         return np.where((values < 0)[..., None], _ABSENT, colours[np.maximum(values, 0)])
     maps = values.astype(np.float64)
-    absent = ~np.isfinite(maps).all(axis=0)[..., None]
+    absent = np.expand_dims(~np.isfinite(maps).all(axis=0), -1)
     if len(maps) == 1:
         picture = mpl.colormaps["viridis"](_within_the_range_of(maps[0], label))[..., :3]
     else:
