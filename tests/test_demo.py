@@ -169,8 +169,8 @@ def test_runs_of_several_seeds_have_one_report(run, tiny, tmp_path):
     said = run("sweep", recipe, "--seeds", "0,1", *overrides, "--run-dir", tmp_path / "runs").stdout
     folders = [tmp_path / "runs" / f"seed-{seed}" for seed in (0, 1)]
     assert said.splitlines() == [f"trained: {folder}" for folder in folders]
-    shown = run("report", *folders, "-o", tmp_path / "page").stdout
-    assert f"report: {tmp_path / 'page' / 'report.html'}" in shown
+    content = json.loads(run("report", *folders, "-o", tmp_path / "page", "--json", "-").stdout)
+    assert content["report"] == str(tmp_path / "page" / "report.html")
     page = (tmp_path / "page" / "report.html").read_text()
     assert "seeds</dt><dd>0, 1" in page
     runs = [json.loads((folder / "run.json").read_text()) for folder in folders]
@@ -179,6 +179,8 @@ def test_runs_of_several_seeds_have_one_report(run, tiny, tmp_path):
     for task in first:
         values = (first[task], second[task])
         assert f"{mean(values):#.4g} ± {stdev(values):#.4g}" in page
+        assert content["networks"][0]["metrics"][task] == mean(values)
+        assert content["networks"][0]["standard_deviations"]["metrics"][task] == stdev(values)
 
 
 def test_a_folder_without_a_run_cannot_be_delivered(run, tmp_path):

@@ -1,6 +1,6 @@
 """Arguments that several commands share, and their output."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -12,6 +12,8 @@ from gate2static.errors import Gate2StaticError
 
 if TYPE_CHECKING:
     from gate2static.recipe import Recipe
+    from gate2static.report import WrittenReport
+    from gate2static.train import RunResult
 
 Checkpoint = Annotated[
     Path, typer.Argument(help="ckpt.pt of a gated or shared network, or the separate/ folder of a run.")
@@ -65,15 +67,41 @@ def show(table: RenderableType, json: Path | None = None, content: object = None
         json: The file for the JSON; `-` prints the JSON instead of the table, None writes none.
         content: The table's content as plain values.
     """
+    if json is not None:
+        # Before the table, so that a terminal that fails does not take the result with it.
+        write_json(json, content)
+    if json != Path("-"):
+        terminal.show(table)
+
+
+def write_json(json: Path, content: object) -> None:
+    """Writes plain values as JSON to a file, or prints them for `-`."""
+    from gate2static.files import write_atomically
+
     if json == Path("-"):
         terminal.say_json(content)
         return
-    if json is not None:
-        from gate2static.files import write_atomically
+    write_atomically(json, terminal.as_json(content).encode(), error=Gate2StaticError)
 
-        # Before the table, so that a terminal that fails does not take the result with it.
-        write_atomically(json, terminal.as_json(content).encode(), error=Gate2StaticError)
-    terminal.show(table)
+
+def show_report(written: "WrittenReport", json: Path | None) -> None:
+    """Prints a report's table, where its page lies, and reasons not to deploy a network; or all of it as JSON."""
+    from gate2static.report import json_table, rich_table
+
+    show(rich_table(written.content), json, {"report": str(written.html), **json_table(written.content)})
+    if json != Path("-"):
+        terminal.say(f"report: {written.html}")
+    say_cautions(written.content.cautions)
+
+
+def show_trained(runs: "Mapping[Path, RunResult]", json: Path | None) -> None:
+    """Prints where runs lie and reasons not to deploy their networks; or a list with the content of each `run.json`."""
+    if json is not None:
+        write_json(json, [{"folder": str(folder), **run.model_dump(mode="json")} for folder, run in runs.items()])
+    for folder, run in runs.items():
+        if json != Path("-"):
+            terminal.say(f"trained: {folder}")
+        say_cautions(run.cautions())
 
 
 def say_cautions(sentences: Iterable[str]) -> None:

@@ -22,6 +22,8 @@ from gate2static.cli.arguments import (
     reference_first,
     say_cautions,
     show,
+    show_report,
+    show_trained,
 )
 from gate2static.cli.group import Commands
 from gate2static.terminal import say
@@ -43,15 +45,12 @@ def _global(
 def demo(
     run_dir: Annotated[Path, typer.Option("--run-dir", help="Output folder.")] = Path("demo-run"),
     overrides: Overrides = None,
+    json: Json = None,
 ) -> None:
     """Run every step on bundled real digits: train, prune, verify, export, time, report."""
     from gate2static.demo import run_demo
-    from gate2static.report import rich_table
 
-    report = run_demo(run_dir, overrides=overrides or ())
-    show(rich_table(report.content))
-    say(f"report: {report.html}")
-    say_cautions(report.content.cautions)
+    show_report(run_demo(run_dir, overrides=overrides or ()), json)
 
 
 @app.command()
@@ -67,15 +66,14 @@ def train(
     device: Annotated[
         str | None, typer.Option("--device", help="A latency table's JSON file, or a device such as jetson-orin-agx.")
     ] = None,
+    json: Json = None,
 ) -> None:
     """Train single-task, shared and gated networks at the recipe's sparsity weight, or to its budget."""
     from gate2static.cli.option_checks import latency_overrides
     from gate2static.train import train as train_run
 
     loaded, folder = open_run(recipe, [*latency_overrides(budget_ms, device), *(overrides or ())], run_dir)
-    result = train_run(loaded, folder, resume=resume)
-    say(f"trained: {folder}")
-    say_cautions(result.cautions())
+    show_trained({folder: train_run(loaded, folder, resume=resume)}, json)
 
 
 @app.command()
@@ -88,17 +86,17 @@ def sweep(
         str | None,
         typer.Option("--seeds", help="Seeds such as 0,1,2: one run for each, in folders seed-0, seed-1 and so on."),
     ] = None,
+    json: Json = None,
 ) -> None:
     """Train the baselines, and a network per sparsity weight, budget, method and architecture of the recipe."""
     from gate2static.cli.option_checks import runs_of_seeds
     from gate2static.train import sweep as sweep_run
 
+    runs = {}
     for seed_overrides, folder_name in runs_of_seeds(seeds):
         loaded, folder = open_run(recipe, [*(overrides or ()), *seed_overrides], run_dir)
-        folder = folder / folder_name
-        result = sweep_run(loaded, folder, resume=resume)
-        say(f"trained: {folder}")
-        say_cautions(result.cautions())
+        runs[folder / folder_name] = sweep_run(loaded, folder / folder_name, resume=resume)
+    show_trained(runs, json)
 
 
 @app.command()
@@ -318,16 +316,14 @@ def report(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="The page's folder; needed for several runs.")
     ] = None,
+    json: Json = None,
 ) -> None:
     """Write report.html and its pictures for a run, or for several runs that differ in their seeds."""
     from gate2static.cli.option_checks import report_folder
-    from gate2static.report import rich_table, write_report, write_report_of_runs
+    from gate2static.report import write_report, write_report_of_runs
 
     folder = report_folder(run_dirs, output)
-    written = write_report(run_dirs[0]) if folder is None else write_report_of_runs(run_dirs, folder)
-    show(rich_table(written.content))
-    say(f"report: {written.html}")
-    say_cautions(written.content.cautions)
+    show_report(write_report(run_dirs[0]) if folder is None else write_report_of_runs(run_dirs, folder), json)
 
 
 @app.command()
@@ -335,15 +331,12 @@ def deliver(
     run_dir: Annotated[Path, typer.Argument(help="A folder that `train` or `sweep` wrote.")],
     trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="Build TensorRT-RTX engines too.")] = False,
     threads: Threads = None,
+    json: Json = None,
 ) -> None:
     """Prune, verify, export and time every network of a run, and write the report."""
     from gate2static.delivering import deliver as deliver_run
-    from gate2static.report import rich_table
 
-    written = deliver_run(run_dir, engines=trt_rtx, threads=threads)
-    show(rich_table(written.content))
-    say(f"report: {written.html}")
-    say_cautions(written.content.cautions)
+    show_report(deliver_run(run_dir, engines=trt_rtx, threads=threads), json)
 
 
 @app.command()

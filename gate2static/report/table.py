@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from rich.table import Table
 
@@ -95,6 +96,38 @@ def markdown_table(content: Content) -> str:
     titles = header(content)
     lines = [titles, ("---", *("---:" for _ in titles[1:])), *(cells(content, row) for row in content.rows)]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def json_table(content: Content) -> dict[str, Any]:
+    """Returns the report in numbers: the sentences and, for each network, what its row of the table says."""
+    return {
+        "title": content.title,
+        "takeaway": content.takeaway,
+        "facts": content.facts,
+        "networks": [_json_row(row) for row in content.rows],
+        "latency": content.latency_setting,
+        "cautions": list(content.cautions),
+        "missing": list(content.missing),
+    }
+
+
+def _json_row(row: TableRow) -> dict[str, Any]:
+    values = {
+        "name": row.name,
+        "kind": row.kind,
+        "metrics": row.metrics,
+        "delta_mtl_percent": row.delta_mtl_percent,
+        "delta_i_percent": row.delta_i_percent,
+        "eta_percent": row.eta_percent,
+        "macs": row.macs,
+        "parameters": row.parameters,
+        "latency_ms": row.latency_ms,
+        "latency_ratios": row.latency_ratios,
+        "verified": all(check.passed for check in row.checks) if row.checks else None,
+    }
+    if row.spread is not None:
+        values |= {"seeds": row.seeds, "standard_deviations": _json_row(row.spread)}
+    return values
 
 
 def _has_budgets(content: Content) -> bool:

@@ -19,9 +19,9 @@ from gate2static.demo import bundled_recipe
 
 # docs and build pipelines rely on these names: renaming one breaks somebody's scripts.
 COMMANDS = {
-    "demo": {"--run-dir", "--set"},
-    "train": {"RECIPE", "--set", "--resume", "--run-dir", "--budget-ms", "--device"},
-    "sweep": {"RECIPE", "--set", "--resume", "--run-dir", "--seeds"},
+    "demo": {"--run-dir", "--set", "--json"},
+    "train": {"RECIPE", "--set", "--resume", "--run-dir", "--budget-ms", "--device", "--json"},
+    "sweep": {"RECIPE", "--set", "--resume", "--run-dir", "--seeds", "--json"},
     "prune": {
         *("CHECKPOINT", "-o", "--output", "--align", "--target", "--dynamic", "--budget", "--dtype", "--explain"),
         "--dry-run",
@@ -37,8 +37,8 @@ COMMANDS = {
     },
     "profile": {"NETWORK", "-o", "--output", "--backend", "--threads", "--json"},
     "predict": {"STATIC_DIR", "--latency", "--batch-size", "--json"},
-    "report": {"RUN_DIRS", "-o", "--output"},
-    "deliver": {"RUN_DIR", "--trt-rtx", "--threads"},
+    "report": {"RUN_DIRS", "-o", "--output", "--json"},
+    "deliver": {"RUN_DIR", "--trt-rtx", "--threads", "--json"},
     "doctor": {"--json"},
     "suggest-targets": {"RUN_DIR", "--json"},
 }  # fmt: skip
