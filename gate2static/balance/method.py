@@ -124,7 +124,7 @@ class RowsMethod(Method):
         divides_batches: Whether it works at features where each process has its share of the batch.
     """
 
-    levels = ("parameters", "features")
+    levels: ClassVar[tuple[Level, ...]] = ("parameters", "features")
     divides_batches: ClassVar[bool] = False
 
     def aggregate(self, rows: Tensor) -> Tensor:

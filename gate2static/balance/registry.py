@@ -6,10 +6,9 @@ from typing import Any
 from gate2static.balance.aggregation.cagrad import CAGrad
 from gate2static.balance.aggregation.cosreg import CosReg
 from gate2static.balance.aggregation.graddrop import GradDrop
-from gate2static.balance.aggregation.gradvac import GradVac
 from gate2static.balance.aggregation.imtl import Impartial
 from gate2static.balance.aggregation.mgda import MGDA
-from gate2static.balance.aggregation.nash import NashMTL
+from gate2static.balance.aggregation.sdmgrad import SDMGrad
 from gate2static.balance.aggregation.torchjd_aggregators import (
     AlignedMTL,
     ConFIG,
@@ -30,6 +29,13 @@ from gate2static.balance.weighting.imtl_l import ImpartialLosses
 from gate2static.balance.weighting.random_weights import RandomGradientWeights, RandomLossWeights
 from gate2static.balance.weighting.scalarization import GeometricMean, SmoothTchebycheff
 from gate2static.balance.weighting.uncertainty import Uncertainty
+from gate2static.balance.with_memory.cr_mogm import SmoothedMGDA
+from gate2static.balance.with_memory.db_mtl import DualBalancing
+from gate2static.balance.with_memory.excess_mtl import ExcessRisks
+from gate2static.balance.with_memory.gradvac import GradVac
+from gate2static.balance.with_memory.moco import MoCo
+from gate2static.balance.with_memory.modo import MoDo
+from gate2static.balance.with_memory.nash import NashMTL
 from gate2static.errors import BalanceError
 from gate2static.recipe.parsing import suggest, unknown_option
 
@@ -39,8 +45,11 @@ METHODS: dict[str, type[Method]] = {
     "cagrad": CAGrad,
     "config": ConFIG,
     "cosreg": CosReg,
+    "cr_mogm": SmoothedMGDA,
+    "db_mtl": DualBalancing,
     "dualproj": DualProjection,
     "dwa": DynamicWeightAverage,
+    "excess_mtl": ExcessRisks,
     "fairgrad": FairGrad,
     "famo": Famo,
     "geometric_mean": GeometricMean,
@@ -53,10 +62,13 @@ METHODS: dict[str, type[Method]] = {
     "krum": Krum,
     "mean": Mean,
     "mgda": MGDA,
+    "moco": MoCo,
+    "modo": MoDo,
     "nash": NashMTL,
     "pcgrad": PCGrad,
     "rgw": RandomGradientWeights,
     "rlw": RandomLossWeights,
+    "sdmgrad": SDMGrad,
     "stch": SmoothTchebycheff,
     "sum": Sum,
     "trimmed_mean": TrimmedMean,

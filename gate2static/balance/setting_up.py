@@ -116,6 +116,10 @@ def _level(name: str, method: Method, at: Level | None, model: nn.Module) -> Lev
             "at: features is for networks with one shared encoder: in a gated network every task reads features of its "
             "own, whose gradients never conflict; use at: parameters, which acts on the shared branch"
         )
+    if at not in method.levels:
+        raise BalanceError(
+            f"{name} remembers gradients, and features belong to other images in every step; use at: parameters"
+        )
     return at
 
 

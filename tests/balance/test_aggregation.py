@@ -63,6 +63,19 @@ def test_mgda_normalises_as_the_official_code_does(normalise: str) -> None:
     torch.testing.assert_close(weights_of(method, g), expected, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_sdmgrad_is_where_the_steps_of_torchjd_end(seed: int) -> None:
+    g = rows(seed=seed) + 0.2
+    other = aggregation.SDMGradWeighting(lr=0.01, n_iter=3000, lambda_=0.3)
+    torch.testing.assert_close(weights_of(build_method("sdmgrad", 3, {}), g), other(g @ g.T), rtol=1e-6, atol=1e-6)
+
+
+def test_sdmgrad_lies_between_the_shortest_vector_and_the_mean() -> None:
+    g = rows()
+    torch.testing.assert_close(aggregate("sdmgrad", g, pull=0.0), aggregate("mgda", g))
+    torch.testing.assert_close(aggregate("sdmgrad", g, pull=1e6), g.mean(0), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize("tasks", [1, 2, 3, 6])
 def test_a_bargain_satisfies_its_equation(tasks: int) -> None:
     g = rows(tasks) * torch.logspace(-3, 3, tasks, dtype=torch.float64)[:, None]

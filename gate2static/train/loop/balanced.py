@@ -47,6 +47,11 @@ def check_balancing(recipe: Recipe, balancing: BalancingRecipe, *, where: str, i
             f"{where}.at: in a gated network every task reads features of its own, whose gradients never conflict; use "
             "parameters, which acts on the shared branch"
         )
+    if balancing.at is not None and balancing.at not in method.levels:
+        raise RecipeError(
+            f"{where}.at: {balancing.method} remembers gradients, and features belong to other images in every step; "
+            "use parameters"
+        )
     _check_training(recipe, balancing, method, where=where, is_gated=is_gated)
     if processes > 1 and not _divides(balancing, method, recipe.training.precision):
         raise RecipeError(f"{where}: {balancing.method} trains like this in one process only; set training.devices: 1")

@@ -1,0 +1,1 @@
+"""Methods that combine gradients and remember something from step to step."""
