@@ -38,6 +38,7 @@ FUNCTIONS = {
     "project_to_budget": "(gated, budget, *, measure=None, target='any', progress=True)",
     "prune": "(gated, *, align=1, target='any', dtype=None, dynamic=())",
     "ranking_similarity": "(first, second, *, draws=10000, seed=0)",
+    "search_branching": "(backbone, *, heads, example_inputs, batches, losses, macs, places='stages')",
     "set_gates": "(gated, decisions)",
     "sparsity_hinge": "(gated, *, targets)",
     "verify": "(gated, static, *, inputs=None)",
@@ -54,6 +55,7 @@ METHODS = {
         "state_dict": "(self)",
         "step": "(self, losses_again)",
     },
+    "BranchingSearch": {},
     "Budget": {"label": None},
     "BudgetController": {
         "load_state_dict": "(self, state)",
@@ -80,6 +82,7 @@ METHODS = {
         "tasks": None,
     },
     "Stopwatch": {},
+    "TaskTree": {},
 }
 COMMANDS = [
     "bench",

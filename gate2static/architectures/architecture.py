@@ -133,6 +133,21 @@ def run(stages: nn.Module, values: Values) -> Values:
     return values
 
 
+def require_places(stages: Stages, name: str, verb: str) -> None:
+    """Raises an ArchitectureError where the backbone is cut nowhere.
+
+    Args:
+        stages: The backbone in stages.
+        name: The architecture's name.
+        verb: What the architecture does behind a place.
+    """
+    if not stages.shapes:
+        raise ArchitectureError(
+            f"{name} {verb} behind places, and places is empty; leave it out, or name modules, such as "
+            "places=['layer2']."
+        )
+
+
 def require_maps(stages: Stages, name: str) -> None:
     """Raises an ArchitectureError where a value between stages is no feature map, (C, H, W)."""
     kinds = zip(chain.from_iterable(stages.shapes), chain.from_iterable(stages.channel_dims), strict=True)

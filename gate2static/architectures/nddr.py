@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from gate2static.architectures.architecture import SideBySide, require_maps
+from gate2static.architectures.architecture import SideBySide, require_maps, require_places
 from gate2static.architectures.stages import Stages
 from gate2static.arguments import require_number
 from gate2static.errors import ArchitectureError
@@ -27,6 +27,7 @@ class NDDR(SideBySide):
     """
 
     def __init__(self, stages: Stages, heads: Mapping[str, nn.Module], *, own: float = 0.9, other: float = 0.1) -> None:
+        require_places(stages, "nddr", "mixes streams")
         require_maps(stages, "nddr")
         first = require_number(own, name="own of nddr", error=ArchitectureError)
         rest = require_number(other, name="other of nddr", error=ArchitectureError)

@@ -7,6 +7,7 @@ from torch import nn
 
 from gate2static.architectures.adashare import AdaShare
 from gate2static.architectures.architecture import Architecture
+from gate2static.architectures.branching import Branching
 from gate2static.architectures.cross_stitch import CrossStitch
 from gate2static.architectures.mtan import MTAN
 from gate2static.architectures.nddr import NDDR
@@ -20,6 +21,7 @@ from gate2static.recipe.parsing import suggest, unknown_option
 
 ARCHITECTURES: dict[str, type[Architecture]] = {
     "adashare": AdaShare,
+    "branching": Branching,
     "cross_stitch": CrossStitch,
     "l_smtl": LSMTL,
     "l_smtl_c": LSMTLc,
@@ -30,6 +32,7 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
 }
 _PLACES: dict[str, Places] = {
     "adashare": "blocks",
+    "branching": "stages",
     "cross_stitch": "stages",
     "mtan": "last blocks",
     "nddr": "stages",
