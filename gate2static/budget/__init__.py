@@ -1,4 +1,4 @@
-"""Budgets: training steers λ_s towards one, the projection flips the last gates, and trees of tasks are chosen for one."""
+"""Budgets: training steers λ_s towards one, the projection flips the last gates, and tasks are grouped for one."""
 
 from gate2static.budget.branching import BranchingSearch, TaskTree, search_branching
 from gate2static.budget.controller import BudgetController

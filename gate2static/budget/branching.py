@@ -1,10 +1,10 @@
 """The search for a tree of tasks: which tasks share which stages, for a number of MACs.
 
-Tasks that share a stage pull its weights in different directions. How different is measured at a trained shared network,
-stage by stage: a_ij is the cosine of the gradients of two tasks' losses with respect to the stage's weights, averaged
-over batches. Fifty et al. (2021) compare it with what they prefer, a look ahead at task j's loss after a step for task i,
-which it equals to first order but for the losses' scales. As there, a task meets a group with the mean over the others in
-it; as in branched multi-task networks (Vandenhende et al. 2020), a tree adds up its stages:
+Tasks that share a stage pull its weights in different directions. How different is measured at a trained shared
+network, stage by stage: a_ij is the cosine of the gradients of two tasks' losses with respect to the stage's weights,
+averaged over batches. Fifty et al. (2021) compare it with what they prefer, a look ahead at task j's loss after a step
+for task i, which it equals to first order but for the losses' scales. As there, a task meets a group with the mean over
+the others in it; as in branched multi-task networks (Vandenhende et al. 2020), a tree adds up its stages:
 
     disagreement = mean over places and tasks of the mean over the others in the task's group of (1 - a_ij)
 
