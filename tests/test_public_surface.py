@@ -45,7 +45,13 @@ FUNCTIONS = {
     "weight_parameters": "(gated)",
 }
 METHODS = {
-    "Architecture": {"deployed": "(self)", "forward": "(self, *inputs, **named)", "penalty": "(self)"},
+    "Architecture": {
+        "advance": "(self, progress)",
+        "deployed": "(self)",
+        "forward": "(self, *inputs, **named)",
+        "parameter_groups": "(self, optimiser)",
+        "penalty": "(self)",
+    },
     "Balance": {
         "backward": "(self, losses, also=None, *, is_last=True, backward=None, loss_scale=1.0)",
         "end_epoch": "(self)",

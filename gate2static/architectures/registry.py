@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from gate2static.architectures.adashare import AdaShare
+from gate2static.architectures.afa import AFA
 from gate2static.architectures.architecture import Architecture
 from gate2static.architectures.branching import Branching
 from gate2static.architectures.cross_stitch import CrossStitch
@@ -21,6 +22,7 @@ from gate2static.recipe.parsing import suggest, unknown_option
 
 ARCHITECTURES: dict[str, type[Architecture]] = {
     "adashare": AdaShare,
+    "afa": AFA,
     "branching": Branching,
     "cross_stitch": CrossStitch,
     "l_smtl": LSMTL,
@@ -32,6 +34,7 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
 }
 _PLACES: dict[str, Places] = {
     "adashare": "blocks",
+    "afa": "stages",
     "branching": "stages",
     "cross_stitch": "stages",
     "mtan": "last blocks",

@@ -38,6 +38,21 @@ class ArchitectureRecipe(Strict):
             return {**value, "places": tuple(value["places"])}
         return value
 
+    retrain: bool = False
+    """For `adashare`: policies are drawn from those that the entry without `retrain` learned, which is trained before,
+    and a network with these policies is trained from the first weights."""
+
+    @property
+    def before(self) -> "ArchitectureRecipe":
+        """The entry that `retrain` draws policies from."""
+        return self.model_copy(update={"retrain": False})
+
+    @model_validator(mode="after")
+    def _only_policies_are_drawn(self) -> "ArchitectureRecipe":
+        if self.retrain and (self.name != "adashare" or "skips" in self.options):
+            raise ValueError("retrain is for adashare without skips, whose policies it draws; remove retrain or skips")
+        return self
+
     @model_validator(mode="after")
     def _only_trees_are_searched(self) -> "ArchitectureRecipe":
         if self.macs is not None and (self.name != "branching" or "groups" in self.options):
@@ -55,6 +70,8 @@ class ArchitectureRecipe(Strict):
             parts = ["at", self.places if isinstance(self.places, str) else "+".join(self.places), *parts]
         if self.macs is not None:
             parts.append(f"macs{self.macs:g}")
+        if self.retrain:
+            parts.append("retrained")
         whole = "-".join([self.name, *parts])
         label = re.sub(r"[^A-Za-z0-9._+-]", "_", whole)
         if len(label) <= _LONGEST_LABEL:

@@ -14,8 +14,8 @@ def _plain(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
         return check(_immutable(value))
     except ValidationError:
         raise ValueError(
-            "allowed: a number, text, true, false, null, a list of these, lists of lists of text, or lists of text by "
-            "name"
+            "allowed: a number, text, true, false, null, a list of these, lists of lists of text, or lists of text "
+            "or whole numbers by name"
         ) from None
 
 
@@ -53,7 +53,7 @@ Option = Annotated[
     | tuple[bool | int | float | str, ...]
     | tuple[_Names, ...]
     | tuple[tuple[_Names, ...], ...]
-    | dict[str, _Names]
+    | dict[str, tuple[int | str, ...]]
     | None,
     WrapValidator(_plain),
 ]

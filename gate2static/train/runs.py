@@ -38,6 +38,7 @@ from gate2static.train.processes.memory import keep_freed_memory
 from gate2static.train.result_row import add_row
 from gate2static.train.results import FILE as RESULT
 from gate2static.train.results import RunResult, TaskInfo, load_result
+from gate2static.train.retraining import with_policies
 from gate2static.train.run_lock import locked
 from gate2static.train.variants import gated_name, gated_variants, is_shared, shared_variants
 
@@ -187,6 +188,7 @@ def _run_in_process(
             if wanted is not None:
                 on_first_process(fabric, partial(_make_folder, run_dir))
                 wanted = with_tree(wanted, recipe, run_dir, tasks, splits, fabric=fabric)
+                wanted = with_policies(wanted, recipe, run_dir)
             for run in _network_runs(name, variant, run_dir, wanted):
                 on_first_process(fabric, partial(_make_folder, run_dir))
                 if isinstance(run.model, GatedModel) and not run.checkpoint.exists():

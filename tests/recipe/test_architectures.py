@@ -56,3 +56,14 @@ def test_trees_of_tasks_are_in_a_recipe_and_in_the_names_of_rows() -> None:
 def test_only_trees_without_groups_are_searched(entry: str) -> None:
     with pytest.raises(RecipeError, match="macs is for branching without groups, whose tree it limits"):
         labels(f"[{entry}]")
+
+
+def test_a_retrained_row_comes_behind_the_row_that_learns_its_policies() -> None:
+    learning = "{name: adashare, options: {sharing: 0.1}}"
+    retrained = "{name: adashare, retrain: true, options: {sharing: 0.1}}"
+    assert labels(f"[{learning}, {retrained}]") == ["adashare-sharing0.1", "adashare-sharing0.1-retrained"]
+    for entries in (f"[{retrained}]", f"[{retrained}, {learning}]"):
+        with pytest.raises(RecipeError, match=r"draws policies of adashare-sharing0\.1; add that entry in front of it"):
+            labels(entries)
+    with pytest.raises(RecipeError, match="retrain is for adashare without skips"):
+        labels("[{name: adashare, retrain: true, options: {skips: {left: [0]}}}]")

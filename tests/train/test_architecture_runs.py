@@ -11,7 +11,9 @@ from gate2static.errors import RecipeError
 from gate2static.recipe import load_recipe
 from gate2static.train import runs, sweep
 from gate2static.train.branching import with_tree
+from gate2static.train.loop.checkpoints import load_checkpoint
 from gate2static.train.networks import build_architecture
+from gate2static.train.retraining import with_policies
 
 TINY = Path("recipes/digits_tiny.yaml")
 TASKS = "tasks=[{name: left, kind: classification}, {name: mask, kind: mask}]"
@@ -81,4 +83,23 @@ def test_a_searched_tree_is_trained_within_its_macs_and_kept(tmp_path: Path) -> 
     wanted = with_tree(recipe.architectures[0], recipe, tmp_path, (), MagicMock(), fabric=MagicMock())
     assert [[list(group) for group in groups] for groups in wanted.options["groups"]] == found["trees"][0]["groups"]  # type: ignore[union-attr]
     (tmp_path / "shared" / "hidden.pt").rename(tmp_path / "shared" / "ckpt.pt")
+    assert sweep(recipe, tmp_path, resume=True, progress=False) == result
+
+
+@pytest.mark.slow
+def test_drawn_policies_are_trained_from_the_first_weights(tmp_path: Path) -> None:
+    sets = [
+        "data.options={train_images: 32, val_images: 10, test_images: 20}",
+        TASKS,
+        *(f"training.{kind}={{epochs: 1, batch_size: 16}}" for kind in ("single", "shared", "gated")),
+        "sweep=[]",
+        "architectures=[adashare, {name: adashare, retrain: true}]",
+    ]
+    recipe = load_recipe(TINY, sets)
+    result = sweep(recipe, tmp_path, progress=False)
+    assert [row.name for row in result.rows][2:] == ["adashare", "adashare-retrained"]
+    wanted = with_policies(recipe.architectures[1], recipe, tmp_path)
+    assert set(wanted.options) == {"skips"}
+    stored = load_checkpoint(tmp_path / "adashare-retrained" / "ckpt.pt")
+    assert stored["identity"]["architecture"] == wanted.model_dump(mode="json")
     assert sweep(recipe, tmp_path, resume=True, progress=False) == result
