@@ -17,11 +17,14 @@ if TYPE_CHECKING:
     )
     from gate2static.bench import LatencyReport, Stopwatch, benchmark
     from gate2static.budget import (
+        BranchingSearch,
         BudgetController,
         BudgetReport,
+        TaskTree,
         decide_by_saliency,
         freeze_gates,
         project_to_budget,
+        search_branching,
     )
     from gate2static.export import build_engine, export_onnx
     from gate2static.gates import (
@@ -46,6 +49,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Architecture",
     "Balance",
+    "BranchingSearch",
     "Budget",
     "BudgetController",
     "BudgetReport",
@@ -58,6 +62,7 @@ __all__ = [
     "RankingSimilarity",
     "StaticModel",
     "Stopwatch",
+    "TaskTree",
     "architecture",
     "as_gated",
     "balance",
@@ -76,6 +81,7 @@ __all__ = [
     "project_to_budget",
     "prune",
     "ranking_similarity",
+    "search_branching",
     "set_gates",
     "sparsity_hinge",
     "verify",
@@ -86,7 +92,16 @@ _STAGES = {
     "architectures": ("Architecture", "architecture", "as_gated"),
     "balance": ("Balance", "Conflict", "RankingSimilarity", "balance", "conflict", "ranking_similarity"),
     "bench": ("LatencyReport", "Stopwatch", "benchmark"),
-    "budget": ("BudgetController", "BudgetReport", "decide_by_saliency", "freeze_gates", "project_to_budget"),
+    "budget": (
+        "BranchingSearch",
+        "BudgetController",
+        "BudgetReport",
+        "TaskTree",
+        "decide_by_saliency",
+        "freeze_gates",
+        "project_to_budget",
+        "search_branching",
+    ),
     "export": ("build_engine", "export_onnx"),
     "gates": (
         "GateOptimiser",

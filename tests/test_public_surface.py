@@ -38,13 +38,20 @@ FUNCTIONS = {
     "project_to_budget": "(gated, budget, *, measure=None, target='any', progress=True)",
     "prune": "(gated, *, align=1, target='any', dtype=None, dynamic=())",
     "ranking_similarity": "(first, second, *, draws=10000, seed=0)",
+    "search_branching": "(backbone, *, heads, example_inputs, batches, losses, macs, places='stages')",
     "set_gates": "(gated, decisions)",
     "sparsity_hinge": "(gated, *, targets)",
     "verify": "(gated, static, *, inputs=None)",
     "weight_parameters": "(gated)",
 }
 METHODS = {
-    "Architecture": {"deployed": "(self)", "forward": "(self, *inputs, **named)", "penalty": "(self)"},
+    "Architecture": {
+        "advance": "(self, progress)",
+        "deployed": "(self)",
+        "forward": "(self, *inputs, **named)",
+        "parameter_groups": "(self, optimiser)",
+        "penalty": "(self)",
+    },
     "Balance": {
         "backward": "(self, losses, also=None, *, is_last=True, backward=None, loss_scale=1.0)",
         "end_epoch": "(self)",
@@ -54,6 +61,7 @@ METHODS = {
         "state_dict": "(self)",
         "step": "(self, losses_again)",
     },
+    "BranchingSearch": {},
     "Budget": {"label": None},
     "BudgetController": {
         "load_state_dict": "(self, state)",
@@ -80,6 +88,7 @@ METHODS = {
         "tasks": None,
     },
     "Stopwatch": {},
+    "TaskTree": {},
 }
 COMMANDS = [
     "bench",

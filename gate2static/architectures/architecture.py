@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from torch import Tensor, nn
 
@@ -12,6 +12,7 @@ from gate2static.arguments import require_kind
 from gate2static.errors import ArchitectureError
 from gate2static.graphs import copied
 
+OptimiserKind = Literal["adam", "sgd"]
 Values = Sequence[Tensor]
 """The values of one stream at a cut."""
 
@@ -78,6 +79,25 @@ class Architecture(nn.Module):
         """Returns a term that the architecture adds to the loss, a scalar; None without."""
         return None
 
+    def advance(self, progress: float) -> None:
+        """Notes how far the training is, in front of a step; an architecture that trains in phases follows it.
+
+        Args:
+            progress: The share of the training that is done, in [0, 1).
+        """
+
+    def parameter_groups(self, optimiser: OptimiserKind) -> list[dict[str, Any]]:
+        """Returns the parameters that train otherwise than all others, as groups of an optimiser.
+
+        Args:
+            optimiser: The optimiser's kind.
+
+        Returns:
+            Groups of `params`, with `rate_factor`, which is no option of torch: how many times the common learning rate
+            they train with. Other keys are options of the optimiser, such as `weight_decay`.
+        """
+        return []
+
     def deployed(self) -> "Architecture":
         """Returns what is deployed: a copy without the parts that evaluation does not need."""
         return copy.deepcopy(self).eval()
@@ -131,6 +151,21 @@ def run(stages: nn.Module, values: Values) -> Values:
     for stage in stages.children():
         values = stage(*values)
     return values
+
+
+def require_places(stages: Stages, name: str, verb: str) -> None:
+    """Raises an ArchitectureError where the backbone is cut nowhere.
+
+    Args:
+        stages: The backbone in stages.
+        name: The architecture's name.
+        verb: What the architecture does behind a place.
+    """
+    if not stages.shapes:
+        raise ArchitectureError(
+            f"{name} {verb} behind places, and places is empty; leave it out, or name modules, such as "
+            "places=['layer2']."
+        )
 
 
 def require_maps(stages: Stages, name: str) -> None:

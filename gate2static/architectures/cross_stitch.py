@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from gate2static.architectures.architecture import SideBySide
+from gate2static.architectures.architecture import SideBySide, require_places
 from gate2static.architectures.stages import Stages
 from gate2static.arguments import require_number
 from gate2static.errors import ArchitectureError
@@ -24,6 +24,7 @@ class CrossStitch(SideBySide):
     """
 
     def __init__(self, stages: Stages, heads: Mapping[str, nn.Module], *, own: float = 0.9) -> None:
+        require_places(stages, "cross_stitch", "mixes streams")
         first = require_number(own, name="own of cross_stitch", error=ArchitectureError)
         super().__init__(stages, heads, mixer=lambda shape, dim: _Stitch(len(heads), shape, dim, first))
 

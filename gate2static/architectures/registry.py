@@ -6,7 +6,9 @@ from typing import Any
 from torch import nn
 
 from gate2static.architectures.adashare import AdaShare
+from gate2static.architectures.afa import AFA
 from gate2static.architectures.architecture import Architecture
+from gate2static.architectures.branching import Branching
 from gate2static.architectures.cross_stitch import CrossStitch
 from gate2static.architectures.mtan import MTAN
 from gate2static.architectures.nddr import NDDR
@@ -20,6 +22,8 @@ from gate2static.recipe.parsing import suggest, unknown_option
 
 ARCHITECTURES: dict[str, type[Architecture]] = {
     "adashare": AdaShare,
+    "afa": AFA,
+    "branching": Branching,
     "cross_stitch": CrossStitch,
     "l_smtl": LSMTL,
     "l_smtl_c": LSMTLc,
@@ -30,6 +34,8 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
 }
 _PLACES: dict[str, Places] = {
     "adashare": "blocks",
+    "afa": "stages",
+    "branching": "stages",
     "cross_stitch": "stages",
     "mtan": "last blocks",
     "nddr": "stages",

@@ -95,7 +95,7 @@ def saliency(gated: GatedModel, batches: Iterable[tuple[Any, Any]], losses: Loss
         gated.train_with(_separate_encoder(gated))
         gated.train()
         for inputs, targets in batches:
-            total = _total(losses(_call(gated, inputs), targets), gated.tasks)
+            total = _total(losses(called(gated, inputs), targets), gated.tasks)
             moments.add(torch.autograd.grad(total, parameters, allow_unused=True))
     if moments.count < _LEAST_BATCHES:
         raise GateError(
@@ -171,15 +171,21 @@ def _as_it_was(gated: GatedModel) -> Iterator[None]:
         gated.train_with(None)
 
 
-def _call(gated: GatedModel, inputs: Any) -> Any:
+def called(model: nn.Module, inputs: Any) -> Any:
     """Calls a model with a batch's inputs: one tensor, a tuple of arguments, or a dict of them by name."""
     if isinstance(inputs, Mapping):
-        return gated(**inputs)
-    return gated(*inputs) if isinstance(inputs, tuple | list) else gated(inputs)
+        return model(**inputs)
+    return model(*inputs) if isinstance(inputs, tuple | list) else model(inputs)
 
 
 def _total(losses: Any, tasks: Sequence[str]) -> Tensor:
-    """Returns the sum of the tasks' losses.
+    """Returns the sum of the tasks' losses, checked."""
+    checked = checked_losses(losses, tasks)
+    return torch.stack([loss.reshape(()) for loss in checked.values()]).sum()
+
+
+def checked_losses(losses: Any, tasks: Sequence[str]) -> Mapping[str, Tensor]:
+    """Returns losses.
 
     Raises:
         GateError: They are not one finite scalar per task, with a gradient.
@@ -195,7 +201,8 @@ def _total(losses: Any, tasks: Sequence[str]) -> Tensor:
         if not is_scalar or not bool(loss.isfinite()):
             found = loss.tolist() if isinstance(loss, Tensor) and loss.numel() == 1 else described(loss)
             raise GateError(f"the loss of {task} is {found}; allowed is a finite scalar with a gradient.")
-    return torch.stack([loss.reshape(()) for loss in losses.values()]).sum()
+    checked: Mapping[str, Tensor] = losses
+    return checked
 
 
 def _owned(gated: GatedModel, unit: str) -> list[_Layer]:

@@ -151,6 +151,10 @@ class Recipe(Strict):
             labels = [entry.label for entry in getattr(self, key)]
             if len(set(labels)) < len(labels):
                 raise ValueError(f"{key} must hold different entries, found {', '.join(labels)}")
+        for number, entry in enumerate(self.architectures):
+            if entry.retrain and entry.before not in self.architectures[:number]:
+                policies = f"{entry.label} draws policies of {entry.before.label}"
+                raise ValueError(f"architectures: {policies}; add that entry in front of it")
         networks = len(self.sweep) * max(1, len(self.sweep_targets)) ** len(self.tasks)
         if self.sweep_targets and networks > _MOST_NETWORKS:
             raise ValueError(

@@ -1,13 +1,15 @@
 """Gates that are decided before training: by saliency, at random, or by the names of modules."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gate2static.budget import decide_by_saliency
 from gate2static.budget.ranking import let_sharers_win
+from gate2static.budget.saliency import Losses
 from gate2static.data import Splits
 from gate2static.errors import RecipeError
 from gate2static.gates import GatedModel, set_gates
@@ -17,7 +19,7 @@ from gate2static.train.loop import batches, random_state
 from gate2static.train.networks import build_at_shared
 
 _BATCHES = 50
-"""Training batches that saliency is estimated from."""
+"""Training batches that saliency and affinities are estimated from."""
 _OPEN = 1e-3
 """The least α of gates that are drawn: positive, so that all are open before the budget closes some."""
 
@@ -58,22 +60,37 @@ def decide_gates(
         let_sharers_win(gated)
     elif decisions == "saliency":
         ancestor = build_at_shared(recipe, run_dir).to(device)
-        training = recipe.training
-        # The parts that training divides a batch into fit in memory; two images are what batch norm needs.
-        size = max(2, training.gated.batch_size // training.accumulate)
-        order = batches.epoch_order(batches.length(splits.train), size, seed=recipe.seed, epoch=0)
-        loader = batches.train_loader(splits.train, order[:_BATCHES], epoch=0, workers=training.workers)
-        # Dropout draws the same whatever was trained before.
-        random_state.seed_everything(recipe.seed)
-
-        def losses(outputs: dict[str, Tensor], targets: dict[str, Tensor]) -> dict[str, Tensor]:
-            return {t.name: t.weight * t.loss(outputs[t.name], targets[t.name].to(device)) for t in tasks}
-
-        on_device = ((images.to(device), targets) for images, targets in batches.loaded(loader))
-        decide_by_saliency(ancestor, on_device, losses, prefix=recipe.gating.prefix)
+        shown, losses = shown_batches(recipe, tasks, splits, recipe.training.gated.batch_size, device=device)
+        decide_by_saliency(ancestor, shown, losses, prefix=recipe.gating.prefix)
         for alpha, ranked in zip(_logits(gated), _logits(ancestor), strict=True):
             alpha.copy_(ranked)
         let_sharers_win(gated)
+
+
+def shown_batches(
+    recipe: Recipe, tasks: tuple[Task, ...], splits: Splits, batch_size: int, *, device: torch.device | None
+) -> tuple[Iterator[tuple[Tensor, dict[str, Tensor]]], Losses]:
+    """Returns training batches that gradients are estimated from, and the losses of the tasks on them.
+
+    Args:
+        recipe: The run's recipe.
+        tasks: The recipe's tasks.
+        splits: The data, of which `train` is shown.
+        batch_size: The images of a training step.
+        device: The device of the network; None is the CPU.
+    """
+    training = recipe.training
+    # The parts that training divides a batch into fit in memory; two images are what batch norm needs.
+    size = max(2, batch_size // training.accumulate)
+    order = batches.epoch_order(batches.length(splits.train), size, seed=recipe.seed, epoch=0)
+    loader = batches.train_loader(splits.train, order[:_BATCHES], epoch=0, workers=training.workers)
+    # Dropout draws the same whatever was trained before.
+    random_state.seed_everything(recipe.seed)
+
+    def losses(outputs: Any, targets: Any) -> dict[str, Tensor]:
+        return {t.name: t.weight * t.loss(outputs[t.name], targets[t.name].to(device)) for t in tasks}
+
+    return ((images.to(device), targets) for images, targets in batches.loaded(loader)), losses
 
 
 def _logits(gated: GatedModel) -> list[Tensor]:

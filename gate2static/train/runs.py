@@ -13,6 +13,7 @@ from gate2static.errors import RecipeError, TrainingError
 from gate2static.gates import GatedModel
 from gate2static.recipe import ArchitectureRecipe, NetworkRecipe, Recipe
 from gate2static.tasks import Task, build_tasks
+from gate2static.train.branching import check_tree_search, with_tree
 from gate2static.train.deciding import decide_gates
 from gate2static.train.loop.balanced import check_recipe
 from gate2static.train.loop.batches import length
@@ -37,6 +38,7 @@ from gate2static.train.processes.memory import keep_freed_memory
 from gate2static.train.result_row import add_row
 from gate2static.train.results import FILE as RESULT
 from gate2static.train.results import RunResult, TaskInfo, load_result
+from gate2static.train.retraining import with_policies
 from gate2static.train.run_lock import locked
 from gate2static.train.sample_predictions import write_predictions
 from gate2static.train.variants import gated_name, gated_variants, is_shared, shared_variants
@@ -152,6 +154,7 @@ def train_variants(
         )
     for wanted in architectures:
         build_architecture(recipe, wanted)
+        check_tree_search(recipe, wanted)
     by_label = {wanted.label: wanted for wanted in architectures}
     # The lock is this process's alone; further processes of the run are its children.
     with locked(run_dir) if starts_the_run() else nullcontext():
@@ -182,7 +185,12 @@ def _run_in_process(
     with TrainingProgress(enabled=show and fabric.is_global_zero, total_cost=total_cost) as progress:
         for name, variant in recipes.items():
             checkpoints = []
-            for run in _network_runs(name, variant, run_dir, architectures.get(name)):
+            wanted = architectures.get(name)
+            if wanted is not None:
+                on_first_process(fabric, partial(_make_folder, run_dir))
+                wanted = with_tree(wanted, recipe, run_dir, tasks, splits, fabric=fabric)
+                wanted = with_policies(wanted, recipe, run_dir)
+            for run in _network_runs(name, variant, run_dir, wanted):
                 on_first_process(fabric, partial(_make_folder, run_dir))
                 if isinstance(run.model, GatedModel) and not run.checkpoint.exists():
                     decide_gates(run.model, variant, run_dir, tasks, splits, device=fabric.device)

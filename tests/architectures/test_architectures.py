@@ -198,6 +198,79 @@ def test_adashares_penalty_falls_with_skipping_and_agreement() -> None:
     assert float(agreeing.penalty().detach()) > 0.1
 
 
+def adashare(**options: Any) -> AdaShare:
+    network = build("adashare", **options)
+    assert isinstance(network, AdaShare)
+    return network
+
+
+def test_adashares_policies_wait_and_are_then_learned_from_the_last_block() -> None:
+    network = adashare(warm_up=0.2, curriculum=0.3, temperature=4.0, last_temperature=1.0)
+    blocks = len(network.skippable)
+    assert blocks == 3
+    learned = {}
+    for progress in (0.0, 0.19, 0.2, 0.31, 0.41, 0.51, 0.99):
+        network.train().advance(progress)
+        network.zero_grad()
+        torch.manual_seed(0)
+        losses = [output.square().sum() for output in network(X).values()]
+        added = network.penalty()
+        assert added is not None
+        (torch.stack(losses).sum() + added).backward()
+        assert network.logits is not None
+        assert network.logits.grad is not None
+        learned[progress] = network.logits.grad.abs().sum((0, 2)).gt(0).tolist()
+    waiting, last = [False] * 3, [False, False, True]
+    expected = [waiting, waiting, last, [False, True, True], [True] * 3, [True] * 3, [True] * 3]
+    assert list(learned.values()) == expected
+    network.advance(0.6)
+    assert network._temperature() == pytest.approx(2.0)  # halfway from 4 to 1
+
+
+def test_adashares_logits_do_not_decay() -> None:
+    (group,) = adashare().parameter_groups("adam")
+    assert (group["rate_factor"], group["weight_decay"]) == (10.0, 0.0)
+
+
+def test_drawn_policies_are_retrained_as_they_are() -> None:
+    network = adashare()
+    assert network.logits is not None
+    with torch.no_grad():
+        network.logits[..., 0] = torch.tensor([[40.0, -40, 40], [40, 40, 40], [0, 0, 0]])
+    draws = [network.drawn_skips(seed) for seed in range(40)]
+    assert all(draw["a"] == [1] and draw["b"] == [] for draw in draws)
+    # Block by block half of the draws of task c run.
+    assert sum(len(draw["c"]) for draw in draws) == pytest.approx(60, abs=20)
+    again = adashare(skips={"a": [1], "c": [0, 2]})
+    assert again.policies() == [[True, False, True], [True] * 3, [False, True, False]]
+    assert again.penalty() is None
+    assert again.parameter_groups("sgd") == []
+    trained, evaluated = again.train()(X), again.eval()(X)
+    assert not torch.equal(trained["a"], evaluated["a"])  # batch norms have the batch's statistics in training
+    assert g2s.prune(as_gated(again, (X,))).manifest.macs["static"] > 0
+
+
+def test_aggregation_weighs_channels_and_then_pixels() -> None:
+    network = build("afa")
+    mixer: Any = network.mixers[0].mixers[0]  # type: ignore[union-attr, index]
+    values = [torch.rand(2, 8, 5, 7) + number for number in range(3)]
+    with torch.no_grad():
+        for layer in (*mixer.of_channels, *mixer.of_pixels):
+            layer.weight.zero_()
+        for layer in mixer.of_pixels:
+            layer.bias.zero_()
+        mean = torch.stack(values).mean(0)
+        for value in mixer(*values):
+            torch.testing.assert_close(value, mean)  # equal weights
+        mixer.reduction.weight.fill_(1.0)
+        mixer.of_channels[1].weight[2 * 8 + 4] = 100.0  # task b takes channel 4 of stream c
+        mixed = mixer(*values)
+        torch.testing.assert_close(mixed[1][:, 4], (mean[:, 4] * 2 + values[2][:, 4]) / 3)
+        mixer.of_pixels[0].bias[1] = 100.0  # task a takes what task b has aggregated
+        torch.testing.assert_close(mixer(*values)[0][:, 4], values[2][:, 4])
+        torch.testing.assert_close(mixer(*values)[0][:, 3], mean[:, 3])
+
+
 def test_attention_masks_the_trunk() -> None:
     network = build("mtan").eval()
     with torch.no_grad():

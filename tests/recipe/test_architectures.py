@@ -36,3 +36,34 @@ def test_all_labels_are_names_of_rows_that_differ() -> None:
     found = [ArchitectureRecipe(name="nddr", places=places).label for places in entries]
     assert all(re.fullmatch(_NAME, label) and len(label) <= 100 for label in found)
     assert len(set(found)) == len(found)
+
+
+def test_trees_of_tasks_are_in_a_recipe_and_in_the_names_of_rows() -> None:
+    trees = (
+        "[{name: branching, places: [layer2], options: {groups: [[left, right], [mask]]}}, "
+        "{name: branching, places: [a, b], options: {groups: [[[left], [right]], [[left], [right]]]}}, "
+        "{name: branching, macs: 0.6}, branching]"
+    )
+    assert labels(trees) == [
+        "branching-at-layer2-left+right.mask",
+        "branching-at-a+b-left.right-left.right",
+        "branching-macs0.6",
+        "branching",
+    ]
+
+
+@pytest.mark.parametrize("entry", ["{name: nddr, macs: 0.5}", "{name: branching, macs: 0.5, options: {groups: [[a]]}}"])
+def test_only_trees_without_groups_are_searched(entry: str) -> None:
+    with pytest.raises(RecipeError, match="macs is for branching without groups, whose tree it limits"):
+        labels(f"[{entry}]")
+
+
+def test_a_retrained_row_comes_behind_the_row_that_learns_its_policies() -> None:
+    learning = "{name: adashare, options: {sharing: 0.1}}"
+    retrained = "{name: adashare, retrain: true, options: {sharing: 0.1}}"
+    assert labels(f"[{learning}, {retrained}]") == ["adashare-sharing0.1", "adashare-sharing0.1-retrained"]
+    for entries in (f"[{retrained}]", f"[{retrained}, {learning}]"):
+        with pytest.raises(RecipeError, match=r"draws policies of adashare-sharing0\.1; add that entry in front of it"):
+            labels(entries)
+    with pytest.raises(RecipeError, match="retrain is for adashare without skips"):
+        labels("[{name: adashare, retrain: true, options: {skips: {left: [0]}}}]")

@@ -1,5 +1,6 @@
 """Runs with architectures: what is refused before anything is trained, and what a run costs."""
 
+import json
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock
@@ -9,7 +10,10 @@ import pytest
 from gate2static.errors import RecipeError
 from gate2static.recipe import load_recipe
 from gate2static.train import runs, sweep
+from gate2static.train.branching import with_tree
+from gate2static.train.loop.checkpoints import load_checkpoint
 from gate2static.train.networks import build_architecture
+from gate2static.train.retraining import with_policies
 
 TINY = Path("recipes/digits_tiny.yaml")
 TASKS = "tasks=[{name: left, kind: classification}, {name: mask, kind: mask}]"
@@ -49,3 +53,53 @@ def test_architectures_cost_what_the_shared_network_s_epochs_say() -> None:
     rows: dict[str, Any] = dict.fromkeys(("separate", "shared", "cross_stitch", "gated-0.1"))
     # Two single-task networks, one shared network, and three streams each of the others; ten steps make an epoch.
     assert runs._total_cost(recipe, 100, rows, {"cross_stitch"}) == 10 * (2 * 1 + 10 + 3 * 10 + 3 * 100)
+
+
+def test_macs_that_no_tree_has_are_refused_before_training(tmp_path: Path) -> None:
+    recipe = load_recipe(TINY, [TASKS, "sweep=[]", "architectures=[{name: branching, macs: 0.2}]"])
+    with pytest.raises(RecipeError, match=r"architectures: branching: macs is 0\.2, and the shared network takes"):
+        sweep(recipe, tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_searched_tree_is_trained_within_its_macs_and_kept(tmp_path: Path) -> None:
+    sets = [
+        "data.options={train_images: 32, val_images: 10, test_images: 20}",
+        "tasks=[{name: left, kind: classification}, {name: right, kind: classification}, {name: mask, kind: mask}]",
+        *(f"training.{kind}={{epochs: 1, batch_size: 16}}" for kind in ("single", "shared", "gated")),
+        "sweep=[]",
+        "architectures=[{name: branching, macs: 0.8}]",
+    ]
+    recipe = load_recipe(TINY, sets)
+    result = sweep(recipe, tmp_path, progress=False)
+    rows = {row.name: row for row in result.rows}
+    row = rows["branching-macs0.8"]
+    assert rows["shared"].macs <= row.macs <= 0.8 * rows["separate"].macs
+    found = json.loads((tmp_path / "branching-macs0.8" / "branching.json").read_text())
+    assert found["trees"][0]["macs"] == row.macs
+    # The tree is that of the checkpoint, whatever the search would find now.
+    (tmp_path / "shared" / "ckpt.pt").rename(tmp_path / "shared" / "hidden.pt")
+    wanted = with_tree(recipe.architectures[0], recipe, tmp_path, (), MagicMock(), fabric=MagicMock())
+    assert [[list(group) for group in groups] for groups in wanted.options["groups"]] == found["trees"][0]["groups"]  # type: ignore[union-attr]
+    (tmp_path / "shared" / "hidden.pt").rename(tmp_path / "shared" / "ckpt.pt")
+    assert sweep(recipe, tmp_path, resume=True, progress=False) == result
+
+
+@pytest.mark.slow
+def test_drawn_policies_are_trained_from_the_first_weights(tmp_path: Path) -> None:
+    sets = [
+        "data.options={train_images: 32, val_images: 10, test_images: 20}",
+        TASKS,
+        *(f"training.{kind}={{epochs: 1, batch_size: 16}}" for kind in ("single", "shared", "gated")),
+        "sweep=[]",
+        "architectures=[adashare, {name: adashare, retrain: true}]",
+    ]
+    recipe = load_recipe(TINY, sets)
+    result = sweep(recipe, tmp_path, progress=False)
+    assert [row.name for row in result.rows][2:] == ["adashare", "adashare-retrained"]
+    wanted = with_policies(recipe.architectures[1], recipe, tmp_path)
+    assert set(wanted.options) == {"skips"}
+    stored = load_checkpoint(tmp_path / "adashare-retrained" / "ckpt.pt")
+    assert stored["identity"]["architecture"] == wanted.model_dump(mode="json")
+    assert sweep(recipe, tmp_path, resume=True, progress=False) == result

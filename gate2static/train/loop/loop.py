@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from gate2static.architectures import Architecture
 from gate2static.budget import project_to_budget
 from gate2static.data import Splits
 from gate2static.gates import GatedModel
@@ -108,6 +109,8 @@ def _train_epoch(training: Training, splits: Splits, position: Position, progres
         steps_done = position.epoch * len(order) + position.step
         if run.freezes and share_done >= run.search and not position.frozen:
             training.freeze(position)
+        if isinstance(run.model, Architecture):
+            run.model.advance(share_done)
         set_learning_rates(
             training.optimisers, run.settings, epoch=position.epoch, progress=share_done, steps=steps_done
         )

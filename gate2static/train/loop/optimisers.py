@@ -1,10 +1,12 @@
 """The two optimisers and their learning rates, which follow from the position and so need no saved state."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 from torch.optim import SGD, Adam, Optimizer
 
+from gate2static.architectures import Architecture
 from gate2static.gates import GatedModel, GateOptimiser, gate_parameters, weight_parameters
 from gate2static.recipe import (
     GatedNetworkRecipe,
@@ -27,7 +29,7 @@ def build_optimisers(
     """Builds Adam or SGD for the weights and, for a gated model, SGD (section 4.1) or `GateOptimiser` for gates.
 
     Args:
-        model: The model to train.
+        model: The model to train. What an architecture trains otherwise has parameter groups of its own.
         settings: The optimisers' settings. With `weights.heads_lr`, the heads are the weights' second parameter group.
         fused: Whether the weights' optimiser runs as one kernel. Mixed precision needs False, to unscale and clip
             gradients before a step.
@@ -40,19 +42,26 @@ def build_optimisers(
     """
     weights = weight_parameters(model) if isinstance(model, GatedModel) else list(model.parameters())
     recipe = settings.weights
-    groups = [weights]
+    params: list[dict[str, Any]] = [{"params": weights}]
     if recipe.heads_lr is not None:
         # By identity, because tensors cannot be compared with `in`.
         heads = {id(p) for p in model.get_submodule("heads").parameters()}
-        groups = [[p for p in weights if id(p) not in heads], [p for p in weights if id(p) in heads]]
-    optimisers: dict[str, Optimizer] = {"weights": _for_weights(groups, recipe, fused=fused)}
+        params = [
+            {"params": [p for p in weights if id(p) not in heads]},
+            {"params": [p for p in weights if id(p) in heads]},
+        ]
+    for group in model.parameter_groups(recipe.kind) if isinstance(model, Architecture) else ():
+        taken = {id(p) for p in group["params"]}
+        for other in params:
+            other["params"] = [p for p in other["params"] if id(p) not in taken]
+        params.append(group)
+    optimisers: dict[str, Optimizer] = {"weights": _for_weights(params, recipe, fused=fused)}
     if isinstance(model, GatedModel) and isinstance(settings, GatedNetworkRecipe):
         optimisers["gates"] = _for_gates(model, settings.gates, search_steps, sparsity_weight, targets or 0.0)
     return optimisers
 
 
-def _for_weights(groups: list[list[nn.Parameter]], recipe: WeightOptimiserRecipe, *, fused: bool) -> Optimizer:
-    params = [{"params": group} for group in groups]
+def _for_weights(params: list[dict[str, Any]], recipe: WeightOptimiserRecipe, *, fused: bool) -> Optimizer:
     if recipe.kind == "sgd":
         return SGD(params, lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, fused=fused)
     return Adam(params, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
@@ -89,7 +98,7 @@ def set_learning_rates(
         for index, group in enumerate(optimiser.param_groups):
             heads_lr = recipe.heads_lr if index == 1 and isinstance(recipe, WeightOptimiserRecipe) else None
             scheduled = factor(recipe.schedule, epoch=epoch, progress=progress, steps=steps)
-            group["lr"] = (heads_lr or recipe.lr) * scheduled
+            group["lr"] = (heads_lr or recipe.lr) * group.get("rate_factor", 1.0) * scheduled
 
 
 def factor(schedule: ScheduleRecipe, *, epoch: int, progress: float, steps: int) -> float:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from torch import nn
 from torch.optim import SGD, Adam
 
+from gate2static.architectures import architecture
 from gate2static.gates import gate, gate_parameters, weight_parameters
 from gate2static.recipe import GatedNetworkRecipe, NetworkRecipe, ScheduleRecipe, WeightOptimiserRecipe
 from gate2static.train.loop.optimisers import build_optimisers, factor, set_learning_rates
@@ -27,6 +28,29 @@ def test_a_gated_network_trains_every_parameter_once_on_two_optimisers() -> None
     assert held["weights"] == [id(p) for p in weight_parameters(gated)]
     assert held["gates"] == [id(p) for p in gate_parameters(gated)]
     assert optimisers["gates"].param_groups[0]["lr"] == 0.1
+
+
+@pytest.mark.parametrize(("kind", "rate", "factor"), [("sgd", None, 100), ("adam", None, 1), ("adam", 3.0, 3)])
+def test_what_nddr_mixes_with_trains_at_a_rate_of_its_own(
+    kind: Literal["adam", "sgd"], rate: float | None, factor: float
+) -> None:
+    network = architecture(
+        "nddr",
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3)),
+        heads={task: nn.Conv2d(4, 1, 1) for task in "ab"},
+        example_inputs=(torch.zeros(2, 1, 8, 8),),
+        places=["0"],
+        rate=rate,
+    )
+    schedule = ScheduleRecipe(kind="constant")
+    settings = NetworkRecipe(weights=WeightOptimiserRecipe(kind=kind, lr=0.01, heads_lr=0.5, schedule=schedule))
+    optimisers = build_optimisers(network, settings)
+    set_learning_rates(optimisers, settings, epoch=0, progress=0.0, steps=0)
+    rates = {id(p): group["lr"] for group in optimisers["weights"].param_groups for p in group["params"]}
+    assert len(rates) == len(list(network.parameters()))
+    assert {rates[id(p)] for p in network.get_submodule("mixers").parameters()} == {factor * 0.01}
+    assert {rates[id(p)] for p in network.heads.parameters()} == {0.5}
+    assert {rates[id(p)] for p in network.streams.parameters()} == {0.01}
 
 
 def test_an_ordinary_network_has_one_optimiser() -> None:
