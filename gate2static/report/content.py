@@ -85,6 +85,9 @@ class TableRow:
         pattern: The gates' state per unit.
         checks: The comparisons that verification made.
         budget: Cost over budget, the budget and the final λ, in words; empty without a budget.
+        against_single: By task, the gain over the single-task network with its interval and p-value, in words; empty
+            where nothing was tested.
+        safety: One sentence per thing to know about how the network was made safe.
     """
 
     name: str
@@ -100,6 +103,8 @@ class TableRow:
     pattern: GatePattern | None = None
     checks: tuple[Check, ...] = ()
     budget: str = ""
+    against_single: tuple[str, ...] = ()
+    safety: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -93,6 +93,7 @@ def render_page(content: Content, trade_offs: list[Picture], patterns: list[Pict
         patterns=patterns,
         conflicts=conflicts,
         checked=[row for row in content.rows if row.checks],
+        compared=[row for row in content.rows if row.against_single],
         steady_limit=UNSTABLE_CV,
         unsteady=any(timing.variation > UNSTABLE_CV for timing in content.latencies),
     )

@@ -12,6 +12,7 @@ from gate2static.report.conflict_figure import read_conflict
 from gate2static.report.content import Content, TableRow, TaskColumn
 from gate2static.report.gate_figure import GatePattern
 from gate2static.report.latency import main_targets, ratios, setting, slower_than_separate, timings
+from gate2static.report.safety import against_single, safety_sentences
 from gate2static.static import Manifest
 from gate2static.static.folder import read_manifest
 from gate2static.train.results import ResultRow, RunResult, load_result
@@ -33,13 +34,13 @@ def read_content(run_dir: Path) -> Content:
     manifests = {row.name: _manifest(run_dir / row.name / "static") for row in result.rows}
     conflict_files = {row.name: run_dir / row.name / CONFLICT_FILE for row in result.rows}
     ordered = sorted(result.rows, key=lambda row: (_ORDER[row.kind], row.sparsity_weight or 0.0))
+    columns = tuple(
+        TaskColumn(task=task.name, metric=task.metric, higher_is_better=task.higher_is_better) for task in result.tasks
+    )
     return Content(
         title=str(result.recipe.get("name", run_dir.name)),
-        columns=tuple(
-            TaskColumn(task=task.name, metric=task.metric, higher_is_better=task.higher_is_better)
-            for task in result.tasks
-        ),
-        rows=tuple(_row(row, manifests[row.name], latency) for row in ordered),
+        columns=columns,
+        rows=tuple(_row(row, columns, manifests[row.name], latency) for row in ordered),
         conflicts=tuple(read_conflict(path, name) for name, path in conflict_files.items() if path.is_file()),
         latency_setting=setting(latency) if latency else "",
         latencies=timings(latency) if latency else (),
@@ -52,7 +53,9 @@ def _manifest(static_dir: Path) -> Manifest | None:
     return read_manifest(static_dir) if (static_dir / "manifest.json").is_file() else None
 
 
-def _row(row: ResultRow, manifest: Manifest | None, latency: LatencyReport | None) -> TableRow:
+def _row(
+    row: ResultRow, columns: Sequence[TaskColumn], manifest: Manifest | None, latency: LatencyReport | None
+) -> TableRow:
     target = main_targets(latency).get(row.name) if latency else None
     return TableRow(
         name=row.name,
@@ -68,6 +71,8 @@ def _row(row: ResultRow, manifest: Manifest | None, latency: LatencyReport | Non
         pattern=_pattern(manifest) if manifest and row.kind == "gated" else None,
         checks=read_checks(manifest) if manifest else (),
         budget=_budget(row),
+        against_single=against_single(row, columns),
+        safety=safety_sentences(row),
     )
 
 
