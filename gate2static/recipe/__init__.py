@@ -5,6 +5,7 @@ from gate2static.recipe.balancing import BalancingRecipe
 from gate2static.recipe.budget import Budget
 from gate2static.recipe.loading import load_recipe, parse_budget
 from gate2static.recipe.parsing import parse
+from gate2static.recipe.safe import SafeRecipe
 from gate2static.recipe.schema import (
     DataRecipe,
     DecoderRecipe,
@@ -36,6 +37,7 @@ __all__ = [
     "ModelRecipe",
     "NetworkRecipe",
     "Recipe",
+    "SafeRecipe",
     "ScheduleRecipe",
     "SharedNetworkRecipe",
     "Strict",

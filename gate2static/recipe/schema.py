@@ -2,13 +2,14 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from gate2static.recipe.architecture import ArchitectureRecipe
 from gate2static.recipe.balancing import BalancingRecipe
 from gate2static.recipe.budget import Budget
 from gate2static.recipe.option import Option
 from gate2static.recipe.presets import Preset
+from gate2static.recipe.safe import SafeRecipe
 from gate2static.recipe.strict import Count, Fraction, NotNegative, Positive, Strict
 from gate2static.recipe.training import TrainingRecipe
 
@@ -134,7 +135,19 @@ class Recipe(Strict):
     """Methods that `sweep` trains a shared network with, each in a row of its own, such as `shared-pcgrad`."""
     architectures: Annotated[tuple[ArchitectureRecipe, ...], Field(max_length=1000)] = ()
     """Architectures that `sweep` trains as the shared network is trained, each in a row of its own."""
+    safe: SafeRecipe | None = None
+    """Whether every gated network gets a safe one beside it, in a row of its own: tasks that are not shown to be as
+    good as their single-task networks take the encoders of these. `true` has the defaults."""
     runs_dir: str = "runs"
+
+    @field_validator("safe", mode="before")
+    @classmethod
+    def _true_has_the_defaults(cls, value: object) -> object:
+        if isinstance(value, bool):
+            return {} if value else None
+        if value is not None and not isinstance(value, dict | SafeRecipe):
+            raise ValueError("allowed is true, or what differs from the defaults, such as {margin: 0.01}")
+        return value
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Recipe":
@@ -220,6 +233,24 @@ class Recipe(Strict):
             )
         if self.sparsity_weight == 0 and self.gating.decisions == "learned":
             raise ValueError("sparsity_weight is 0, and a budget steers it by factors; give a positive value")
+        return self
+
+    @model_validator(mode="after")
+    def _safe_fits(self) -> "Recipe":
+        if self.safe is None:
+            return self
+        if len(self.tasks) < 2:
+            raise ValueError("safe: a task is worse for sharing with others, and there is one task; remove safe")
+        if self.training.gated.balancing.method == "cosreg":
+            raise ValueError(
+                "safe: trains on with frozen gates, which have no second derivatives, and training.gated.balancing: "
+                "cosreg needs these; use another method"
+            )
+        budget = self.safe.budget
+        of_tasks = budget.macs if budget is not None and isinstance(budget.macs, dict) else {}
+        if unknown := sorted(set(of_tasks) - {task.name for task in self.tasks}):
+            names = ", ".join(task.name for task in self.tasks)
+            raise ValueError(f"safe.budget.macs: found {', '.join(unknown)}; the tasks are {names}")
         return self
 
     @property

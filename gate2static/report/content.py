@@ -89,6 +89,9 @@ class TableRow:
         budget: Cost over budget, the budget and the final λ, in words; empty without a budget.
         seeds: The number of runs that the values are means of.
         spread: The standard deviations over these runs, each in the place of its mean; None for one run.
+        against_single: By task, the gain over the single-task network with its interval and p-value, in words; empty
+            where nothing was tested.
+        safety: One sentence per thing to know about how the network was made safe.
     """
 
     name: str
@@ -106,6 +109,8 @@ class TableRow:
     budget: str = ""
     seeds: int = 1
     spread: "TableRow | None" = None
+    against_single: tuple[str, ...] = ()
+    safety: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

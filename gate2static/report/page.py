@@ -140,6 +140,7 @@ def render_page(content: Content, pictures: Mapping[str, Sequence[Picture]]) -> 
         lines=[cells(content, row) for row in content.rows],
         pictures=pictures,
         checked=[row for row in content.rows if row.checks],
+        compared=[row for row in content.rows if row.against_single],
         steady_limit=UNSTABLE_CV,
         unsteady=any(timing.variation > UNSTABLE_CV for timing in content.latencies),
     )

@@ -17,6 +17,7 @@ from gate2static.report.gate_figure import GatePattern
 from gate2static.report.latency import main_targets, ratios, setting, slower_than_separate, timings
 from gate2static.report.predictions_figure import FILE as PREDICTIONS_FILE
 from gate2static.report.predictions_figure import Predictions, read_predictions
+from gate2static.report.safety import against_single, safety_sentences
 from gate2static.report.takeaway import takeaway
 from gate2static.static import Manifest
 from gate2static.static.folder import read_manifest
@@ -42,18 +43,17 @@ def read_content(run_dir: Path) -> Content:
     manifests = {row.name: _manifest(run_dir / row.name / "static") for row in result.rows}
     conflict_files = {row.name: run_dir / row.name / CONFLICT_FILE for row in result.rows}
     ordered = sorted(result.rows, key=lambda row: (_ORDER[row.kind], row.sparsity_weight or 0.0))
-    rows = tuple(_row(row, manifests[row.name], latency) for row in ordered)
-    task_names = [task.name for task in result.tasks]
+    columns = tuple(
+        TaskColumn(task=task.name, metric=task.metric, higher_is_better=task.higher_is_better) for task in result.tasks
+    )
+    rows = tuple(_row(row, columns, manifests[row.name], latency) for row in ordered)
     return Content(
         title=str(result.recipe.get("name", run_dir.name)),
-        columns=tuple(
-            TaskColumn(task=task.name, metric=task.metric, higher_is_better=task.higher_is_better)
-            for task in result.tasks
-        ),
+        columns=columns,
         rows=rows,
         takeaway=takeaway(rows),
         facts=_facts(run_dir, result.recipe),
-        curves=_curves(run_dir, ordered, task_names),
+        curves=_curves(run_dir, ordered, [task.name for task in result.tasks]),
         predictions=_predictions(run_dir, ordered),
         conflicts=tuple(read_conflict(path, name) for name, path in conflict_files.items() if path.is_file()),
         latency_setting=setting(latency) if latency else "",
@@ -67,7 +67,9 @@ def _manifest(static_dir: Path) -> Manifest | None:
     return read_manifest(static_dir) if (static_dir / "manifest.json").is_file() else None
 
 
-def _row(row: ResultRow, manifest: Manifest | None, latency: LatencyReport | None) -> TableRow:
+def _row(
+    row: ResultRow, columns: Sequence[TaskColumn], manifest: Manifest | None, latency: LatencyReport | None
+) -> TableRow:
     target = main_targets(latency).get(row.name) if latency else None
     return TableRow(
         name=row.name,
@@ -83,6 +85,8 @@ def _row(row: ResultRow, manifest: Manifest | None, latency: LatencyReport | Non
         pattern=_pattern(manifest) if manifest and row.kind == "gated" else None,
         checks=read_checks(manifest) if manifest else (),
         budget=_budget(row),
+        against_single=against_single(row, columns),
+        safety=safety_sentences(row),
     )
 
 

@@ -1,8 +1,10 @@
 """Tasks: the loss and the metrics of each kind, and the comparison of whole sets of tasks."""
 
+from gate2static.tasks.blocks import Blocks
 from gate2static.tasks.kind import Kind
 from gate2static.tasks.kinds import KINDS
 from gate2static.tasks.metrics import TaskMetrics
+from gate2static.tasks.paired import PairedTest, Replicates, paired_tests
 from gate2static.tasks.safety import delta_i, eta, relative_gains
 from gate2static.tasks.scores import delta_mtl, main_scores, mean_rank
 from gate2static.tasks.suggest import Suggestion, suggest_targets
@@ -10,7 +12,10 @@ from gate2static.tasks.task import Task, build_tasks
 
 __all__ = [
     "KINDS",
+    "Blocks",
     "Kind",
+    "PairedTest",
+    "Replicates",
     "Suggestion",
     "Task",
     "TaskMetrics",
@@ -20,6 +25,7 @@ __all__ = [
     "eta",
     "main_scores",
     "mean_rank",
+    "paired_tests",
     "relative_gains",
     "suggest_targets",
 ]

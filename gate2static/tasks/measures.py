@@ -50,7 +50,7 @@ class MedianAngle(Metric):
     """The median of angles in degrees, accurate to 0.005°.
 
     The state is a histogram, because the angles of all pixels of PASCAL-Context's test images would take 5 GB in every
-    process.
+    process. Inside the bin of the median angles count as evenly spread, so that the median moves with every image.
     """
 
     counts: Tensor
@@ -66,10 +66,12 @@ class MedianAngle(Metric):
         self.counts += torch.bincount(bins, minlength=len(self.counts))
 
     def compute(self) -> Tensor:
-        """Returns the middle of the bin that holds the median."""
-        below = self.counts.cumsum(0)
-        middle = torch.searchsorted(below, below[-1:] / 2)
-        return (middle[0] + 0.5) / self.BINS_PER_DEGREE
+        """Returns the angle that half of the angles lie below."""
+        upto = self.counts.cumsum(0)
+        half = upto[-1] / 2
+        middle = torch.searchsorted(upto, half[None])[0]
+        inside = self.counts[middle]
+        return (middle + 1 - (upto[middle] - half) / inside) / self.BINS_PER_DEGREE
 
 
 class BestThreshold(Metric):

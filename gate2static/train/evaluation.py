@@ -5,11 +5,15 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from gate2static.tasks import Task, TaskMetrics
+from gate2static.tasks import Blocks, Task, TaskMetrics
 
 
 def evaluate(
-    model: nn.Module, loader: Iterable[tuple[Tensor, dict[str, Tensor]]], tasks: Sequence[Task]
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, dict[str, Tensor]]],
+    tasks: Sequence[Task],
+    *,
+    blocks: Blocks | None = None,
 ) -> dict[str, dict[str, float]]:
     """Computes every task's metrics over all batches, in evaluation mode and without gradients.
 
@@ -24,6 +28,7 @@ def evaluate(
             other processes do not have.
         loader: Yields `(images, {task: targets})`; any batch may be short.
         tasks: The tasks to measure; the model's other outputs are ignored.
+        blocks: Is given every batch too, for paired tests; None for metrics alone.
 
     Returns:
         Metrics by task and name, the main metric first (`tasks.main_scores` selects the main metrics). Accuracies, IoU
@@ -42,6 +47,8 @@ def evaluate(
                 outputs = model(images.to(device))
                 for task in tasks:
                     metrics[task.name].update(outputs[task.name], targets[task.name].to(device))
+                if blocks is not None:
+                    blocks.update(outputs, {task.name: targets[task.name].to(device) for task in tasks})
     finally:
         model.train(was_training)
     return {name: metric.compute() for name, metric in metrics.items()}

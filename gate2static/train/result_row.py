@@ -1,20 +1,16 @@
 """The measurement of one network: its row in `run.json`."""
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from gate2static.budget import BudgetReport
-from gate2static.data import Splits
 from gate2static.gates import GatedModel
 from gate2static.prune import prune
 from gate2static.recipe import Recipe
 from gate2static.tasks import Task, delta_i, delta_mtl, eta, main_scores, relative_gains
-from gate2static.train.evaluation import evaluate
-from gate2static.train.loop.batches import Share, evaluation_loader, loaded
 from gate2static.train.results import ResultRow, RunResult
+from gate2static.train.safety.comparison import Comparison
+from gate2static.train.safety.outcome import Safety
 from gate2static.train.variants import is_shared
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 
 def add_row(
@@ -25,11 +21,11 @@ def add_row(
     checkpoints: tuple[str, ...],
     recipe: Recipe,
     tasks: tuple[Task, ...],
-    splits: Splits,
-    fabric: "Fabric",
+    comparison: Comparison,
     sparsity_weight: float | None = None,
     budget: BudgetReport | None = None,
     is_architecture: bool = False,
+    safety: Safety | None = None,
 ) -> RunResult:
     """Measures a trained network on the test split and adds its row to the result.
 
@@ -42,22 +38,17 @@ def add_row(
         checkpoints: The network's checkpoints, relative to the run's folder.
         recipe: The recipe that the network was trained with.
         tasks: The tasks to measure.
-        splits: The data; `test` is measured.
-        fabric: The processes and devices; every process measures its share of the images.
+        comparison: Measures networks on the test split.
         sparsity_weight: λ_s of a gated network.
         budget: The budget of a gated network and the cost that it reached.
         is_architecture: Whether the network is of another architecture.
+        safety: How the network was made safe; None for others.
 
     Returns:
         The result with the new row.
     """
     static = prune(gated)
-    training = recipe.training
-    share = Share.of(fabric)
-    # The size of a part in training, which fits in memory.
-    size = training.gated.batch_size // (share.world_size * training.accumulate)
-    loader = evaluation_loader(splits.test, size, share=share, workers=training.workers)
-    scores = evaluate(static.to(fabric.device), loaded(loader), tasks)
+    scores, states = comparison.measure(static)
     metrics = main_scores(scores, tasks)
     separate = next((row for row in result.rows if row.kind == "separate"), None)
     baseline = metrics if separate is None else separate.metrics
@@ -65,6 +56,8 @@ def add_row(
     # Runs of older versions have no scores beside the main metrics.
     gains = relative_gains(scores, of_baseline, tasks) if of_baseline else {}
     is_comparable = any(gains.values())
+    tests = {} if name == "separate" else comparison.tests(states)
+    of_their_own = () if safety is None else safety.opened
     row = ResultRow(
         name=name,
         kind="architecture" if is_architecture else _kind(name),
@@ -80,6 +73,8 @@ def add_row(
         macs=static.manifest.macs["static"],
         parameters=static.manifest.parameters["static"],
         budget=budget,
+        tests={task: of_task for task, of_task in tests.items() if task not in of_their_own},
+        safety=safety,
     )
     return result.with_row(row)
 

@@ -11,7 +11,9 @@ from gate2static.errors import CheckpointError, RecipeError
 from gate2static.files import is_file
 from gate2static.recipe import Recipe, parse
 from gate2static.strict_json import first_problem, read_json
+from gate2static.tasks import PairedTest
 from gate2static.train.atomic import write_atomically
+from gate2static.train.safety.outcome import Safety
 
 FILE = "run.json"
 _NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,254}")
@@ -72,6 +74,9 @@ class ResultRow(_Frozen):
         macs: Multiply-accumulates per image of the pruned network, heads included.
         parameters: Parameters of the pruned network, heads included.
         budget: The network's budget and the cost that it reached; None without a budget.
+        tests: Task -> metric -> the paired test against the single-task network on the test split; tasks that have the
+            encoder of that network have none.
+        safety: How a network was made safe; None for others.
     """
 
     name: RowName
@@ -87,6 +92,8 @@ class ResultRow(_Frozen):
     macs: Size
     parameters: Size
     budget: BudgetReport | None = None
+    tests: dict[str, dict[str, PairedTest]] = {}
+    safety: Safety | None = None
 
 
 class RunResult(_Frozen):
@@ -117,13 +124,19 @@ class RunResult(_Frozen):
     def cautions(self) -> tuple[str, ...]:
         """Returns one sentence for every gated network that is not better than separate networks.
 
-        Where a task of a gated network was trained for more epochs than its separate network, which then is no fair
-        comparison, there is a sentence about that too.
+        There is a sentence too where a network could not be made safe, and where a task of a gated network was trained
+        for more epochs than its separate network, which then is no fair comparison.
         """
         sentences = [
             f"{row.name}: Δ_MTL is {100 * row.delta_mtl:+.2f} %, so it is not better than separate networks"
             for row in self.rows
             if row.kind == "gated" and row.delta_mtl is not None and row.delta_mtl < 0
+        ]
+        sentences += [
+            f"{row.name}: not shown to be as good as single-task networks: {', '.join(row.safety.unsafe)}; the "
+            f"{row.safety.stopped} allowed no more"
+            for row in self.rows
+            if row.safety is not None and row.safety.unsafe
         ]
         try:
             recipe = parse(Recipe, self.recipe, where="the run's recipe")

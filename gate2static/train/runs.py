@@ -40,8 +40,10 @@ from gate2static.train.results import FILE as RESULT
 from gate2static.train.results import RunResult, TaskInfo, load_result
 from gate2static.train.retraining import with_policies
 from gate2static.train.run_lock import locked
+from gate2static.train.safety.comparison import Comparison
+from gate2static.train.safety.rounds import SafeRun, make_safe, read_safety, safe_cost
 from gate2static.train.sample_predictions import write_predictions
-from gate2static.train.variants import gated_name, gated_variants, is_shared, shared_variants
+from gate2static.train.variants import gated_name, gated_variants, is_shared, safe_rows, shared_variants
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -147,6 +149,8 @@ def train_variants(
         check_recipe(variant, processes=fabric.world_size)
         if variant.budget is not None and not is_shared(name):
             check_budget(build_untrained(variant), variant.budget)
+    if recipe.safe is not None:
+        _check_safe(recipe, variants)
     if architectures and not recipe.training.shared.balancing.is_plain:
         raise RecipeError(
             "training.shared.balancing: methods train shared and gated networks only, and architectures would train "
@@ -180,29 +184,40 @@ def _run_in_process(
     splits = load_data(recipe.data, [task.name for task in tasks])
     _check_selection(recipe, splits)
     fabric.barrier()  # no process writes before all have read the folder
-    recipes = {"separate": recipe, "shared": recipe, **variants, **dict.fromkeys(architectures, recipe)}
-    total_cost = _total_cost(recipe, length(splits.train), recipes, architectures)
+    safe = safe_rows(variants)
+    baselines = {"separate": recipe, "shared": recipe}
+    recipes = {**baselines, **_with_safe(variants, safe), **dict.fromkeys(architectures, recipe)}
+    on_test = Comparison(run_dir, splits.test, tasks, recipe, fabric)
+    total_cost = _total_cost(recipe, length(splits.train), recipes.keys() - safe.keys(), architectures)
+    total_cost += sum(safe_cost(recipes[name], length(splits.train)) for name in safe)
     with TrainingProgress(enabled=show and fabric.is_global_zero, total_cost=total_cost) as progress:
         for name, variant in recipes.items():
-            checkpoints = []
-            wanted = architectures.get(name)
-            if wanted is not None:
-                on_first_process(fabric, partial(_make_folder, run_dir))
-                wanted = with_tree(wanted, recipe, run_dir, tasks, splits, fabric=fabric)
-                wanted = with_policies(wanted, recipe, run_dir)
-            for run in _network_runs(name, variant, run_dir, wanted):
-                on_first_process(fabric, partial(_make_folder, run_dir))
-                if isinstance(run.model, GatedModel) and not run.checkpoint.exists():
-                    decide_gates(run.model, variant, run_dir, tasks, splits, device=fabric.device)
-                train_network(run, splits, fabric=fabric, go_on=resume, progress=progress)
-                checkpoints.append(f"{run.name}/{kept(recipe)}")
+            safety = None
+            if name in safe:
+                run = SafeRun(name=name, before=safe[name], recipe=variant, tasks=tasks, run_dir=run_dir)
+                make_safe(run, splits, fabric=fabric, go_on=resume, progress=progress)
+                safety = read_safety(run.checkpoint)
+                checkpoints = [f"{name}/{CHECKPOINT}"]
+            else:
+                checkpoints = []
+                wanted = architectures.get(name)
+                if wanted is not None:
+                    on_first_process(fabric, partial(_make_folder, run_dir))
+                    wanted = with_tree(wanted, recipe, run_dir, tasks, splits, fabric=fabric)
+                    wanted = with_policies(wanted, recipe, run_dir)
+                for network in _network_runs(name, variant, run_dir, wanted):
+                    on_first_process(fabric, partial(_make_folder, run_dir))
+                    if isinstance(network.model, GatedModel) and not network.checkpoint.exists():
+                        decide_gates(network.model, variant, run_dir, tasks, splits, device=fabric.device)
+                    train_network(network, splits, fabric=fabric, go_on=resume, progress=progress)
+                    checkpoints.append(f"{network.name}/{kept(recipe)}")
             if any(row.name == name for row in result.rows):
                 continue  # measured before an interruption
             sparsity_weight = None
             report = None
-            if name in variants and not is_shared(name):
-                sparsity_weight, report = _outcome(variant, run_dir / name)
-            trained = _trained(run_dir, name, recipe)
+            if name in safe or (name in variants and not is_shared(name)):
+                sparsity_weight, report = _outcome(variant, run_dir / safe.get(name, name))
+            trained = _trained(run_dir, checkpoints, name=name)
             on_first_process(fabric, partial(write_predictions, run_dir / name, trained, splits.test, tasks))
             result = add_row(
                 result,
@@ -211,13 +226,37 @@ def _run_in_process(
                 checkpoints=tuple(checkpoints),
                 recipe=recipe,
                 tasks=tasks,
-                splits=splits,
-                fabric=fabric,
+                comparison=on_test,
                 sparsity_weight=sparsity_weight,
-                budget=report,
+                # A safe network may cost more than the gated one that it was made of.
+                budget=None if name in safe else report,
                 is_architecture=name in architectures,
+                safety=safety,
             )
             on_first_process(fabric, partial(result.save, run_dir))
+
+
+def _check_safe(recipe: Recipe, variants: dict[str, Recipe]) -> None:
+    """Raises where there is nothing to make safe, or no network meets the budget of safe ones."""
+    if not safe_rows(variants):
+        raise RecipeError(
+            "safe: gives tasks of gated networks their own encoders, and no gated network is trained; give a value in "
+            "sweep or sweep_budgets, or remove safe"
+        )
+    assert recipe.safe is not None
+    if recipe.safe.budget is not None:
+        check_budget(build_untrained(recipe), recipe.safe.budget)
+
+
+def _with_safe(variants: dict[str, Recipe], safe: dict[str, str]) -> dict[str, Recipe]:
+    """Returns the recipes of rows by name, that of a safe network right behind the gated one that it is made of."""
+    of_gated = {before: name for name, before in safe.items()}
+    recipes = {}
+    for name, variant in variants.items():
+        recipes[name] = variant
+        if name in of_gated:
+            recipes[of_gated[name]] = variant
+    return recipes
 
 
 def _make_folder(run_dir: Path) -> None:
@@ -233,6 +272,11 @@ def _check_selection(recipe: Recipe, splits: Splits) -> None:
     training = recipe.training
     stops_early = any(settings.patience for settings in (training.single, training.shared, training.gated))
     selects = training.keep == "best" or stops_early
+    if recipe.safe is not None and splits.val is splits.test:
+        raise RecipeError(
+            "safe: the data set comes without validation images, so tasks would be checked on the test images; set "
+            "data.options.val_images, or remove safe"
+        )
     if selects and splits.val is splits.test:
         raise RecipeError(
             "training.keep and patience: the data set comes without validation images, so they would select on the "
@@ -310,13 +354,13 @@ def _open_result(recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], *, resu
     return RunResult(recipe=recipe.model_dump(mode="json"), tasks=infos, rows=rows)
 
 
-def _trained(run_dir: Path, name: str, recipe: Recipe) -> GatedModel:
+def _trained(run_dir: Path, checkpoints: Sequence[str], *, name: str) -> GatedModel:
     """Loads the network of a row from its checkpoints, as a gated network."""
     if name == "separate":
         return gated_baseline(run_dir, "separate")
     if name == "shared":
         return gated_baseline(run_dir, "shared")
-    return load_gated(run_dir / name / kept(recipe))[0]
+    return load_gated(run_dir / checkpoints[0])[0]
 
 
 def _total_cost(recipe: Recipe, images: int, rows: Iterable[str], architectures: Collection[str]) -> int:

@@ -1,5 +1,6 @@
 """The networks of a sweep beside its baselines: their rows' names and their recipes."""
 
+from collections.abc import Mapping
 from itertools import product
 
 from gate2static.recipe import Recipe
@@ -11,6 +12,15 @@ _SHARED = "shared-"
 def is_shared(name: str) -> bool:
     """Returns whether a row is of a shared network."""
     return name == "shared" or name.startswith(_SHARED)
+
+
+def safe_rows(variants: Mapping[str, Recipe]) -> dict[str, str]:
+    """Returns the names of the rows of safe networks -> those of the gated networks that they are made of.
+
+    Args:
+        variants: The name of a row -> its recipe.
+    """
+    return {f"{name}-safe": name for name, variant in variants.items() if variant.safe and not is_shared(name)}
 
 
 def gated_name(recipe: Recipe) -> str:

@@ -70,6 +70,10 @@ class TrainingProgress:
         """Counts the steps that early stopping spared, each of `cost` backbone passes."""
         self._bars.advance(self._run, self._steps_left * cost)
 
+    def skip(self, *, cost: float) -> None:
+        """Counts `cost` backbone passes that turned out not to be needed."""
+        self._bars.advance(self._run, cost)
+
     def note(self, text: str) -> None:
         """Shows a text beside the network's bar, such as its metrics, or prints it as a line of its own."""
         if self._network is not None:

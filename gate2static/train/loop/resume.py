@@ -1,6 +1,7 @@
 """Saving and resuming the training of one network, bit for bit on the CPU."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gate2static.errors import CheckpointError
@@ -80,16 +81,29 @@ def resume(run: NetworkRun, **parts: Any) -> Position:
         ) from error
 
 
-def _restored(run: NetworkRun, content: dict[str, Any], parts: dict[str, Any]) -> Position:
-    saved = _with_defaults(content["identity"])
-    current = run.identity
+def check_identity(saved: dict[str, Any], current: dict[str, Any], path: Path) -> None:
+    """Refuses a checkpoint that belongs to another recipe.
+
+    Args:
+        saved: The identity in the checkpoint.
+        current: The identity of the network to train.
+        path: The checkpoint, for the error message.
+
+    Raises:
+        CheckpointError: They differ; the message names a difference.
+    """
+    saved = _with_defaults(saved)
     # Only current keys count: an older checkpoint may name settings that no longer exist.
     for key in current:
         if saved.get(key) != current[key]:
             raise CheckpointError(
-                f"{run.checkpoint}: was trained with another {key}: {_difference(saved.get(key), current[key])}; "
+                f"{path}: was trained with another {key}: {_difference(saved.get(key), current[key])}; "
                 "resume with the recipe it was started with, or start in another folder"
             )
+
+
+def _restored(run: NetworkRun, content: dict[str, Any], parts: dict[str, Any]) -> Position:
+    check_identity(content["identity"], run.identity, run.checkpoint)
     checkpoints.load_weights(run.model, content["model"], where=str(run.checkpoint))
     for name, part in parts.items():
         _load_states(part, content.get(name, {}))

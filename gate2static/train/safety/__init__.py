@@ -1,0 +1,1 @@
+"""Safe networks: no task is worse than with a network of its own."""
