@@ -3,7 +3,7 @@
 from gate2static.recipe.architecture import ArchitectureRecipe
 from gate2static.recipe.balancing import BalancingRecipe
 from gate2static.recipe.budget import Budget
-from gate2static.recipe.loading import load_recipe, parse_budget
+from gate2static.recipe.loading import load_recipe, parse_budget, recipe_at
 from gate2static.recipe.parsing import parse
 from gate2static.recipe.schema import (
     DataRecipe,
@@ -13,6 +13,7 @@ from gate2static.recipe.schema import (
     Recipe,
     TaskRecipe,
 )
+from gate2static.recipe.search import SearchRecipe
 from gate2static.recipe.strict import Strict
 from gate2static.recipe.training import (
     GatedNetworkRecipe,
@@ -37,6 +38,7 @@ __all__ = [
     "NetworkRecipe",
     "Recipe",
     "ScheduleRecipe",
+    "SearchRecipe",
     "SharedNetworkRecipe",
     "Strict",
     "TaskRecipe",
@@ -45,4 +47,5 @@ __all__ = [
     "load_recipe",
     "parse",
     "parse_budget",
+    "recipe_at",
 ]

@@ -9,6 +9,7 @@ from gate2static.recipe.balancing import BalancingRecipe
 from gate2static.recipe.budget import Budget
 from gate2static.recipe.option import Option
 from gate2static.recipe.presets import Preset
+from gate2static.recipe.search import SearchRecipe
 from gate2static.recipe.strict import Count, Fraction, NotNegative, Positive, Strict
 from gate2static.recipe.training import TrainingRecipe
 
@@ -134,6 +135,8 @@ class Recipe(Strict):
     """Methods that `sweep` trains a shared network with, each in a row of its own, such as `shared-pcgrad`."""
     architectures: Annotated[tuple[ArchitectureRecipe, ...], Field(max_length=1000)] = ()
     """Architectures that `sweep` trains as the shared network is trained, each in a row of its own."""
+    search: SearchRecipe | None = None
+    """What the command `search` tries."""
     runs_dir: str = "runs"
 
     @model_validator(mode="after")

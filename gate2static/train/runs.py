@@ -1,7 +1,7 @@
 """A whole run: the single-task networks, the shared network and one gated network per sparsity weight."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from gate2static.budget import BudgetReport, check_budget
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.errors import RecipeError, TrainingError
+from gate2static.files import in_turn
 from gate2static.gates import GatedModel
 from gate2static.recipe import ArchitectureRecipe, NetworkRecipe, Recipe
 from gate2static.tasks import Task, build_tasks
@@ -36,7 +37,7 @@ from gate2static.train.processes.devices import launch, on_first_process, start_
 from gate2static.train.processes.memory import keep_freed_memory
 from gate2static.train.result_row import add_row
 from gate2static.train.results import FILE as RESULT
-from gate2static.train.results import RunResult, TaskInfo, load_result
+from gate2static.train.results import ResultRow, RunResult, TaskInfo, load_result
 from gate2static.train.run_lock import locked
 from gate2static.train.variants import gated_name, gated_variants, is_shared, shared_variants
 
@@ -135,15 +136,7 @@ def train_variants(
         Gate2StaticError: As for `train`.
     """
     run_dir = Path(run_dir)
-    # Errors of the recipe, and missing libraries, come here, before any process is started.
-    if recipe.training.tensorboard:
-        check_tensorboard()
-    build_tasks(recipe.tasks, describe_data(recipe.data))
-    fabric = start_fabric(recipe)
-    for name, variant in {"shared": recipe, **variants}.items():
-        check_recipe(variant, processes=fabric.world_size)
-        if variant.budget is not None and not is_shared(name):
-            check_budget(build_untrained(variant), variant.budget)
+    fabric = _checked(recipe, {"shared": recipe, **variants})
     if architectures and not recipe.training.shared.balancing.is_plain:
         raise RecipeError(
             "training.shared.balancing: methods train shared and gated networks only, and architectures would train "
@@ -152,17 +145,64 @@ def train_variants(
     for wanted in architectures:
         build_architecture(recipe, wanted)
     by_label = {wanted.label: wanted for wanted in architectures}
+    rows = {"separate": recipe, "shared": recipe, **variants, **dict.fromkeys(by_label, recipe)}
     # The lock is this process's alone; further processes of the run are its children.
     with locked(run_dir) if starts_the_run() else nullcontext():
-        launch(fabric, _run_in_process, recipe, run_dir, variants, by_label, resume, progress)
+        launch(fabric, _run_in_process, recipe, run_dir, rows, by_label, resume, progress)
     return load_result(run_dir)
+
+
+def train_beside_others(
+    recipe: Recipe,
+    run_dir: Path,
+    name: str,
+    variant: Recipe,
+    *,
+    waiting: Callable[[str], None],
+    progress: bool = True,
+) -> ResultRow:
+    """Trains one more gated network of a run whose baselines are trained, or goes on with it.
+
+    Only the network's own folder is locked, so that several processes can train networks of one run.
+
+    Args:
+        recipe: The recipe of the baselines.
+        run_dir: The run's folder.
+        name: The name of the network's row.
+        variant: The network's recipe, which may differ from `recipe` as for `train_variants`.
+        waiting: Is called where another process trains this network, and is waited for.
+        progress: Whether to show progress bars on stderr.
+
+    Returns:
+        The network's row.
+
+    Raises:
+        Gate2StaticError: As for `train`.
+    """
+    fabric = _checked(recipe, {name: variant})
+    with locked(run_dir / name, waiting=waiting):
+        launch(fabric, _run_in_process, recipe, run_dir, {name: variant}, {}, True, progress)
+    return next(row for row in load_result(run_dir).rows if row.name == name)
+
+
+def _checked(recipe: Recipe, variants: dict[str, Recipe]) -> "Fabric":
+    """Finds errors of recipes, and missing libraries, before any process is started; returns the processes."""
+    if recipe.training.tensorboard:
+        check_tensorboard()
+    build_tasks(recipe.tasks, describe_data(recipe.data))
+    fabric = start_fabric(recipe)
+    for name, variant in variants.items():
+        check_recipe(variant, processes=fabric.world_size)
+        if variant.budget is not None and not is_shared(name):
+            check_budget(build_untrained(variant), variant.budget)
+    return fabric
 
 
 def _run_in_process(
     fabric: "Fabric",
     recipe: Recipe,
     run_dir: Path,
-    variants: dict[str, Recipe],
+    recipes: dict[str, Recipe],
     architectures: dict[str, ArchitectureRecipe],
     resume: bool,
     show: bool,
@@ -176,7 +216,6 @@ def _run_in_process(
     splits = load_data(recipe.data, [task.name for task in tasks])
     _check_selection(recipe, splits)
     fabric.barrier()  # no process writes before all have read the folder
-    recipes = {"separate": recipe, "shared": recipe, **variants, **dict.fromkeys(architectures, recipe)}
     total_cost = _total_cost(recipe, length(splits.train), recipes, architectures)
     with TrainingProgress(enabled=show and fabric.is_global_zero, total_cost=total_cost) as progress:
         for name, variant in recipes.items():
@@ -191,7 +230,7 @@ def _run_in_process(
                 continue  # measured before an interruption
             sparsity_weight = None
             report = None
-            if name in variants and not is_shared(name):
+            if name != "separate" and name not in architectures and not is_shared(name):
                 sparsity_weight, report = _outcome(variant, run_dir / name)
             result = add_row(
                 result,
@@ -206,7 +245,13 @@ def _run_in_process(
                 budget=report,
                 is_architecture=name in architectures,
             )
-            on_first_process(fabric, partial(result.save, run_dir))
+            on_first_process(fabric, partial(_save, result, run_dir, beside_others="separate" not in recipes))
+
+
+def _save(result: RunResult, run_dir: Path, *, beside_others: bool) -> None:
+    """Writes `run.json`; beside others, only the last row is added to what they have written meanwhile."""
+    with in_turn(run_dir) if beside_others else nullcontext():
+        (load_result(run_dir).with_row(result.rows[-1]) if beside_others else result).save(run_dir)
 
 
 def _make_folder(run_dir: Path) -> None:
