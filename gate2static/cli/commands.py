@@ -100,6 +100,63 @@ def sweep(
 
 
 @app.command()
+def search(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            help="What hands out trials: a data base such as postgresql://HOST/NAME, or a journal's path; a journal in "
+            "the output folder by default.",
+        ),
+    ] = None,
+) -> None:
+    """Try many recipes: the same command again is one more worker, or goes on after an interruption."""
+    from gate2static.search import search as search_run
+
+    loaded, folder = open_run(recipe, overrides, run_dir)
+    search_run(loaded, folder, storage=storage, say=say)
+    say(f"searched: {folder}; see gate2static front {folder}")
+
+
+@app.command()
+def front(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Folders that `search` wrote.")],
+    pick: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pick",
+            metavar="BOUND",
+            help="Print only the folder of the best network with this bound, such as macs<=0.6; may be repeated.",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="The page to write; front.html in the first folder by default.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Show the networks of searches that no other network beats, as a table and as a page."""
+    from gate2static.errors import SearchError
+    from gate2static.files import write_atomically
+    from gate2static.front.page import render_front
+    from gate2static.front.pareto import as_json, pick_network, read_front
+    from gate2static.front.table import front_table
+
+    found = read_front(run_dirs)
+    if pick:
+        say(str(pick_network(found, pick).folder))
+        return
+    page = html or run_dirs[0] / "front.html"
+    write_atomically(page, render_front(found).encode(), error=SearchError)
+    show(front_table(found), json, as_json(found))
+    if json != Path("-"):
+        say(f"page: {page}")
+
+
+@app.command()
 def suggest_targets(
     run_dir: Annotated[Path, typer.Argument(help="A folder that `train` or `sweep` wrote.")], json: Json = None
 ) -> None:

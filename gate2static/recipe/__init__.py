@@ -3,7 +3,7 @@
 from gate2static.recipe.architecture import ArchitectureRecipe
 from gate2static.recipe.balancing import BalancingRecipe
 from gate2static.recipe.budget import Budget
-from gate2static.recipe.loading import load_recipe, parse_budget
+from gate2static.recipe.loading import load_recipe, parse_budget, recipe_at
 from gate2static.recipe.parsing import parse
 from gate2static.recipe.safe import SafeRecipe
 from gate2static.recipe.schema import (
@@ -14,6 +14,7 @@ from gate2static.recipe.schema import (
     Recipe,
     TaskRecipe,
 )
+from gate2static.recipe.search import SearchRecipe
 from gate2static.recipe.strict import Strict
 from gate2static.recipe.training import (
     GatedNetworkRecipe,
@@ -39,6 +40,7 @@ __all__ = [
     "Recipe",
     "SafeRecipe",
     "ScheduleRecipe",
+    "SearchRecipe",
     "SharedNetworkRecipe",
     "Strict",
     "TaskRecipe",
@@ -47,4 +49,5 @@ __all__ = [
     "load_recipe",
     "parse",
     "parse_budget",
+    "recipe_at",
 ]

@@ -1,7 +1,8 @@
 """Loading of a recipe file, with `key.sub=value` overrides."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,24 @@ def parse_budget(values: Sequence[str]) -> Budget:
     return parse(Budget, raw, where="--budget")
 
 
+def recipe_at(recipe: Recipe, point: Mapping[str, Any]) -> Recipe:
+    """Returns a recipe with other values, and without its search.
+
+    Args:
+        recipe: The recipe.
+        point: A key as of `--set` -> the new value.
+
+    Raises:
+        RecipeError: A key does not exist, or the values do not fit the recipe or each other.
+    """
+    raw = recipe.model_dump(mode="json", exclude={"search"})
+    shown = ", ".join(f"{key}={json.dumps(value)}" for key, value in point.items())
+    where = f"search.space at {shortened(shown, 200)}"
+    for key, value in point.items():
+        _replace(raw, key, value, where)
+    return parse(Recipe, raw, where=where)
+
+
 def _override(
     raw: dict[str, Any],
     text: str,
@@ -80,23 +99,30 @@ def _override(
     text = shortened(f"{option} {text}")
     if not equals or not key:
         raise RecipeError(f"{text}: expected {example}")
-    *parents, last = key.split(".")
-    here: Any = raw
-    for depth, part in enumerate(parents):
-        here = _step(here, part, text) if isinstance(here, list) else here.setdefault(part, {})
-        if not isinstance(here, dict | list):
-            path = ".".join(parents[: depth + 1])
-            raise RecipeError(f"{text}: {shortened(path)} is {shortened(repr(here))}, which has no keys below it")
     # As YAML, so that numbers, lists and booleans need no quotes.
     try:
         parsed = read_yaml(value)
     except ValueError as error:
         raise RecipeError(f"{text}: the value is not YAML: {error}") from None
+    _replace(raw, key, parsed, text)
+
+
+def _replace(raw: dict[str, Any], key: str, value: Any, text: str) -> None:
+    """Replaces a value in place, at the path `key`; `text` begins the error messages."""
+    *parents, last = key.split(".")
+    here: Any = raw
+    for depth, part in enumerate(parents):
+        if isinstance(here, dict) and here.get(part) is None:
+            here[part] = {}  # a section that is not there yet, such as a budget
+        here = _step(here, part, text) if isinstance(here, list) else here[part]
+        if not isinstance(here, dict | list):
+            path = ".".join(parents[: depth + 1])
+            raise RecipeError(f"{text}: {shortened(path)} is {shortened(repr(here))}, which has no keys below it")
     if isinstance(here, list):
         _step(here, last, text)
-        here[int(last)] = parsed
+        here[int(last)] = value
     else:
-        here[last] = parsed
+        here[last] = value
 
 
 def _step(items: list[Any], part: str, text: str) -> Any:

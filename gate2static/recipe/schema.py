@@ -10,6 +10,7 @@ from gate2static.recipe.budget import Budget
 from gate2static.recipe.option import Option
 from gate2static.recipe.presets import Preset
 from gate2static.recipe.safe import SafeRecipe
+from gate2static.recipe.search import SearchRecipe
 from gate2static.recipe.strict import Count, Fraction, NotNegative, Positive, Strict
 from gate2static.recipe.training import TrainingRecipe
 
@@ -138,6 +139,8 @@ class Recipe(Strict):
     safe: SafeRecipe | None = None
     """Whether every gated network gets a safe one beside it, in a row of its own: tasks that are not shown to be as
     good as their single-task networks take the encoders of these. `true` has the defaults."""
+    search: SearchRecipe | None = None
+    """What the command `search` tries."""
     runs_dir: str = "runs"
 
     @field_validator("safe", mode="before")

@@ -22,6 +22,8 @@ COMMANDS = {
     "demo": {"--run-dir", "--set", "--json"},
     "train": {"RECIPE", "--set", "--resume", "--run-dir", "--budget-ms", "--device", "--json"},
     "sweep": {"RECIPE", "--set", "--resume", "--run-dir", "--seeds", "--json"},
+    "search": {"RECIPE", "--set", "--run-dir", "--storage"},
+    "front": {"RUN_DIRS", "--pick", "--html", "--json"},
     "prune": {
         *("CHECKPOINT", "-o", "--output", "--align", "--target", "--dynamic", "--budget", "--dtype", "--explain"),
         "--dry-run",
