@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,14 +18,24 @@ from gate2static.errors import ArtefactError
 from gate2static.export import build_engine, export_onnx, onnx_errors
 from gate2static.export.engine_sidecar import is_built_from
 from gate2static.export.equality import check_equal, onnx_tolerances
+from gate2static.export.formats import FileReport
+from gate2static.export.package.folder import default_folder, export_package
 from gate2static.files import is_up_to_date
 from gate2static.gates import GatedModel
 from gate2static.prune import Plan, apply, estimated_latency, plan, prune
 from gate2static.prune.emission.layout import find_target
 from gate2static.recipe import Budget
-from gate2static.report import gated_checks, onnx_checks, record, was_verified, with_checks
+from gate2static.report import gated_checks, known_latencies, onnx_checks, record, was_verified, with_checks
 from gate2static.static import Manifest, StaticModel, load_static
-from gate2static.train import Projected, ResultRow, gated_baseline, load_gated, project_checkpoint, trained_budget
+from gate2static.train import (
+    Projected,
+    ResultRow,
+    gated_baseline,
+    load_gated,
+    project_checkpoint,
+    trained_budget,
+    with_meaning,
+)
 from gate2static.verify import EquivalenceReport, verify
 
 ONNX_FILE = "model.onnx"
@@ -116,6 +127,21 @@ class Verification:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An export folder that was written.
+
+    Attributes:
+        folder: The folder.
+        reports: One report per file.
+        description: The content of `model.json`.
+    """
+
+    folder: Path
+    reports: tuple[FileReport, ...]
+    description: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One step of a delivery.
 
@@ -202,6 +228,7 @@ def prune_to_folder(pruning: Pruning, output: Path) -> PrunedNetwork:
     keeps_budget = report is not None and (projected is not None or _keeps_cost(report, pruning.request))
     if report is not None and keeps_budget:
         static.manifest = static.manifest.model_copy(update={"budget": report.model_dump(mode="json")})
+    static.manifest = with_meaning(static.manifest, pruning.checkpoint)
     static.save(output)
     broken_promise = None if keeps_budget else report
     if projected is None:
@@ -248,6 +275,26 @@ def verify_folder(checkpoint: Path, static_dir: Path, onnx: Path | None = None) 
     )
 
 
+def export_folder(static_dir: Path, output: Path | None = None, **options: Any) -> Exported:
+    """Exports a static network as a folder that can be deployed without gate2static.
+
+    Args:
+        static_dir: The static network's folder.
+        output: The export folder; None takes `exports/<name>`.
+        options: The arguments of `export_package`.
+
+    Raises:
+        ArtefactError: The folder holds no static network.
+        ExportError: The options do not go together, or a step failed.
+        MissingDependencyError: An engine's library is not there.
+        VerificationError: An ONNX file does not compute what the static network computes.
+    """
+    static = load_static(static_dir)
+    folder = output or default_folder(static_dir)
+    reports, description = export_package(static, folder, latencies=known_latencies(static_dir), **options)
+    return Exported(folder=folder, reports=reports, description=description)
+
+
 def delivery(run_dir: Path, row: ResultRow) -> tuple[Step, ...]:
     """Returns the steps that take one network of a run from its checkpoints to an engine, in order.
 
@@ -292,7 +339,9 @@ def _keeps_cost(report: BudgetReport, request: PruneRequest) -> bool:
 
 def _prune_if_older(source: Path, checkpoints: Sequence[Path], static_dir: Path) -> None:
     if not is_up_to_date(static_dir / "graph.json", checkpoints):
-        prune(load_network(source)).save(static_dir)
+        static = prune(load_network(source))
+        static.manifest = with_meaning(static.manifest, source)
+        static.save(static_dir)
 
 
 def _verify_once(source: Path, static_dir: Path) -> None:

@@ -188,9 +188,9 @@ def verify(
 def export(
     static_dir: StaticDir,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Output folder; the folder of STATIC_DIR by default.")
+        Path | None, typer.Option("-o", "--output", help="Output folder; exports/<run>-<network> by default.")
     ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the default).")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (always written).")] = False,
     pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export archive.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine for this machine's GPU.")] = False,
     trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="Build a TensorRT-RTX engine, without a GPU.")] = False,
@@ -203,29 +203,42 @@ def export(
     calibration: Annotated[
         Path | None, typer.Option("--calibration", help="Preprocessed inputs, a float32 .npy file (N, C, H, W).")
     ] = None,
+    opset: Annotated[
+        int | None, typer.Option("--opset", help="The opset of ONNX files, 12 and newer; 20 by default.")
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            "--batch", metavar="N|MIN,USUAL,MAX", help="The only batch size, or the range of engines; 1,1,8 by default."
+        ),
+    ] = None,
+    json: Json = None,
 ) -> None:
-    """Write a static network as ONNX, .pt2 or an engine; the ONNX file is compared with torch first."""
-    from gate2static.cli.option_checks import engine_backends
-    from gate2static.export import export_static, export_table
-    from gate2static.static import load_static
+    """Write a static network as ONNX with a description and examples, and as .pt2 or engines; compared with torch."""
+    from gate2static.cli.option_checks import batch_sizes, engine_backends
+    from gate2static.export import export_table
+    from gate2static.pipeline import export_folder
 
     engines = engine_backends(
         trt=trt, trt_rtx=trt_rtx, fp16=fp16, int8=int8, compute_capability=compute_capability
     )
-    static = load_static(static_dir)
-    folder = output or static_dir.resolve().parent
-    reports = export_static(
-        static,
-        folder,
-        onnx=onnx or not (pt2 or engines),
+    exported = export_folder(
+        static_dir,
+        output,
+        onnx=True,
         pt2=pt2,
         engines=engines,
         precision="fp16" if fp16 else "int8" if int8 else "fp32",
         calibration=calibration,
         compute_capabilities=compute_capability,
+        opset=opset,
+        **batch_sizes(batch),
     )
-    show(export_table(reports))
-    say(f"exported: {folder}")
+    show(export_table(exported.reports), json, {"folder": str(exported.folder), **exported.description})
+    if json != Path("-"):
+        for line in exported.description["trtexec"].values():
+            say(f"on the board: {line}")
+        say(f"exported: {exported.folder}")
 
 
 @app.command()

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,6 +11,9 @@ from gate2static.errors import Gate2StaticError, RecipeError
 if TYPE_CHECKING:
     from gate2static.pipeline import PruneRequest
     from gate2static.runtimes.tensorrt import TrtBackend
+
+
+_LARGEST_BATCH = 65_536
 
 
 def check_prune_output(checkpoint: Path, output: Path | None, *, dry_run: bool, budget: bool) -> None:
@@ -99,6 +102,19 @@ def engine_backends(
     if trt_rtx:
         backends.append("tensorrt-rtx")
     return backends
+
+
+def batch_sizes(batch: str | None) -> dict[str, Any]:
+    """Returns the arguments of `export_package` that `--batch` stands for: one size, or a range."""
+    if batch is None:
+        return {}
+    sizes = [int(part) if part.strip().isdecimal() else 0 for part in batch.split(",")]
+    if len(sizes) not in (1, 3) or not all(1 <= size <= _LARGEST_BATCH for size in sizes) or sizes != sorted(sizes):
+        raise typer.BadParameter(
+            f"--batch is {batch!r}; allowed is one size, such as 1, or the smallest, the usual and the largest, such "
+            "as 1,1,8"
+        )
+    return {"batch_size": sizes[0]} if len(sizes) == 1 else {"batch": tuple(sizes)}
 
 
 def latency_overrides(budget_ms: float | None, device: str | None) -> list[str]:

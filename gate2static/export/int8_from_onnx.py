@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from gate2static.arguments import require_path
 from gate2static.errors import ExportError
+from gate2static.export.onnx_tracing import opset_of
 from gate2static.files import open_regular, sha256_of, write_atomically
 from gate2static.runtimes.onnx_file import load_onnx, precision_of, read_onnx
 from gate2static.runtimes.onnxruntime import open_session
@@ -31,6 +32,8 @@ class Int8Report:
     Attributes:
         rms_errors: task -> RMS of (int8 − fp32) / RMS of fp32, over the calibration samples.
         samples: how many inputs calibrated the ranges.
+        opset: The opset of the file.
+        batch_size: The only batch size that the file takes; None for any.
     """
 
     path: Path
@@ -38,6 +41,8 @@ class Int8Report:
     sha256: str
     samples: int
     rms_errors: Mapping[str, float]
+    opset: int
+    batch_size: int | None
 
 
 def quantize_onnx(
@@ -67,7 +72,16 @@ def quantize_onnx(
     errors = _rms_errors(session, open_session(data, as_written=True), feeds)
     write_atomically(out, data)
     samples = sum(len(next(iter(feed.values()))) for feed in feeds)
-    return Int8Report(path=out, size_bytes=len(data), sha256=sha256_of(data), samples=samples, rms_errors=errors)
+    first_size = session.get_inputs()[0].shape[0]
+    return Int8Report(
+        path=out,
+        size_bytes=len(data),
+        sha256=sha256_of(data),
+        samples=samples,
+        rms_errors=errors,
+        opset=opset_of(load_onnx(data, out)),
+        batch_size=first_size if isinstance(first_size, int) else None,
+    )
 
 
 def calibration_batches(path: str | Path, *, batch_size: int = 8) -> Iterator[NDArray[np.float32]]:
