@@ -20,6 +20,7 @@ from gate2static.export.engine_sidecar import is_built_from
 from gate2static.export.equality import check_equal, onnx_tolerances
 from gate2static.export.formats import FileReport
 from gate2static.export.package.folder import default_folder, export_package
+from gate2static.export.task_subset import for_tasks
 from gate2static.files import is_up_to_date
 from gate2static.gates import GatedModel
 from gate2static.prune import Plan, apply, estimated_latency, plan, prune
@@ -100,6 +101,15 @@ class PrunedNetwork:
     static: StaticModel
     broken_promise: BudgetReport | None = None
     checkpoint: Path | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns what was written, as plain values."""
+        broken = self.broken_promise
+        return {
+            "projected_checkpoint": None if self.checkpoint is None else str(self.checkpoint),
+            "broken_promise": None if broken is None else broken.model_dump(mode="json"),
+            "manifest": self.static.manifest.model_dump(mode="json"),
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,13 +285,16 @@ def verify_folder(checkpoint: Path, static_dir: Path, onnx: Path | None = None) 
     )
 
 
-def export_folder(static_dir: Path, output: Path | None = None, **options: Any) -> Exported:
+def export_folder(
+    static_dir: Path, output: Path | None = None, *, tasks: Sequence[str] | None = None, **options: Any
+) -> Exported:
     """Exports a static network as a folder that can be deployed without gate2static.
 
     Args:
         static_dir: The static network's folder.
         output: The export folder; None takes `exports/<name>`.
-        options: The arguments of `export_package`.
+        tasks: The tasks to export; None exports all.
+        options: The other arguments of `export_package`.
 
     Raises:
         ArtefactError: The folder holds no static network.
@@ -290,8 +303,12 @@ def export_folder(static_dir: Path, output: Path | None = None, **options: Any) 
         VerificationError: An ONNX file does not compute what the static network computes.
     """
     static = load_static(static_dir)
-    folder = output or default_folder(static_dir)
-    reports, description = export_package(static, folder, latencies=known_latencies(static_dir), **options)
+    latencies = known_latencies(static_dir)
+    if tasks is not None:
+        static = for_tasks(static, tasks)
+        latencies = ()  # those of the whole network
+    folder = output or default_folder(static_dir, tasks or ())
+    reports, description = export_package(static, folder, latencies=latencies, **options)
     return Exported(folder=folder, reports=reports, description=description)
 
 

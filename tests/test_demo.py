@@ -121,7 +121,10 @@ def test_a_recipe_inside_the_package_comes_before_one_beside_it(tmp_path, monkey
 
 def test_prune_verify_export_bench_in_a_build_pipeline(run, demo_dir, tmp_path):
     ckpt, static = demo_dir / "gated-60" / "ckpt.pt", tmp_path / "static"
-    assert "M MACs" in run("prune", ckpt, "-o", static).stdout
+    assert "M MACs" in run("prune", ckpt, "-o", static, "--json", tmp_path / "pruned.json").stdout
+    pruned = json.loads((tmp_path / "pruned.json").read_text())
+    assert pruned["manifest"]["digest"] == read_manifest(static).digest
+    assert pruned["folder"] == str(static)
     out = tmp_path / "out"
     run("export", static, "-o", out, "--pt2", "--trt-rtx", "--compute-capability", "8.9", "--fp16")
     assert {path.name for path in out.iterdir()} == {
@@ -146,6 +149,10 @@ def test_prune_verify_export_bench_in_a_build_pipeline(run, demo_dir, tmp_path):
 def test_an_exported_network_of_a_run_knows_its_measured_latency(run, demo_dir, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run("export", demo_dir / "gated-60" / "static", "--batch", "1")
+    run("export", demo_dir / "gated-60" / "static", "--tasks", "mask")
+    part = json.loads((tmp_path / "exports" / "demo-run-gated-60-mask" / "model.json").read_text())
+    assert part["tasks"] == ["mask"]
+    assert part["latencies"] == [], "those of the whole network are not its own"
     exported = json.loads((tmp_path / "exports" / "demo-run-gated-60" / "model.json").read_text())
     (latency,) = exported["latencies"]
     (timed,) = (x for x in LatencyReport.from_json(demo_dir / "latency.json").targets if x.name == "gated-60")

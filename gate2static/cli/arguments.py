@@ -65,15 +65,20 @@ def show(table: RenderableType, json: Path | None = None, content: object = None
         json: The file for the JSON; `-` prints the JSON instead of the table, None writes none.
         content: The table's content as plain values.
     """
+    # Before the table, so that a terminal that fails does not take the result with it.
+    write_json(json, content)
+    if json != Path("-"):
+        terminal.show(table)
+
+
+def write_json(json: Path | None, content: object) -> None:
+    """Writes plain values as JSON into a file; `-` is stdout, and None is no file."""
     if json == Path("-"):
         terminal.say_json(content)
-        return
-    if json is not None:
+    elif json is not None:
         from gate2static.files import write_atomically
 
-        # Before the table, so that a terminal that fails does not take the result with it.
         write_atomically(json, terminal.as_json(content).encode(), error=Gate2StaticError)
-    terminal.show(table)
 
 
 def say_cautions(sentences: Iterable[str]) -> None:

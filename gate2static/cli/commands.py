@@ -22,6 +22,7 @@ from gate2static.cli.arguments import (
     reference_first,
     say_cautions,
     show,
+    write_json,
 )
 from gate2static.cli.group import Commands
 from gate2static.terminal import say
@@ -134,20 +135,27 @@ def prune(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")] = False,
     threads: Threads = None,
+    json: Json = None,
 ) -> None:
     """Remove the channels that no task uses: a checkpoint becomes a static network."""
-    from gate2static.cli.option_checks import check_prune_output, prune_request
+    from gate2static.cli.option_checks import check_json_of_prune, check_prune_output, prune_request
     from gate2static.pipeline import expected_to_be_slow, prepare_pruning, prune_to_folder
     from gate2static.prune import barrier_costs
     from gate2static.report import barrier_table, plan_table, pruned_line
 
     check_prune_output(checkpoint, output, dry_run=dry_run, budget=bool(budget))
+    check_json_of_prune(output, json, dry_run=dry_run)
     request = prune_request(
         align=align, target=target, dtype=dtype, dynamic=dynamic, budget=budget, threads=threads
     )
     pruning = prepare_pruning(checkpoint, request)
     # Written before anything is printed, so that a terminal that fails costs nothing.
     pruned = None if output is None or dry_run else prune_to_folder(pruning, output)
+    cautions = expected_to_be_slow(pruning.plan)
+    if pruned is not None:
+        write_json(json, {"folder": str(output), "cautions": cautions, **pruned.as_json()})
+    if json == Path("-"):
+        return
     if pruning.projected:
         say(f"budget: {pruning.projected.report}")
     if explain or dry_run:
@@ -163,7 +171,7 @@ def prune(
     if pruned.checkpoint:
         say(f"projected: {pruned.checkpoint}; verify the static network with it")
     say(pruned_line(pruned.static.manifest, output))
-    say_cautions(expected_to_be_slow(pruning.plan))
+    say_cautions(cautions)
 
 
 @app.command()
@@ -212,6 +220,9 @@ def export(
             "--batch", metavar="N|MIN,USUAL,MAX", help="The only batch size, or the range of engines; 1,1,8 by default."
         ),
     ] = None,
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks; what only others need is left out.")
+    ] = None,
     json: Json = None,
 ) -> None:
     """Write a static network as ONNX with a description and examples, and as .pt2 or engines; compared with torch."""
@@ -225,6 +236,7 @@ def export(
     exported = export_folder(
         static_dir,
         output,
+        tasks=None if tasks is None else [task.strip() for task in tasks.split(",")],
         onnx=True,
         pt2=pt2,
         engines=engines,

@@ -33,6 +33,15 @@ def check_prune_output(checkpoint: Path, output: Path | None, *, dry_run: bool, 
         raise typer.BadParameter(f"the projected network would replace {projected}; give another -o DIR")
 
 
+def check_json_of_prune(output: Path | None, json: Path | None, *, dry_run: bool) -> None:
+    """Refuses `prune --json` where no network is written that it could describe, or where it cannot be written."""
+    if json is None:
+        return
+    if output is None or dry_run:
+        raise typer.BadParameter("--json describes the static network that -o DIR gets; leave out --dry-run or --json")
+    check_outputs(json)
+
+
 def check_outputs(*paths: Path | None) -> None:
     """Refuses files that cannot be written, before minutes of measuring; `-` is stdout, and None is no file."""
     from gate2static.files import check_writable

@@ -16,18 +16,19 @@ EXPORTS = Path("exports")
 """The folder of all exports, if no other one is named."""
 
 
-def default_folder(static_dir: Path) -> Path:
+def default_folder(static_dir: Path, tasks: Sequence[str] = ()) -> Path:
     """Returns the folder that a static network is exported to: `exports/<run>-<network>` for a network of a run.
 
     Args:
         static_dir: The static network's folder.
+        tasks: The tasks that are exported, where these are not all; they become part of the name.
     """
     folder = static_dir.resolve()
     if folder.name != "static":
-        return EXPORTS / folder.name
+        return EXPORTS / "-".join([folder.name, *tasks])
     # `runs/digits/gated-0.05/static` is one of many folders of this name.
     names = [part.name for part in (folder.parent.parent, folder.parent) if part.name]
-    return EXPORTS / "-".join(names or ["static"])
+    return EXPORTS / "-".join([*(names or ["static"]), *tasks])
 
 
 def export_package(
