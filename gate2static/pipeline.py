@@ -38,6 +38,7 @@ from gate2static.train import (
     with_meaning,
 )
 from gate2static.verify import EquivalenceReport, verify
+from gate2static.verify.inputs_file import read_inputs
 
 ONNX_FILE = "model.onnx"
 ENGINE_FILE = "model.trt-rtx.engine"
@@ -255,22 +256,27 @@ def projected_checkpoint(output: Path) -> Path:
     return folder.parent / f"{folder.name}.ckpt.pt"
 
 
-def verify_folder(checkpoint: Path, static_dir: Path, onnx: Path | None = None) -> Verification:
+def verify_folder(
+    checkpoint: Path, static_dir: Path, onnx: Path | None = None, inputs: Path | None = None
+) -> Verification:
     """Compares a static network with the network that it was pruned from, and records the result in its manifest.
 
     Args:
         checkpoint: The gated network's checkpoint, or a run's `separate/` folder.
         static_dir: The static network's folder.
         onnx: An fp32 ONNX file of the static network, which is compared too.
+        inputs: A file of inputs to compare on, as of `read_inputs`; None draws them.
 
     Raises:
+        VerificationError: The file of inputs cannot be read, or does not fit.
         ArtefactError: The folder holds no static network.
         CheckpointError: The checkpoint cannot be read.
         ExportError: The ONNX file cannot be read.
     """
     static = load_static(static_dir)
-    report = verify(load_network(checkpoint), static)
-    errors = onnx_errors(static, onnx) if onnx else {}
+    given = None if inputs is None else read_inputs(inputs, static.manifest.inputs)
+    report = verify(load_network(checkpoint), static, inputs=given)
+    errors = onnx_errors(static, onnx, inputs=given) if onnx else {}
     tolerances = onnx_tolerances(static) if onnx else {}
     checks = (*gated_checks(report), *onnx_checks(errors, tolerances))
     unrecorded = ""

@@ -24,6 +24,7 @@ RunDir = Annotated[
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")]
 DType = Literal["float16", "bfloat16", "float32", "float64"]
 Target = Literal["any", "ort-cpu", "openvino", "trt"]
+SplitName = Literal["train", "val", "test"]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's number by default.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - for stdout.")]

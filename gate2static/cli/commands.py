@@ -14,6 +14,7 @@ from gate2static.cli.arguments import (
     RecipePath,
     Resume,
     RunDir,
+    SplitName,
     StaticDir,
     Target,
     Threads,
@@ -179,13 +180,19 @@ def verify(
     checkpoint: Checkpoint,
     static_dir: StaticDir,
     onnx: Annotated[Path | None, typer.Option("--onnx", help="Also compare this fp32 ONNX file.")] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs", help="Compare on these preprocessed inputs (.npy, or .npz and .safetensors by input name)."
+        ),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Compare a static network with its gated network; exit status 1 if they are not equivalent."""
     from gate2static.pipeline import verify_folder
     from gate2static.report import checks_table
 
-    verification = verify_folder(checkpoint, static_dir, onnx)
+    verification = verify_folder(checkpoint, static_dir, onnx, inputs)
     show(checks_table(verification.manifest), json, verification.manifest.equivalence)
     if verification.unrecorded:
         say(f"gate2static: not recorded: {verification.unrecorded}", error=True)
@@ -209,7 +216,11 @@ def export(
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise to int8; needs --calibration.")] = False,
     calibration: Annotated[
-        Path | None, typer.Option("--calibration", help="Preprocessed inputs, a float32 .npy file (N, C, H, W).")
+        Path | None,
+        typer.Option(
+            "--calibration",
+            help="For int8: a recipe (its training images), a folder of pictures, or float32 inputs (.npy).",
+        ),
     ] = None,
     opset: Annotated[
         int | None, typer.Option("--opset", help="The opset of ONNX files, 12 and newer; 20 by default.")
@@ -251,6 +262,40 @@ def export(
         for line in exported.description["trtexec"].values():
             say(f"on the board: {line}")
         say(f"exported: {exported.folder}")
+
+
+@app.command()
+def evaluate(
+    networks: Annotated[
+        list[Path], typer.Argument(help="The reference first: checkpoints, static or export folders, .onnx files.")
+    ],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="The recipe with the data; that of the networks' run by default.")
+    ] = None,
+    overrides: Overrides = None,
+    split: Annotated[SplitName, typer.Option("--split", help="The split to measure on.")] = "test",
+    images: Annotated[int | None, typer.Option("--images", min=1, help="Only the first images of the split.")] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option("--max-drop", metavar="SHARE", help="Exit status 1 if a task gets worse by more, such as 1%."),
+    ] = None,
+    threads: Threads = None,
+    json: Json = None,
+) -> None:
+    """Measure every task of a network in all its forms, such as int8, side by side on a data set."""
+    from gate2static.cli.option_checks import check_outputs, evaluation_recipe, share, use_threads
+    from gate2static.report.evaluation_table import evaluation_table
+    from gate2static.verify.task_metrics import evaluate_files
+
+    most = None if max_drop is None else share(max_drop, option="--max-drop")
+    check_outputs(json)
+    use_threads(threads)
+    evaluation = evaluate_files(
+        networks, recipe=evaluation_recipe(recipe, overrides), split=split, images=images
+    )
+    show(evaluation_table(evaluation), json, evaluation.as_json())
+    if most is not None:
+        evaluation.require(most)
 
 
 @app.command()

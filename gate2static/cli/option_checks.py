@@ -1,6 +1,7 @@
 """Checks of options that exclude each other or that a command needs, made before its work begins."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from gate2static.errors import Gate2StaticError, RecipeError
 
 if TYPE_CHECKING:
     from gate2static.pipeline import PruneRequest
+    from gate2static.recipe import Recipe
     from gate2static.runtimes.tensorrt import TrtBackend
 
 
@@ -124,6 +126,35 @@ def batch_sizes(batch: str | None) -> dict[str, Any]:
             "as 1,1,8"
         )
     return {"batch_size": sizes[0]} if len(sizes) == 1 else {"batch": tuple(sizes)}
+
+
+def share(text: str, *, option: str) -> float:
+    """Returns the share that `1%` or `0.01` stands for."""
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / (100 if number != text.strip() else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise typer.BadParameter(f"{option} is {text!r}; allowed is a share, such as 1% or 0.01")
+    return value
+
+
+def evaluation_recipe(recipe: Path | None, overrides: list[str] | None) -> "Recipe | None":
+    """Returns the recipe to evaluate with; None where that of the networks' run is taken as it is."""
+    from gate2static.recipe import load_recipe
+
+    if recipe is None and overrides:
+        raise typer.BadParameter("--set changes a recipe that --recipe names")
+    return None if recipe is None else load_recipe(recipe, overrides or ())
+
+
+def use_threads(threads: int | None) -> None:
+    """Lets torch compute with as many threads, where a number is given."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def latency_overrides(budget_ms: float | None, device: str | None) -> list[str]:

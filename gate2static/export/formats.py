@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from rich.table import Table
 
 from gate2static.errors import ExportError
+from gate2static.export.calibration_data import calibration_data, check_calibration
 from gate2static.export.engine_from_onnx import EngineReport, build_engine
-from gate2static.export.int8_from_onnx import Int8Report, calibration_batches, open_calibration, quantize_onnx
+from gate2static.export.int8_from_onnx import Int8Report, quantize_onnx
 from gate2static.export.onnx_from_static import OnnxReport, export_onnx
 from gate2static.export.pt2_from_static import Pt2Report, export_pt2
 from gate2static.progress import progress_bar
@@ -59,7 +60,8 @@ def export_static(
         pt2: write a `torch.export` archive, always fp32.
         engines: "tensorrt", "tensorrt-rtx" or both.
         precision: of ONNX and engines.
-        calibration: for int8, an `.npy` file of preprocessed inputs, (N, C, H, W) float32.
+        calibration: for int8, an `.npy` file of preprocessed inputs, a folder of pictures or a recipe, as of
+            `calibration_data`.
         compute_capabilities: as in `build_engine`.
         batch: as in `build_engine`.
         opset: The opset of ONNX files; None takes the exporter's own.
@@ -76,7 +78,7 @@ def export_static(
         VerificationError: the ONNX model does not compute what the static network computes.
     """
     folder = Path(folder)
-    _check(precision, calibration, nothing=not (onnx or pt2 or engines))
+    _check(static, precision, calibration, nothing=not (onnx or pt2 or engines))
     for backend in engines:
         trt_library(backend)
     stem = "model" if precision == "fp32" else f"model.{precision}"
@@ -127,10 +129,10 @@ def _reduced_steps(
         return []
     assert calibration is not None
     full = folder / "model.onnx"
-    return [_Step(says=path.name, make=lambda: quantize_onnx(full, path, calibration_batches(calibration)))]
+    return [_Step(says=path.name, make=lambda: quantize_onnx(full, path, calibration_data(calibration, static)))]
 
 
-def _check(precision: str, calibration: str | Path | None, *, nothing: bool) -> None:
+def _check(static: "StaticModel", precision: str, calibration: str | Path | None, *, nothing: bool) -> None:
     if nothing:
         raise ExportError("nothing to export: ask for ONNX, .pt2 or an engine")
     if precision not in get_args(AnyPrecision):
@@ -138,7 +140,7 @@ def _check(precision: str, calibration: str | Path | None, *, nothing: bool) -> 
     if (precision == "int8") != (calibration is not None):
         raise ExportError("int8 needs calibration data and nothing else does: pass int8 and calibration, or neither")
     if calibration is not None:
-        open_calibration(calibration)  # before anything is exported
+        check_calibration(calibration, static)  # before anything is exported
 
 
 def _error(report: FileReport) -> tuple[str, str]:

@@ -28,10 +28,13 @@ COMMANDS = {
         "--threads",
         "--json",
     },
-    "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--json"},
+    "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--inputs", "--json"},
     "export": {
         *("STATIC_DIR", "-o", "--output", "--onnx", "--pt2", "--trt", "--trt-rtx", "--compute-capability"),
         *("--fp16", "--int8", "--calibration", "--opset", "--batch", "--tasks", "--json"),
+    },
+    "evaluate": {
+        *("NETWORKS", "--recipe", "--set", "--split", "--images", "--max-drop", "--threads", "--json"),
     },
     "bench": {
         *("TARGETS", "--backend", "--against", "--batch-size", "--rounds", "--duration", "--threads", "--json"),
