@@ -92,8 +92,10 @@ METHODS = {
 }
 COMMANDS = [
     "bench",
+    "deliver",
     "demo",
     "doctor",
+    "evaluate",
     "export",
     "front",
     "predict",

@@ -1,7 +1,7 @@
 """Reports: a run folder as one HTML page that opens offline, with its pictures as PNG files."""
 
 from gate2static.report.checks import checks_table, gated_checks, onnx_checks, record, was_verified, with_checks
-from gate2static.report.latency import slower_than_separate
+from gate2static.report.latency import known_latencies, slower_than_separate
 from gate2static.report.plan_table import barrier_table, plan_table, pruned_line
 from gate2static.report.table import json_table, markdown_table, rich_table
 from gate2static.report.writing import WrittenReport, write_report, write_report_of_runs
@@ -12,6 +12,7 @@ __all__ = [
     "checks_table",
     "gated_checks",
     "json_table",
+    "known_latencies",
     "markdown_table",
     "onnx_checks",
     "plan_table",

@@ -28,11 +28,15 @@ COMMANDS = {
         *("CHECKPOINT", "-o", "--output", "--align", "--target", "--dynamic", "--budget", "--dtype", "--explain"),
         "--dry-run",
         "--threads",
+        "--json",
     },
-    "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--json"},
+    "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--inputs", "--json"},
     "export": {
         *("STATIC_DIR", "-o", "--output", "--onnx", "--pt2", "--trt", "--trt-rtx", "--compute-capability"),
-        *("--fp16", "--int8", "--calibration"),
+        *("--fp16", "--int8", "--calibration", "--opset", "--batch", "--tasks", "--json"),
+    },
+    "evaluate": {
+        *("NETWORKS", "--recipe", "--set", "--split", "--images", "--max-drop", "--threads", "--json"),
     },
     "bench": {
         *("TARGETS", "--backend", "--against", "--batch-size", "--rounds", "--duration", "--threads", "--json"),
@@ -132,6 +136,10 @@ def test_debug_shows_the_traceback_before_the_line(run, tmp_path):
         ["profile", "--threads", "0"],
         ["profile", "-o", "."],
         ["export", "static", "--fp16", "--int8"],
+        ["prune", "ckpt.pt", "--dry-run", "--json", "-"],
+        ["export", "static", "--batch", "0"],
+        ["export", "static", "--batch", "8,1,1"],
+        ["export", "static", "--batch", "1,x"],
         ["bench"],
         ["nonsense"],
         ["train", "recipe.yaml", "--epochs", "3"],
