@@ -41,7 +41,7 @@ class GatePattern:
 def gate_figure(pattern: GatePattern, title: str) -> Figure:
     """Draws two heat maps with a line per task and a column per unit, input first.
 
-    Above, dark cells are channels that the task takes from its own branch; tasks that are white in a column share there.
+    Above, dark cells are channels of the task's own branch; tasks that are white in a column share there.
     Below, dark cells are channels of the shared stream in which the task's feature weighs most.
     """
     layers = len(pattern.units)
