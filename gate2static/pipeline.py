@@ -23,7 +23,7 @@ from gate2static.export.package.folder import default_folder, export_package
 from gate2static.export.task_subset import for_tasks
 from gate2static.files import is_up_to_date
 from gate2static.gates import GatedModel
-from gate2static.prune import Plan, apply, estimated_latency, plan, prune
+from gate2static.prune import Plan, apply, plan, prune
 from gate2static.prune.emission.layout import find_target
 from gate2static.recipe import Budget
 from gate2static.report import gated_checks, known_latencies, onnx_checks, record, was_verified, with_checks
@@ -163,23 +163,6 @@ class Step:
 
     verb: str
     run: Callable[[], None]
-
-
-_SLOWER = 1.02
-"""The estimated share of separate networks' latency from which a network counts as slower."""
-
-
-def expected_to_be_slow(plan: Plan) -> tuple[str, ...]:
-    """Returns a sentence where the planned network will probably be slower than separate networks; else none."""
-    share = estimated_latency(plan)
-    if share < _SLOWER:
-        return ()
-    sentence = (
-        f"about {share:.2f} times the latency of separate networks is to be expected on a CPU: channels that change "
-        "between streams one by one take longer than the multiplications that they save; use larger groups and hard "
-        "mixing (gating.preset: deploy), or a budget"
-    )
-    return (sentence,)
 
 
 def load_network(checkpoint: Path) -> GatedModel:

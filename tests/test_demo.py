@@ -13,8 +13,9 @@ from gate2static import delivering, demo, pipeline
 from gate2static.bench import LatencyReport
 from gate2static.errors import ArtefactError, MissingDependencyError, RecipeError, VerificationError
 from gate2static.files import sha256_of
-from gate2static.report import was_verified
+from gate2static.report import slow_networks, was_verified
 from gate2static.static.folder import read_manifest
+from gate2static.train import load_result
 
 pytestmark = pytest.mark.slow
 
@@ -207,6 +208,13 @@ def test_runs_of_several_seeds_have_one_report(run, tiny, tmp_path):
         assert f"{mean(values):#.4g} ± {stdev(values):#.4g}" in page
         assert content["networks"][0]["metrics"][task] == mean(values)
         assert content["networks"][0]["standard_deviations"]["metrics"][task] == stdev(values)
+
+
+@pytest.mark.parametrize(("share", "words"), [(1.5, ["gated-60: about 1.50 times the latency"]), (0.9, [])])
+def test_networks_that_will_be_slow_are_named_after_the_training(share, words, demo_dir, monkeypatch):
+    monkeypatch.setattr("gate2static.report.expected_latency.estimated_latency", lambda plan: share)
+    sentences = slow_networks(demo_dir, load_result(demo_dir))
+    assert [sentence[:37] for sentence in sentences] == [word[:37] for word in words]
 
 
 def test_a_folder_without_a_run_cannot_be_delivered(run, tmp_path):

@@ -96,11 +96,14 @@ def show_report(written: "WrittenReport", json: Path | None) -> None:
 
 def show_trained(runs: "Mapping[Path, RunResult]", json: Path | None) -> None:
     """Prints where runs lie and reasons not to deploy their networks; or a list with the content of each `run.json`."""
+    from gate2static.report import slow_networks
+
     write_json(json, [{"folder": str(folder), **run.model_dump(mode="json")} for folder, run in runs.items()])
     for folder, run in runs.items():
         if json != Path("-"):
             terminal.say(f"trained: {folder}")
         say_cautions(run.cautions())
+        say_cautions(slow_networks(folder, run))
 
 
 def say_cautions(sentences: Iterable[str]) -> None:

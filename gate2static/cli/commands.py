@@ -207,9 +207,9 @@ def prune(
 ) -> None:
     """Remove the channels that no task uses: a checkpoint becomes a static network."""
     from gate2static.cli.option_checks import check_json_of_prune, check_prune_output, prune_request
-    from gate2static.pipeline import expected_to_be_slow, prepare_pruning, prune_to_folder
+    from gate2static.pipeline import prepare_pruning, prune_to_folder
     from gate2static.prune import barrier_costs
-    from gate2static.report import barrier_table, plan_table, pruned_line
+    from gate2static.report import barrier_table, expected_to_be_slow, plan_table, pruned_line
 
     check_prune_output(checkpoint, output, dry_run=dry_run, budget=bool(budget))
     check_json_of_prune(output, json, dry_run=dry_run)

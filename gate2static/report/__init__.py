@@ -1,6 +1,7 @@
 """Reports: a run folder as one HTML page that opens offline, with its pictures as PNG files."""
 
 from gate2static.report.checks import checks_table, gated_checks, onnx_checks, record, was_verified, with_checks
+from gate2static.report.expected_latency import expected_to_be_slow, slow_networks
 from gate2static.report.latency import known_latencies, slower_than_separate
 from gate2static.report.plan_table import barrier_table, plan_table, pruned_line
 from gate2static.report.table import json_table, markdown_table, rich_table
@@ -10,6 +11,7 @@ __all__ = [
     "WrittenReport",
     "barrier_table",
     "checks_table",
+    "expected_to_be_slow",
     "gated_checks",
     "json_table",
     "known_latencies",
@@ -19,6 +21,7 @@ __all__ = [
     "pruned_line",
     "record",
     "rich_table",
+    "slow_networks",
     "slower_than_separate",
     "was_verified",
     "with_checks",
