@@ -467,6 +467,20 @@ def deliver(
 
 
 @app.command()
+def recipes(
+    copy: Annotated[
+        str | None, typer.Option("--copy", metavar="NAME", help="Copy this recipe into the working folder.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show every key that a recipe may have.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")] = False,
+) -> None:
+    """List the recipes that came with the package; `train` and `sweep` take their names."""
+    from gate2static.cli.recipe_answers import answer_about_recipes
+
+    answer_about_recipes(copy=copy, explain=explain, schema=schema)
+
+
+@app.command()
 def doctor(json: Json = None) -> None:
     """Show the backends that this machine can run, and how to get the others."""
     from gate2static.bench import diagnose, findings_table
