@@ -32,7 +32,7 @@ from gate2static.terminal import say
 
 # Everything heavy (torch, matplotlib, the stages) is imported inside the commands, so that --help answers at once.
 
-app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(cls=Commands, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 @app.callback()
