@@ -11,7 +11,7 @@ import pytest
 
 from gate2static import delivering, demo, pipeline
 from gate2static.bench import LatencyReport
-from gate2static.errors import ArtefactError, MissingDependencyError, RecipeError, VerificationError
+from gate2static.errors import ArtefactError, MissingDependencyError, VerificationError
 from gate2static.files import sha256_of
 from gate2static.report import slow_networks, was_verified
 from gate2static.static.folder import read_manifest
@@ -104,22 +104,6 @@ def test_a_static_network_that_differs_stops_the_demo_and_says_so_in_its_manifes
     with pytest.raises(VerificationError, match="does not compute what the gated one does"):
         demo.run_demo(demo_copy, overrides=tiny)
     assert not was_verified(read_manifest(demo_copy / "gated-60" / "static"))
-
-
-def test_an_unknown_bundled_recipe_is_an_error():
-    with pytest.raises(RecipeError, match="no recipe nothing.yaml came with this installation"):
-        demo.bundled_recipe("nothing.yaml")
-
-
-def test_a_recipe_inside_the_package_comes_before_one_beside_it(tmp_path, monkeypatch):
-    """A wheel holds the recipes inside the package, a clone beside it."""
-    for folder in ("gate2static/recipes", "recipes"):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / demo.RECIPE).write_text("name: x")
-    monkeypatch.setattr(demo, "files", lambda package: tmp_path / package)
-    assert demo.bundled_recipe() == tmp_path / "gate2static" / "recipes" / demo.RECIPE
-    shutil.rmtree(tmp_path / "gate2static" / "recipes")
-    assert demo.bundled_recipe() == tmp_path / "recipes" / demo.RECIPE
 
 
 def test_prune_verify_export_bench_in_a_build_pipeline(run, demo_dir, tmp_path):

@@ -101,6 +101,7 @@ COMMANDS = [
     "predict",
     "profile",
     "prune",
+    "recipes",
     "report",
     "search",
     "suggest-targets",

@@ -19,7 +19,7 @@ Checkpoint = Annotated[
     Path, typer.Argument(help="ckpt.pt of a gated or shared network, or the separate/ folder of a run.")
 ]
 StaticDir = Annotated[Path, typer.Argument(help="Folder that `prune` wrote.")]
-RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).")]
+RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML), or the name of one that `recipes` lists.")]
 RunDir = Annotated[
     Path | None, typer.Option("--run-dir", help="Output folder; <runs_dir>/<name> of the recipe by default.")
 ]

@@ -32,7 +32,7 @@ from gate2static.terminal import say
 
 # Everything heavy (torch, matplotlib, the stages) is imported inside the commands, so that --help answers at once.
 
-app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(cls=Commands, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 @app.callback()
@@ -464,6 +464,20 @@ def deliver(
     from gate2static.delivering import deliver as deliver_run
 
     show_report(deliver_run(run_dir, engines=trt_rtx, threads=threads), json)
+
+
+@app.command()
+def recipes(
+    copy: Annotated[
+        str | None, typer.Option("--copy", metavar="NAME", help="Copy this recipe into the working folder.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show every key that a recipe may have.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")] = False,
+) -> None:
+    """List the recipes that came with the package; `train` and `sweep` take their names."""
+    from gate2static.cli.recipe_answers import answer_about_recipes
+
+    answer_about_recipes(copy=copy, explain=explain, schema=schema)
 
 
 @app.command()

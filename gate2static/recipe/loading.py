@@ -9,6 +9,7 @@ from typing import Any
 from gate2static.errors import RecipeError
 from gate2static.files import open_regular
 from gate2static.recipe.budget import Budget
+from gate2static.recipe.bundled import missing_recipe, recipe_path
 from gate2static.recipe.parsing import parse, shortened
 from gate2static.recipe.plain_yaml import LONGEST_TEXT, read_yaml
 from gate2static.recipe.presets import with_preset
@@ -22,7 +23,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads and checks a recipe.
 
     Args:
-        path: A YAML file.
+        path: A YAML file, or the name of a recipe that came with the package, such as `digits_tiny`.
         overrides: Changes as `key.sub=value`. The value is read as YAML; a list item is named by its number
             (`tasks.0.weight=2`).
 
@@ -30,12 +31,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: The file is missing or not YAML, a key is unknown, or a value is of the wrong type. The message is
             one line.
     """
-    path = Path(path)
+    path = recipe_path(path)
     try:
         with open_regular(path) as file:
             text = file.read(_LARGEST_FILE + 1).decode("utf-8")
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe; give the path of a YAML file") from None
+        raise missing_recipe(path) from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a null character
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"{path}: cannot be read as a recipe: {str(reason)[:200]}") from None

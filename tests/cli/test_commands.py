@@ -15,7 +15,8 @@ import torch
 import typer.main
 
 from gate2static.cli.commands import app
-from gate2static.demo import bundled_recipe
+from gate2static.demo import RECIPE
+from gate2static.recipe import bundled_recipe
 
 # docs and build pipelines rely on these names: renaming one breaks somebody's scripts.
 COMMANDS = {
@@ -45,6 +46,7 @@ COMMANDS = {
     "predict": {"STATIC_DIR", "--latency", "--batch-size", "--json"},
     "report": {"RUN_DIRS", "-o", "--output", "--json"},
     "deliver": {"RUN_DIR", "--trt-rtx", "--threads", "--json"},
+    "recipes": {"--copy", "--explain", "--schema"},
     "doctor": {"--json"},
     "suggest-targets": {"RUN_DIR", "--json"},
 }  # fmt: skip
@@ -155,7 +157,7 @@ def test_an_interruption_says_what_to_type(run, monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gate2static.train.train", interrupted)
-    recipe = bundled_recipe()
+    recipe = bundled_recipe(RECIPE)
     line = one_line(run("train", recipe, "--set", "seed=1", "--run-dir", tmp_path / "my run", code=130))
     assert line.endswith(f"gate2static train {recipe} --set seed=1 --run-dir '{tmp_path}/my run' --resume")
     again = one_line(run("train", recipe, "--resume", code=130))
@@ -194,7 +196,8 @@ def test_train_goes_on_where_it_was_killed(tmp_path, tiny):
     """Started as a user would, so that the signal meets the real process."""
     run_dir = tmp_path / "run"
     sets = [word for override in tiny for word in ("--set", override)]
-    command = ["train", str(bundled_recipe()), *sets, "--set", "training.shared.epochs=400", "--run-dir", str(run_dir)]
+    recipe = str(bundled_recipe(RECIPE))
+    command = ["train", recipe, *sets, "--set", "training.shared.epochs=400", "--run-dir", str(run_dir)]
     process = subprocess.Popen([sys.executable, "-c", STARTED, *command], stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
     while not (run_dir / "shared" / "ckpt.pt").exists() and process.poll() is None and time.monotonic() < end:
