@@ -1,9 +1,10 @@
 """Searches that really train: whoever works on them and whoever is killed, the networks are the same to the bit."""
 
-import os
+import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -16,18 +17,20 @@ from gate2static.cli.commands import app
 from gate2static.front.pareto import as_json, read_front
 from gate2static.front.records import load_trials
 from gate2static.recipe import Recipe, load_recipe
+from gate2static.report.run_folder import read_content
 from gate2static.search import search
-from gate2static.search.trial import latency_measure
+from gate2static.search.trial import Searching, latency_measure, run_trial
 from gate2static.train import load_result
 from gate2static.train.loop.checkpoints import load_checkpoint
+from tests.search.conftest import recipe_with, record_of
 
 TINY = Path("recipes/digits_tiny.yaml")
 SMALL = [
-    "data.options={train_images: 48, val_images: 10, test_images: 20}",
+    "data.options={train_images: 32, val_images: 10, test_images: 10}",
     "tasks=[{name: left, kind: classification}, {name: mask, kind: mask}]",
     "training.single={epochs: 1, batch_size: 16}",
     "training.shared={epochs: 1, batch_size: 16}",
-    "training.gated={epochs: 2, batch_size: 16}",
+    "training.gated={epochs: 1, batch_size: 16}",
     "training.checkpoint_steps=1",
 ]
 STARTED = """
@@ -48,7 +51,7 @@ def _start(folder: Path, search_part: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def _plain(folder: Path) -> object:
+def _front(folder: Path) -> object:
     front = as_json(read_front([folder]))
     for point in front["points"]:
         for network in point["networks"]:
@@ -58,61 +61,70 @@ def _plain(folder: Path) -> object:
 
 @pytest.mark.slow
 def test_two_workers_one_of_them_killed_end_with_the_networks_of_an_undisturbed_search(tmp_path: Path) -> None:
-    part = "{space: {sparsity_weight: [3, 90], gating.group_size: [1, 4, layer]}, sampler: grid}"
+    """The first trial has another shared network than the two others, which are equal."""
+    space = "{training.shared.epochs: [1, 2], gating.group_size: [4, layer]}"
+    part = f"{{space: {space}, sampler: random, trials: 3, seeds: [3]}}"
     shared, alone = tmp_path / "shared", tmp_path / "alone"
-    killed = _start(shared, part)
-    while not any(shared.glob("seed-0/gated-*/ckpt.pt")):
-        assert killed.poll() is None, killed.communicate()[0]
-        time.sleep(0.02)
-    second = _start(shared, part)
-    killed.send_signal(signal.SIGKILL)
-    killed.communicate()
+    doomed = _start(shared, part)
+    while not (shared / "search.journal").exists():
+        assert doomed.poll() is None, doomed.communicate()[0]
+        time.sleep(0.05)
+    killer = threading.Thread(target=_kill_within_a_trial, args=(doomed, shared))
+    killer.start()
     lines: list[str] = []
     search(_recipe(part), shared, say=lines.append, progress=False)
-    told = second.communicate()[0]
-    assert second.returncode == 0, told
-    assert (told + "\n".join(lines)).count("is given back: its worker is gone") == 1
+    killer.join()
+    assert doomed.returncode == -signal.SIGKILL
+    assert sum("is given back: its worker is gone" in line for line in lines) == 1
+    assert any(line.startswith("waiting for the baselines in seed-3") for line in lines)
     search(_recipe(part), alone, progress=False)
-    assert [trial.slot for trial in load_trials(shared)] == list(range(6))
-    assert load_trials(shared) == load_trials(alone)
-    assert _plain(shared) == _plain(alone)
-    files = sorted(path.relative_to(alone) for path in alone.glob("seed-0/**/ckpt.pt"))
-    assert len(files) == 2 + 1 + 6
+
+    trials = load_trials(shared)
+    assert [trial.slot for trial in trials] == [0, 1, 2]
+    assert len({trial.row for trial in trials}) == 2
+    assert trials == load_trials(alone)
+    assert _front(shared) == _front(alone)
+    files = sorted(path.relative_to(alone) for path in alone.glob("seed-*/**/ckpt.pt"))
+    assert len(files) == 2 * (2 + 1 + 1)
     for file in files:
         ours, theirs = (load_checkpoint(folder / file)["model"] for folder in (shared, alone))
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs), file
-    rows = load_result(shared / "seed-0").rows
-    assert sorted(row.name for row in rows) == sorted(row.name for row in load_result(alone / "seed-0").rows)
 
-
-@pytest.mark.slow
-def test_baselines_are_trained_once_and_networks_go_the_usual_road(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    part = "{space: {training.shared.balancing: [sum, pcgrad]}, sampler: grid, seeds: [3], objectives: [delta_mtl]}"
-    trials = search(_recipe(part), tmp_path, progress=False)
-    runs = [trial.networks[0].run for trial in trials]
-    assert runs[0] == "seed-3"
-    assert runs[1].startswith("seed-3-")
-    singles = [os.stat(tmp_path / run / "separate/left/ckpt.pt").st_ino for run in runs]
-    assert singles[0] == singles[1]
-    rows = [{row.name: row for row in load_result(tmp_path / run).rows} for run in runs]
-    assert rows[0]["separate"].metrics == rows[1]["separate"].metrics
-    assert rows[0]["separate"].seed == 3
-    assert rows[1]["shared"].parameters == rows[0]["shared"].parameters
-    network = tmp_path / runs[1] / trials[1].row
+    runs = sorted({trial.networks[0].run for trial in trials})
+    assert (len(runs), runs[0]) == (2, "seed-3")
+    rows = [{row.name: row for row in load_result(shared / run).rows} for run in runs]
+    assert [len(of_run) for of_run in rows] == [3, 3]
+    assert rows[0]["separate"] == rows[1]["separate"]
+    assert len({(shared / run / "separate/left/ckpt.pt").stat().st_ino for run in runs}) == 1, "trained twice"
+    # Its networks are those of any other run.
+    network = shared / runs[0] / trials[-1].row
     runner = CliRunner()
     assert runner.invoke(app, ["prune", str(network / "ckpt.pt"), "-o", str(network / "static")]).exit_code == 0
-    assert runner.invoke(app, ["verify", str(network / "ckpt.pt"), str(network / "static")]).exit_code == 0
-    assert runner.invoke(app, ["report", str(tmp_path / runs[1])]).exit_code == 0
-    # A trial with the recipe of a finished one takes its result.
-    more = part.replace("sampler: grid", "sampler: random, trials: 4")
-    monkeypatch.setattr("gate2static.search.trial.train_beside_others", pytest.fail)
-    again = tmp_path / "again"
-    again.mkdir()
-    for run in runs:
-        (again / run).symlink_to(tmp_path / run)
-    assert {trial.row for trial in search(_recipe(more), again, progress=False)} <= {trial.row for trial in trials}
+    assert trials[-1].row in {row.name for row in read_content(shared / runs[0]).rows}
+
+
+def _kill_within_a_trial(worker: "subprocess.Popen[str]", folder: Path) -> None:
+    """Kills a worker once it has saved a step of a gated network."""
+    while True:
+        for file in folder.glob("seed-3*/gated-*/.gate2static.lock"):
+            holder = json.loads(file.read_text() or "{}").get("gate2static", {}).get("process")
+            if holder == worker.pid and file.with_name("ckpt.pt").exists():
+                worker.send_signal(signal.SIGKILL)
+                worker.communicate()
+                return
+        time.sleep(0.02)
+
+
+def test_a_trial_with_the_recipe_of_a_finished_one_takes_its_result(tmp_path: Path) -> None:
+    recipe = recipe_with("trials: 3")
+    point = {"sparsity_weight": 3.0, "gating.group_size": 4}
+    finished = record_of(recipe, 0, point)
+    finished.save(tmp_path)
+    # Nothing can be trained here: there are no baselines, and no measure of latency is given.
+    searching = Searching(recipe=recipe, run_dir=tmp_path, measure_ms=None, say=pytest.fail, progress=False)
+    trial = run_trial(searching, 2, point)
+    assert trial == finished.model_copy(update={"slot": 2})
+    assert [record.slot for record in load_trials(tmp_path)] == [0, 2]
 
 
 def test_a_device_says_whether_it_is_timed_or_predicted() -> None:
