@@ -50,8 +50,8 @@ class Chart:
         y_title: The title of the vertical axis.
         x_ticks: Places and texts on the horizontal axis.
         y_ticks: Places and texts on the vertical axis.
-        marks: The points, from left to right.
-        shared: The place of the shared network; None without one.
+        marks: The points; those on the front come last, which puts them above the others.
+        shared: The place of the shared network; empty without one.
         zero: The place of separate networks on the vertical axis; None where it is outside.
     """
 
@@ -60,7 +60,7 @@ class Chart:
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     marks: tuple[Mark, ...]
-    shared: tuple[float, float] | None
+    shared: tuple[tuple[float, float], ...]
     zero: float | None
 
 
@@ -98,9 +98,9 @@ def _pairs(front: Front) -> list[tuple[Objective, Objective]]:
 
 def _chart(front: Front, x: Objective, y: Objective) -> Chart:
     estimates = [(point.estimates[x], point.estimates[y]) for point in front.points]
-    shared = (front.baseline.get(x), front.baseline.get(y))
-    horizontal = _Axis([pair[0] for pair in estimates] + [shared[0]], x, start=_LEFT, end=_WIDTH - _RIGHT)
-    vertical = _Axis([pair[1] for pair in estimates] + [shared[1]], y, start=_HEIGHT - _BOTTOM, end=_TOP)
+    shared = [(front.baseline[x], front.baseline[y])] if x in front.baseline and y in front.baseline else []
+    horizontal = _Axis([pair[0] for pair in estimates + shared], x, start=_LEFT, end=_WIDTH - _RIGHT)
+    vertical = _Axis([pair[1] for pair in estimates + shared], y, start=_HEIGHT - _BOTTOM, end=_TOP)
     marks = []
     for index, (point, (across, up)) in enumerate(zip(front.points, estimates, strict=True)):
         here = (horizontal.place(across.mean), vertical.place(up.mean))
@@ -115,16 +115,13 @@ def _chart(front: Front, x: Objective, y: Objective) -> Chart:
         mark = Mark(index=index, x=here[0], y=here[1], bars=tuple(bars), on_front=point.on_front, label=label)
         marks.append(mark)
     zero = vertical.place(0.0)
-    both = None
-    if shared[0] is not None and shared[1] is not None:
-        both = (horizontal.place(shared[0].mean), vertical.place(shared[1].mean))
     return Chart(
         x_title=f"{KINDS[x].title} {_arrow(x)}",
         y_title=f"{KINDS[y].title} {_arrow(y)}",
         x_ticks=horizontal.ticks,
         y_ticks=vertical.ticks,
-        marks=tuple(sorted(marks, key=lambda mark: mark.x)),
-        shared=both,
+        marks=tuple(sorted(marks, key=lambda mark: mark.on_front)),
+        shared=tuple((horizontal.place(across.mean), vertical.place(up.mean)) for across, up in shared),
         zero=zero if KINDS[y].higher_is_better and _TOP <= zero <= _HEIGHT - _BOTTOM else None,
     )
 
@@ -139,11 +136,10 @@ class _Axis:
         end: The place of its high end.
     """
 
-    def __init__(self, estimates: Sequence[Estimate | None], objective: Objective, *, start: float, end: float) -> None:
+    def __init__(self, estimates: Sequence[Estimate], objective: Objective, *, start: float, end: float) -> None:
         kind = KINDS[objective]
-        shown = [estimate for estimate in estimates if estimate is not None]
-        low = kind.scale * min(estimate.mean - (estimate.std or 0.0) for estimate in shown)
-        high = kind.scale * max(estimate.mean + (estimate.std or 0.0) for estimate in shown)
+        low = kind.scale * min(estimate.mean - (estimate.std or 0.0) for estimate in estimates)
+        high = kind.scale * max(estimate.mean + (estimate.std or 0.0) for estimate in estimates)
         margin = 0.06 * (high - low) or 0.06 * abs(high) or 1.0
         self._low, self._high = low - margin, high + margin
         self._start, self._end = start, end
@@ -172,16 +168,14 @@ def _step(wanted: float) -> float:
 
 def _details(front: Front, point: Point) -> dict[str, Any]:
     """Returns what the page shows of a point that is looked at."""
-    objectives = [
-        [KINDS[name].title, found.text(KINDS[name])] for name, found in point.estimates.items() if name in KINDS
-    ]
+    objectives = [[KINDS[name].title, found.text(KINDS[name])] for name, found in point.estimates.items()]
     metrics = [
         [f"{task.name}: {task.metric} {'↑' if task.higher_is_better else '↓'}", _number(point.metrics[task.name])]
         for task in front.tasks
         if task.name in point.metrics
     ]
     return {
-        "name": point.row,
+        "front": point.on_front,
         "words": point.words or "the recipe as it is",
         "rows": [*objectives, *metrics],
         "networks": [

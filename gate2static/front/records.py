@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from gate2static.errors import SearchError
-from gate2static.files import write_atomically
+from gate2static.files import read_bytes, write_atomically
 from gate2static.strict_json import PathInRun, RowName, read_model
 
 SEARCH_FILE = "search.json"
@@ -145,12 +145,20 @@ def load_search(run_dir: Path) -> SearchInfo:
     return read_model(run_dir / SEARCH_FILE, SearchInfo, what="search", advice=advice, error=SearchError)
 
 
-def load_trials(run_dir: Path) -> tuple[TrialRecord, ...]:
-    """Reads every ended trial of a search, in the order of their numbers.
+def load_trials(run_dir: Path, row: str | None = None) -> tuple[TrialRecord, ...]:
+    """Reads the ended trials of a search, in the order of their numbers.
+
+    Args:
+        run_dir: The search's folder.
+        row: The name of the networks' rows of the trials to read; None reads all.
 
     Raises:
         SearchError: A file is not one of ours.
     """
     files: Sequence[Path] = sorted((run_dir / TRIALS).glob("[0-9]*.json"))
+    if row is not None:
+        # A search asks for one row before every trial, and checking all files would take longer with every trial.
+        files = [file for file in files if row.encode() in read_bytes(file, what="trial", error=SearchError)]
     advice = "remove it, and start the search again, which writes it anew"
-    return tuple(read_model(file, TrialRecord, what="trial", advice=advice, error=SearchError) for file in files)
+    trials = (read_model(file, TrialRecord, what="trial", advice=advice, error=SearchError) for file in files)
+    return tuple(trial for trial in trials if row in (None, trial.row))

@@ -50,7 +50,7 @@ def search(
             "give training.devices for several GPUs per network"
         )
     require("optuna")
-    from gate2static.search.study import open_study, shown
+    from gate2static.search.study import opened_study, shown
     from gate2static.search.worker import Worker
 
     run_dir = Path(run_dir)
@@ -63,8 +63,8 @@ def search(
     searching = Searching(recipe=recipe, run_dir=run_dir, measure_ms=measure_ms, say=say, progress=progress)
     place = storage or str(run_dir / JOURNAL)
     # Searches with other recipes in the same data base have other names.
-    study = open_study(f"{recipe.name}-{digest(plain, 10)}", place, wanted, space, recipe.seed)
-    Worker(searching, space, study, shown(place)).work()
+    with opened_study(f"{recipe.name}-{digest(plain, 10)}", place, wanted, space, recipe.seed) as study:
+        Worker(searching, space, study, shown(place)).work()
     records = load_trials(run_dir)
     if records and not any(record.networks for record in records):
         raise SearchError(f"all {len(records)} trials failed, the first one so: {records[0].error}")

@@ -99,8 +99,9 @@ def shown(storage: str) -> str:
         return storage.partition("://")[0] + "://…"
 
 
-def open_study(name: str, storage: str, search: SearchRecipe, space: Space, seed: int) -> Study:
-    """Opens the study of a search; the first worker creates it.
+@contextmanager
+def opened_study(name: str, storage: str, search: SearchRecipe, space: Space, seed: int) -> Iterator[Study]:
+    """Opens the study of a search while a block runs; the first worker creates it.
 
     Args:
         name: The study's name in its storage.
@@ -115,13 +116,18 @@ def open_study(name: str, storage: str, search: SearchRecipe, space: Space, seed
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     directions = ["maximize" if KINDS[objective].higher_is_better else "minimize" for objective in search.objectives]
     with storage_errors(shown(storage)):
-        return optuna.create_study(
-            study_name=name,
-            storage=_opened(storage),
-            sampler=SlotSampler(search, space, seed),
-            directions=directions,
-            load_if_exists=True,
+        opened = _opened(storage)
+        sampler = SlotSampler(search, space, seed)
+        study = optuna.create_study(
+            study_name=name, storage=opened, sampler=sampler, directions=directions, load_if_exists=True
         )
+    try:
+        yield study
+    finally:
+        if isinstance(opened, RDBStorage):
+            with suppress(SQLAlchemyError):  # a server that is gone has closed its connections
+                opened.remove_session()
+            opened.engine.dispose()
 
 
 def _opened(storage: str) -> BaseStorage:

@@ -78,7 +78,7 @@ def run_trial(searching: Searching, slot: int, point: Mapping[str, Any]) -> Tria
     """
     variant = recipe_at(searching.recipe, point)
     row = row_name(variant)
-    equal = next((trial for trial in load_trials(searching.run_dir) if trial.row == row and trial.networks), None)
+    equal = next((trial for trial in load_trials(searching.run_dir, row) if trial.networks), None)
     if equal is not None:
         record = equal.model_copy(update={"slot": slot, "point": dict(point)})
     else:

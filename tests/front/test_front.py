@@ -35,14 +35,14 @@ def test_the_front_is_what_no_other_point_beats(searched: Path) -> None:
 def test_the_front_is_that_of_comparing_every_pair(tmp_path: Path) -> None:
     draw = random.Random(3)
     trials = {
-        f"gated-{n}": [network(f"gated-{n}", 0, draw.randrange(8) / 100, draw.randrange(100, 108), draw.randrange(1, 8))]
+        f"gated-{n}": [network(f"gated-{n}", 0, draw.randrange(8) / 99, draw.randrange(100, 108), draw.randrange(1, 8))]
         for n in range(150)
     }
     front = read_front([write(tmp_path, trials, ("delta_mtl", "macs", "latency_ms"))])
-    values = {
-        point.row: (-point.estimates["delta_mtl"].mean, point.estimates["macs"].mean, point.estimates["latency_ms"].mean)
-        for point in front.points
-    }
+    values = {}
+    for point in front.points:
+        gain, *costs = (point.estimates[name].mean for name in ("delta_mtl", "macs", "latency_ms"))
+        values[point.row] = (-gain, *costs)
 
     def is_beaten(row: str) -> bool:
         here = values[row]
@@ -132,10 +132,9 @@ def test_the_command_prints_a_table_writes_a_page_and_json(searched: Path) -> No
 
 def test_a_thousand_trials_take_seconds_and_no_torch(tmp_path: Path) -> None:
     draw = random.Random(0)
-    trials = {
-        f"gated-{n}": [network(f"gated-{n}", seed, draw.random(), draw.randrange(1000), draw.random()) for seed in (0, 1)]
-        for n in range(1000)
-    }
+    trials = {}
+    for row in (f"gated-{n}" for n in range(1000)):
+        trials[row] = [network(row, seed, draw.random(), draw.randrange(999), draw.random()) for seed in (0, 1)]
     write(tmp_path, trials, ("delta_mtl", "worst_task", "macs", "latency_ms"))
     code = """
 import resource, sys

@@ -24,7 +24,7 @@ def record_of(recipe: Recipe, slot: int, point: dict[str, Any], seed: int = 0) -
     weight = point["sparsity_weight"]
     gain = 0.01 * len(str(point["gating.group_size"])) - weight / 1000 + seed / 100
     separate = Measured(metrics={"left": 0.5}, delta_mtl=0.0, worst_task=0.0, macs=1000, parameters=10)
-    gated = Measured(metrics={"left": 0.5 + gain}, delta_mtl=gain, worst_task=gain, macs=900 - int(weight), parameters=9)
+    gated = Measured(metrics={"left": gain}, delta_mtl=gain, worst_task=gain, macs=900 - int(weight), parameters=9)
     row = row_name(recipe_at(recipe, point))
     network = NetworkRecord(
         seed=seed, run=f"seed-{seed}", checkpoint=f"{row}/ckpt.pt", gated=gated, separate=separate, shared=separate
