@@ -35,9 +35,9 @@ def safety_sentences(row: ResultRow) -> tuple[str, ...]:
     allowed = f"of up to {100 * safety.margin:g} % " if safety.margin else ""
     passed = [task for task in safety.rounds[-1].tests if task not in (*safety.opened, *safety.unsafe)]
     sentences = [
-        f"round {number}: own encoder for {', '.join(_named(task, one) for task in one.opened)}"
+        f"round {number}: own encoder for {_named(one.opened, one)}"
         for number, one in enumerate(safety.rounds, start=1)
-        if one.opened
+        if one.opened is not None
     ]
     if passed:
         shown = ", ".join(_named(task, safety.rounds[-1]) for task in passed)

@@ -13,14 +13,14 @@ class SafetyRound(BaseModel):
     Attributes:
         tests: Task that still shared -> metric -> its test on the validation split.
         worse: The tasks that are not shown to be as good as their single-task networks, the worst first.
-        opened: Those that took the encoders of their single-task networks; the others cost more than the budget.
+        opened: The one that then took the encoder of its single-task network; None where none may or needs to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tests: dict[str, dict[str, PairedTest]]
     worse: tuple[str, ...]
-    opened: tuple[str, ...]
+    opened: str | None
 
 
 class Safety(BaseModel):
@@ -49,9 +49,9 @@ class Safety(BaseModel):
     @property
     def opened(self) -> tuple[str, ...]:
         """The tasks with their own encoders, in the order in which they got them."""
-        return tuple(task for one in self.rounds for task in one.opened)
+        return tuple(one.opened for one in self.rounds if one.opened is not None)
 
     @property
     def unsafe(self) -> tuple[str, ...]:
         """The tasks that are not shown to be safe at the end."""
-        return tuple(task for task in self.rounds[-1].worse if task not in self.rounds[-1].opened)
+        return tuple(task for task in self.rounds[-1].worse if task != self.rounds[-1].opened)

@@ -1,8 +1,8 @@
 """Makes a trained gated network safe, round by round.
 
-A round checks every task that still shares on the validation split. The tasks that are not shown to be as good as their
-single-task networks take the encoders of these, as far as the budget allows, and the other tasks are trained on with
-frozen gates. There are at most T rounds: with all tasks on their own, nothing can be worse.
+A round checks every task that still shares on the validation split. Of the tasks that are not shown to be as good as
+their single-task networks, the worst takes that network's encoder, if the budget allows it, and the other tasks are
+trained on with frozen gates. There are at most T rounds: with all tasks on their own, nothing can be worse.
 """
 
 import math
@@ -125,10 +125,10 @@ def make_safe(run: SafeRun, splits: Splits, *, fabric: "Fabric", go_on: bool, pr
         tests = _tests(run, comparison, gated, sharing)
         worse = _worse(tests, run.wanted)
         may_change = run.wanted.rounds is None or len(rounds) < run.wanted.rounds
-        opened = _open(gated, networks, worse, meter) if may_change else ()
+        opened = _open(gated, networks, worse, meter) if may_change else None
         rounds.append(SafetyRound(tests=tests, worse=worse, opened=opened))
-        sharing = [task for task in sharing if task not in opened]
-        if not opened:
+        sharing = [task for task in sharing if task != opened]
+        if opened is None:
             stopped = "safe" if not worse else "budget" if may_change else "rounds"
         elif not sharing:
             stopped = "safe"
@@ -192,17 +192,18 @@ def _worse(tests: Tests, wanted: SafeRecipe) -> tuple[str, ...]:
 
 def _open(
     gated: GatedModel, networks: Mapping[str, MultiTaskNetwork], worse: Sequence[str], meter: Meter | None
-) -> tuple[str, ...]:
-    """Gives tasks their own encoders, the worst first, where the network then still fits the budget."""
-    opened = []
+) -> str | None:
+    """Gives the worst task with which the network then still fits the budget its own encoder, and returns its name.
+
+    One per round: without that task in the shared stream, the others may do better.
+    """
     for task in worse:
         before = {key: value.clone() for key, value in gated.state_dict().items()}
         open_encoders(gated, {task: networks[task]})
         if meter is None or meter.fits(meter.measure(gated)):
-            opened.append(task)
-        else:
-            gated.load_state_dict(before)
-    return tuple(opened)
+            return task
+        gated.load_state_dict(before)
+    return None
 
 
 def _train_on(
