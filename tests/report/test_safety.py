@@ -39,7 +39,7 @@ def safety(**values: Any) -> Safety:
         ),
         SafetyRound(tests={"a": {"mIoU": SURE, "accuracy": GAIN}, "c": {"mIoU": SURE}}, worse=("a",), opened=None),
     )
-    whole = {"margin": 0.0, "significance": 0.05, "epochs": 4, "rounds": rounds, "stopped": "budget"}
+    whole = {"margin": 0.0, "significance": 0.05, "metrics": "main", "epochs": 4, "rounds": rounds, "stopped": "budget"}
     return Safety(**{**whole, "macs_before": 10_000_000, "macs_after": 12_500_000, **values})
 
 

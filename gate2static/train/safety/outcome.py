@@ -28,7 +28,8 @@ class Safety(BaseModel):
 
     Attributes:
         margin: The loss that tasks may have, as a share of the single-task networks' metrics.
-        significance: The largest p-value with which a task passes.
+        significance: The largest p-value with which a metric passes.
+        metrics: The metrics that had to be shown; with `main`, a task's others only must not lose the margin.
         epochs: Epochs for which the tasks that shared were trained on behind each change.
         rounds: The checks and changes, in order.
         stopped: Why there is no further round: every task is safe, or the budget or the number of rounds allows none.
@@ -40,6 +41,7 @@ class Safety(BaseModel):
 
     margin: float
     significance: float
+    metrics: Literal["main", "all"]
     epochs: int
     rounds: tuple[SafetyRound, ...]
     stopped: Literal["safe", "budget", "rounds"]
