@@ -27,16 +27,22 @@ PUBLIC = "public"
 class SMTL(Architecture):
     """SMTL: T private encoders and a public one, joined in front of the heads (eq. 1).
 
+    Attributes:
+        held_out: As the argument.
+
     Args:
         stages: The backbone; it need not be cut.
         heads: Task -> head.
+        held_out: The share of the training images that α is trained on, in turns with everything else on the others
+            (eq. 6, to first order); 0 trains everything on all of them. Recipes follow it; a loop of your own has to.
     """
 
-    def __init__(self, stages: Stages, heads: Mapping[str, nn.Module]) -> None:
+    def __init__(self, stages: Stages, heads: Mapping[str, nn.Module], *, held_out: float = 0.0) -> None:
         if PUBLIC in heads:
             raise ArchitectureError(f"no task may be called {PUBLIC!r}: the public encoder has that name.")
         super().__init__(stages, heads, streams=(*heads, PUBLIC))
         self.logits = nn.Parameter(torch.zeros(len(heads)))
+        self.held_out = require_number(held_out, name="held_out", error=ArchitectureError, least=0, most=0.9)
 
     def weights(self) -> Tensor:
         """Returns α, (T,): the weights of the public encoder."""
@@ -63,10 +69,11 @@ class SMTLc(SMTL):
     Args:
         stages: The backbone; it need not be cut.
         heads: Task -> head; the public decoders start as copies.
+        held_out: As for `SMTL`.
     """
 
-    def __init__(self, stages: Stages, heads: Mapping[str, nn.Module]) -> None:
-        super().__init__(stages, heads)
+    def __init__(self, stages: Stages, heads: Mapping[str, nn.Module], *, held_out: float = 0.0) -> None:
+        super().__init__(stages, heads, held_out=held_out)
         self.public_heads = copied(nn.ModuleDict(dict(heads.items())))
 
     def outputs(self, tensors: Values) -> dict[str, Any]:
@@ -89,19 +96,39 @@ class _Choosing(SMTL):
     Args:
         stages: The backbone; it need not be cut.
         heads: Task -> head.
-        temperature: τ of eq. 4, for which the paper says "a small value".
+        temperature: τ of eq. 4 at the start, for which the paper says "a small value".
+        last_temperature: τ at the end, towards which it falls by equal factors; None keeps it.
+        held_out: As for `SMTL`.
     """
 
     name: ClassVar[str]
 
-    def __init__(self, stages: Stages, heads: Mapping[str, nn.Module], *, temperature: float = 0.5) -> None:
-        super().__init__(stages, heads)
-        name = f"temperature of {self.name}"
-        self.temperature = require_number(temperature, name=name, error=ArchitectureError, least=1e-3)
+    def __init__(
+        self,
+        stages: Stages,
+        heads: Mapping[str, nn.Module],
+        *,
+        temperature: float = 0.5,
+        last_temperature: float | None = None,
+        held_out: float = 0.0,
+    ) -> None:
+        super().__init__(stages, heads, held_out=held_out)
+        self.first_temperature = self._temperature(temperature, "temperature")
+        self.last_temperature = self.first_temperature
+        if last_temperature is not None:
+            self.last_temperature = self._temperature(last_temperature, "last_temperature")
+        self.temperature = self.first_temperature
+
+    def advance(self, progress: float) -> None:
+        """Notes the share of the training that is done, which decides τ."""
+        self.temperature = self.first_temperature * (self.last_temperature / self.first_temperature) ** progress
 
     def weights(self) -> Tensor:
         """Returns what is drawn in training, and what is chosen in evaluation, (T,) of 0 and 1."""
         return drawn(self.logits, self.temperature) if self.training else (self.logits > 0).to(self.logits)
+
+    def _temperature(self, value: float, option: str) -> float:
+        return require_number(value, name=f"{option} of {self.name}", error=ArchitectureError, least=1e-3)
 
     def deployed(self) -> Architecture:
         """Returns the chosen encoders alone, with the heads that go with them."""

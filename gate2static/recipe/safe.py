@@ -1,6 +1,6 @@
 """The part of a recipe that asks for a safe network: no task worse than with a network of its own."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,9 @@ class SafeRecipe(Strict):
     """The share of a metric of the single-task network that a task may lose: 0.01 is one per cent."""
     significance: Annotated[float, Field(gt=0, le=0.5)] = 0.05
     """The largest probability of passing a task that loses more than the margin, in one check."""
+    metrics: Literal["main", "all"] = "main"
+    """The metrics for which no loss has to be shown. With `main`, a task's other metrics only must not lose more than
+    the margin on the validation split as it is."""
     epochs: Count | None = None
     """Epochs for which the tasks that still share are trained on behind each change; None is as many as the gated
     network had."""

@@ -35,12 +35,13 @@ def safety_sentences(row: ResultRow) -> tuple[str, ...]:
     allowed = f"of up to {100 * safety.margin:g} % " if safety.margin else ""
     passed = [task for task in safety.rounds[-1].tests if task not in (*safety.opened, *safety.unsafe)]
     sentences = [
-        f"round {number}: own encoder for {', '.join(_named(task, one) for task in one.opened)}"
+        f"round {number}: own encoder for {_named(one.opened, one)}"
         for number, one in enumerate(safety.rounds, start=1)
-        if one.opened
+        if one.opened is not None
     ]
     if passed:
-        shown = ", ".join(_named(task, safety.rounds[-1]) for task in passed)
+        by_main = safety.metrics == "main"
+        shown = ", ".join(_named(task, safety.rounds[-1], by_main=by_main) for task in passed)
         sentences.append(f"no loss {allowed}on the validation split at p < {safety.significance:g}: {shown}")
     if safety.unsafe:
         sentences.append(_unsafe(safety))
@@ -62,12 +63,13 @@ def _unsafe(safety: Safety) -> str:
     return f"NOT shown to be as good as single-task networks: {tasks}; {why[safety.stopped]}"
 
 
-def _named(task: str, one: SafetyRound) -> str:
-    """Returns a task with the metric that says least for it in one check."""
+def _named(task: str, one: SafetyRound, *, by_main: bool = False) -> str:
+    """Returns a task with its main metric, or with the one that says least for it, in one check."""
     tests = one.tests[task]
     if not tests:
         return task
-    metric = max(tests, key=lambda name: tests[name].p_value)
+    main = next(iter(tests))
+    metric = main if by_main else max(tests, key=lambda name: tests[name].p_value)
     return f"{task} ({metric} {100 * tests[metric].gain:+.2f} %, p {tests[metric].p_value:.2g})"
 
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gate2static.architectures.smtl import SMTL
 from gate2static.budget import BudgetReport, check_budget
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.errors import RecipeError, TrainingError
@@ -150,7 +151,12 @@ def train_variants(
             "without; remove one of the two, or give the method in sweep_balancing"
         )
     for wanted in architectures:
-        build_architecture(recipe, wanted)
+        network = build_architecture(recipe, wanted)
+        if isinstance(network, SMTL) and network.held_out and recipe.training.precision != "32-true":
+            raise RecipeError(
+                f"training.precision: {wanted.label} takes gradients on held-out images that mixed precision has not; "
+                "use 32-true, or leave out held_out"
+            )
         check_tree_search(recipe, wanted)
     by_label = {wanted.label: wanted for wanted in architectures}
     rows = {"separate": recipe, "shared": recipe, **variants, **dict.fromkeys(by_label, recipe)}

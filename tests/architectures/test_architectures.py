@@ -157,6 +157,20 @@ def test_what_is_drawn_is_hard_forwards_and_soft_backwards() -> None:
     assert bool((logits.grad > 0).all())
 
 
+def test_the_temperature_falls_by_equal_factors() -> None:
+    network = build("l_smtl", temperature=2.0, last_temperature=0.5)
+    assert isinstance(network, LSMTL)
+    found = []
+    for progress in (0.0, 0.5, 0.75):
+        network.advance(progress)
+        found.append(network.temperature)
+    assert found == pytest.approx([2.0, 1.0, 2.0 * 0.25**0.75])
+    constant = build("l_smtl_c", temperature=0.3)
+    assert isinstance(constant, LSMTLc)
+    constant.advance(0.9)
+    assert constant.temperature == 0.3
+
+
 def test_public_encoders_train_on_what_was_drawn_alone() -> None:
     network = build("l_smtl").train()
     with torch.no_grad():
@@ -297,6 +311,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"name": "mtan", "own": 1}, "mtan has no option 'own'"),
     ({"name": "cross_stitch", "own": "much"}, "own of cross_stitch is 'much'"),
     ({"name": "l_smtl", "temperature": 0}, "temperature of l_smtl is 0"),
+    ({"name": "l_smtl_c", "last_temperature": 0}, "last_temperature of l_smtl_c is 0"),
 ]
 
 

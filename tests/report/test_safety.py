@@ -35,11 +35,11 @@ def row(**values: Any) -> ResultRow:
 def safety(**values: Any) -> Safety:
     rounds = (
         SafetyRound(
-            tests={"a": {"mIoU": GAIN}, "b": {"mIoU": LOSS}, "c": {"mIoU": SURE}}, worse=("b", "a"), opened=("b",)
+            tests={"a": {"mIoU": GAIN}, "b": {"mIoU": LOSS}, "c": {"mIoU": SURE}}, worse=("b", "a"), opened="b"
         ),
-        SafetyRound(tests={"a": {"mIoU": SURE, "accuracy": GAIN}, "c": {"mIoU": SURE}}, worse=("a",), opened=()),
+        SafetyRound(tests={"a": {"mIoU": SURE, "accuracy": GAIN}, "c": {"mIoU": SURE}}, worse=("a",), opened=None),
     )
-    whole = {"margin": 0.0, "significance": 0.05, "epochs": 4, "rounds": rounds, "stopped": "budget"}
+    whole = {"margin": 0.0, "significance": 0.05, "metrics": "main", "epochs": 4, "rounds": rounds, "stopped": "budget"}
     return Safety(**{**whole, "macs_before": 10_000_000, "macs_after": 12_500_000, **values})
 
 
@@ -69,7 +69,7 @@ def test_a_network_that_could_not_be_made_safe_says_why() -> None:
 
 
 def test_margins_are_named_and_rows_without_safety_say_nothing() -> None:
-    first = safety().rounds[0].model_copy(update={"worse": (), "opened": ()})
+    first = safety().rounds[0].model_copy(update={"worse": (), "opened": None})
     sentences = safety_sentences(
         row(safety=safety(margin=0.01, rounds=(first,), stopped="safe", macs_after=10_000_000))
     )

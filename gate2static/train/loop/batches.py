@@ -58,6 +58,42 @@ def epoch_order(count: int, batch_size: int, *, seed: int, epoch: int) -> list[l
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) == 1 else batches
 
 
+def held_out(count: int, share: float, *, seed: int) -> tuple[list[int], list[int]]:
+    """Divides the training images into those that networks are trained on and those that are held out.
+
+    Args:
+        count: The number of training images.
+        share: The share to hold out; each part gets one image at least.
+        seed: The recipe's seed, on which the division depends alone.
+
+    Returns:
+        The indices of both parts, in the order of the data set.
+    """
+    # Not the permutation of an epoch: what is held out must not depend on it.
+    generator = torch.Generator().manual_seed((seed + 1_000_003) * 7 % 2**63)
+    order = torch.randperm(count, generator=generator).tolist()
+    size = min(count - 1, max(1, round(share * count)))
+    return sorted(order[size:]), sorted(order[:size])
+
+
+def cycled(indices: list[int], batch_size: int, *, seed: int, epoch: int, steps: int) -> list[list[int]]:
+    """Returns one batch of these images per step of an epoch; passes over them go on where an epoch ends.
+
+    Args:
+        indices: The images.
+        batch_size: Images per batch.
+        seed: The recipe's seed.
+        epoch: Epochs that are complete.
+        steps: Steps per epoch.
+    """
+    per_pass = len(epoch_order(len(indices), batch_size, seed=seed, epoch=0))
+    chosen = []
+    for number in range(epoch * steps, (epoch + 1) * steps):
+        batches_of_pass = epoch_order(len(indices), batch_size, seed=seed, epoch=number // per_pass)
+        chosen.append([indices[index] for index in batches_of_pass[number % per_pass]])
+    return chosen
+
+
 def check_last_batch(order: list[list[int]], world_size: int, *, where: str) -> None:
     """Raises a RecipeError if the last batch leaves some process without an image."""
     if len(order[-1]) < world_size:

@@ -1,5 +1,6 @@
 """The training loop of one network, epoch by epoch, from its last checkpoint on."""
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gate2static.architectures import Architecture
@@ -80,8 +81,18 @@ def _write_log(run: NetworkRun, position: Position, fabric: "Fabric", events: Ev
 
 
 def _order(run: NetworkRun, splits: Splits, epoch: int) -> list[list[int]]:
+    """Returns the batches of an epoch; images that are held out are in none."""
+    indices, _ = _parts(run, splits)
+    order = batches.epoch_order(len(indices), run.settings.batch_size, seed=run.recipe.seed, epoch=epoch)
+    return [[indices[index] for index in batch] for batch in order]
+
+
+def _parts(run: NetworkRun, splits: Splits) -> tuple[Sequence[int], list[int]]:
+    """Returns the images that the weights are trained on, and those that α of Safe MTL is trained on."""
     count = batches.length(splits.train)
-    return batches.epoch_order(count, run.settings.batch_size, seed=run.recipe.seed, epoch=epoch)
+    if not run.held_out:
+        return range(count), []
+    return batches.held_out(count, run.held_out, seed=run.recipe.seed)
 
 
 def _is_over(run: NetworkRun, position: Position) -> bool:
@@ -103,6 +114,7 @@ def _train_epoch(training: Training, splits: Splits, position: Position, progres
         workers=recipe.workers,
     )
     training.model.train()
+    held_out = _held_out_batches(training, splits, position, steps=len(order))
     for batch in batches.loaded(loader):
         # Learning rates follow from the position alone, so a resumed run needs no saved schedule.
         share_done = (position.epoch + position.step / len(order)) / run.settings.epochs
@@ -115,6 +127,8 @@ def _train_epoch(training: Training, splits: Splits, position: Position, progres
             training.optimisers, run.settings, epoch=position.epoch, progress=share_done, steps=steps_done
         )
         training.step(batch, position, images=len(order[position.step]), number=steps_done)
+        if run.held_out:
+            training.step_on_held_out(*next(held_out))
         position.step += 1
         progress.advance(cost=run.cost)
         # The end of an epoch saves anyway, after its measurement.
@@ -122,6 +136,24 @@ def _train_epoch(training: Training, splits: Splits, position: Position, progres
         if every and position.step % every == 0 and position.step < len(order):
             check_weights(run, position)
             save(run, position, fabric=training.fabric, **training.parts)
+
+
+def _held_out_batches(
+    training: Training, splits: Splits, position: Position, *, steps: int
+) -> Iterator[tuple[batches.Batch, int]]:
+    """Yields a process's share of one batch of held-out images per step, and the size of the batch."""
+    run = training.run
+    _, indices = _parts(run, splits)
+    if not indices:
+        return
+    order = batches.cycled(indices, run.settings.batch_size, seed=run.recipe.seed, epoch=position.epoch, steps=steps)[
+        position.step :
+    ]
+    batches.check_last_batch(sorted(order, key=len, reverse=True), training.fabric.world_size, where="training.shared")
+    share = batches.Share.of(training.fabric)
+    workers = run.recipe.training.workers
+    loader = batches.train_loader(splits.train, order, epoch=position.epoch, share=share, workers=workers)
+    yield from zip(batches.loaded(loader), map(len, order), strict=True)
 
 
 def _close_epoch(training: Training, splits: Splits, position: Position) -> bool:

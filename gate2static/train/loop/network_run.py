@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from gate2static.architectures.smtl import SMTL
 from gate2static.recipe import (
     ArchitectureRecipe,
     BalancingRecipe,
@@ -65,6 +66,11 @@ class NetworkRun:
         if self.kind == "architecture" or not isinstance(settings, SharedNetworkRecipe) or settings.balancing.is_plain:
             return None
         return settings.balancing
+
+    @property
+    def held_out(self) -> float:
+        """The share of the training images that α of Safe MTL is trained on; 0 for other networks."""
+        return self.model.held_out if isinstance(self.model, SMTL) else 0.0
 
     @property
     def cost(self) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from gate2static.architectures.smtl import SMTL
 from gate2static.balance import Balance
 from gate2static.balance.look_ahead import buffers_kept
 from gate2static.budget import BudgetController, project_to_budget
@@ -124,6 +125,35 @@ class Training:
         if self.balance is not None:
             self._look_back(parts[0], {**part_weights[0], **common}, means)
         self._note_balance(position, conflict, number)
+
+    def step_on_held_out(self, batch: Batch, images: int) -> None:
+        """Trains α of Safe MTL alone, on this process's share of a batch of held-out images (eq. 6, to first order).
+
+        Running statistics stay those of the other images.
+
+        Args:
+            batch: The share.
+            images: The number of images in the whole batch.
+        """
+        model = self.run.model
+        assert isinstance(model, SMTL)
+        parts = cut(batch, self._part_count(images))
+        part_weights, means = shares(self.fabric, self.run.tasks, parts)
+        common = {"sparsity": 1 / (len(parts) * self.fabric.world_size)}
+        gradient = torch.zeros_like(model.logits)
+        # Gradients of one tensor are averaged by hand: DistributedDataParallel would wait for those of all.
+        with self._without_reduction(enabled=True), buffers_kept(model):
+            for part, weights in zip(parts, part_weights, strict=True):
+                common["distillation"] = len(part[0]) / images
+                loss = self._loss(part, {**weights, **common}, means)
+                gradient += torch.autograd.grad(loss.total, model.logits)[0]
+        summed = self.fabric.all_reduce(gradient, reduce_op="sum")
+        assert isinstance(summed, Tensor)
+        optimiser = self.optimisers["weights"]
+        optimiser.zero_grad()  # to None, so that the optimiser passes all else over
+        model.logits.grad = summed
+        optimiser.step()
+        optimiser.zero_grad()
 
     def freeze(self, position: Position) -> None:
         """Projects the gates onto the budget, if there is one, and freezes them for the rest of the training.
@@ -273,6 +303,8 @@ class Training:
             self.fabric.clip_gradients(self.model, weights, max_norm=limit, error_if_nonfinite=False)
         # Fabric's own step would change the scale of the gradients between the two optimisers.
         scaler = getattr(self.fabric.strategy.precision, "scaler", None)
+        if self.run.held_out:
+            self.run.model.get_parameter("logits").grad = None  # its turn is on held-out images
         for name, optimiser in self.optimisers.items():
             if frozen and name == "gates":
                 continue  # α is settled, and a winner of hard mixing that still changed would be a gate that moves

@@ -13,14 +13,14 @@ class SafetyRound(BaseModel):
     Attributes:
         tests: Task that still shared -> metric -> its test on the validation split.
         worse: The tasks that are not shown to be as good as their single-task networks, the worst first.
-        opened: Those that took the encoders of their single-task networks; the others cost more than the budget.
+        opened: The one that then took the encoder of its single-task network; None where none may or needs to.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tests: dict[str, dict[str, PairedTest]]
     worse: tuple[str, ...]
-    opened: tuple[str, ...]
+    opened: str | None
 
 
 class Safety(BaseModel):
@@ -28,7 +28,8 @@ class Safety(BaseModel):
 
     Attributes:
         margin: The loss that tasks may have, as a share of the single-task networks' metrics.
-        significance: The largest p-value with which a task passes.
+        significance: The largest p-value with which a metric passes.
+        metrics: The metrics that had to be shown; with `main`, a task's others only must not lose the margin.
         epochs: Epochs for which the tasks that shared were trained on behind each change.
         rounds: The checks and changes, in order.
         stopped: Why there is no further round: every task is safe, or the budget or the number of rounds allows none.
@@ -40,6 +41,7 @@ class Safety(BaseModel):
 
     margin: float
     significance: float
+    metrics: Literal["main", "all"]
     epochs: int
     rounds: tuple[SafetyRound, ...]
     stopped: Literal["safe", "budget", "rounds"]
@@ -49,9 +51,9 @@ class Safety(BaseModel):
     @property
     def opened(self) -> tuple[str, ...]:
         """The tasks with their own encoders, in the order in which they got them."""
-        return tuple(task for one in self.rounds for task in one.opened)
+        return tuple(one.opened for one in self.rounds if one.opened is not None)
 
     @property
     def unsafe(self) -> tuple[str, ...]:
         """The tasks that are not shown to be safe at the end."""
-        return tuple(task for task in self.rounds[-1].worse if task not in self.rounds[-1].opened)
+        return tuple(task for task in self.rounds[-1].worse if task != self.rounds[-1].opened)

@@ -1,8 +1,8 @@
 """Makes a trained gated network safe, round by round.
 
-A round checks every task that still shares on the validation split. The tasks that are not shown to be as good as their
-single-task networks take the encoders of these, as far as the budget allows, and the other tasks are trained on with
-frozen gates. There are at most T rounds: with all tasks on their own, nothing can be worse.
+A round checks every task that still shares on the validation split. Of the tasks that are not shown to be as good as
+their single-task networks, the worst takes that network's encoder, if the budget allows it, and the other tasks are
+trained on with frozen gates. There are at most T rounds: with all tasks on their own, nothing can be worse.
 """
 
 import math
@@ -21,7 +21,7 @@ from gate2static.gates import GatedModel
 from gate2static.models import MultiTaskNetwork
 from gate2static.prune import prune
 from gate2static.recipe import BalancingRecipe, Recipe, SafeRecipe
-from gate2static.tasks import Task
+from gate2static.tasks import PairedTest, Task
 from gate2static.train.loop import checkpoints, random_state
 from gate2static.train.loop.batches import length
 from gate2static.train.loop.loop import train_network
@@ -123,12 +123,12 @@ def make_safe(run: SafeRun, splits: Splits, *, fabric: "Fabric", go_on: bool, pr
     stopped: Literal["safe", "budget", "rounds"] | None = None
     while stopped is None:
         tests = _tests(run, comparison, gated, sharing)
-        worse = _worse(tests, run.wanted)
+        worse = _worse(run, tests)
         may_change = run.wanted.rounds is None or len(rounds) < run.wanted.rounds
-        opened = _open(gated, networks, worse, meter) if may_change else ()
+        opened = _open(gated, networks, worse, meter) if may_change else None
         rounds.append(SafetyRound(tests=tests, worse=worse, opened=opened))
-        sharing = [task for task in sharing if task not in opened]
-        if not opened:
+        sharing = [task for task in sharing if task != opened]
+        if opened is None:
             stopped = "safe" if not worse else "budget" if may_change else "rounds"
         elif not sharing:
             stopped = "safe"
@@ -138,6 +138,7 @@ def make_safe(run: SafeRun, splits: Splits, *, fabric: "Fabric", go_on: bool, pr
     safety = Safety(
         margin=run.wanted.margin,
         significance=run.wanted.significance,
+        metrics=run.wanted.metrics,
         epochs=_epochs(run.recipe),
         rounds=tuple(rounds),
         stopped=stopped,
@@ -183,26 +184,37 @@ def _tests(run: SafeRun, comparison: Comparison, gated: GatedModel, sharing: Seq
     return {task: tests[task] for task in sharing}
 
 
-def _worse(tests: Tests, wanted: SafeRecipe) -> tuple[str, ...]:
-    """Returns the tasks that are not shown to be safe in every metric, the largest loss first."""
-    shown = {task: all(t.p_value < wanted.significance for t in of_task.values()) for task, of_task in tests.items()}
-    losses = {task: min(t.gain for t in of_task.values()) for task, of_task in tests.items() if not shown[task]}
+def _worse(run: SafeRun, tests: Tests) -> tuple[str, ...]:
+    """Returns the tasks that are not shown to be safe, the largest loss first."""
+    losses = {}
+    for task in run.tasks:
+        of_task = tests.get(task.name, {})
+        if not all(_passes(test, run.wanted, is_main=name == task.kind.metric_name) for name, test in of_task.items()):
+            losses[task.name] = min(test.gain for test in of_task.values())
     return tuple(sorted(losses, key=losses.__getitem__))
+
+
+def _passes(test: PairedTest, wanted: SafeRecipe, *, is_main: bool) -> bool:
+    """Returns whether a metric is shown to be safe, or, if that is not asked for, is so on the validation split."""
+    if is_main or wanted.metrics == "all":
+        return test.p_value < wanted.significance
+    return test.gain >= -wanted.margin
 
 
 def _open(
     gated: GatedModel, networks: Mapping[str, MultiTaskNetwork], worse: Sequence[str], meter: Meter | None
-) -> tuple[str, ...]:
-    """Gives tasks their own encoders, the worst first, where the network then still fits the budget."""
-    opened = []
+) -> str | None:
+    """Gives the worst task with which the network then still fits the budget its own encoder, and returns its name.
+
+    One per round: without that task in the shared stream, the others may do better.
+    """
     for task in worse:
         before = {key: value.clone() for key, value in gated.state_dict().items()}
         open_encoders(gated, {task: networks[task]})
         if meter is None or meter.fits(meter.measure(gated)):
-            opened.append(task)
-        else:
-            gated.load_state_dict(before)
-    return tuple(opened)
+            return task
+        gated.load_state_dict(before)
+    return None
 
 
 def _train_on(

@@ -17,7 +17,7 @@ from gate2static.data import Splits, describe_data, load_data
 from gate2static.errors import BudgetError, CheckpointError, RecipeError
 from gate2static.gates import gate_decisions
 from gate2static.recipe import Recipe, load_recipe
-from gate2static.tasks import PairedTest, build_tasks
+from gate2static.tasks import KINDS, PairedTest, Task, build_tasks
 from gate2static.train import RunResult, load_gated, runs, sweep, train
 from gate2static.train.loop.checkpoints import load_checkpoint
 from gate2static.train.loop.progress import TrainingProgress
@@ -29,7 +29,7 @@ from gate2static.train.safety.rounds import SafeRun, make_safe, read_safety
 pytestmark = pytest.mark.slow
 
 SMALL = (
-    "data.options={train_images: 32, val_images: 10, test_images: 10}",
+    "data.options={train_images: 16, val_images: 10, test_images: 10}",
     "training.single={epochs: 1, batch_size: 16}",
     "training.shared={epochs: 1, batch_size: 16}",
     "training.gated={epochs: 1, batch_size: 16}",
@@ -51,11 +51,34 @@ def planned(plan: tuple[tuple[str, ...], ...]) -> Callable[..., Tests]:
         numbers = self.__dict__.setdefault("checks", iter(plan))
         worse = next(numbers)
         return {
-            task: {"metric": PairedTest(gain=-0.1 - 0.1 * (task == "mask"), p_value=0.9 * (task in worse))}
-            for task in ("left", "right", "mask")
+            task: {metric: PairedTest(gain=-0.1 - 0.1 * (task == "mask"), p_value=0.9 * (task in worse))}
+            for task, metric in (("left", "accuracy"), ("right", "accuracy"), ("mask", "IoU"))
         }
 
     return tests
+
+
+def _remembered(build: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that builds every network once, and then copies it."""
+    built: dict[str, Any] = {}
+
+    def again(argument: Recipe | Path) -> Any:
+        # All runs here are copies of one, so a network is known by its folder.
+        key = str(argument.tasks) if isinstance(argument, Recipe) else argument.parent.name
+        if key not in built:
+            built[key] = build(argument)
+        return copy.deepcopy(built[key])
+
+    return again
+
+
+@pytest.fixture(scope="module", autouse=True)
+def traced_once() -> Iterator[None]:
+    """Tracing takes most of the time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("load_gated", "build_untrained"):
+            patch.setattr(rounds, name, _remembered(getattr(rounds, name)))
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -74,9 +97,9 @@ def test_the_row_says_who_took_an_encoder_when_and_what_that_cost(run: tuple[Pat
     assert safe.safety is not None
     assert safe.safety == read_safety(folder / "gated-60-safe" / "ckpt.pt")
     assert [(one.worse, one.opened) for one in safe.safety.rounds] == [
-        # The worst first; with the other task too the network would no longer fit the budget.
-        (("mask", "left"), ("mask",)),
-        ((), ()),
+        # The worst alone; the other task is better without it.
+        (("mask", "left"), "mask"),
+        ((), None),
     ]
     assert safe.safety.stopped == "safe"
     assert (safe.safety.opened, safe.safety.unsafe) == (("mask",), ())
@@ -140,9 +163,6 @@ def test_killed_between_any_two_writes_it_goes_on_bit_for_bit(
     shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
     made, make = safe_run(tmp_path, "safe={epochs: 1}")
     folder = made.checkpoint.parent
-    # Networks are traced once for all, which takes most of the time.
-    for name in ("load_gated", "build_untrained"):
-        monkeypatch.setattr(rounds, name, _remembered(getattr(rounds, name)))
     # What is decided is planned, so nothing needs to be pruned and measured.
     monkeypatch.setattr(rounds, "prune", lambda gated: SimpleNamespace(manifest=SimpleNamespace(macs={"static": 1})))
     monkeypatch.setattr(Comparison, "measure", lambda self, network: ({}, defaultdict(lambda: [{}, {}])))
@@ -162,7 +182,8 @@ def test_killed_between_any_two_writes_it_goes_on_bit_for_bit(
 
     monkeypatch.setattr(files, "_write", killed)
     kills = []
-    for write_number in range(8):
+    # Two rounds write a best and a last checkpoint and a log each, and the safe network is the seventh write.
+    for write_number in (0, 1, 2, 3, 4, 6, 7):
         shutil.rmtree(folder)
         monkeypatch.setattr(Comparison, "tests", planned(LONGER_PLAN))
         left = write_number
@@ -175,23 +196,10 @@ def test_killed_between_any_two_writes_it_goes_on_bit_for_bit(
         if write_number == 0:
             expected = written()
         assert_same(written(), expected)
-    # Two rounds write a best and a last checkpoint and a log each, and the safe network is the seventh.
-    assert kills == [1, 2, 3, 4, 5, 6, 7]
+    assert kills == [1, 2, 3, 4, 6, 7]
     assert sorted(expected) == sorted(
         ["ckpt.pt", *(f"round-{n}/{name}" for n in (1, 2) for name in ("ckpt-best.pt", "ckpt.pt", "log.csv"))]
     )
-
-
-def _remembered(build: Callable[..., Any]) -> Callable[..., Any]:
-    built: dict[str, Any] = {}
-
-    def again(*arguments: Any) -> Any:
-        key = str([a.tasks if isinstance(a, Recipe) else a for a in arguments])
-        if key not in built:
-            built[key] = build(*arguments)
-        return copy.deepcopy(built[key])
-
-    return again
 
 
 def test_a_safe_network_of_another_margin_is_not_taken_for_this_one(
@@ -255,6 +263,33 @@ def test_what_cannot_be_made_safe_is_said_before_training(tmp_path: Path, monkey
     with pytest.raises(BudgetError, match="below what can be reached"):
         train(recipe("safe={budget: {macs: 0.01}}"), tmp_path, progress=False)
     assert not any(tmp_path.rglob("ckpt.pt"))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ("safe=true", ("c", "b")),
+        ("safe={metrics: all}", ("c", "b", "d")),
+        ("safe={margin: 0.03}", ("b",)),
+        ("safe={significance: 0.3}", ("c",)),
+    ],
+)
+def test_the_main_metric_is_shown_and_the_others_do_not_lose(wanted: str, expected: tuple[str, ...]) -> None:
+    def task(name: str) -> Task:
+        return Task(name=name, kind=KINDS["semantic"], channels=2)
+
+    def tests_of(main: tuple[float, float], other: tuple[float, float]) -> dict[str, PairedTest]:
+        pairs = zip(("mIoU", "pixel_accuracy"), (main, other), strict=True)
+        return {name: PairedTest(gain=gain, p_value=p_value) for name, (gain, p_value) in pairs}
+
+    tests = {
+        "a": tests_of((0.02, 0.01), (0.01, 0.04)),
+        "b": tests_of((0.01, 0.2), (0.01, 0.04)),
+        "c": tests_of((0.02, 0.01), (-0.02, 0.7)),
+        "d": tests_of((0.02, 0.01), (0.01, 0.4)),
+    }
+    run = SafeRun(name="x", before="y", recipe=recipe(wanted), tasks=tuple(map(task, tests)), run_dir=Path())
+    assert rounds._worse(run, tests) == expected
 
 
 def test_too_few_validation_images_show_nothing(run: tuple[Path, RunResult], tmp_path: Path) -> None:
