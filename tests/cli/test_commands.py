@@ -84,7 +84,8 @@ def test_commands_and_options_are_the_public_ones():
         for name, command in group.commands.items()
     }
     assert found == COMMANDS
-    assert {option for parameter in group.params for option in parameter.opts} == {"--debug", "--version"}
+    of_all = {"--debug", "--version", "--install-completion", "--show-completion"}
+    assert {option for parameter in group.params for option in parameter.opts} == of_all
 
 
 @pytest.mark.parametrize("command", COMMANDS)
