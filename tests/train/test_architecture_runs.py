@@ -7,10 +7,14 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from gate2static.architectures import check_options
+from gate2static.data import describe_data
 from gate2static.errors import RecipeError
 from gate2static.recipe import load_recipe
+from gate2static.tasks import build_tasks
 from gate2static.train import runs, sweep
 from gate2static.train.branching import with_tree
+from gate2static.train.loop.balanced import check_recipe
 from gate2static.train.loop.checkpoints import load_checkpoint
 from gate2static.train.networks import build_architecture
 from gate2static.train.retraining import with_policies
@@ -103,3 +107,32 @@ def test_drawn_policies_are_trained_from_the_first_weights(tmp_path: Path) -> No
     stored = load_checkpoint(tmp_path / "adashare-retrained" / "ckpt.pt")
     assert stored["identity"]["architecture"] == wanted.model_dump(mode="json")
     assert sweep(recipe, tmp_path, resume=True, progress=False) == result
+
+
+TABLES = [
+    "cityscapes_safe_resnet50",
+    "nyud_resnet50",
+    "nyud_safe_resnet50",
+    "pascal_resnet18",
+    "pascal_safe_resnet18",
+    "taskonomy_safe_resnet18",
+]
+
+
+@pytest.mark.parametrize("stem", TABLES)
+def test_recipes_of_tables_name_rows_that_exist(stem: str) -> None:
+    recipe = load_recipe(Path(f"recipes/{stem}.yaml"))
+    assert recipe.architectures
+    build_tasks(recipe.tasks, describe_data(recipe.data))
+    for wanted in recipe.architectures:
+        check_options(wanted.name, wanted.options)
+    for variant in runs.shared_variants(recipe).values():
+        check_recipe(variant)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stem", ["cityscapes_safe_resnet50", "pascal_safe_resnet18"])
+def test_a_table_s_architecture_is_built_with_its_heads(stem: str) -> None:
+    narrow = load_recipe(Path(f"recipes/{stem}.yaml"), ["model.options={pretrained: false, width: 0.0625}"])
+    network = build_architecture(narrow, narrow.architectures[1])
+    assert network.tasks == tuple(task.name for task in narrow.tasks)
