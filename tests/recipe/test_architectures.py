@@ -7,7 +7,7 @@ import pytest
 
 from gate2static.errors import RecipeError
 from gate2static.recipe import ArchitectureRecipe, load_recipe
-from gate2static.train.results import _NAME
+from gate2static.strict_json import _NAME
 
 TINY = Path("recipes/digits_tiny.yaml")
 
