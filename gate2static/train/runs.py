@@ -11,7 +11,6 @@ from gate2static.architectures.smtl import SMTL
 from gate2static.budget import BudgetReport, check_budget
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.errors import RecipeError, TrainingError
-from gate2static.files import in_turn
 from gate2static.gates import GatedModel
 from gate2static.recipe import ArchitectureRecipe, NetworkRecipe, Recipe
 from gate2static.tasks import Task, build_tasks
@@ -289,8 +288,11 @@ def _is_gated(name: str, architectures: Collection[str]) -> bool:
 
 def _save(result: RunResult, run_dir: Path, *, beside_others: bool) -> None:
     """Writes `run.json`; beside others, only the last row is added to what they have written meanwhile."""
-    with in_turn(run_dir) if beside_others else nullcontext():
-        (load_result(run_dir).with_row(result.rows[-1]) if beside_others else result).save(run_dir)
+    if not beside_others:
+        result.save(run_dir)
+        return
+    with locked(run_dir, waiting=lambda holder: None):
+        load_result(run_dir).with_row(result.rows[-1]).save(run_dir)
 
 
 def _check_safe(recipe: Recipe, variants: dict[str, Recipe]) -> None:
