@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-fast check lint types layers clean
+.PHONY: help demo docs test test-fast check lint types layers clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -40,5 +40,8 @@ types: $(STAMP)
 layers: $(STAMP)
 	$(BIN)/lint-imports
 
+docs: $(STAMP)  ## the documentation, in site/; open site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) demo-run build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo-run site build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -54,6 +54,14 @@ class TrainingError(Gate2StaticError):
     """Training that cannot continue, such as a loss that is not finite."""
 
 
+class DivergenceError(TrainingError):
+    """A training whose losses or weights are no longer finite numbers."""
+
+
+class SearchError(Gate2StaticError):
+    """A search that cannot go on (its storage is gone, its recipe is another one), or whose files are not ours."""
+
+
 class PruneError(Gate2StaticError):
     """A gated model that cannot become a static one."""
 

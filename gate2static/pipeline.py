@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,15 +18,27 @@ from gate2static.errors import ArtefactError
 from gate2static.export import build_engine, export_onnx, onnx_errors
 from gate2static.export.engine_sidecar import is_built_from
 from gate2static.export.equality import check_equal, onnx_tolerances
+from gate2static.export.formats import FileReport
+from gate2static.export.package.folder import default_folder, export_package
+from gate2static.export.task_subset import for_tasks
 from gate2static.files import is_up_to_date
 from gate2static.gates import GatedModel
-from gate2static.prune import Plan, apply, estimated_latency, plan, prune
+from gate2static.prune import Plan, apply, plan, prune
 from gate2static.prune.emission.layout import find_target
 from gate2static.recipe import Budget
-from gate2static.report import gated_checks, onnx_checks, record, was_verified, with_checks
+from gate2static.report import gated_checks, known_latencies, onnx_checks, record, was_verified, with_checks
 from gate2static.static import Manifest, StaticModel, load_static
-from gate2static.train import Projected, ResultRow, gated_baseline, load_gated, project_checkpoint, trained_budget
+from gate2static.train import (
+    Projected,
+    ResultRow,
+    gated_baseline,
+    load_gated,
+    project_checkpoint,
+    trained_budget,
+    with_meaning,
+)
 from gate2static.verify import EquivalenceReport, verify
+from gate2static.verify.inputs_file import read_inputs
 
 ONNX_FILE = "model.onnx"
 ENGINE_FILE = "model.trt-rtx.engine"
@@ -90,6 +103,15 @@ class PrunedNetwork:
     broken_promise: BudgetReport | None = None
     checkpoint: Path | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """Returns what was written, as plain values."""
+        broken = self.broken_promise
+        return {
+            "projected_checkpoint": None if self.checkpoint is None else str(self.checkpoint),
+            "broken_promise": None if broken is None else broken.model_dump(mode="json"),
+            "manifest": self.static.manifest.model_dump(mode="json"),
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class Verification:
@@ -116,6 +138,21 @@ class Verification:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exported:
+    """An export folder that was written.
+
+    Attributes:
+        folder: The folder.
+        reports: One report per file.
+        description: The content of `model.json`.
+    """
+
+    folder: Path
+    reports: tuple[FileReport, ...]
+    description: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One step of a delivery.
 
@@ -126,23 +163,6 @@ class Step:
 
     verb: str
     run: Callable[[], None]
-
-
-_SLOWER = 1.02
-"""The estimated share of separate networks' latency from which a network counts as slower."""
-
-
-def expected_to_be_slow(plan: Plan) -> tuple[str, ...]:
-    """Returns a sentence where the planned network will probably be slower than separate networks; else none."""
-    share = estimated_latency(plan)
-    if share < _SLOWER:
-        return ()
-    sentence = (
-        f"about {share:.2f} times the latency of separate networks is to be expected on a CPU: channels that change "
-        "between streams one by one take longer than the multiplications that they save; use larger groups and hard "
-        "mixing (gating.preset: deploy), or a budget"
-    )
-    return (sentence,)
 
 
 def load_network(checkpoint: Path) -> GatedModel:
@@ -202,6 +222,7 @@ def prune_to_folder(pruning: Pruning, output: Path) -> PrunedNetwork:
     keeps_budget = report is not None and (projected is not None or _keeps_cost(report, pruning.request))
     if report is not None and keeps_budget:
         static.manifest = static.manifest.model_copy(update={"budget": report.model_dump(mode="json")})
+    static.manifest = with_meaning(static.manifest, pruning.checkpoint)
     static.save(output)
     broken_promise = None if keeps_budget else report
     if projected is None:
@@ -218,22 +239,27 @@ def projected_checkpoint(output: Path) -> Path:
     return folder.parent / f"{folder.name}.ckpt.pt"
 
 
-def verify_folder(checkpoint: Path, static_dir: Path, onnx: Path | None = None) -> Verification:
+def verify_folder(
+    checkpoint: Path, static_dir: Path, onnx: Path | None = None, inputs: Path | None = None
+) -> Verification:
     """Compares a static network with the network that it was pruned from, and records the result in its manifest.
 
     Args:
         checkpoint: The gated network's checkpoint, or a run's `separate/` folder.
         static_dir: The static network's folder.
         onnx: An fp32 ONNX file of the static network, which is compared too.
+        inputs: A file of inputs to compare on, as of `read_inputs`; None draws them.
 
     Raises:
+        VerificationError: The file of inputs cannot be read, or does not fit.
         ArtefactError: The folder holds no static network.
         CheckpointError: The checkpoint cannot be read.
         ExportError: The ONNX file cannot be read.
     """
     static = load_static(static_dir)
-    report = verify(load_network(checkpoint), static)
-    errors = onnx_errors(static, onnx) if onnx else {}
+    given = None if inputs is None else read_inputs(inputs, static.manifest.inputs)
+    report = verify(load_network(checkpoint), static, inputs=given)
+    errors = onnx_errors(static, onnx, inputs=given) if onnx else {}
     tolerances = onnx_tolerances(static) if onnx else {}
     checks = (*gated_checks(report), *onnx_checks(errors, tolerances))
     unrecorded = ""
@@ -246,6 +272,33 @@ def verify_folder(checkpoint: Path, static_dir: Path, onnx: Path | None = None) 
     return Verification(
         manifest=manifest, report=report, errors=errors, tolerances=tolerances, unrecorded=unrecorded
     )
+
+
+def export_folder(
+    static_dir: Path, output: Path | None = None, *, tasks: Sequence[str] | None = None, **options: Any
+) -> Exported:
+    """Exports a static network as a folder that can be deployed without gate2static.
+
+    Args:
+        static_dir: The static network's folder.
+        output: The export folder; None takes `exports/<name>`.
+        tasks: The tasks to export; None exports all.
+        options: The other arguments of `export_package`.
+
+    Raises:
+        ArtefactError: The folder holds no static network.
+        ExportError: The options do not go together, or a step failed.
+        MissingDependencyError: An engine's library is not there.
+        VerificationError: An ONNX file does not compute what the static network computes.
+    """
+    static = load_static(static_dir)
+    latencies = known_latencies(static_dir)
+    if tasks is not None:
+        static = for_tasks(static, tasks)
+        latencies = ()  # those of the whole network
+    folder = output or default_folder(static_dir, tasks or ())
+    reports, description = export_package(static, folder, latencies=latencies, **options)
+    return Exported(folder=folder, reports=reports, description=description)
 
 
 def delivery(run_dir: Path, row: ResultRow, *, engines: bool) -> tuple[Step, ...]:
@@ -296,7 +349,9 @@ def _keeps_cost(report: BudgetReport, request: PruneRequest) -> bool:
 
 def _prune_if_older(source: Path, checkpoints: Sequence[Path], static_dir: Path) -> None:
     if not is_up_to_date(static_dir / "graph.json", checkpoints):
-        prune(load_network(source)).save(static_dir)
+        static = prune(load_network(source))
+        static.manifest = with_meaning(static.manifest, source)
+        static.save(static_dir)
 
 
 def _verify_once(source: Path, static_dir: Path) -> None:

@@ -1,11 +1,12 @@
 """JSON files that need not be trusted: bounded, and without what two readers could take for different things."""
 
 import json
+import re
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, TypeVar
+from pathlib import Path, PurePosixPath
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from gate2static.errors import Gate2StaticError
 from gate2static.files import read_bytes
@@ -16,6 +17,25 @@ LARGEST_FILE = 2**26
 M = TypeVar("M", bound=BaseModel)
 _DEEPEST = 32
 _LONGEST_NUMBER = 40
+_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,254}")
+
+
+def _in_the_run(path: str) -> str:
+    """Refuses paths that lead out of a run's folder, since later commands write there."""
+    parts = path.split("/")
+    if not 1 <= len(parts) <= 8 or not all(_NAME.fullmatch(part) for part in parts):
+        raise ValueError(f"{path[:60]!r} is no path inside the run's folder")
+    return str(PurePosixPath(path))
+
+
+def _one_name(name: str) -> str:
+    if "/" in name:
+        raise ValueError(f"{name[:60]!r} is no name of a folder")
+    return _in_the_run(name)
+
+
+RowName = Annotated[str, AfterValidator(_one_name)]
+PathInRun = Annotated[str, AfterValidator(_in_the_run)]
 
 
 def read_json(path: Path, *, what: str, error: type[Gate2StaticError], largest: int = LARGEST_FILE) -> Any:

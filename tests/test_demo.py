@@ -11,9 +11,11 @@ import pytest
 
 from gate2static import delivering, demo, pipeline
 from gate2static.bench import LatencyReport
-from gate2static.errors import ArtefactError, MissingDependencyError, RecipeError, VerificationError
-from gate2static.report import was_verified
+from gate2static.errors import ArtefactError, MissingDependencyError, VerificationError
+from gate2static.files import sha256_of
+from gate2static.report import slow_networks, was_verified
 from gate2static.static.folder import read_manifest
+from gate2static.train import load_result
 
 pytestmark = pytest.mark.slow
 
@@ -104,30 +106,24 @@ def test_a_static_network_that_differs_stops_the_demo_and_says_so_in_its_manifes
     assert not was_verified(read_manifest(demo_copy / "gated-60" / "static"))
 
 
-def test_an_unknown_bundled_recipe_is_an_error():
-    with pytest.raises(RecipeError, match="no recipe nothing.yaml came with this installation"):
-        demo.bundled_recipe("nothing.yaml")
-
-
-def test_a_recipe_inside_the_package_comes_before_one_beside_it(tmp_path, monkeypatch):
-    """A wheel holds the recipes inside the package, a clone beside it."""
-    for folder in ("gate2static/recipes", "recipes"):
-        (tmp_path / folder).mkdir(parents=True)
-        (tmp_path / folder / demo.RECIPE).write_text("name: x")
-    monkeypatch.setattr(demo, "files", lambda package: tmp_path / package)
-    assert demo.bundled_recipe() == tmp_path / "gate2static" / "recipes" / demo.RECIPE
-    shutil.rmtree(tmp_path / "gate2static" / "recipes")
-    assert demo.bundled_recipe() == tmp_path / "recipes" / demo.RECIPE
-
-
 def test_prune_verify_export_bench_in_a_build_pipeline(run, demo_dir, tmp_path):
     ckpt, static = demo_dir / "gated-60" / "ckpt.pt", tmp_path / "static"
-    assert "M MACs" in run("prune", ckpt, "-o", static).stdout
-    run("export", static, "--onnx", "--pt2", "--trt-rtx", "--compute-capability", "8.9", "--fp16")
-    assert {path.name for path in tmp_path.iterdir()} == {
-        *("static", "model.fp16.onnx", "model.pt2", "model.fp16.trt-rtx.engine", "model.fp16.trt-rtx.engine.json"),
+    assert "M MACs" in run("prune", ckpt, "-o", static, "--json", tmp_path / "pruned.json").stdout
+    pruned = json.loads((tmp_path / "pruned.json").read_text())
+    assert pruned["manifest"]["digest"] == read_manifest(static).digest
+    assert pruned["folder"] == str(static)
+    out = tmp_path / "out"
+    run("export", static, "-o", out, "--pt2", "--trt-rtx", "--compute-capability", "8.9", "--fp16")
+    assert {path.name for path in out.iterdir()} == {
+        *("model.onnx", "model.fp16.onnx", "model.pt2", "model.fp16.trt-rtx.engine", "model.fp16.trt-rtx.engine.json"),
+        *("model.json", "example.py", "example.cpp"),
     }  # fmt: skip
-    run("export", static)
+    run("export", static, "-o", tmp_path, "--json", tmp_path / "exported.json")
+    exported = json.loads((tmp_path / "exported.json").read_text())
+    assert exported["inputs"][0]["picture"]["colours"] == "grey", "the recipe says it"
+    assert [output["activation"] for output in exported["outputs"]] == ["softmax", "sigmoid"]
+    (file,) = exported["files"]
+    assert file["sha256"] == sha256_of((tmp_path / "model.onnx").read_bytes())
     run("verify", ckpt, static, "--onnx", tmp_path / "model.onnx", "--json", tmp_path / "verified.json")
     assert json.loads((tmp_path / "verified.json").read_text())["passed"]
     assert was_verified(read_manifest(static))
@@ -135,6 +131,21 @@ def test_prune_verify_export_bench_in_a_build_pipeline(run, demo_dir, tmp_path):
     run("bench", static, tmp_path / "model.onnx", *options, "--json", tmp_path / "latency.json")
     latency = json.loads((tmp_path / "latency.json").read_text())
     assert [target["name"].split("/")[-1] for target in latency["targets"]] == ["model.onnx", "static"]
+
+
+def test_an_exported_network_of_a_run_knows_its_measured_latency(run, demo_dir, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("export", demo_dir / "gated-60" / "static", "--batch", "1")
+    run("export", demo_dir / "gated-60" / "static", "--tasks", "mask")
+    part = json.loads((tmp_path / "exports" / "demo-run-gated-60-mask" / "model.json").read_text())
+    assert part["tasks"] == ["mask"]
+    assert part["latencies"] == [], "those of the whole network are not its own"
+    exported = json.loads((tmp_path / "exports" / "demo-run-gated-60" / "model.json").read_text())
+    (latency,) = exported["latencies"]
+    (timed,) = (x for x in LatencyReport.from_json(demo_dir / "latency.json").targets if x.name == "gated-60")
+    assert latency["p50_ms"] == timed.median_ms
+    assert latency["batch_size"] == 1
+    assert exported["files"][0]["batch_size"] == 1
 
 
 def test_a_run_folder_can_be_timed_row_by_row_and_reported(run, demo_dir, tmp_path):
@@ -181,6 +192,13 @@ def test_runs_of_several_seeds_have_one_report(run, tiny, tmp_path):
         assert f"{mean(values):#.4g} ± {stdev(values):#.4g}" in page
         assert content["networks"][0]["metrics"][task] == mean(values)
         assert content["networks"][0]["standard_deviations"]["metrics"][task] == stdev(values)
+
+
+@pytest.mark.parametrize(("share", "words"), [(1.5, ["gated-60: about 1.50 times the latency"]), (0.9, [])])
+def test_networks_that_will_be_slow_are_named_after_the_training(share, words, demo_dir, monkeypatch):
+    monkeypatch.setattr("gate2static.report.expected_latency.estimated_latency", lambda plan: share)
+    sentences = slow_networks(demo_dir, load_result(demo_dir))
+    assert [sentence[:37] for sentence in sentences] == [word[:37] for word in words]
 
 
 def test_a_folder_without_a_run_cannot_be_delivered(run, tmp_path):

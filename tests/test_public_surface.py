@@ -92,13 +92,18 @@ METHODS = {
 }
 COMMANDS = [
     "bench",
+    "deliver",
     "demo",
     "doctor",
+    "evaluate",
     "export",
+    "front",
     "predict",
     "profile",
     "prune",
+    "recipes",
     "report",
+    "search",
     "suggest-targets",
     "sweep",
     "train",
@@ -153,7 +158,7 @@ try:
 finally:
     print("imported:", sorted({"torch", "numpy", "matplotlib"} & set(sys.modules)))
 """
-    for args in (["--help"], ["--version"], ["prune", "--help"]):
+    for args in (["--help"], ["--version"], ["prune", "--help"], ["front", "--help"]):
         finished = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, text=True, check=True)
         assert finished.stdout.splitlines()[-1] == "imported: []", args
 

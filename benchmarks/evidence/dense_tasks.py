@@ -23,8 +23,8 @@ from gate2static.gates import GatedModel
 from gate2static.prune import prune
 from gate2static.recipe import Recipe, load_recipe
 from gate2static.report import write_report
-from gate2static.report.style import png_bytes
-from gate2static.report.tradeoff_figure import TradeOffPoint, tradeoff_figure
+from gate2static.report.figures.style import png_bytes
+from gate2static.report.figures.trade_off import TradeOffPoint, tradeoff_figure
 from gate2static.tasks import build_tasks, delta_mtl
 from gate2static.train import ResultRow, RunResult, gated_baseline, load_gated, load_result, sweep
 

@@ -9,8 +9,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from gate2static.recipe import Recipe
-from gate2static.report import style
-from gate2static.report.tradeoff_figure import TradeOffPoint, name_points
+from gate2static.report.figures import style
+from gate2static.report.figures.trade_off import TradeOffPoint, name_points
 
 _COLOURS = ("separate", "shared", "branch", "random", "saliency", "learned", "distilled", "thinned")
 

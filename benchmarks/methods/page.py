@@ -31,8 +31,8 @@ from benchmarks.methods.summaries import (
 from gate2static.balance import ranking_similarity
 from gate2static.data import describe_data
 from gate2static.recipe import Recipe
-from gate2static.report import style
-from gate2static.report.conflict_figure import ConflictCurves, conflict_figure
+from gate2static.report.figures import style
+from gate2static.report.figures.conflict import ConflictCurves, conflict_figure
 from gate2static.tasks import Task, build_tasks
 
 _HEAD = """# Multi-task optimisation methods: what was measured

@@ -109,18 +109,30 @@ def _level(name: str, method: Method, at: Level | None, model: nn.Module) -> Lev
     if at is None:
         return "parameters" if method.levels else None
     choice(at, ("parameters", "features"), name="at")
+    if problem := level_problem(name, method, at, is_gated=isinstance(model, GatedModel)):
+        raise BalanceError(problem)
+    return at
+
+
+def level_problem(name: str, method: Method, at: Level, *, is_gated: bool) -> str | None:
+    """Returns why a method cannot take gradients at a level, in words; None where it can.
+
+    Args:
+        name: The method's name.
+        method: The method.
+        at: The level.
+        is_gated: Whether the network is a gated one.
+    """
     if not method.levels:
-        raise BalanceError(f"{name} weighs losses and needs no gradients; leave `at` out")
-    if at == "features" and isinstance(model, GatedModel):
-        raise BalanceError(
-            "at: features is for networks with one shared encoder: in a gated network every task reads features of its "
-            "own, whose gradients never conflict; use at: parameters, which acts on the shared branch"
+        return f"{name} weighs losses and needs no gradients; leave `at` out"
+    if at == "features" and is_gated:
+        return (
+            "features are a level of networks with one shared encoder: in a gated network every task reads features of "
+            "its own, whose gradients never conflict; use `at: parameters`, which acts on the shared branch"
         )
     if at not in method.levels:
-        raise BalanceError(
-            f"{name} remembers gradients, and features belong to other images in every step; use at: parameters"
-        )
-    return at
+        return f"{name} remembers gradients, and features belong to other images in every step; use `at: parameters`"
+    return None
 
 
 def _tap(name: str, method: Method, shared: nn.Module | Iterable[nn.Parameter] | None) -> FeatureTap:

@@ -19,13 +19,14 @@ Checkpoint = Annotated[
     Path, typer.Argument(help="ckpt.pt of a gated or shared network, or the separate/ folder of a run.")
 ]
 StaticDir = Annotated[Path, typer.Argument(help="Folder that `prune` wrote.")]
-RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML).")]
+RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML), or the name of one that `recipes` lists.")]
 RunDir = Annotated[
     Path | None, typer.Option("--run-dir", help="Output folder; <runs_dir>/<name> of the recipe by default.")
 ]
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")]
 DType = Literal["float16", "bfloat16", "float32", "float64"]
 Target = Literal["any", "ort-cpu", "openvino", "trt"]
+SplitName = Literal["train", "val", "test"]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's number by default.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - for stdout.")]
@@ -67,21 +68,20 @@ def show(table: RenderableType, json: Path | None = None, content: object = None
         json: The file for the JSON; `-` prints the JSON instead of the table, None writes none.
         content: The table's content as plain values.
     """
-    if json is not None:
-        # Before the table, so that a terminal that fails does not take the result with it.
-        write_json(json, content)
+    # Before the table, so that a terminal that fails does not take the result with it.
+    write_json(json, content)
     if json != Path("-"):
         terminal.show(table)
 
 
-def write_json(json: Path, content: object) -> None:
-    """Writes plain values as JSON to a file, or prints them for `-`."""
-    from gate2static.files import write_atomically
-
+def write_json(json: Path | None, content: object) -> None:
+    """Writes plain values as JSON into a file; `-` is stdout, and None is no file."""
     if json == Path("-"):
         terminal.say_json(content)
-        return
-    write_atomically(json, terminal.as_json(content).encode(), error=Gate2StaticError)
+    elif json is not None:
+        from gate2static.files import write_atomically
+
+        write_atomically(json, terminal.as_json(content).encode(), error=Gate2StaticError)
 
 
 def show_report(written: "WrittenReport", json: Path | None) -> None:
@@ -96,12 +96,14 @@ def show_report(written: "WrittenReport", json: Path | None) -> None:
 
 def show_trained(runs: "Mapping[Path, RunResult]", json: Path | None) -> None:
     """Prints where runs lie and reasons not to deploy their networks; or a list with the content of each `run.json`."""
-    if json is not None:
-        write_json(json, [{"folder": str(folder), **run.model_dump(mode="json")} for folder, run in runs.items()])
+    from gate2static.report import slow_networks
+
+    write_json(json, [{"folder": str(folder), **run.model_dump(mode="json")} for folder, run in runs.items()])
     for folder, run in runs.items():
         if json != Path("-"):
             terminal.say(f"trained: {folder}")
         say_cautions(run.cautions())
+        say_cautions(slow_networks(folder, run))
 
 
 def say_cautions(sentences: Iterable[str]) -> None:

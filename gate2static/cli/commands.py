@@ -14,6 +14,7 @@ from gate2static.cli.arguments import (
     RecipePath,
     Resume,
     RunDir,
+    SplitName,
     StaticDir,
     Target,
     Threads,
@@ -24,13 +25,14 @@ from gate2static.cli.arguments import (
     show,
     show_report,
     show_trained,
+    write_json,
 )
 from gate2static.cli.group import Commands
 from gate2static.terminal import say
 
 # Everything heavy (torch, matplotlib, the stages) is imported inside the commands, so that --help answers at once.
 
-app = typer.Typer(cls=Commands, add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+app = typer.Typer(cls=Commands, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 @app.callback()
@@ -100,6 +102,63 @@ def sweep(
 
 
 @app.command()
+def search(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    run_dir: RunDir = None,
+    storage: Annotated[
+        str | None,
+        typer.Option(
+            "--storage",
+            metavar="URL",
+            help="What hands out trials: a data base such as postgresql://HOST/NAME, or a journal's path; a journal in "
+            "the output folder by default.",
+        ),
+    ] = None,
+) -> None:
+    """Try many recipes: the same command again is one more worker, or goes on after an interruption."""
+    from gate2static.search import search as search_run
+
+    loaded, folder = open_run(recipe, overrides, run_dir)
+    search_run(loaded, folder, storage=storage, say=say)
+    say(f"searched: {folder}; see gate2static front {folder}")
+
+
+@app.command()
+def front(
+    run_dirs: Annotated[list[Path], typer.Argument(help="Folders that `search` wrote.")],
+    pick: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--pick",
+            metavar="BOUND",
+            help="Print only the folder of the best network with this bound, such as macs<=0.6; may be repeated.",
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="The page to write; front.html in the first folder by default.")
+    ] = None,
+    json: Json = None,
+) -> None:
+    """Show the networks of searches that no other network beats, as a table and as a page."""
+    from gate2static.errors import SearchError
+    from gate2static.files import write_atomically
+    from gate2static.front.page import render_front
+    from gate2static.front.pareto import as_json, pick_network, read_front
+    from gate2static.front.table import front_table
+
+    found = read_front(run_dirs)
+    if pick:
+        say(str(pick_network(found, pick).folder))
+        return
+    page = html or run_dirs[0] / "front.html"
+    write_atomically(page, render_front(found).encode(), error=SearchError)
+    show(front_table(found), json, as_json(found))
+    if json != Path("-"):
+        say(f"page: {page}")
+
+
+@app.command()
 def suggest_targets(
     run_dir: Annotated[Path, typer.Argument(help="A folder that `train` or `sweep` wrote.")], json: Json = None
 ) -> None:
@@ -144,20 +203,27 @@ def prune(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")] = False,
     threads: Threads = None,
+    json: Json = None,
 ) -> None:
     """Remove the channels that no task uses: a checkpoint becomes a static network."""
-    from gate2static.cli.option_checks import check_prune_output, prune_request
-    from gate2static.pipeline import expected_to_be_slow, prepare_pruning, prune_to_folder
+    from gate2static.cli.option_checks import check_json_of_prune, check_prune_output, prune_request
+    from gate2static.pipeline import prepare_pruning, prune_to_folder
     from gate2static.prune import barrier_costs
-    from gate2static.report import barrier_table, plan_table, pruned_line
+    from gate2static.report import barrier_table, expected_to_be_slow, plan_table, pruned_line
 
     check_prune_output(checkpoint, output, dry_run=dry_run, budget=bool(budget))
+    check_json_of_prune(output, json, dry_run=dry_run)
     request = prune_request(
         align=align, target=target, dtype=dtype, dynamic=dynamic, budget=budget, threads=threads
     )
     pruning = prepare_pruning(checkpoint, request)
     # Written before anything is printed, so that a terminal that fails costs nothing.
     pruned = None if output is None or dry_run else prune_to_folder(pruning, output)
+    cautions = expected_to_be_slow(pruning.plan)
+    if pruned is not None:
+        write_json(json, {"folder": str(output), "cautions": cautions, **pruned.as_json()})
+    if json == Path("-"):
+        return
     if pruning.projected:
         say(f"budget: {pruning.projected.report}")
     if explain or dry_run:
@@ -173,7 +239,7 @@ def prune(
     if pruned.checkpoint:
         say(f"projected: {pruned.checkpoint}; verify the static network with it")
     say(pruned_line(pruned.static.manifest, output))
-    say_cautions(expected_to_be_slow(pruning.plan))
+    say_cautions(cautions)
 
 
 @app.command()
@@ -181,13 +247,19 @@ def verify(
     checkpoint: Checkpoint,
     static_dir: StaticDir,
     onnx: Annotated[Path | None, typer.Option("--onnx", help="Also compare this fp32 ONNX file.")] = None,
+    inputs: Annotated[
+        Path | None,
+        typer.Option(
+            "--inputs", help="Compare on these preprocessed inputs (.npy, or .npz and .safetensors by input name)."
+        ),
+    ] = None,
     json: Json = None,
 ) -> None:
     """Compare a static network with its gated network; exit status 1 if they are not equivalent."""
     from gate2static.pipeline import verify_folder
     from gate2static.report import checks_table
 
-    verification = verify_folder(checkpoint, static_dir, onnx)
+    verification = verify_folder(checkpoint, static_dir, onnx, inputs)
     show(checks_table(verification.manifest), json, verification.manifest.equivalence)
     if verification.unrecorded:
         say(f"gate2static: not recorded: {verification.unrecorded}", error=True)
@@ -198,9 +270,9 @@ def verify(
 def export(
     static_dir: StaticDir,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Output folder; the folder of STATIC_DIR by default.")
+        Path | None, typer.Option("-o", "--output", help="Output folder; exports/<run>-<network> by default.")
     ] = None,
-    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (the default).")] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (always written).")] = False,
     pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export archive.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine for this machine's GPU.")] = False,
     trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="Build a TensorRT-RTX engine, without a GPU.")] = False,
@@ -211,31 +283,86 @@ def export(
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise to int8; needs --calibration.")] = False,
     calibration: Annotated[
-        Path | None, typer.Option("--calibration", help="Preprocessed inputs, a float32 .npy file (N, C, H, W).")
+        Path | None,
+        typer.Option(
+            "--calibration",
+            help="For int8: a recipe (its training images), a folder of pictures, or float32 inputs (.npy).",
+        ),
     ] = None,
+    opset: Annotated[
+        int | None, typer.Option("--opset", help="The opset of ONNX files, 12 and newer; 20 by default.")
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            "--batch", metavar="N|MIN,USUAL,MAX", help="The only batch size, or the range of engines; 1,1,8 by default."
+        ),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks; what only others need is left out.")
+    ] = None,
+    json: Json = None,
 ) -> None:
-    """Write a static network as ONNX, .pt2 or an engine; the ONNX file is compared with torch first."""
-    from gate2static.cli.option_checks import engine_backends
-    from gate2static.export import export_static, export_table
-    from gate2static.static import load_static
+    """Write a static network as ONNX with a description and examples, and as .pt2 or engines; compared with torch."""
+    from gate2static.cli.option_checks import batch_sizes, engine_backends
+    from gate2static.export import export_table
+    from gate2static.pipeline import export_folder
 
     engines = engine_backends(
         trt=trt, trt_rtx=trt_rtx, fp16=fp16, int8=int8, compute_capability=compute_capability
     )
-    static = load_static(static_dir)
-    folder = output or static_dir.resolve().parent
-    reports = export_static(
-        static,
-        folder,
-        onnx=onnx or not (pt2 or engines),
+    exported = export_folder(
+        static_dir,
+        output,
+        tasks=None if tasks is None else [task.strip() for task in tasks.split(",")],
+        onnx=True,
         pt2=pt2,
         engines=engines,
         precision="fp16" if fp16 else "int8" if int8 else "fp32",
         calibration=calibration,
         compute_capabilities=compute_capability,
+        opset=opset,
+        **batch_sizes(batch),
     )
-    show(export_table(reports))
-    say(f"exported: {folder}")
+    show(export_table(exported.reports), json, {"folder": str(exported.folder), **exported.description})
+    if json != Path("-"):
+        for line in exported.description["trtexec"].values():
+            say(f"on the board: {line}")
+        say(f"exported: {exported.folder}")
+
+
+@app.command()
+def evaluate(
+    networks: Annotated[
+        list[Path], typer.Argument(help="The reference first: checkpoints, static or export folders, .onnx files.")
+    ],
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="The recipe with the data; that of the networks' run by default.")
+    ] = None,
+    overrides: Overrides = None,
+    split: Annotated[SplitName, typer.Option("--split", help="The split to measure on.")] = "test",
+    images: Annotated[int | None, typer.Option("--images", min=1, help="Only the first images of the split.")] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option("--max-drop", metavar="SHARE", help="Exit status 1 if a task gets worse by more, such as 1%."),
+    ] = None,
+    threads: Threads = None,
+    json: Json = None,
+) -> None:
+    """Measure every task of a network in all its forms, such as int8, side by side on a data set."""
+    from gate2static.cli.option_checks import check_outputs, evaluation_recipe, share, use_threads
+    from gate2static.report.evaluation_table import evaluation_table
+    from gate2static.verify.task_metrics import evaluate_files
+
+    most = None if max_drop is None else share(max_drop, option="--max-drop")
+    check_outputs(json)
+    use_threads(threads)
+    evaluation = evaluate_files(
+        networks, recipe=evaluation_recipe(recipe, overrides), split=split, images=images
+    )
+    show(evaluation_table(evaluation), json, evaluation.as_json())
+    if most is not None:
+        evaluation.require(most)
 
 
 @app.command()
@@ -337,6 +464,20 @@ def deliver(
     from gate2static.delivering import deliver as deliver_run
 
     show_report(deliver_run(run_dir, engines=trt_rtx, threads=threads), json)
+
+
+@app.command()
+def recipes(
+    copy: Annotated[
+        str | None, typer.Option("--copy", metavar="NAME", help="Copy this recipe into the working folder.")
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show every key that a recipe may have.")] = False,
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of recipes, for editors.")] = False,
+) -> None:
+    """List the recipes that came with the package; `train` and `sweep` take their names."""
+    from gate2static.cli.recipe_answers import answer_about_recipes
+
+    answer_about_recipes(copy=copy, explain=explain, schema=schema)
 
 
 @app.command()

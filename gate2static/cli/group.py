@@ -58,6 +58,8 @@ class Commands(TyperGroup):
         """Runs a command line, tells about its error, and returns the exit status."""
         typed = list(arguments)
         try:
+            # A shell that asks for completions says so in the environment; then this ends the process.
+            self._main_shell_completion({}, name)
             with self.make_context(name, arguments or ["--help"]) as context:
                 self.invoke(context)
             _flush()

@@ -1,9 +1,10 @@
 """Checks of options that exclude each other or that a command needs, made before its work begins."""
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -11,7 +12,11 @@ from gate2static.errors import Gate2StaticError, RecipeError
 
 if TYPE_CHECKING:
     from gate2static.pipeline import PruneRequest
+    from gate2static.recipe import Recipe
     from gate2static.runtimes.tensorrt import TrtBackend
+
+
+_LARGEST_BATCH = 65_536
 
 
 def check_prune_output(checkpoint: Path, output: Path | None, *, dry_run: bool, budget: bool) -> None:
@@ -29,6 +34,15 @@ def check_prune_output(checkpoint: Path, output: Path | None, *, dry_run: bool, 
     projected = projected_checkpoint(output)
     if budget and (projected == checkpoint.resolve() or (projected.exists() and not has_projected)):
         raise typer.BadParameter(f"the projected network would replace {projected}; give another -o DIR")
+
+
+def check_json_of_prune(output: Path | None, json: Path | None, *, dry_run: bool) -> None:
+    """Refuses `prune --json` where no network is written that it could describe, or where it cannot be written."""
+    if json is None:
+        return
+    if output is None or dry_run:
+        raise typer.BadParameter("--json describes the static network that -o DIR gets; leave out --dry-run or --json")
+    check_outputs(json)
 
 
 def check_outputs(*paths: Path | None) -> None:
@@ -100,6 +114,48 @@ def engine_backends(
     if trt_rtx:
         backends.append("tensorrt-rtx")
     return backends
+
+
+def batch_sizes(batch: str | None) -> dict[str, Any]:
+    """Returns the arguments of `export_package` that `--batch` stands for: one size, or a range."""
+    if batch is None:
+        return {}
+    sizes = [int(part) if part.strip().isdecimal() else 0 for part in batch.split(",")]
+    if len(sizes) not in (1, 3) or not all(1 <= size <= _LARGEST_BATCH for size in sizes) or sizes != sorted(sizes):
+        raise typer.BadParameter(
+            f"--batch is {batch!r}; allowed is one size, such as 1, or the smallest, the usual and the largest, such "
+            "as 1,1,8"
+        )
+    return {"batch_size": sizes[0]} if len(sizes) == 1 else {"batch": tuple(sizes)}
+
+
+def share(text: str, *, option: str) -> float:
+    """Returns the share that `1%` or `0.01` stands for."""
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / (100 if number != text.strip() else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise typer.BadParameter(f"{option} is {text!r}; allowed is a share, such as 1% or 0.01")
+    return value
+
+
+def evaluation_recipe(recipe: Path | None, overrides: list[str] | None) -> "Recipe | None":
+    """Returns the recipe to evaluate with; None where that of the networks' run is taken as it is."""
+    from gate2static.recipe import load_recipe
+
+    if recipe is None and overrides:
+        raise typer.BadParameter("--set changes a recipe that --recipe names")
+    return None if recipe is None else load_recipe(recipe, overrides or ())
+
+
+def use_threads(threads: int | None) -> None:
+    """Lets torch compute with as many threads, where a number is given."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def latency_overrides(budget_ms: float | None, device: str | None) -> list[str]:

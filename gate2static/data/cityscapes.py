@@ -82,7 +82,7 @@ def describe(options: CityscapesOptions) -> DataSpec:
     names = CLASSES[options.classes]
     targets = {
         "semantic": TargetSpec(kind="semantic", channels=len(names), classes=names),
-        "depth": TargetSpec(kind="depth", channels=1),
+        "depth": TargetSpec(kind="depth", channels=1, unit="inverse depth"),
     }
     if options.instances:
         targets["instance_offsets"] = TargetSpec(kind="instance_offsets", channels=2)

@@ -41,11 +41,33 @@ class TargetSpec:
         kind: The kind of task.
         channels: The number of outputs that a head for it needs.
         classes: The names of the outputs, where they have names.
+        unit: The unit of the target's numbers, where it is not that of the kind.
     """
 
     kind: str
     channels: int
     classes: tuple[str, ...] = ()
+    unit: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSpec:
+    """How a data set's bytes become the numbers of an image: (byte / 255 − mean) / std, colour by colour.
+
+    Attributes:
+        colours: The colours in their order, "RGB" or "grey".
+        mean: The mean that is subtracted, one number per colour, for colours in [0, 1].
+        std: The deviation that is divided by, one number per colour.
+    """
+
+    colours: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+IMAGENET = PixelSpec(colours="RGB", mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+SIGNED_GREY = PixelSpec(colours="grey", mean=(0.5,), std=(0.5,))
+"""Grey from -1 to 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +77,12 @@ class DataSpec:
     Attributes:
         image_shape: The images' (C, H, W).
         targets: The targets by name.
+        pixels: How bytes become the numbers of an image.
     """
 
     image_shape: tuple[int, int, int]
     targets: dict[str, TargetSpec]
+    pixels: PixelSpec = IMAGENET
 
     @property
     def kinds(self) -> dict[str, str]:

@@ -13,10 +13,10 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gate2static.data.contract import IGNORE, Sample
+from gate2static.data.contract import IGNORE, IMAGENET, Sample
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = IMAGENET.mean
+IMAGENET_STD = IMAGENET.std
 
 FILL: dict[str, float] = {
     "semantic": IGNORE,

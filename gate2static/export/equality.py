@@ -105,13 +105,20 @@ def as_float32(inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return tuple(x.float() if x.is_floating_point() else x for x in inputs)
 
 
-def onnx_errors(static: "StaticModel", model: Path | bytes, *, batch_sizes: Sequence[int] = (1, 3)) -> dict[str, float]:
+def onnx_errors(
+    static: "StaticModel",
+    model: Path | bytes,
+    *,
+    batch_sizes: Sequence[int] = (1, 3),
+    inputs: Sequence[tuple[torch.Tensor, ...]] | None = None,
+) -> dict[str, float]:
     """Returns the largest error of an ONNX model against torch on the CPU, per task.
 
     Args:
         static: The reference, which runs as it is, in evaluation mode.
         model: An ONNX file or its bytes.
         batch_sizes: The batch sizes; two different ones show that the batch dimension is free.
+        inputs: Batches to compare on; None draws them.
 
     Returns:
         Task -> max |ONNX − torch| / max |torch|, the largest over the batches; infinite where a value is not finite.
@@ -130,9 +137,10 @@ def onnx_errors(static: "StaticModel", model: Path | bytes, *, batch_sizes: Sequ
             "network."
         )
     errors = dict.fromkeys(tasks, 0.0)
-    for inputs in _compared_inputs(static, batch_sizes):
-        reference = reference_outputs(static, inputs)
-        outputs = _run(session, names, inputs)
+    compared = _compared_inputs(static, batch_sizes) if inputs is None else [as_float32(batch) for batch in inputs]
+    for batch in compared:
+        reference = reference_outputs(static, batch)
+        outputs = _run(session, names, batch)
         for task, value in zip(tasks, outputs, strict=True):
             errors[task] = max(errors[task], difference(reference[task], torch.from_numpy(value)).max_rel)
     return errors

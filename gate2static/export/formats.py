@@ -1,6 +1,6 @@
 """Everything that `gate2static export` writes, in the order in which one file is made from another."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from rich.table import Table
 
 from gate2static.errors import ExportError
+from gate2static.export.calibration_data import calibration_data, check_calibration
 from gate2static.export.engine_from_onnx import EngineReport, build_engine
-from gate2static.export.int8_from_onnx import Int8Report, calibration_batches, open_calibration, quantize_onnx
+from gate2static.export.int8_from_onnx import Int8Report, quantize_onnx
 from gate2static.export.onnx_from_static import OnnxReport, export_onnx
 from gate2static.export.pt2_from_static import Pt2Report, export_pt2
 from gate2static.progress import progress_bar
@@ -43,6 +44,9 @@ def export_static(
     calibration: str | Path | None = None,
     compute_capabilities: Sequence[str] | None = None,
     batch: tuple[int, int, int] = (1, 1, 8),
+    opset: int | None = None,
+    batch_size: int | None = None,
+    with_fp32: bool = False,
     progress: bool = True,
 ) -> tuple[FileReport, ...]:
     """Write a static network for deployment: `model[.fp16|.int8].onnx`, `….trt[-rtx].engine`, `model.pt2`.
@@ -56,9 +60,13 @@ def export_static(
         pt2: write a `torch.export` archive, always fp32.
         engines: "tensorrt", "tensorrt-rtx" or both.
         precision: of ONNX and engines.
-        calibration: for int8, an `.npy` file of preprocessed inputs, (N, C, H, W) float32.
+        calibration: for int8, an `.npy` file of preprocessed inputs, a folder of pictures or a recipe, as of
+            `calibration_data`.
         compute_capabilities: as in `build_engine`.
         batch: as in `build_engine`.
+        opset: The opset of ONNX files; None takes the exporter's own.
+        batch_size: The only batch size of ONNX files and engines; None for any.
+        with_fp32: Whether `model.onnx` is written too where fp16 is asked for.
         progress: show a bar on stderr, where that is a terminal.
 
     Returns:
@@ -70,13 +78,19 @@ def export_static(
         VerificationError: the ONNX model does not compute what the static network computes.
     """
     folder = Path(folder)
-    _check(precision, calibration, nothing=not (onnx or pt2 or engines))
+    _check(static, precision, calibration, nothing=not (onnx or pt2 or engines))
     for backend in engines:
         trt_library(backend)
     stem = "model" if precision == "fp32" else f"model.{precision}"
+    if batch_size is not None:
+        batch = (batch_size,) * 3
     steps = [_Step(says="model.pt2", make=partial(export_pt2, static, folder / "model.pt2"))] if pt2 else []
+    form: dict[str, Any] = {"opset": opset, "batch_size": batch_size}
+    if with_fp32 or ((onnx or engines) and precision != "fp16"):
+        path = folder / "model.onnx"
+        steps.append(_Step(says=path.name, make=partial(export_onnx, static, path, **form)))
     if onnx or engines:
-        steps += _onnx_steps(static, folder, precision, calibration)
+        steps += _reduced_steps(static, folder, precision, calibration, form)
     for backend in engines:
         path = folder / f"{stem}.{_SUFFIXES[backend]}.engine"
         options: dict[str, Any] = {"backend": backend, "compute_capabilities": compute_capabilities, "batch": batch}
@@ -100,21 +114,25 @@ def export_table(reports: Sequence[FileReport]) -> Table:
     return table
 
 
-def _onnx_steps(
-    static: "StaticModel", folder: Path, precision: AnyPrecision, calibration: str | Path | None
+def _reduced_steps(
+    static: "StaticModel",
+    folder: Path,
+    precision: AnyPrecision,
+    calibration: str | Path | None,
+    form: Mapping[str, Any],
 ) -> list[_Step]:
-    if precision != "int8":
-        path = folder / ("model.onnx" if precision == "fp32" else "model.fp16.onnx")
-        return [_Step(says=path.name, make=partial(export_onnx, static, path, precision=precision))]
+    """Returns the steps to the ONNX file of a reduced precision; int8 is made from `model.onnx`, fp16 is not."""
+    path = folder / f"model.{precision}.onnx"
+    if precision == "fp16":
+        return [_Step(says=path.name, make=partial(export_onnx, static, path, precision="fp16", **form))]
+    if precision == "fp32":
+        return []
     assert calibration is not None
-    full, quantised = folder / "model.onnx", folder / "model.int8.onnx"
-    return [
-        _Step(says=full.name, make=partial(export_onnx, static, full)),
-        _Step(says=quantised.name, make=lambda: quantize_onnx(full, quantised, calibration_batches(calibration))),
-    ]
+    full = folder / "model.onnx"
+    return [_Step(says=path.name, make=lambda: quantize_onnx(full, path, calibration_data(calibration, static)))]
 
 
-def _check(precision: str, calibration: str | Path | None, *, nothing: bool) -> None:
+def _check(static: "StaticModel", precision: str, calibration: str | Path | None, *, nothing: bool) -> None:
     if nothing:
         raise ExportError("nothing to export: ask for ONNX, .pt2 or an engine")
     if precision not in get_args(AnyPrecision):
@@ -122,7 +140,7 @@ def _check(precision: str, calibration: str | Path | None, *, nothing: bool) -> 
     if (precision == "int8") != (calibration is not None):
         raise ExportError("int8 needs calibration data and nothing else does: pass int8 and calibration, or neither")
     if calibration is not None:
-        open_calibration(calibration)  # before anything is exported
+        check_calibration(calibration, static)  # before anything is exported
 
 
 def _error(report: FileReport) -> tuple[str, str]:

@@ -1,8 +1,10 @@
 """ONNX fp32 -> ONNX int8: quantise and dequantise nodes (QDQ), the form that ONNX Runtime and TensorRT both read."""
 
+import logging
 import math
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from numpy.typing import NDArray
 
 from gate2static.arguments import require_path
 from gate2static.errors import ExportError
+from gate2static.export.onnx_tracing import opset_of
 from gate2static.files import open_regular, sha256_of, write_atomically
 from gate2static.runtimes.onnx_file import load_onnx, precision_of, read_onnx
 from gate2static.runtimes.onnxruntime import open_session
@@ -31,6 +34,8 @@ class Int8Report:
     Attributes:
         rms_errors: task -> RMS of (int8 − fp32) / RMS of fp32, over the calibration samples.
         samples: how many inputs calibrated the ranges.
+        opset: The opset of the file.
+        batch_size: The only batch size that the file takes; None for any.
     """
 
     path: Path
@@ -38,6 +43,8 @@ class Int8Report:
     sha256: str
     samples: int
     rms_errors: Mapping[str, float]
+    opset: int
+    batch_size: int | None
 
 
 def quantize_onnx(
@@ -67,7 +74,16 @@ def quantize_onnx(
     errors = _rms_errors(session, open_session(data, as_written=True), feeds)
     write_atomically(out, data)
     samples = sum(len(next(iter(feed.values()))) for feed in feeds)
-    return Int8Report(path=out, size_bytes=len(data), sha256=sha256_of(data), samples=samples, rms_errors=errors)
+    first_size = session.get_inputs()[0].shape[0]
+    return Int8Report(
+        path=out,
+        size_bytes=len(data),
+        sha256=sha256_of(data),
+        samples=samples,
+        rms_errors=errors,
+        opset=opset_of(load_onnx(data, out)),
+        batch_size=first_size if isinstance(first_size, int) else None,
+    )
 
 
 def calibration_batches(path: str | Path, *, batch_size: int = 8) -> Iterator[NDArray[np.float32]]:
@@ -139,7 +155,7 @@ def _quantise(proto: Any, feeds: list[Feed]) -> bytes:
     # The exporter already simplified the graph and inferred its shapes, which is what this mark says; without it the
     # quantiser asks for its own pass over the root logger.
     set_properties(proto, {**properties, "onnx.quant.pre_process": "onnxruntime.quant"})
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _without_known_warnings():
         file = Path(folder) / "int8.onnx"
         library.quantize_static(
             proto,
@@ -155,6 +171,27 @@ def _quantise(proto: Any, feeds: list[Feed]) -> bytes:
     set_properties(quantised, {**properties, "gate2static.precision": "int8"})
     data: bytes = quantised.SerializeToString(deterministic=True)
     return data
+
+
+@contextmanager
+def _without_known_warnings() -> Iterator[None]:
+    """Drops what the quantiser says to the root logger of weights of one dimension: they get one scale, as they should.
+
+    Logging to a root logger without handlers would also give it one, for the rest of the process.
+    """
+    root = logging.getLogger()
+    handler = logging.NullHandler()
+    root.addHandler(handler)
+    root.addFilter(_is_of_interest)
+    try:
+        yield
+    finally:
+        root.removeFilter(_is_of_interest)
+        root.removeHandler(handler)
+
+
+def _is_of_interest(record: logging.LogRecord) -> bool:
+    return "is out-of-range for weight" not in record.getMessage()
 
 
 def _rms_errors(reference: Any, quantised: Any, feeds: list[Feed]) -> dict[str, float]:

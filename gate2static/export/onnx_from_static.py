@@ -37,6 +37,7 @@ class OnnxReport:
     """What was written, and how far it is from torch.
 
     Attributes:
+        batch_size: The only batch size that the file takes; None for any.
         errors: task -> max |ONNX − torch| / max |torch|, ONNX Runtime on the CPU.
         tolerances: what `errors` had to stay below.
     """
@@ -47,6 +48,7 @@ class OnnxReport:
     digest: str
     opset: int
     precision: Precision
+    batch_size: int | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     errors: Mapping[str, float]
@@ -106,6 +108,7 @@ def export_onnx(
         digest=static.manifest.digest,
         opset=opset_of(proto),
         precision=precision,
+        batch_size=batch_size,
         inputs=tuple(spec.name for spec in static.manifest.inputs),
         outputs=static.output_names,
         errors=errors,

@@ -96,9 +96,18 @@ def _in_opset(proto: Any, opset: int) -> Any:
             f"onnx's version converter cannot write this network in opset {opset}: {root_cause(failure)}. Take a newer "
             "opset, or none for the default."
         ) from failure
+    _drop_leftovers(converted)
     # What can be read with an older opset is an older format too.
     converted.ir_version = min(proto.ir_version, _IR_VERSIONS.get(opset, proto.ir_version))
     return converted
+
+
+def _drop_leftovers(proto: Any) -> None:
+    """Removes an attribute that the converter leaves on reductions, which have their axes anyway, below opset 18."""
+    for node in proto.graph.node:
+        names = [attribute.name for attribute in node.attribute]
+        if node.op_type.startswith("Reduce") and "axes" in names and "noop_with_empty_axes" in names:
+            del node.attribute[names.index("noop_with_empty_axes")]
 
 
 def opset_of(proto: Any) -> int:

@@ -3,8 +3,10 @@
 from gate2static.recipe.architecture import ArchitectureRecipe
 from gate2static.recipe.balancing import BalancingRecipe
 from gate2static.recipe.budget import Budget
-from gate2static.recipe.loading import load_recipe, parse_budget
+from gate2static.recipe.bundled import bundled_recipe, bundled_recipes, copy_recipe, headline
+from gate2static.recipe.loading import load_recipe, parse_budget, recipe_at
 from gate2static.recipe.parsing import parse
+from gate2static.recipe.reference import recipe_schema, recipe_sections, reference_text
 from gate2static.recipe.safe import SafeRecipe
 from gate2static.recipe.schema import (
     DataRecipe,
@@ -14,6 +16,7 @@ from gate2static.recipe.schema import (
     Recipe,
     TaskRecipe,
 )
+from gate2static.recipe.search import SearchRecipe
 from gate2static.recipe.strict import Strict
 from gate2static.recipe.training import (
     GatedNetworkRecipe,
@@ -39,12 +42,21 @@ __all__ = [
     "Recipe",
     "SafeRecipe",
     "ScheduleRecipe",
+    "SearchRecipe",
     "SharedNetworkRecipe",
     "Strict",
     "TaskRecipe",
     "TrainingRecipe",
     "WeightOptimiserRecipe",
+    "bundled_recipe",
+    "bundled_recipes",
+    "copy_recipe",
+    "headline",
     "load_recipe",
     "parse",
     "parse_budget",
+    "recipe_at",
+    "recipe_schema",
+    "recipe_sections",
+    "reference_text",
 ]

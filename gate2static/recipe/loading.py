@@ -1,13 +1,15 @@
 """Loading of a recipe file, with `key.sub=value` overrides."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gate2static.errors import RecipeError
 from gate2static.files import open_regular
 from gate2static.recipe.budget import Budget
+from gate2static.recipe.bundled import missing_recipe, recipe_path
 from gate2static.recipe.parsing import parse, shortened
 from gate2static.recipe.plain_yaml import LONGEST_TEXT, read_yaml
 from gate2static.recipe.presets import with_preset
@@ -21,7 +23,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Reads and checks a recipe.
 
     Args:
-        path: A YAML file.
+        path: A YAML file, or the name of a recipe that came with the package, such as `digits_tiny`.
         overrides: Changes as `key.sub=value`. The value is read as YAML; a list item is named by its number
             (`tasks.0.weight=2`).
 
@@ -29,12 +31,12 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         RecipeError: The file is missing or not YAML, a key is unknown, or a value is of the wrong type. The message is
             one line.
     """
-    path = Path(path)
+    path = recipe_path(path)
     try:
         with open_regular(path) as file:
             text = file.read(_LARGEST_FILE + 1).decode("utf-8")
     except FileNotFoundError:
-        raise RecipeError(f"{path}: no such recipe; give the path of a YAML file") from None
+        raise missing_recipe(path) from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a path with a null character
         reason = getattr(error, "strerror", None) or error
         raise RecipeError(f"{path}: cannot be read as a recipe: {str(reason)[:200]}") from None
@@ -68,6 +70,24 @@ def parse_budget(values: Sequence[str]) -> Budget:
     return parse(Budget, raw, where="--budget")
 
 
+def recipe_at(recipe: Recipe, point: Mapping[str, Any]) -> Recipe:
+    """Returns a recipe with other values, and without its search.
+
+    Args:
+        recipe: The recipe.
+        point: A key as of `--set` -> the new value.
+
+    Raises:
+        RecipeError: A key does not exist, or the values do not fit the recipe or each other.
+    """
+    raw = recipe.model_dump(mode="json", exclude={"search"})
+    shown = ", ".join(f"{key}={json.dumps(value)}" for key, value in point.items())
+    where = f"search.space at {shortened(shown, 200)}"
+    for key, value in point.items():
+        _replace(raw, key, value, where)
+    return parse(Recipe, raw, where=where)
+
+
 def _override(
     raw: dict[str, Any],
     text: str,
@@ -80,23 +100,30 @@ def _override(
     text = shortened(f"{option} {text}")
     if not equals or not key:
         raise RecipeError(f"{text}: expected {example}")
-    *parents, last = key.split(".")
-    here: Any = raw
-    for depth, part in enumerate(parents):
-        here = _step(here, part, text) if isinstance(here, list) else here.setdefault(part, {})
-        if not isinstance(here, dict | list):
-            path = ".".join(parents[: depth + 1])
-            raise RecipeError(f"{text}: {shortened(path)} is {shortened(repr(here))}, which has no keys below it")
     # As YAML, so that numbers, lists and booleans need no quotes.
     try:
         parsed = read_yaml(value)
     except ValueError as error:
         raise RecipeError(f"{text}: the value is not YAML: {error}") from None
+    _replace(raw, key, parsed, text)
+
+
+def _replace(raw: dict[str, Any], key: str, value: Any, text: str) -> None:
+    """Replaces a value in place, at the path `key`; `text` begins the error messages."""
+    *parents, last = key.split(".")
+    here: Any = raw
+    for depth, part in enumerate(parents):
+        if isinstance(here, dict) and here.get(part) is None:
+            here[part] = {}  # a section that is not there yet, such as a budget
+        here = _step(here, part, text) if isinstance(here, list) else here[part]
+        if not isinstance(here, dict | list):
+            path = ".".join(parents[: depth + 1])
+            raise RecipeError(f"{text}: {shortened(path)} is {shortened(repr(here))}, which has no keys below it")
     if isinstance(here, list):
         _step(here, last, text)
-        here[int(last)] = parsed
+        here[int(last)] = value
     else:
-        here[last] = parsed
+        here[last] = value
 
 
 def _step(items: list[Any], part: str, text: str) -> Any:

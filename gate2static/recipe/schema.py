@@ -10,6 +10,7 @@ from gate2static.recipe.budget import Budget
 from gate2static.recipe.option import Option
 from gate2static.recipe.presets import Preset
 from gate2static.recipe.safe import SafeRecipe
+from gate2static.recipe.search import SearchRecipe
 from gate2static.recipe.strict import Count, Fraction, NotNegative, Positive, Strict
 from gate2static.recipe.training import TrainingRecipe
 
@@ -25,7 +26,9 @@ class DataRecipe(Strict):
     """The data set and its options."""
 
     name: str
+    """The data set's name (docs/data.md)."""
     options: dict[str, Option] = Field(default_factory=dict)
+    """The data set's own options, such as `root`, the folder of its files."""
 
 
 class TaskRecipe(Strict):
@@ -36,9 +39,13 @@ class TaskRecipe(Strict):
     """
 
     name: TaskName
+    """The name of the data set's target, and of the task's output in every file."""
     kind: str
+    """The kind of task, which decides on the loss and the metrics (docs/models_and_tasks.md)."""
     weight: Positive = 1.0
+    """The weight ω_t of the task's loss in networks that tasks share."""
     target: Fraction = 0.0
+    """The hinge target τ_t: the mean of the task's σ(α) below which sparsity no longer pushes."""
 
 
 class DecoderRecipe(Strict):
@@ -47,14 +54,18 @@ class DecoderRecipe(Strict):
     name: str = "auto"
     """The decoder's name; `auto` stands for the decoder that the paper uses with the backbone."""
     options: dict[str, Option] = Field(default_factory=dict)
+    """The decoder's own options, such as `width`."""
 
 
 class ModelRecipe(Strict):
     """The backbone, its options such as `width`, and the decoder of dense tasks."""
 
     name: str
+    """The network's name, such as `resnet20` or `timm/resnet18` (docs/models_and_tasks.md)."""
     options: dict[str, Option] = Field(default_factory=dict)
+    """The network's own options, such as `width` and `pretrained`."""
     decoder: DecoderRecipe = DecoderRecipe()
+    """The decoder behind the backbone."""
 
 
 class GatingRecipe(Strict):
@@ -114,12 +125,19 @@ class Recipe(Strict):
     """The recipe of a whole run: data, tasks, network, gating, training, and the sparsity weights to try."""
 
     name: Name
+    """The run's name, and that of its folder."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """The seed of all random numbers: first weights, first gates, the order of samples."""
     data: DataRecipe
+    """The data set."""
     tasks: Annotated[tuple[TaskRecipe, ...], Field(min_length=1, max_length=256)]
+    """The tasks that one network shall do."""
     model: ModelRecipe
+    """The network."""
     gating: GatingRecipe = GatingRecipe()
+    """The gates."""
     training: TrainingRecipe = TrainingRecipe()
+    """The training."""
     sparsity_weight: NotNegative = 0.05
     """λ_s of eq. 5 for `train`; with a budget, the first value of λ_s."""
     budget: Budget | None = None
@@ -138,7 +156,10 @@ class Recipe(Strict):
     safe: SafeRecipe | None = None
     """Whether every gated network gets a safe one beside it, in a row of its own: tasks that are not shown to be as
     good as their single-task networks take the encoders of these. `true` has the defaults."""
+    search: SearchRecipe | None = None
+    """What the command `search` tries."""
     runs_dir: str = "runs"
+    """The folder for the folders of runs."""
 
     @field_validator("safe", mode="before")
     @classmethod

@@ -13,4 +13,7 @@ Count = Annotated[int, Field(ge=1, le=10**9)]
 class Strict(BaseModel):
     """A frozen model that rejects unknown keys, NaN and silent conversions such as `true` to 1."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    # With docstrings as descriptions, the reference of recipes and their JSON schema are made of the schema itself.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )

@@ -12,6 +12,7 @@ class ScheduleRecipe(Strict):
     """The schedule of a learning rate (paper, sections A.1 `step` and A.2 `poly`)."""
 
     kind: Literal["constant", "step", "poly"] = "constant"
+    """How the rate changes: not at all, by a factor every few epochs, or as (1 - progress) to a power."""
     step_epochs: Count = 20
     """For `step`, the epochs between two changes."""
     factor: Positive = 1 / 3
@@ -26,13 +27,17 @@ class WeightOptimiserRecipe(Strict):
     """The optimiser of the weights; the defaults are the paper's values for CelebA."""
 
     kind: Literal["adam", "sgd"] = "adam"
+    """The optimiser."""
     lr: Positive = 1e-3
+    """The learning rate."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """The momentum of `sgd`."""
     heads_lr: Positive | None = None
     """The heads' learning rate, if it differs; the paper trains DPT's encoder with 1e-5 and its decoders with 1e-4."""
     weight_decay: NotNegative = 1e-4
+    """The weight decay, as torch adds it to gradients."""
     schedule: ScheduleRecipe = ScheduleRecipe(kind="step")
+    """The schedule of the learning rate."""
 
     @model_validator(mode="after")
     def _momentum_is_of_sgd(self) -> "WeightOptimiserRecipe":
@@ -52,19 +57,26 @@ class GateOptimiserRecipe(Strict):
     """
 
     kind: Literal["sgd", "scaled"] = "sgd"
+    """The optimiser."""
     lr: Positive = 0.1
+    """The learning rate of `sgd`."""
     momentum: Fraction = 0.0
+    """The momentum of `sgd`."""
     weight_decay: NotNegative = 0.0
+    """The weight decay of `sgd`."""
     schedule: ScheduleRecipe = ScheduleRecipe()
+    """The schedule of the learning rate of `sgd`."""
 
 
 class NetworkRecipe(Strict):
     """The training of one kind of network."""
 
     epochs: Count = 60
+    """Passes over the training images."""
     batch_size: Count = 128
     """Images per optimiser step, over all processes and accumulated parts."""
     weights: WeightOptimiserRecipe = WeightOptimiserRecipe()
+    """The optimiser of the weights."""
     patience: Count | None = None
     """The number of epochs without better validation metrics (on average) after which training stops; None never
     stops."""
@@ -84,6 +96,7 @@ class GatedNetworkRecipe(SharedNetworkRecipe):
     """
 
     gates: GateOptimiserRecipe = GateOptimiserRecipe()
+    """The optimiser of the gates."""
     sparsity: Literal["hinge", "l1"] = "hinge"
     """The sparsity loss: the hinge of eq. 4, or `l1` (table 6), which is the hinge with every target at 0."""
     settle_steps: Count | None = None
@@ -97,8 +110,11 @@ class TrainingRecipe(Strict):
     """The training of the three kinds of network, and their common settings."""
 
     single: NetworkRecipe = NetworkRecipe()
+    """The training of one network per task."""
     shared: SharedNetworkRecipe = SharedNetworkRecipe()
+    """The training of the one network that all tasks share."""
     gated: GatedNetworkRecipe = GatedNetworkRecipe()
+    """The training of the gated network."""
     distillation: NotNegative = 0.0
     """The weight of the distance to the single-task networks' outputs, for the shared and the gated network."""
     conflict_steps: Count | None = None
@@ -112,14 +128,17 @@ class TrainingRecipe(Strict):
     """The checkpoint that a run uses further: the last, or the best on the validation split. While gates close, the
     best epoch of a gated network is usually its least sparse one."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """The device that trains; `auto` is a GPU where there is one."""
     devices: Count | Literal["auto"] = 1
     """Processes that train together, one per GPU; `auto` uses all GPUs. Under torchrun, torchrun sets the number."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    """The number format of training: float32, or mixed precision with bfloat16 or float16."""
     accumulate: Count = 1
     """Parts that a process divides its share of a batch into, to save memory; batch norm sees one part at a time."""
     clip_norm: Positive | None = None
     """The largest norm of the weights' gradient; the gates' gradient is not clipped."""
     channels_last: bool = False
+    """Whether images and weights lie in memory with their channels last, which is faster on some GPUs."""
     compile: bool = False
     """Whether torch.compile compiles the network; only in a single process."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 0

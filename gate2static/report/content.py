@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from gate2static.report.conflict_figure import ConflictCurves
-from gate2static.report.curves_figure import LearningCurves
-from gate2static.report.gate_figure import GatePattern
-from gate2static.report.predictions_figure import Predictions
+from gate2static.report.figures.conflict import ConflictCurves
+from gate2static.report.figures.curves import LearningCurves
+from gate2static.report.figures.gates import GatePattern
+from gate2static.report.figures.predictions import Predictions
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,15 @@
 """The latencies of a run: from `latency.json` to the values that the report shows."""
 
+from pathlib import Path
+from typing import Any
+
 from gate2static.bench import LatencyReport, TargetLatency
+from gate2static.errors import BenchError
+from gate2static.files import is_up_to_date
 from gate2static.report.content import Timing
 
 PERCENTILES = (50, 90, 95, 99)
+FILE = "latency.json"
 
 
 def row_name(target: TargetLatency) -> str:
@@ -66,4 +72,32 @@ def setting(report: LatencyReport) -> str:
     return (
         f"{library}, {machine.cpu}, {cores}{device}, batch size {protocol.batch_size}, "
         f"median of {protocol.rounds} interleaved rounds"
+    )
+
+
+def known_latencies(static_dir: Path) -> tuple[dict[str, Any], ...]:
+    """Returns what a run's `latency.json` says of one of its static networks; nothing where it does not know it.
+
+    Args:
+        static_dir: The static network's folder, `<run>/<row>/static`.
+    """
+    folder = static_dir.resolve()
+    path = folder.parent.parent / FILE
+    if folder.name != "static" or not is_up_to_date(path, [folder / "graph.json"]):
+        return ()
+    try:
+        report = LatencyReport.from_json(path)
+    except BenchError:  # what is exported does not depend on it
+        return ()
+    where = setting(report) if report.targets else ""
+    return tuple(
+        {
+            "backend": timing.backend,
+            "precision": timing.precision,
+            "batch_size": report.protocol.batch_size,
+            **{f"p{percent}_ms": latency_ms for percent, latency_ms in timing.percentiles_ms.items()},
+            "measured_on": where,
+        }
+        for timing in timings(report)
+        if timing.name == folder.parent.name
     )

@@ -8,14 +8,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 import gate2static
 from gate2static.bench.report import UNSTABLE_CV
-from gate2static.report import style
-from gate2static.report.conflict_figure import conflict_figure
 from gate2static.report.content import Content
-from gate2static.report.curves_figure import curves_figure
-from gate2static.report.gate_figure import gate_figure
-from gate2static.report.predictions_figure import Predictions, predictions_figure
+from gate2static.report.figures import style
+from gate2static.report.figures.conflict import conflict_figure
+from gate2static.report.figures.curves import curves_figure
+from gate2static.report.figures.gates import gate_figure
+from gate2static.report.figures.predictions import Predictions, predictions_figure
+from gate2static.report.figures.trade_off import TradeOffPoint, tradeoff_figure
 from gate2static.report.table import cells, header
-from gate2static.report.tradeoff_figure import TradeOffPoint, tradeoff_figure
 
 
 @dataclass(frozen=True, kw_only=True)

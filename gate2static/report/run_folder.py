@@ -9,14 +9,14 @@ import numpy as np
 
 from gate2static.bench import LatencyReport
 from gate2static.report.checks import read_checks, was_verified
-from gate2static.report.conflict_figure import FILE as CONFLICT_FILE
-from gate2static.report.conflict_figure import read_conflict
 from gate2static.report.content import Content, TableRow, TaskColumn
-from gate2static.report.curves_figure import LearningCurves, read_curves
-from gate2static.report.gate_figure import GatePattern
+from gate2static.report.figures.conflict import FILE as CONFLICT_FILE
+from gate2static.report.figures.conflict import read_conflict
+from gate2static.report.figures.curves import LearningCurves, read_curves
+from gate2static.report.figures.gates import GatePattern
+from gate2static.report.figures.predictions import FILE as PREDICTIONS_FILE
+from gate2static.report.figures.predictions import Predictions, read_predictions
 from gate2static.report.latency import main_targets, ratios, setting, slower_than_separate, timings
-from gate2static.report.predictions_figure import FILE as PREDICTIONS_FILE
-from gate2static.report.predictions_figure import Predictions, read_predictions
 from gate2static.report.safety import against_single, safety_sentences
 from gate2static.report.takeaway import takeaway
 from gate2static.static import Manifest

@@ -14,6 +14,7 @@ _FIXES = {
     "onnx_ir": "pip install onnx-ir",
     "onnxscript": "pip install onnxscript",
     "onnxruntime": "pip install onnxruntime (or onnxruntime-gpu on Linux x86-64)",
+    "optuna": "pip install 'gate2static[search]'",
     "openvino": "pip install 'gate2static[openvino]'",
     "tensorboard": "pip install 'gate2static[tensorboard]'",
     "tensorrt": "pip install 'gate2static[gpu]' --extra-index-url https://pypi.nvidia.com",

@@ -5,6 +5,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, model_validator
 
+from gate2static.static.meaning import Meaning
+
 FORMAT = "gate2static.static"
 FORMAT_VERSION = 1
 
@@ -104,6 +106,7 @@ class Manifest(BaseModel):
         digest: The SHA-256 over graph and weights.
         equivalence: The report of `verify`; None before `verify` ran.
         budget: The budget and the cost of this network; None where the model was not made for a budget.
+        meaning: What the numbers of inputs and outputs mean; None where nobody said it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -125,6 +128,7 @@ class Manifest(BaseModel):
     digest: str
     equivalence: dict[str, Any] | None = None
     budget: dict[str, Any] | None = None
+    meaning: Meaning | None = None
 
     @model_validator(mode="after")
     def _one_entry_per_task(self) -> Self:
@@ -135,4 +139,14 @@ class Manifest(BaseModel):
             is_binary = all(flag and set(flag) <= {"0", "1"} and len(flag) == len(flags[0]) for flag in flags)
             if not is_binary or not len(flags) == len(self.contributions[unit]) == len(self.tasks):
                 raise ValueError(f"the gates of {unit[:60]!r} are not one string of 0 and 1 per task")
+        return self
+
+    @model_validator(mode="after")
+    def _meaning_fits(self) -> Self:
+        if self.meaning is None:
+            return self
+        inputs = {spec.name: spec.shape for spec in self.inputs}
+        outputs = {spec.name: spec.shape for spec in self.outputs}
+        if (misfit := self.meaning.misfit(inputs, outputs)) is not None:
+            raise ValueError(misfit)
         return self

@@ -1,10 +1,12 @@
 """`StaticModel`: the pruned network as a plain module, saved to a folder and loaded from it."""
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, fx, nn
 
 from gate2static.arguments import require_count, require_kind, require_path
@@ -16,6 +18,7 @@ from gate2static.static.folder import read_folder, write_folder
 from gate2static.static.manifest import Manifest, TensorSpec
 from gate2static.static.outputs import structured
 from gate2static.static.vetting.consistency import excess_at, inconsistency
+from gate2static.strict_json import first_problem
 
 TORCHS_ERRORS = (RuntimeError, IndexError, TypeError, ValueError, AttributeError, AssertionError)
 """What torch and our own passes raise where a graph's operators do not fit the values that they meet."""
@@ -222,6 +225,34 @@ class StaticModel(nn.Module):
         # The deployed form of a deployed form is itself.
         done = {"convolve_moves": False, "channels_first": False, "pruning": None, "parameters": parameters}
         return StaticModel(network, self.manifest.model_copy(update=done))
+
+    def describe(
+        self,
+        *,
+        inputs: Mapping[str, Mapping[str, Any]] | None = None,
+        outputs: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Notes in the manifest what inputs and outputs mean, for who deploys the network.
+
+        `gate2static prune` does that itself where a recipe says it. What is given again replaces what was noted.
+
+        Args:
+            inputs: Name of an input that is a picture -> `mean`, `std` and `colours`, as of `Picture`.
+            outputs: Name of an output -> `kind`, `activation`, `unit` and `classes`, as of `Prediction`.
+
+        Raises:
+            ArtefactError: The network has no such input or output, or a value is none of those.
+        """
+        known = self.manifest.model_dump(mode="json")
+        old = known["meaning"] or {}
+        known["meaning"] = {
+            "inputs": {**old.get("inputs", {}), **(inputs or {})},
+            "outputs": {**old.get("outputs", {}), **(outputs or {})},
+        }
+        try:
+            self.manifest = Manifest.model_validate(known)
+        except ValidationError as error:
+            raise ArtefactError(f"the network cannot be described so: {first_problem(error)}.") from error
 
     def fold_norms(self) -> "StaticModel":
         """Returns `deployed()`; deprecated, to be removed in 0.3."""

@@ -33,4 +33,5 @@ KIND = Kind(
     metrics=_metrics,
     dense=False,
     soften=torch.sigmoid,
+    activation="sigmoid",
 )

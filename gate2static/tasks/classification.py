@@ -29,4 +29,5 @@ KIND = Kind(
     metrics=_metrics,
     dense=False,
     labelled=True,
+    activation="softmax",
 )

@@ -55,4 +55,5 @@ KIND = Kind(
     errors=frozenset({"rmse", "abs_error", "rel_error"}),
     dense=True,
     valid=_valid,
+    unit="m",
 )

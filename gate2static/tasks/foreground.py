@@ -117,6 +117,7 @@ MASK = Kind(
     dense=True,
     valid=_valid,
     soften=torch.sigmoid,
+    activation="sigmoid",
 )
 EDGES = Kind(
     metric_name="loss",
@@ -128,6 +129,7 @@ EDGES = Kind(
     dense=True,
     valid=_valid,
     soften=torch.sigmoid,
+    activation="sigmoid",
 )
 SALIENCY = Kind(
     metric_name="mIoU",
@@ -138,5 +140,6 @@ SALIENCY = Kind(
     dense=True,
     valid=_valid,
     soften=torch.sigmoid,
+    activation="sigmoid",
     weighs_by_mean=True,
 )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -51,6 +51,10 @@ class Kind:
     """Maps a network's raw outputs to targets for another network's loss; not used where targets are class numbers."""
     errors: frozenset[str] = frozenset()
     """The metrics of which a lower value is better."""
+    activation: Literal["softmax", "sigmoid", "unit length", "none"] = "none"
+    """What makes a prediction of a network's raw outputs, along their channels."""
+    unit: str | None = None
+    """The unit of the prediction's numbers, where they have one and the data set names no other."""
     variant_of: str | None = None
     """The name of the kind whose targets this kind uses with another loss."""
 

@@ -59,4 +59,10 @@ KEYPOINTS = Kind(
     dense=True,
     valid=_known_heat,
 )
-INSTANCE_OFFSETS = replace(KEYPOINTS, loss=_offset_loss, prepare=_prepare_offsets, valid=_of_an_instance)
+INSTANCE_OFFSETS = replace(
+    KEYPOINTS,
+    loss=_offset_loss,
+    prepare=_prepare_offsets,
+    valid=_of_an_instance,
+    unit="share of the image's width (x) or height (y)",
+)

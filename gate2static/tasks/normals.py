@@ -68,5 +68,6 @@ KIND = Kind(
     dense=True,
     valid=_valid,
     soften=_unit_length,
+    activation="unit length",
 )
 COSINE_KIND = replace(KIND, loss=_cosine_loss, variant_of="normals")

@@ -49,4 +49,5 @@ KIND = Kind(
     dense=True,
     valid=_valid,
     labelled=True,
+    activation="softmax",
 )

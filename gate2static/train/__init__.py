@@ -1,6 +1,7 @@
 """Training: from a recipe to trained networks, their checkpoints and their metrics."""
 
 from gate2static.train.evaluation import evaluate
+from gate2static.train.meaning import with_meaning
 from gate2static.train.networks import gated_baseline, load_gated
 from gate2static.train.projecting import Projected, project_checkpoint, trained_budget
 from gate2static.train.results import ResultRow, RunResult, TaskInfo, load_result
@@ -21,4 +22,5 @@ __all__ = [
     "sweep",
     "train",
     "trained_budget",
+    "with_meaning",
 ]

@@ -170,6 +170,22 @@ def load_gated(path: str | Path) -> tuple[GatedModel, Recipe]:
     return gated.eval(), recipe
 
 
+def recipe_of(path: Path) -> Recipe | None:
+    """Returns the recipe that a checkpoint's network was trained with; None where no recipe made it.
+
+    Args:
+        path: A checkpoint, or a run's folder of single-task networks, which all have the same recipe.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read.
+    """
+    files = sorted(path.glob(f"*/{checkpoints.FILE}")) if path.is_dir() else [path]
+    if not files:
+        return None
+    content = checkpoints.load_checkpoint(files[0])
+    return _recipe(content, files[0]) if content.get("recipe") else None
+
+
 def _gate(
     recipe: Recipe,
     shared: State | None,

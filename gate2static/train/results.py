@@ -1,40 +1,20 @@
 """The file `run.json`: the networks of a run, with the metrics and the cost of each."""
 
-import re
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gate2static.budget import BudgetReport
 from gate2static.errors import CheckpointError, RecipeError
 from gate2static.files import is_file
 from gate2static.recipe import Recipe, parse
-from gate2static.strict_json import first_problem, read_json
+from gate2static.strict_json import PathInRun, RowName, first_problem, read_json
 from gate2static.tasks import PairedTest
 from gate2static.train.atomic import write_atomically
 from gate2static.train.safety.outcome import Safety
 
 FILE = "run.json"
-_NAME = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9._+-]{0,254}")
-
-
-def _in_the_run(path: str) -> str:
-    """Refuses paths that lead out of a run's folder, since later commands write there."""
-    parts = path.split("/")
-    if not 1 <= len(parts) <= 8 or not all(_NAME.fullmatch(part) for part in parts):
-        raise ValueError(f"{path[:60]!r} is no path inside the run's folder")
-    return str(PurePosixPath(path))
-
-
-def _one_name(name: str) -> str:
-    if "/" in name:
-        raise ValueError(f"{name[:60]!r} is no name of a folder")
-    return _in_the_run(name)
-
-
-RowName = Annotated[str, AfterValidator(_one_name)]
-PathInRun = Annotated[str, AfterValidator(_in_the_run)]
 Size = Annotated[int, Field(ge=0, lt=2**63)]
 
 

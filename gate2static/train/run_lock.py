@@ -7,8 +7,9 @@ import shlex
 import socket
 import stat
 import sys
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import datetime
@@ -25,6 +26,7 @@ FILE = ".gate2static.lock"
 _HEADER = b'{"gate2static": '
 """How every lock file begins; a file that does not is somebody else's."""
 _LONGEST = 4096
+_POLL_S = 0.5
 _FLAGS = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 _WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
@@ -32,11 +34,16 @@ _held: ContextVar[frozenset[Path]] = ContextVar("held", default=frozenset())
 
 
 @contextmanager
-def locked(run_dir: Path) -> Iterator[None]:
+def locked(run_dir: Path, *, waiting: Callable[[str], None] | None = None) -> Iterator[None]:
     """Locks a run's folder while a block runs; creates the folder.
 
     The lock belongs to the process: the kernel gives it up when the process ends, however it ends. Who only reads a run
     needs no lock.
+
+    Args:
+        run_dir: The folder.
+        waiting: Is called once with the holder in words where another process has the lock, which is then waited for.
+            None raises instead.
 
     Raises:
         TrainingError: Another process or thread trains in the folder, or the folder cannot be written.
@@ -51,7 +58,7 @@ def locked(run_dir: Path) -> Iterator[None]:
     if fcntl is None or folder in _held.get():
         yield
         return
-    descriptor = _acquire(folder / FILE)
+    descriptor = _acquire(folder / FILE, waiting)
     held = _held.set(_held.get() | {folder})
     try:
         yield
@@ -66,7 +73,7 @@ def locked(run_dir: Path) -> Iterator[None]:
                 folder.rmdir()  # only where nothing was written into it
 
 
-def _acquire(path: Path) -> int:
+def _acquire(path: Path, waiting: Callable[[str], None] | None) -> int:
     """Returns the descriptor of a lock file that this process has locked."""
     while True:
         descriptor = _open(path)
@@ -76,6 +83,13 @@ def _acquire(path: Path) -> int:
             if error.errno not in _WITHOUT_LOCKS:
                 holder = _holder(descriptor)
                 os.close(descriptor)
+                if waiting is not None:
+                    waiting(holder)
+                    waiting = _in_silence
+                    time.sleep(_POLL_S)
+                    # The holder removes a folder that it created and wrote nothing into.
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    continue
                 raise TrainingError(
                     f"{path.parent} is in use by {holder}; wait for it or stop it, or choose another folder"
                 ) from error
@@ -91,6 +105,10 @@ def _acquire(path: Path) -> int:
     os.pwrite(descriptor, _description(), 0)
     _in_children.add(descriptor)
     return descriptor
+
+
+def _in_silence(holder: str) -> None:
+    """Says nothing: who waits was told already."""
 
 
 def _open(path: Path) -> int:

@@ -1,7 +1,7 @@
 """A whole run: the single-task networks, the shared network and one gated network per sparsity weight."""
 
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from gate2static.architectures.smtl import SMTL
 from gate2static.budget import BudgetReport, check_budget
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.errors import RecipeError, TrainingError
+from gate2static.files import in_turn
 from gate2static.gates import GatedModel
 from gate2static.recipe import ArchitectureRecipe, NetworkRecipe, Recipe
 from gate2static.tasks import Task, build_tasks
@@ -38,7 +39,7 @@ from gate2static.train.processes.devices import launch, on_first_process, start_
 from gate2static.train.processes.memory import keep_freed_memory
 from gate2static.train.result_row import add_row
 from gate2static.train.results import FILE as RESULT
-from gate2static.train.results import RunResult, TaskInfo, load_result
+from gate2static.train.results import ResultRow, RunResult, TaskInfo, load_result
 from gate2static.train.retraining import with_policies
 from gate2static.train.run_lock import locked
 from gate2static.train.safety.comparison import Comparison
@@ -141,15 +142,7 @@ def train_variants(
         Gate2StaticError: As for `train`.
     """
     run_dir = Path(run_dir)
-    # Errors of the recipe, and missing libraries, come here, before any process is started.
-    if recipe.training.tensorboard:
-        check_tensorboard()
-    build_tasks(recipe.tasks, describe_data(recipe.data))
-    fabric = start_fabric(recipe)
-    for name, variant in {"shared": recipe, **variants}.items():
-        check_recipe(variant, processes=fabric.world_size)
-        if variant.budget is not None and not is_shared(name):
-            check_budget(build_untrained(variant), variant.budget)
+    fabric = _checked(recipe, {"shared": recipe, **variants})
     if recipe.safe is not None:
         _check_safe(recipe, variants)
     if architectures and not recipe.training.shared.balancing.is_plain:
@@ -166,17 +159,64 @@ def train_variants(
             )
         check_tree_search(recipe, wanted)
     by_label = {wanted.label: wanted for wanted in architectures}
+    rows = {"separate": recipe, "shared": recipe, **variants, **dict.fromkeys(by_label, recipe)}
     # The lock is this process's alone; further processes of the run are its children.
     with locked(run_dir) if starts_the_run() else nullcontext():
-        launch(fabric, _run_in_process, recipe, run_dir, variants, by_label, resume, progress)
+        launch(fabric, _run_in_process, recipe, run_dir, rows, by_label, resume, progress)
     return load_result(run_dir)
+
+
+def train_beside_others(
+    recipe: Recipe,
+    run_dir: Path,
+    name: str,
+    variant: Recipe,
+    *,
+    waiting: Callable[[str], None],
+    progress: bool = True,
+) -> ResultRow:
+    """Trains one more gated network of a run whose baselines are trained, or goes on with it.
+
+    Only the network's own folder is locked, so that several processes can train networks of one run.
+
+    Args:
+        recipe: The recipe of the baselines.
+        run_dir: The run's folder.
+        name: The name of the network's row.
+        variant: The network's recipe, which may differ from `recipe` as for `train_variants`.
+        waiting: Is called where another process trains this network, and is waited for.
+        progress: Whether to show progress bars on stderr.
+
+    Returns:
+        The network's row.
+
+    Raises:
+        Gate2StaticError: As for `train`.
+    """
+    fabric = _checked(recipe, {name: variant})
+    with locked(run_dir / name, waiting=waiting):
+        launch(fabric, _run_in_process, recipe, run_dir, {name: variant}, {}, True, progress)
+    return next(row for row in load_result(run_dir).rows if row.name == name)
+
+
+def _checked(recipe: Recipe, variants: dict[str, Recipe]) -> "Fabric":
+    """Finds errors of recipes, and missing libraries, before any process is started; returns the processes."""
+    if recipe.training.tensorboard:
+        check_tensorboard()
+    build_tasks(recipe.tasks, describe_data(recipe.data))
+    fabric = start_fabric(recipe)
+    for name, variant in variants.items():
+        check_recipe(variant, processes=fabric.world_size)
+        if variant.budget is not None and not is_shared(name):
+            check_budget(build_untrained(variant), variant.budget)
+    return fabric
 
 
 def _run_in_process(
     fabric: "Fabric",
     recipe: Recipe,
     run_dir: Path,
-    variants: dict[str, Recipe],
+    recipes: dict[str, Recipe],
     architectures: dict[str, ArchitectureRecipe],
     resume: bool,
     show: bool,
@@ -190,9 +230,9 @@ def _run_in_process(
     splits = load_data(recipe.data, [task.name for task in tasks])
     _check_selection(recipe, splits)
     fabric.barrier()  # no process writes before all have read the folder
-    safe = safe_rows(variants)
-    baselines = {"separate": recipe, "shared": recipe}
-    recipes = {**baselines, **_with_safe(variants, safe), **dict.fromkeys(architectures, recipe)}
+    gated = {name: variant for name, variant in recipes.items() if _is_gated(name, architectures)}
+    safe = safe_rows(gated)
+    recipes = _with_safe(recipes, safe)
     on_test = Comparison(run_dir, splits.test, tasks, recipe, fabric)
     total_cost = _total_cost(recipe, length(splits.train), recipes.keys() - safe.keys(), architectures)
     total_cost += sum(safe_cost(recipes[name], length(splits.train)) for name in safe)
@@ -221,7 +261,7 @@ def _run_in_process(
                 continue  # measured before an interruption
             sparsity_weight = None
             report = None
-            if name in safe or (name in variants and not is_shared(name)):
+            if _is_gated(name, architectures):
                 sparsity_weight, report = _outcome(variant, run_dir / safe.get(name, name))
             trained = _trained(run_dir, checkpoints, name=name)
             on_first_process(fabric, partial(write_predictions, run_dir / name, trained, splits.test, tasks))
@@ -239,7 +279,18 @@ def _run_in_process(
                 is_architecture=name in architectures,
                 safety=safety,
             )
-            on_first_process(fabric, partial(result.save, run_dir))
+            on_first_process(fabric, partial(_save, result, run_dir, beside_others="separate" not in recipes))
+
+
+def _is_gated(name: str, architectures: Collection[str]) -> bool:
+    """Returns whether a row is that of a gated network, made safe or not."""
+    return name != "separate" and name not in architectures and not is_shared(name)
+
+
+def _save(result: RunResult, run_dir: Path, *, beside_others: bool) -> None:
+    """Writes `run.json`; beside others, only the last row is added to what they have written meanwhile."""
+    with in_turn(run_dir) if beside_others else nullcontext():
+        (load_result(run_dir).with_row(result.rows[-1]) if beside_others else result).save(run_dir)
 
 
 def _check_safe(recipe: Recipe, variants: dict[str, Recipe]) -> None:

@@ -12,7 +12,7 @@ from benchmarks.latency_fidelity import cases, page
 from benchmarks.latency_fidelity.__main__ import rows_of
 from benchmarks.speed import settled_step
 from gate2static.gates import gate_decisions
-from gate2static.report.tradeoff_figure import TradeOffPoint
+from gate2static.report.figures.trade_off import TradeOffPoint
 
 Figures = list[tuple[float, float]]
 

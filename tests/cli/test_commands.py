@@ -15,22 +15,29 @@ import torch
 import typer.main
 
 from gate2static.cli.commands import app
-from gate2static.demo import bundled_recipe
+from gate2static.demo import RECIPE
+from gate2static.recipe import bundled_recipe
 
 # docs and build pipelines rely on these names: renaming one breaks somebody's scripts.
 COMMANDS = {
     "demo": {"--run-dir", "--set", "--json"},
     "train": {"RECIPE", "--set", "--resume", "--run-dir", "--budget-ms", "--device", "--json"},
     "sweep": {"RECIPE", "--set", "--resume", "--run-dir", "--seeds", "--json"},
+    "search": {"RECIPE", "--set", "--run-dir", "--storage"},
+    "front": {"RUN_DIRS", "--pick", "--html", "--json"},
     "prune": {
         *("CHECKPOINT", "-o", "--output", "--align", "--target", "--dynamic", "--budget", "--dtype", "--explain"),
         "--dry-run",
         "--threads",
+        "--json",
     },
-    "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--json"},
+    "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--inputs", "--json"},
     "export": {
         *("STATIC_DIR", "-o", "--output", "--onnx", "--pt2", "--trt", "--trt-rtx", "--compute-capability"),
-        *("--fp16", "--int8", "--calibration"),
+        *("--fp16", "--int8", "--calibration", "--opset", "--batch", "--tasks", "--json"),
+    },
+    "evaluate": {
+        *("NETWORKS", "--recipe", "--set", "--split", "--images", "--max-drop", "--threads", "--json"),
     },
     "bench": {
         *("TARGETS", "--backend", "--against", "--batch-size", "--rounds", "--duration", "--threads", "--json"),
@@ -39,6 +46,7 @@ COMMANDS = {
     "predict": {"STATIC_DIR", "--latency", "--batch-size", "--json"},
     "report": {"RUN_DIRS", "-o", "--output", "--json"},
     "deliver": {"RUN_DIR", "--trt-rtx", "--threads", "--json"},
+    "recipes": {"--copy", "--explain", "--schema"},
     "doctor": {"--json"},
     "suggest-targets": {"RUN_DIR", "--json"},
 }  # fmt: skip
@@ -76,7 +84,8 @@ def test_commands_and_options_are_the_public_ones():
         for name, command in group.commands.items()
     }
     assert found == COMMANDS
-    assert {option for parameter in group.params for option in parameter.opts} == {"--debug", "--version"}
+    of_all = {"--debug", "--version", "--install-completion", "--show-completion"}
+    assert {option for parameter in group.params for option in parameter.opts} == of_all
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -130,6 +139,10 @@ def test_debug_shows_the_traceback_before_the_line(run, tmp_path):
         ["profile", "--threads", "0"],
         ["profile", "-o", "."],
         ["export", "static", "--fp16", "--int8"],
+        ["prune", "ckpt.pt", "--dry-run", "--json", "-"],
+        ["export", "static", "--batch", "0"],
+        ["export", "static", "--batch", "8,1,1"],
+        ["export", "static", "--batch", "1,x"],
         ["bench"],
         ["nonsense"],
         ["train", "recipe.yaml", "--epochs", "3"],
@@ -145,7 +158,7 @@ def test_an_interruption_says_what_to_type(run, monkeypatch, tmp_path):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gate2static.train.train", interrupted)
-    recipe = bundled_recipe()
+    recipe = bundled_recipe(RECIPE)
     line = one_line(run("train", recipe, "--set", "seed=1", "--run-dir", tmp_path / "my run", code=130))
     assert line.endswith(f"gate2static train {recipe} --set seed=1 --run-dir '{tmp_path}/my run' --resume")
     again = one_line(run("train", recipe, "--resume", code=130))
@@ -184,7 +197,8 @@ def test_train_goes_on_where_it_was_killed(tmp_path, tiny):
     """Started as a user would, so that the signal meets the real process."""
     run_dir = tmp_path / "run"
     sets = [word for override in tiny for word in ("--set", override)]
-    command = ["train", str(bundled_recipe()), *sets, "--set", "training.shared.epochs=400", "--run-dir", str(run_dir)]
+    recipe = str(bundled_recipe(RECIPE))
+    command = ["train", recipe, *sets, "--set", "training.shared.epochs=400", "--run-dir", str(run_dir)]
     process = subprocess.Popen([sys.executable, "-c", STARTED, *command], stderr=subprocess.PIPE, text=True)
     end = time.monotonic() + 120
     while not (run_dir / "shared" / "ckpt.pt").exists() and process.poll() is None and time.monotonic() < end:

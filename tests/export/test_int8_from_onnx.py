@@ -46,6 +46,27 @@ def test_metadata_survives_and_names_the_precision(
     assert found["gate2static.digest"] == static.manifest.digest
 
 
+def test_a_weight_of_one_dimension_is_quantised_without_a_word(tmp_path: Path, caplog: Any) -> None:
+    """ONNX Runtime warns that it has no axis 1 to quantise per channel along; one scale is what it should get."""
+    helper = onnx.helper
+    value, result = (helper.make_tensor_value_info(name, 1, ["batch", 4]) for name in ("x", "y"))
+    weights = [
+        helper.make_tensor("w", 1, [4, 4], np.eye(4, dtype=np.float32).ravel()),
+        helper.make_tensor("b", 1, [4], np.ones(4, np.float32)),
+        helper.make_tensor("v", 1, [4], np.ones(4, np.float32)),
+    ]
+    nodes = [helper.make_node("Gemm", ["x", "w", "b"], ["h"]), helper.make_node("MatMul", ["h", "v"], ["y"])]
+    graph = helper.make_graph(nodes, "g", [value], [result], weights)
+    result.type.tensor_type.shape.dim.pop()
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.save(model, tmp_path / "x.onnx")
+    root = logging.getLogger()
+    before = list(root.handlers), list(root.filters)
+    quantize_onnx(tmp_path / "x.onnx", tmp_path / "int8.onnx", [np.ones((2, 4), np.float32)])
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert (list(root.handlers), list(root.filters)) == before
+
+
 def test_the_root_logger_is_left_alone(onnx_file: Path, tmp_path: Path, batches: list[Any], caplog: Any) -> None:
     handlers = list(logging.getLogger().handlers)
     quantize_onnx(onnx_file, tmp_path / "int8.onnx", batches)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gate2static.report.content import Check, Content, TableRow, TaskColumn
-from gate2static.report.gate_figure import GatePattern
+from gate2static.report.figures.gates import GatePattern
 
 
 def pattern(units: int, tasks: tuple[str, ...]) -> GatePattern:

@@ -1,5 +1,6 @@
 """The report's pictures: bars, labels that do not overlap, the same bytes twice."""
 
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -7,10 +8,10 @@ import pytest
 from matplotlib.image import imread
 from matplotlib.text import Text
 
-from gate2static.report.conflict_figure import ConflictCurves, conflict_figure, moving_average
-from gate2static.report.gate_figure import GatePattern, gate_figure
-from gate2static.report.style import png_bytes
-from gate2static.report.tradeoff_figure import TradeOffPoint, tradeoff_figure
+from gate2static.report.figures.conflict import ConflictCurves, conflict_figure, moving_average
+from gate2static.report.figures.gates import GatePattern, gate_figure
+from gate2static.report.figures.style import png_bytes
+from gate2static.report.figures.trade_off import TradeOffPoint, tradeoff_figure
 
 
 def _pattern(units, tasks):
@@ -23,20 +24,27 @@ def _pattern(units, tasks):
     )
 
 
-@pytest.mark.parametrize(("units", "tasks"), [(1, 1), (3, 2), (19, 3), (120, 9)])
-def test_gate_figure_draws_a_bar_per_unit_and_task(units, tasks):
-    figure = gate_figure(_pattern(units, tasks), "title")
-    top, bottom = figure.axes
-    heights = np.array([bar.get_height() for bar in top.patches]).reshape(tasks, units).T
-    np.testing.assert_allclose(heights, 100 * _pattern(units, tasks).specific_share)
-    assert len(bottom.patches) == units * tasks
-    tops = [bar.get_y() + bar.get_height() for bar in bottom.patches[-units:]]
-    np.testing.assert_allclose(tops, 100)
+@pytest.mark.parametrize(("units", "tasks"), [(1, 1), (3, 2), (19, 3), (300, 5)])
+def test_gates_are_a_cell_per_unit_and_task(units, tasks):
+    pattern = _pattern(units, tasks)
+    top, bottom, _ = gate_figure(pattern, "title").axes
+    np.testing.assert_allclose(top.images[0].get_array(), pattern.specific_share.T)
+    np.testing.assert_allclose(bottom.images[0].get_array(), pattern.contribution.T)
+    assert [label.get_text() for label in top.get_yticklabels()] == list(pattern.tasks)
 
 
-def test_long_networks_do_not_write_names_over_each_other():
-    _, bottom = gate_figure(_pattern(120, 2), "title").axes
-    assert len(bottom.get_xticklabels()) <= 60
+def test_a_shared_stream_that_nothing_reads_is_no_choice():
+    pattern = _pattern(4, 2)
+    pattern.contribution[3] = np.nan
+    bottom = gate_figure(pattern, "title").axes[1]
+    assert bottom.images[0].get_array().mask.tolist() == [[False, False, False, True]] * 2
+
+
+def test_long_networks_name_their_stages_and_draw_lines_between_them():
+    pattern = replace(_pattern(120, 2), units=tuple(f"layer{1 + i // 40}_{i}_conv" for i in range(120)))
+    _, bottom, _ = gate_figure(pattern, "title").axes
+    assert [label.get_text() for label in bottom.get_xticklabels()] == ["layer1", "layer2", "layer3"]
+    assert [line.get_xdata()[0] for line in bottom.lines] == [39.5, 79.5]
 
 
 def test_trade_off_names_do_not_cover_each_other_when_points_are_close():

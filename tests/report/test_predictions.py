@@ -9,7 +9,7 @@ from torch import nn
 from gate2static.data import describe_data, load_data
 from gate2static.errors import CheckpointError
 from gate2static.recipe import DataRecipe, TaskRecipe
-from gate2static.report.predictions_figure import FILE, predictions_figure, read_predictions
+from gate2static.report.figures.predictions import FILE, predictions_figure, read_predictions
 from gate2static.tasks import build_tasks
 from gate2static.train.sample_predictions import write_predictions
 

@@ -15,7 +15,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from gate2static.data.contract import DataSpec, Splits, TargetSpec
+from gate2static.data.contract import SIGNED_GREY, DataSpec, Splits, TargetSpec
 from gate2static.data.pairs.pairs import PairOptions, Pairs, place
 
 SIDE = 32
@@ -33,9 +33,10 @@ class DigitsOptions(PairOptions):
 
 def describe(options: DigitsOptions) -> DataSpec:
     """Describes images of one channel and 32×32 pixels, with two digits to classify and one mask."""
-    digit = TargetSpec(kind="classification", channels=10)
+    digit = TargetSpec(kind="classification", channels=10, classes=tuple("0123456789"))
     return DataSpec(
         image_shape=(1, SIDE, SIDE),
+        pixels=SIGNED_GREY,
         targets={"left": digit, "right": digit, "mask": TargetSpec(kind="mask", channels=1)},
     )
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from gate2static.data.contract import DataSpec, Splits, TargetSpec
+from gate2static.data.contract import SIGNED_GREY, DataSpec, Splits, TargetSpec
 from gate2static.data.files import RootOptions, existing_root
 from gate2static.data.pairs.idx import read_idx
 from gate2static.data.pairs.pairs import Images, PairOptions, Pairs, place
@@ -49,6 +49,7 @@ def describe(options: MultiFashionOptions) -> DataSpec:
     item = TargetSpec(kind="classification", channels=len(CLASSES), classes=CLASSES)
     return DataSpec(
         image_shape=(1, SIDE, SIDE),
+        pixels=SIGNED_GREY,
         targets={"upper_left": item, "lower_right": item, "mask": TargetSpec(kind="mask", channels=1)},
     )
 

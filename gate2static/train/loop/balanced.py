@@ -10,6 +10,7 @@ from gate2static.balance.features import FeatureTap
 from gate2static.balance.measuring import measure
 from gate2static.balance.method import Method, RowsMethod
 from gate2static.balance.registry import METHODS, build_method
+from gate2static.balance.setting_up import level_problem
 from gate2static.errors import BalanceError, RecipeError
 from gate2static.gates import GatedModel
 from gate2static.recipe import BalancingRecipe, Recipe
@@ -40,18 +41,9 @@ def check_balancing(recipe: Recipe, balancing: BalancingRecipe, *, where: str, i
         method = build_method(balancing.method, len(recipe.tasks), balancing.options)
     except BalanceError as error:
         raise RecipeError(f"{where}: {error}") from error
-    if balancing.at is not None and not method.levels:
-        raise RecipeError(f"{where}.at: {balancing.method} weighs losses and needs no gradients; remove at")
-    if balancing.at == "features" and is_gated:
-        raise RecipeError(
-            f"{where}.at: in a gated network every task reads features of its own, whose gradients never conflict; use "
-            "parameters, which acts on the shared branch"
-        )
-    if balancing.at is not None and balancing.at not in method.levels:
-        raise RecipeError(
-            f"{where}.at: {balancing.method} remembers gradients, and features belong to other images in every step; "
-            "use parameters"
-        )
+    problem = balancing.at and level_problem(balancing.method, method, balancing.at, is_gated=is_gated)
+    if problem:
+        raise RecipeError(f"{where}.at: {problem}")
     _check_training(recipe, balancing, method, where=where, is_gated=is_gated)
     if processes > 1 and not _divides(balancing, method, recipe.training.precision):
         raise RecipeError(f"{where}: {balancing.method} trains like this in one process only; set training.devices: 1")

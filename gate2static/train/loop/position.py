@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from gate2static.errors import TrainingError
+from gate2static.errors import DivergenceError
 from gate2static.train.loop.log import LogRow
 from gate2static.train.loop.network_run import NetworkRun
 
@@ -41,10 +41,10 @@ class Position:
 
 
 def check_weights(run: NetworkRun, position: Position) -> None:
-    """Raises a TrainingError where a weight is not finite, so that no checkpoint replaces the last sound one."""
+    """Raises a DivergenceError where a weight is not finite, so that no checkpoint replaces the last sound one."""
     for key, value in run.model.state_dict().items():
         if not bool(value.isfinite().all()):
-            raise TrainingError(f"{run.name}: {key} is no longer finite in epoch {position.epoch + 1}; {advice(run)}")
+            raise DivergenceError(f"{run.name}: {key} is no longer finite in epoch {position.epoch + 1}; {advice(run)}")
 
 
 def advice(run: NetworkRun) -> str:

@@ -14,7 +14,7 @@ from gate2static.architectures.smtl import SMTL
 from gate2static.balance import Balance
 from gate2static.balance.look_ahead import buffers_kept
 from gate2static.budget import BudgetController, project_to_budget
-from gate2static.errors import TrainingError
+from gate2static.errors import DivergenceError, TrainingError
 from gate2static.gates import GatedModel, GateOptimiser
 from gate2static.gates.settled.settling import GateSettling
 from gate2static.train.loop.balanced import ConflictMeter, backward_of
@@ -283,10 +283,10 @@ class Training:
         return outputs
 
     def _add_to_epoch(self, values: dict[str, float], position: Position, images: int) -> None:
-        """Adds a step's losses to those of the epoch; raises a TrainingError where one is not finite."""
+        """Adds a step's losses to those of the epoch; raises a DivergenceError where one is not finite."""
         for name, value in values.items():
             if not math.isfinite(value):
-                raise TrainingError(
+                raise DivergenceError(
                     f"{self.run.name}: the loss of {name} is {value} in epoch {position.epoch + 1}, "
                     f"step {position.step + 1}; {advice(self.run)}"
                 )

@@ -48,7 +48,7 @@ def start_fabric(recipe: Recipe) -> "Fabric":
     from lightning_fabric.strategies.ddp import DDPStrategy
 
     # Batch norm's buffers are equal in all processes (`SynchronisedBatchNorm`), so they need not be sent.
-    ddp = DDPStrategy(start_method="popen" if _under_torchrun() else "spawn", forward_sync_buffers=False)
+    ddp = DDPStrategy(start_method="popen" if under_torchrun() else "spawn", forward_sync_buffers=False)
     return Fabric(
         accelerator=kind,
         devices=processes,
@@ -100,7 +100,7 @@ def launch(fabric: "Fabric", function: Callable[..., None], *args: Any) -> None:
     except ProcessRaisedException as error:
         raise original_error(error) or error from None
     except BaseException:  # an interruption that reached this process alone
-        if fabric.world_size > 1 and not _under_torchrun():
+        if fabric.world_size > 1 and not under_torchrun():
             for process in set(active_children()) - others:
                 process.terminate()
         raise
@@ -154,7 +154,7 @@ def freeze_unused(model: nn.Module, images: Tensor) -> None:
 
 def _processes(recipe: Recipe, kind: str) -> tuple[int, int]:
     """Returns the number of processes per machine, and the number of machines."""
-    if _under_torchrun():
+    if under_torchrun():
         local = int(os.environ["LOCAL_WORLD_SIZE"])
         return local, int(os.environ["WORLD_SIZE"]) // local
     available = torch.cuda.device_count() if kind == "cuda" else 1
@@ -168,8 +168,9 @@ def _processes(recipe: Recipe, kind: str) -> tuple[int, int]:
 
 def starts_the_run() -> bool:
     """Returns whether this process stands for the run: torchrun starts several that do the same."""
-    return not _under_torchrun() or os.environ.get("RANK") == "0"
+    return not under_torchrun() or os.environ.get("RANK") == "0"
 
 
-def _under_torchrun() -> bool:
+def under_torchrun() -> bool:
+    """Returns whether torchrun started this process."""
     return torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()

@@ -123,8 +123,9 @@ REFUSED = [
     ),
     ("training.shared.balancing={method: mgda, options: {c: 0.4}}", "mgda has no option 'c'"),
     ("training.shared.balancing={method: cagrad, options: {c: large}}", "c of cagrad is 'large'"),
-    ("training.shared.balancing={method: rlw, at: features}", "rlw weighs losses and needs no gradients; remove at"),
-    ("training.gated.balancing={method: mgda, at: features}", r"training\.gated\.balancing\.at: in a gated network"),
+    ("training.shared.balancing={method: rlw, at: features}", "rlw weighs losses and needs no gradients; leave `at`"),
+    ("training.shared.balancing={method: moco, at: features}", "moco remembers gradients, and features belong to"),
+    ("training.gated.balancing={method: mgda, at: features}", r"training\.gated\.balancing\.at: features are a level"),
     ("sweep_balancing=[mgda, {method: nash, options: {max_norm: -1}}]", r"sweep_balancing\.1: max_norm of nash is -1"),
 ]
 

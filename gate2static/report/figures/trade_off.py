@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from gate2static.report import style
+from gate2static.report.figures import style
 
 _LOOKS: dict[str, dict[str, Any]] = {
     "separate": {"marker": "s", "color": style.TASK_COLOURS[5], "label": "separate networks (STL)"},

@@ -15,7 +15,7 @@ from safetensors.numpy import load
 from gate2static.errors import CheckpointError
 from gate2static.files import read_bytes
 from gate2static.messages import brief
-from gate2static.report import style
+from gate2static.report.figures import style
 
 FILE = "predictions.safetensors"
 _LONGEST_SIDE = 512

@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gate2static.errors import CheckpointError
-from gate2static.report import style
-from gate2static.report.log_file import read_columns
+from gate2static.report.figures import style
+from gate2static.report.figures.log_file import read_columns
 
 FILE = "conflict.csv"
 MEASURES = {

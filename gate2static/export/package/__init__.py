@@ -1,0 +1,1 @@
+"""What lies beside an exported network: its description for programs, and examples that run it."""

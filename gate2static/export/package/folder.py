@@ -1,0 +1,101 @@
+"""An export folder: everything that somebody needs who deploys a network and does not have gate2static."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gate2static.export.engine_from_onnx import EngineReport
+from gate2static.export.formats import FileReport, export_static
+from gate2static.export.int8_from_onnx import Int8Report
+from gate2static.export.onnx_from_static import OnnxReport
+from gate2static.export.package.examples import write_examples
+from gate2static.export.package.model_json import Entry, description, kept_files, write_description
+from gate2static.static import StaticModel
+
+EXPORTS = Path("exports")
+"""The folder of all exports, if no other one is named."""
+
+
+def default_folder(static_dir: Path, tasks: Sequence[str] = ()) -> Path:
+    """Returns the folder that a static network is exported to: `exports/<run>-<network>` for a network of a run.
+
+    Args:
+        static_dir: The static network's folder.
+        tasks: The tasks that are exported, where these are not all; they become part of the name.
+    """
+    folder = static_dir.resolve()
+    if folder.name != "static":
+        return EXPORTS / "-".join([folder.name, *tasks])
+    # `runs/digits/gated-0.05/static` is one of many folders of this name.
+    names = [part.name for part in (folder.parent.parent, folder.parent) if part.name]
+    return EXPORTS / "-".join([*(names or ["static"]), *tasks])
+
+
+def export_package(
+    static: StaticModel,
+    folder: Path,
+    *,
+    latencies: Sequence[Mapping[str, Any]] = (),
+    batch: tuple[int, int, int] = (1, 1, 8),
+    **options: Any,
+) -> tuple[tuple[FileReport, ...], Entry]:
+    """Exports a static network with `model.json` and examples beside it; `model.onnx` is always among the files.
+
+    Args:
+        static: The network.
+        folder: The export folder. Files of an earlier export of the same network stay.
+        latencies: Measured latencies for `model.json`.
+        batch: The smallest, the usual and the largest batch size of engines.
+        options: The other arguments of `export_static`.
+
+    Returns:
+        A report per file, and the content of `model.json`.
+
+    Raises:
+        ExportError: The options do not go together, or a step failed.
+        MissingDependencyError: An engine's library is not there; found before anything is made.
+        VerificationError: An ONNX file does not compute what the static network computes.
+    """
+    reports = export_static(static, folder, with_fp32=True, batch=batch, **options)
+    written = [_entry(report) for report in reports]
+    names = [entry["file"] for entry in written]
+    kept = kept_files(folder, static.manifest.digest, names)
+    content = description(static, [*written, *kept], batch=batch, latencies=latencies)
+    write_description(folder, content)
+    write_examples(folder, static)
+    return reports, content
+
+
+def _entry(report: FileReport) -> Entry:
+    """Returns what `model.json` says of a file."""
+    if isinstance(report, OnnxReport):
+        return {
+            **_file(report.path, report.size_bytes, report.sha256),
+            "precision": report.precision,
+            "opset": report.opset,
+            "batch_size": report.batch_size,
+            "largest_relative_errors": dict(report.errors),
+            "tolerances": dict(report.tolerances),
+        }
+    if isinstance(report, Int8Report):
+        return {
+            **_file(report.path, report.size_bytes, report.sha256),
+            "precision": "int8",
+            "opset": report.opset,
+            "batch_size": report.batch_size,
+            "calibration_samples": report.samples,
+            "relative_rms_errors": dict(report.rms_errors),
+        }
+    if isinstance(report, EngineReport):
+        sidecar = report.sidecar
+        return {
+            **_file(report.path, sidecar.size_bytes, sidecar.sha256),
+            "precision": sidecar.precision,
+            "library": f"{sidecar.backend} {sidecar.library_version}",
+            "compute_capabilities": list(sidecar.compute_capabilities),
+        }
+    return {**_file(report.path, report.size_bytes, report.sha256), "precision": "fp32"}
+
+
+def _file(path: Path, size_bytes: int, sha256: str) -> Entry:
+    return {"file": path.name, "sha256": sha256, "size_bytes": size_bytes}

@@ -1,0 +1,120 @@
+"""`model.json`: what an export folder holds and what it takes and gives, for programs of any language."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gate2static.errors import ExportError, Gate2StaticError
+from gate2static.export.package.trtexec import trtexec_line
+from gate2static.files import is_file, write_atomically
+from gate2static.static import StaticModel, TensorSpec
+from gate2static.strict_json import read_json
+
+FILE = "model.json"
+_FORMAT = {"format": "gate2static.export", "version": 1}
+Entry = dict[str, Any]
+
+
+def description(
+    static: StaticModel,
+    files: Sequence[Entry],
+    *,
+    batch: tuple[int, int, int] = (1, 1, 8),
+    latencies: Sequence[Mapping[str, Any]] = (),
+) -> Entry:
+    """Returns the content of `model.json`.
+
+    Args:
+        static: The network that was exported.
+        files: One entry per exported file.
+        batch: The smallest, the usual and the largest batch size of an engine.
+        latencies: Measured latencies, one entry per network, backend and machine.
+    """
+    manifest = static.manifest
+    onnx = [file for file in files if file["file"].endswith(".onnx")]
+    return {
+        **_FORMAT,
+        "digest": manifest.digest,
+        "tasks": list(manifest.tasks),
+        "inputs": [_input(static, spec) for spec in manifest.inputs],
+        "outputs": [_output(static, spec) for spec in manifest.outputs],
+        "macs": manifest.macs.static,
+        "parameters": manifest.parameters.static,
+        "files": list(files),
+        "trtexec": {
+            file["file"]: trtexec_line(
+                manifest.inputs,
+                file["file"],
+                batch=None if file["batch_size"] else batch,
+                precision=file["precision"],
+            )
+            for file in onnx
+        },
+        "latencies": [dict(latency) for latency in latencies],
+        "budget": manifest.budget,
+        "versions": manifest.versions,
+    }
+
+
+def kept_files(folder: Path, digest: str, written: Sequence[str]) -> list[Entry]:
+    """Returns the entries of files that an earlier export of the same network left in a folder.
+
+    Args:
+        folder: The export folder, which need not be there.
+        digest: The network's digest.
+        written: The names of files that have been written anew.
+    """
+    if not is_file(folder / FILE):
+        return []
+    try:
+        old = read_json(folder / FILE, what="description", error=ExportError)
+        if old["digest"] != digest:
+            return []
+        return [
+            entry
+            for entry in old["files"]
+            if entry["file"] not in written
+            and entry["file"] == Path(entry["file"]).name
+            and (folder / entry["file"]).stat().st_size == entry["size_bytes"]
+        ]
+    except (Gate2StaticError, OSError, KeyError, TypeError, ValueError):  # somebody else's file of this name
+        return []
+
+
+def write_description(folder: Path, content: Entry) -> None:
+    """Writes `model.json`.
+
+    Raises:
+        ExportError: The file cannot be written.
+    """
+    write_atomically(folder / FILE, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _input(static: StaticModel, spec: TensorSpec) -> Entry:
+    meaning = static.manifest.meaning
+    picture = None if meaning is None else meaning.inputs.get(spec.name)
+    entry = _tensor(spec)
+    if picture is None:
+        layout = "NCHW" if len(spec.shape) == 3 else None
+        return {**entry, "layout": layout, "value_range": spec.values, "picture": None}
+    picture_entry = {"formula": "(byte / 255 - mean) / std", **picture.model_dump(mode="json")}
+    return {**entry, "layout": "NCHW", "value_range": list(picture.value_range), "picture": picture_entry}
+
+
+def _output(static: StaticModel, spec: TensorSpec) -> Entry:
+    meaning = static.manifest.meaning
+    prediction = None if meaning is None else meaning.outputs.get(spec.name)
+    entry = {**_tensor(spec), "task": spec.name.partition(".")[0]}
+    if prediction is None:
+        return {**entry, "kind": None, "activation": None, "is_logits": None, "unit": None, "classes": []}
+    is_logits = prediction.activation in ("softmax", "sigmoid")
+    return {**entry, **prediction.model_dump(mode="json"), "is_logits": is_logits}
+
+
+def _tensor(spec: TensorSpec) -> Entry:
+    """Returns what holds for inputs and outputs; ONNX files compute floating-point numbers as float32."""
+    dtype = "float32" if spec.dtype in ("float16", "bfloat16", "float64") else spec.dtype
+    free = {dim + 1 for dim in spec.dynamic}
+    shape = [None if dim == 0 or dim in free else size for dim, size in enumerate((1, *spec.shape))]
+    return {"name": spec.name, "dtype": dtype, "shape": shape, "example_shape": [1, *spec.shape]}

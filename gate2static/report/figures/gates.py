@@ -1,0 +1,91 @@
+"""Figure 3 of GatedMTL: each task's share of task-specific channels, and its share in the shared stream."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import PercentFormatter
+
+from gate2static.report.figures import style
+
+_MOST_NAMES = 60
+"""The number of units above which only stages are named, because names would touch."""
+_WIDEST_INCH = 16.0
+_TITLE: dict[str, Any] = {"loc": "left", "fontsize": 10}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GatePattern:
+    """A summary of one network's gates per unit.
+
+    Attributes:
+        tasks: The names of the T tasks.
+        units: The names of the L gated units, input first.
+        specific_share: The share of the unit's channels that the task takes from its own branch, (L, T) in [0, 1].
+        contribution: The share of the channels in which the task has the largest mixing weight, (L, T) in [0, 1]. NaN
+            where nothing reads the shared stream after the unit, so that its mixing weights have no meaning.
+    """
+
+    tasks: tuple[str, ...]
+    units: tuple[str, ...]
+    specific_share: np.ndarray
+    contribution: np.ndarray
+
+
+def gate_figure(pattern: GatePattern, title: str) -> Figure:
+    """Draws two heat maps with a line per task and a column per unit, input first.
+
+    Above, dark cells are channels of the task's own branch; tasks that are white in a column share there.
+    Below, dark cells are channels of the shared stream in which the task's feature weighs most.
+    """
+    layers = len(pattern.units)
+    width_inch = min(_WIDEST_INCH, max(7.0, 0.22 * layers + 2.0))
+    names_inch = 0.075 * max(map(len, _labels(pattern.units).values()))
+    figure = style.new_figure(width_inch, 1.5 + 0.6 * len(pattern.tasks) + names_inch)
+    with mpl.rc_context({**style.RC, "axes.grid": False}):
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        cells = _heat_map(top, pattern.specific_share, pattern)
+        top.set_title("Channels that a task takes from its own branch (white: shared)", **_TITLE)
+        _heat_map(bottom, pattern.contribution, pattern)
+        bottom.set_title("Channels of the shared stream where a task weighs most (grey: unread)", **_TITLE)
+        labels = _labels(pattern.units)
+        bottom.set_xticks(list(labels), list(labels.values()), rotation=90, fontsize=8)
+        figure.colorbar(cells, ax=[top, bottom], format=PercentFormatter(1.0), shrink=0.8, aspect=30)
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+    return figure
+
+
+def _heat_map(axes: Axes, shares: np.ndarray, pattern: GatePattern) -> AxesImage:
+    """Draws shares, (L, T) in [0, 1] or NaN, with lines where another stage of the network begins."""
+    colours = mpl.colormaps["Blues"].with_extremes(bad="#DDDDDD")
+    masked = np.ma.masked_invalid(shares.T)  # (tasks, units)
+    cells = axes.imshow(masked, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+    axes.set_yticks(range(len(pattern.tasks)), pattern.tasks)
+    axes.set_yticks(np.arange(0.5, len(pattern.tasks) - 1), minor=True)
+    axes.grid(visible=True, which="minor", axis="y", color="white", linewidth=2)
+    axes.tick_params(which="minor", length=0)
+    for first in _stages(pattern.units)[1:]:
+        axes.axvline(first - 0.5, color="#444444", linewidth=0.8)
+    return cells
+
+
+def _labels(units: Sequence[str]) -> dict[int, str]:
+    """Returns the names below the columns: every unit's, or the stages' where units are too many."""
+    if len(units) <= _MOST_NAMES:
+        return dict(enumerate(units))
+    return {first: _stage(units[first]) for first in _stages(units)}
+
+
+def _stages(units: Sequence[str]) -> list[int]:
+    """Returns the first unit of every stage of the network; a stage is what names begin with, such as `layer1`."""
+    return [i for i, unit in enumerate(units) if i == 0 or _stage(unit) != _stage(units[i - 1])]
+
+
+def _stage(unit: str) -> str:
+    return re.split(r"[._]", unit, maxsplit=1)[0]

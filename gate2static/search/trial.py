@@ -1,0 +1,245 @@
+"""One trial: its networks, their baselines, and what they are measured by."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import copy2, copytree, rmtree
+from typing import Any
+
+from gate2static.bench import NETWORK_BACKENDS, Stopwatch
+from gate2static.errors import TrainingError
+from gate2static.files import is_file
+from gate2static.front.records import Measured, NetworkRecord, TaskMetric, TrialRecord, load_trials
+from gate2static.latency import latency_model
+from gate2static.prune import prune
+from gate2static.recipe import Recipe, parse, recipe_at
+from gate2static.search.space import searched
+from gate2static.static import StaticModel
+from gate2static.train import ResultRow, RunResult, load_gated, load_result
+from gate2static.train.loop.checkpoints import kept
+from gate2static.train.results import FILE as RESULT
+from gate2static.train.run_lock import locked
+from gate2static.train.runs import train_beside_others, train_variants
+
+Say = Callable[[str], None]
+_OF_GATED_NETWORKS = ("name", "gating", "sparsity_weight", "budget", "search", "runs_dir", "architectures")
+"""The parts of a recipe that no baseline depends on, besides `training.gated`, the tasks' targets and what sweeps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searching:
+    """What a worker's trials have in common.
+
+    Attributes:
+        recipe: The recipe of the search.
+        run_dir: The search's folder.
+        measure_ms: Returns a static network's latency in ms; None where it is no objective.
+        say: Tells the user what is waited for.
+        progress: Whether training shows progress bars.
+    """
+
+    recipe: Recipe
+    run_dir: Path
+    measure_ms: Callable[[StaticModel], float] | None
+    say: Say
+    progress: bool
+
+
+def latency_measure(device: str | None) -> tuple[Callable[[StaticModel], float] | None, str]:
+    """Returns what measures latencies for a device, and how it does in words; neither without a device.
+
+    Raises:
+        BenchError: There is no such device.
+    """
+    if device is None:
+        return None, ""
+    if device in NETWORK_BACKENDS:
+        return Stopwatch(device), f"timed on {device}"
+    model = latency_model(device)
+    how = "estimated from the data sheet of" if model.estimated else "predicted for"
+    return lambda static: model.predict_ms(static.deployed(), static.example_inputs()), f"{how} {device}"
+
+
+def run_trial(searching: Searching, slot: int, point: Mapping[str, Any]) -> TrialRecord:
+    """Trains the networks of a trial, one per seed, and writes the trial's file.
+
+    What is trained is not trained again: neither a baseline, nor a network that a trial with the same recipe trained.
+
+    Args:
+        searching: The search.
+        slot: The trial's number.
+        point: The values to try.
+
+    Raises:
+        Gate2StaticError: As for `train`.
+    """
+    variant = recipe_at(searching.recipe, point)
+    row = row_name(variant)
+    equal = next((trial for trial in load_trials(searching.run_dir, row) if trial.networks), None)
+    if equal is not None:
+        record = equal.model_copy(update={"slot": slot, "point": dict(point)})
+    else:
+        networks = []
+        tasks: tuple[TaskMetric, ...] = ()
+        for seed in searched(searching.recipe).seeds or (variant.seed,):
+            seeded = variant.model_copy(update={"seed": seed})
+            base = _base(seeded, searching.recipe.model_copy(update={"seed": seed, "search": None}))
+            run = _run_name(base, searching.recipe)
+            result = _network_trained(searching, base, searching.run_dir / run, row, seeded)
+            tasks = tuple(TaskMetric(**task.model_dump()) for task in result.tasks)
+            networks.append(_network(searching, result, run, row, seeded))
+        record = TrialRecord(slot=slot, point=dict(point), row=row, tasks=tasks, networks=tuple(networks))
+    record.save(searching.run_dir)
+    return record
+
+
+def row_name(variant: Recipe) -> str:
+    """Returns the name of a network's row: equal recipes have equal names, whatever their seeds."""
+    what_counts = variant.model_dump(mode="json", exclude={"seed", "search", "name", "runs_dir", "architectures"})
+    return f"gated-{digest({key: value for key, value in what_counts.items() if not key.startswith('sweep')}, 10)}"
+
+
+def _base(variant: Recipe, recipe: Recipe) -> Recipe:
+    """Returns the recipe of a network's baselines: what they do not depend on is as the search's recipe has it.
+
+    So the files of the baselines do not depend on the trial that comes first.
+    """
+    if variant.gating.branch_epoch != recipe.gating.branch_epoch:
+        return variant.model_copy(update={"search": None})
+    targets = {task.name: task.target for task in recipe.tasks}
+    tasks = tuple(task.model_copy(update={"target": targets[task.name]}) for task in variant.tasks)
+    training = variant.training.model_copy(update={"gated": recipe.training.gated})
+    kept_parts = {part: getattr(recipe, part) for part in _OF_GATED_NETWORKS}
+    return variant.model_copy(update={**kept_parts, "search": None, "tasks": tasks, "training": training})
+
+
+def _run_name(base: Recipe, recipe: Recipe) -> str:
+    """Returns the name of a run's folder: networks with the same baselines lie in one run."""
+    of_baselines = _baseline_parts(base)
+    as_given = _baseline_parts(recipe.model_copy(update={"seed": base.seed}))
+    name = f"seed-{base.seed}"
+    return name if of_baselines == as_given else f"{name}-{digest(of_baselines, 6)}"
+
+
+def _baseline_parts(recipe: Recipe) -> dict[str, Any]:
+    """Returns every part of a recipe that its single-task networks or its shared network depend on."""
+    parts = recipe.model_dump(mode="json", exclude=set(_OF_GATED_NETWORKS))
+    parts = {key: value for key, value in parts.items() if not key.startswith("sweep")}
+    parts["tasks"] = [{**task, "target": None} for task in parts["tasks"]]
+    del parts["training"]["gated"]
+    # The shared network's training keeps a checkpoint of this epoch.
+    parts["branch_epoch"] = recipe.gating.branch_epoch
+    return parts
+
+
+def _single_parts(recipe: Recipe) -> dict[str, Any]:
+    """Returns every part of a recipe that its single-task networks depend on."""
+    parts = _baseline_parts(recipe)
+    parts["tasks"] = [{**task, "weight": None} for task in parts["tasks"]]
+    del parts["training"]["shared"], parts["training"]["distillation"], parts["branch_epoch"]
+    return parts
+
+
+def _network_trained(searching: Searching, base: Recipe, run_dir: Path, row: str, variant: Recipe) -> RunResult:
+    """Returns the result of a run in which a network and its baselines are trained."""
+    _train_baselines(searching, base, run_dir)
+    result = load_result(run_dir)
+    if row in {trained.name for trained in result.rows}:
+        return result
+
+    def waiting(holder: str) -> None:
+        searching.say(f"waiting for {run_dir / row}, which {holder} trains")
+
+    train_beside_others(base, run_dir, row, variant, waiting=waiting, progress=searching.progress)
+    return load_result(run_dir)
+
+
+def _train_baselines(searching: Searching, base: Recipe, run_dir: Path) -> None:
+    """Trains a run's single-task networks and its shared network, unless they are trained; one worker does."""
+    if _has_baselines(run_dir):
+        return
+
+    def waiting(holder: str) -> None:
+        searching.say(f"waiting for the baselines in {run_dir.name}, which {holder} trains")
+
+    # Runs that differ in the shared network alone have the same single-task networks: one after another.
+    with locked(searching.run_dir / f".baselines-{digest(_single_parts(base), 10)}", waiting=waiting):
+        if _has_baselines(run_dir):
+            return
+        if not (run_dir / "separate").exists():
+            _take_single_networks(searching.run_dir, base, run_dir)
+        train_variants(base, run_dir, {}, resume=True, progress=searching.progress)
+
+
+def _has_baselines(run_dir: Path) -> bool:
+    if not is_file(run_dir / RESULT):
+        return False
+    return {"separate", "shared"} <= {row.name for row in load_result(run_dir).rows}
+
+
+def _take_single_networks(search_dir: Path, base: Recipe, run_dir: Path) -> None:
+    """Links the single-task networks of another run of the search, where they are trained with the same settings."""
+    for other in sorted(search_dir.glob(f"seed-{base.seed}*/{RESULT}")):
+        trained = load_result(other.parent)
+        is_trained = any(row.name == "separate" for row in trained.rows)
+        recipe = parse(Recipe, trained.recipe, where=f"{other}: its recipe")
+        if not is_trained or _single_parts(recipe) != _single_parts(base):
+            continue
+        unfinished = run_dir / ".separate"
+        try:
+            rmtree(unfinished, ignore_errors=True)
+            copytree(other.with_name("separate"), unfinished, copy_function=_link)
+            unfinished.rename(run_dir / "separate")
+        except OSError as error:
+            raise TrainingError(f"cannot write {run_dir}: {error.strerror}; free some space") from error
+        return
+
+
+def _link(source: str, target: str) -> None:
+    """Makes a second name for a file, or a copy where the file system has no links: checkpoints are never changed."""
+    try:
+        os.link(source, target)
+    except OSError:
+        copy2(source, target)
+
+
+def _network(searching: Searching, result: RunResult, run: str, row: str, recipe: Recipe) -> NetworkRecord:
+    rows = {trained.name: trained for trained in result.rows}
+    checkpoint = f"{row}/{kept(recipe)}"
+    latency_ms = None
+    if searching.measure_ms is not None:
+        gated, _ = load_gated(searching.run_dir / run / checkpoint)
+        latency_ms = searching.measure_ms(prune(gated))
+    return NetworkRecord(
+        seed=recipe.seed,
+        run=run,
+        checkpoint=checkpoint,
+        gated=_measured(result, rows[row]),
+        separate=_measured(result, rows["separate"]),
+        shared=_measured(result, rows["shared"]),
+        latency_ms=latency_ms,
+    )
+
+
+def _measured(result: RunResult, row: ResultRow) -> Measured:
+    separate = next(other for other in result.rows if other.name == "separate").metrics
+    gains = [
+        (1 if task.higher_is_better else -1) * (row.metrics[task.name] - separate[task.name]) / separate[task.name]
+        for task in result.tasks
+        if separate[task.name]
+    ]
+    return Measured(
+        metrics=row.metrics,
+        delta_mtl=row.delta_mtl,
+        worst_task=min(gains) if len(gains) == len(result.tasks) else None,
+        macs=row.macs,
+        parameters=row.parameters,
+    )
+
+
+def digest(parts: Mapping[str, Any], length: int) -> str:
+    """Returns the first characters of the SHA-256 of plain values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:length]

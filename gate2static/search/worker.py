@@ -1,0 +1,135 @@
+"""A worker of a search: takes trials until all have ended. This module is imported only where Optuna is installed."""
+
+import json
+import time
+from contextlib import suppress
+from typing import Any
+
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from gate2static.errors import BalanceError, BudgetError, DivergenceError, GateError, PruneError, RecipeError
+from gate2static.front.objectives import means
+from gate2static.front.records import TrialRecord
+from gate2static.recipe import recipe_at
+from gate2static.search.liveness import SILENCE_S, identity, is_alive, signs_of_life
+from gate2static.search.space import Space, searched
+from gate2static.search.study import BEAT, SLOT, WORKER, draw, end, give_back, lost, slots, storage_errors
+from gate2static.search.trial import Searching, row_name, run_trial
+
+POLL_S = 2.0
+"""Seconds between two looks at what other workers do."""
+_OF_THE_TRIAL = (BalanceError, BudgetError, DivergenceError, GateError, PruneError, RecipeError)
+"""Errors that lie in a trial's recipe: the trial fails, and the search goes on."""
+
+
+class Worker:
+    """A worker, and what it has seen of others.
+
+    Args:
+        searching: The search.
+        space: Its space.
+        study: Its study.
+        storage: What hands out trials, for messages.
+    """
+
+    def __init__(self, searching: Searching, space: Space, study: Study, storage: str) -> None:
+        self._searching = searching
+        self._space = space
+        self._study = study
+        self._storage = storage
+        self._count = searched(searching.recipe).slots
+        # A running trial's number -> its worker's last sign of life, and when this worker first saw it, in s.
+        self._seen: dict[int, tuple[Any, float]] = {}
+
+    def work(self) -> None:
+        """Takes trials until all have ended."""
+        has_said = False
+        while True:
+            with storage_errors(self._storage):
+                claim = self._claim()
+                others = self._others_at_work() if claim is None else 0
+            if claim is not None:
+                self._try(*claim)
+                has_said = False
+            elif not others:
+                return
+            else:
+                if not has_said:
+                    self._searching.say(f"waiting for {others} trial{'s' * (others > 1)} of other workers")
+                    has_said = True
+                time.sleep(POLL_S)
+
+    def _claim(self) -> tuple[Trial, int, dict[str, Any]] | None:
+        """Returns a trial with its slot and its point; None where all are running or have ended."""
+        self._give_back_those_of_the_dead()
+        trials = self._study.get_trials(deepcopy=False)
+        fresh = sum(SLOT not in trial.user_attrs for trial in trials)
+        if fresh >= self._count and not any(trial.state == TrialState.WAITING for trial in trials):
+            return None
+        trial = self._study.ask()
+        slot = slots(self._study.get_trials(deepcopy=False))[trial.number]
+        if slot >= self._count:  # two workers asked for the last trial at once
+            self._study.tell(trial, state=TrialState.FAIL)
+            return None
+        trial.set_user_attr(WORKER, identity())
+        return trial, slot, draw(trial, self._space)
+
+    def _others_at_work(self) -> int:
+        """Returns how many trials are still to end; slots that got lost are in the queue then."""
+        trials = self._study.get_trials(deepcopy=False)
+        numbers = slots(trials)
+        states = (TrialState.RUNNING, TrialState.WAITING)
+        at_work = sum(trial.state in states and numbers[trial.number] < self._count for trial in trials)
+        if at_work:
+            return at_work
+        missing = lost(trials, self._count)
+        for slot in missing:
+            self._study.enqueue_trial({}, user_attrs={SLOT: slot})
+        return len(missing)
+
+    def _give_back_those_of_the_dead(self) -> None:
+        trials = self._study.get_trials(deepcopy=False)
+        numbers = slots(trials)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and self._is_dead(trial):
+                slot = numbers[trial.number]
+                if give_back(self._study, trial.number, slot):
+                    self._searching.say(f"trial {slot + 1} of {self._count} is given back: its worker is gone")
+
+    def _is_dead(self, trial: FrozenTrial) -> bool:
+        """Returns whether the worker of a running trial is gone: its process is, or it gives no sign of life."""
+        worker = trial.user_attrs.get(WORKER)
+        if (alive := is_alive(worker)) is not None:
+            return not alive
+        now = time.monotonic()
+        sign = (worker, trial.user_attrs.get(BEAT))
+        if trial.number not in self._seen or self._seen[trial.number][0] != sign:
+            # Clocks of other machines do not matter: what counts is for how long this one sees no change.
+            self._seen[trial.number] = (sign, now)
+        return now - self._seen[trial.number][1] > SILENCE_S
+
+    def _try(self, trial: Trial, slot: int, point: dict[str, Any]) -> None:
+        """Runs a trial and ends it, or gives it back where this worker cannot go on."""
+        searching = self._searching
+        objectives = searched(searching.recipe).objectives
+        words = ", ".join(f"{key}={json.dumps(value)}" for key, value in point.items())
+        searching.say(f"trial {slot + 1} of {self._count}: {words}")
+        try:
+            with signs_of_life(trial):
+                record = run_trial(searching, slot, point)
+            values = means(record, objectives)
+            error = "" if values else "a metric of the single-task networks is 0, so Δ_MTL and gains have no value"
+        except _OF_THE_TRIAL as failure:
+            values, error = None, str(failure)
+        except BaseException:
+            with suppress(Exception):  # the error that is on its way matters more
+                give_back(self._study, trial.number, slot)
+            raise
+        if error:
+            failed = TrialRecord(slot=slot, point=point, row=row_name(recipe_at(searching.recipe, point)), error=error)
+            failed.save(searching.run_dir)
+            searching.say(f"trial {slot + 1} of {self._count} failed: {error}")
+        with storage_errors(self._storage):
+            if not end(self._study, trial, values, error):
+                searching.say(f"trial {slot + 1} of {self._count} was given to another worker meanwhile")

@@ -1,0 +1,251 @@
+"""Workers of one search: every trial ends once, whoever dies, and what is wrong is one line."""
+
+import os
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gate2static.errors import DivergenceError, MissingDependencyError, SearchError, TrainingError
+from gate2static.front.records import load_trials
+from gate2static.runtimes import optional
+from gate2static.search import liveness, running, search, worker
+from tests.forking import exit_code_of_fork
+from tests.search.conftest import recipe_with
+
+Replace = Callable[..., None]
+
+
+def _begun(folder: Path) -> Counter[int]:
+    return Counter(int(line.split()[0]) for line in (folder / "begun").read_text().splitlines())
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in (folder / "trials").iterdir()}
+
+
+def _in_background(action: Callable[[], object]) -> int:
+    process = os.fork()
+    if process == 0:
+        try:
+            action()
+        finally:
+            os._exit(0)
+    return process
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_a_search_ends_every_trial_once_and_again_does_nothing(
+    sampler: str, tmp_path: Path, trials_without_training: Replace
+) -> None:
+    trials_without_training()
+    recipe = recipe_with(f"trials: 12, sampler: {sampler}")
+    records = search(recipe, tmp_path)
+    assert [record.slot for record in records] == list(range(12))
+    if sampler != "nsga2":  # whose children may be like their parents
+        assert len({record.point["sparsity_weight"] for record in records}) == 12
+    assert all(1 <= record.point["sparsity_weight"] <= 100 for record in records)
+    assert search(recipe, tmp_path) == records
+    assert set(_begun(tmp_path).values()) == {1}
+
+
+def test_two_workers_share_the_trials(tmp_path: Path, trials_without_training: Replace) -> None:
+    trials_without_training(lambda slot: time.sleep(0.05))
+    recipe = recipe_with("trials: 10, sampler: random")
+    workers = [_in_background(lambda: search(recipe, tmp_path)) for _ in range(2)]
+    for process in workers:
+        assert os.waitpid(process, 0)[1] == 0
+    assert _begun(tmp_path) == Counter(range(10))
+    assert len({line.split()[1] for line in (tmp_path / "begun").read_text().splitlines()}) == 2
+    alone = tmp_path / "alone"
+    search(recipe, alone)
+    assert _contents(alone) == _contents(tmp_path)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+def test_a_killed_worker_gives_its_trial_back(sampler: str, tmp_path: Path, trials_without_training: Replace) -> None:
+    """Also the search that learns from its trials then goes on as if nothing had happened."""
+    recipe = recipe_with(f"trials: 14, sampler: {sampler}")
+
+    def die(slot: int) -> None:
+        if slot == 12:  # behind the random start of TPE
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    trials_without_training(die)
+    assert exit_code_of_fork(lambda: search(recipe, tmp_path / "killed")) == -signal.SIGKILL
+    trials_without_training()
+    lines: list[str] = []
+    search(recipe, tmp_path / "killed", say=lines.append)
+    search(recipe, tmp_path / "undisturbed")
+    assert "trial 13 of 14 is given back: its worker is gone" in lines
+    assert _begun(tmp_path / "killed") == Counter([*range(14), 12])
+    assert _contents(tmp_path / "killed") == _contents(tmp_path / "undisturbed")
+
+
+def test_a_worker_elsewhere_counts_as_dead_once_it_is_silent(
+    tmp_path: Path, trials_without_training: Replace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_with("trials: 3, sampler: random")
+
+    def elsewhere() -> None:
+        monkeypatch.setattr(liveness, "_machine", lambda: "another machine")
+        trials_without_training(lambda slot: os.kill(os.getpid(), signal.SIGKILL))
+        search(recipe, tmp_path)
+
+    assert exit_code_of_fork(elsewhere) == -signal.SIGKILL
+    trials_without_training()
+    monkeypatch.setattr(worker, "SILENCE_S", 0.3)
+    lines: list[str] = []
+    begin = time.monotonic()
+    assert len(search(recipe, tmp_path, say=lines.append)) == 3
+    assert time.monotonic() - begin > 0.3
+    assert "waiting for 1 trial of other workers" in lines
+    assert "trial 1 of 3 is given back: its worker is gone" in lines
+
+
+def test_a_worker_elsewhere_that_gives_signs_of_life_is_waited_for(
+    tmp_path: Path, trials_without_training: Replace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_with("trials: 2, sampler: random")
+    monkeypatch.setattr(worker, "SILENCE_S", 0.6)
+    monkeypatch.setattr(liveness, "BEAT_S", 0.05)
+
+    def elsewhere() -> None:
+        monkeypatch.setattr(liveness, "_machine", lambda: "another machine")
+        trials_without_training(lambda slot: time.sleep(1.5))
+        search(recipe, tmp_path)
+
+    process = _in_background(elsewhere)
+    while not (tmp_path / "begun").exists():
+        time.sleep(0.02)
+    trials_without_training()
+    search(recipe, tmp_path)
+    assert os.waitpid(process, 0)[1] == 0
+    assert _begun(tmp_path) == Counter([0, 1])
+
+
+def test_half_a_line_of_a_killed_worker_does_not_end_the_search(
+    tmp_path: Path, trials_without_training: Replace
+) -> None:
+    trials_without_training()
+    search(recipe_with("trials: 2"), tmp_path)
+    journal = tmp_path / running.JOURNAL
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code": 4, "wor')
+    assert len(search(recipe_with("trials: 4"), tmp_path)) == 4
+    assert journal.read_bytes().startswith(whole + b"{")
+
+
+def test_more_trials_go_on_where_the_search_ended(tmp_path: Path, trials_without_training: Replace) -> None:
+    trials_without_training()
+    first = search(recipe_with("trials: 2, sampler: random"), tmp_path)
+    assert search(recipe_with("trials: 5, sampler: random"), tmp_path)[:2] == first
+    assert _begun(tmp_path) == Counter(range(5))
+
+
+def test_another_recipe_is_refused_by_its_first_difference(tmp_path: Path, trials_without_training: Replace) -> None:
+    trials_without_training()
+    search(recipe_with("trials: 1, sampler: random"), tmp_path)
+    with pytest.raises(SearchError, match=r"search\.sampler is random there, tpe here; only search\.trials may change"):
+        search(recipe_with("trials: 1"), tmp_path)
+
+
+def test_a_trial_that_diverges_fails_alone(tmp_path: Path, trials_without_training: Replace) -> None:
+    def diverge(slot: int) -> None:
+        if slot in bad:
+            raise DivergenceError("the loss is inf")
+
+    bad = {1}
+    trials_without_training(diverge)
+    records = search(recipe_with("trials: 3"), tmp_path / "one")
+    assert [record.error for record in records] == ["", "the loss is inf", ""]
+    bad = {0, 1}
+    with pytest.raises(SearchError, match="all 2 trials failed, the first one so: the loss is inf"):
+        search(recipe_with("trials: 2"), tmp_path / "all")
+
+
+def test_what_stops_a_worker_gives_its_trial_back(tmp_path: Path, trials_without_training: Replace) -> None:
+    def full(slot: int) -> None:
+        if slot == 1:
+            raise TrainingError("cannot write: No space left on device")
+
+    trials_without_training(full)
+    with pytest.raises(TrainingError, match="No space left"):
+        search(recipe_with("trials: 3, sampler: random"), tmp_path)
+    trials_without_training()
+    assert [record.error for record in search(recipe_with("trials: 3, sampler: random"), tmp_path)] == [""] * 3
+    assert _begun(tmp_path) == Counter([0, 1, 1, 2])
+
+
+def test_a_storage_that_is_gone_is_one_line_and_results_are_kept(
+    tmp_path: Path, trials_without_training: Replace
+) -> None:
+    trials_without_training(lambda slot: (tmp_path / running.JOURNAL).unlink() if slot == 1 else None)
+    with pytest.raises(SearchError, match=r"storage .*search\.journal cannot be used: .*No such file.*is kept") as gone:
+        search(recipe_with("trials: 3, sampler: random"), tmp_path)
+    assert "\n" not in str(gone.value)
+    assert len(load_trials(tmp_path)) == 2
+    trials_without_training()
+    assert len(search(recipe_with("trials: 3, sampler: random"), tmp_path)) == 3
+
+
+@pytest.mark.parametrize(
+    ("storage", "message"),
+    [
+        ("/dev/null/x", "Not a directory|File exists"),
+        ("nosuchdatabase://here", "nosuchdatabase"),
+        ("postgresql://somebody:secret@127.0.0.1:1/x", r"storage postgresql://somebody:\*\*\*@.* cannot be used"),
+    ],
+)
+def test_a_storage_that_cannot_be_opened_is_one_line(
+    storage: str, message: str, tmp_path: Path, trials_without_training: Replace
+) -> None:
+    trials_without_training()
+    with pytest.raises(SearchError, match=message) as refusal:
+        search(recipe_with("trials: 1"), tmp_path, storage=storage)
+    assert "\n" not in str(refusal.value)
+    assert "secret" not in str(refusal.value)
+
+
+def test_any_optuna_storage_hands_out_trials(tmp_path: Path, trials_without_training: Replace) -> None:
+    trials_without_training()
+    recipe = recipe_with("trials: 4, sampler: random")
+    in_data_base = search(recipe, tmp_path / "a", storage=f"sqlite:///{tmp_path}/studies.db")
+    assert in_data_base == search(recipe, tmp_path / "b")
+    assert not (tmp_path / "a" / running.JOURNAL).exists()
+
+
+def test_a_slot_that_got_lost_is_found_again(tmp_path: Path, trials_without_training: Replace) -> None:
+    """A worker may die between failing a trial and putting it into the queue again."""
+    trials_without_training()
+    recipe = recipe_with("trials: 3, sampler: random")
+    records = search(recipe, tmp_path)
+    journal = tmp_path / running.JOURNAL
+    lines = journal.read_text().splitlines(keepends=True)
+    ends = [number for number, line in enumerate(lines) if '"op_code":6' in line and '"state":1' in line]
+    lines[ends[1]] = lines[ends[1]].replace('"state":1', '"state":3').replace('"values":[', '"values":null,"x":[')
+    journal.write_text("".join(lines))
+    (tmp_path / "trials" / "00001.json").unlink()
+    assert search(recipe, tmp_path) == records
+    assert _begun(tmp_path) == Counter([0, 1, 2, 1])
+
+
+def test_without_optuna_the_way_to_install_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(optional.importlib, "import_module", missing)
+    with pytest.raises(MissingDependencyError, match=r"optuna cannot be .*pip install 'gate2static\[search\]'"):
+        search(recipe_with("trials: 1"), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_equal_seeds_propose_equal_points(tmp_path: Path, trials_without_training: Replace) -> None:
+    trials_without_training()
+    first = search(recipe_with("trials: 12"), tmp_path / "a")
+    assert search(recipe_with("trials: 12"), tmp_path / "b") == first
