@@ -21,9 +21,10 @@ from gate2static.data import describe_data
 from gate2static.errors import CheckpointError, RecipeError, TrainingError
 from gate2static.recipe import Recipe
 from gate2static.tasks import build_tasks, delta_mtl, main_scores
-from gate2static.train import RunResult, load_result, result_row, runs, sweep, train
+from gate2static.train import RunResult, load_result, runs, sweep, train
 from gate2static.train.loop.checkpoints import load_checkpoint, save_checkpoint
 from gate2static.train.results import ResultRow
+from gate2static.train.safety import comparison
 
 pytestmark = pytest.mark.slow
 
@@ -132,13 +133,13 @@ def test_a_metric_of_nothing_does_not_end_a_run(
     small: Recipe, whole_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a short training a mask's IoU is 0, and no gain is relative to it: the run ended, as did each resume."""
-    evaluate = result_row.evaluate
+    evaluate = comparison.evaluate
 
-    def nothing(*args: Any) -> Any:
-        scores = evaluate(*args)
+    def nothing(*args: Any, **named: Any) -> Any:
+        scores = evaluate(*args, **named)
         return {task: dict.fromkeys(metrics, 0.0) for task, metrics in scores.items()}
 
-    monkeypatch.setattr(result_row, "evaluate", nothing)
+    monkeypatch.setattr(comparison, "evaluate", nothing)
     copy_run(whole_run[0], tmp_path)
     (tmp_path / "run.json").unlink()
     result = train(small, tmp_path, resume=True, progress=False)
