@@ -34,13 +34,15 @@ if TYPE_CHECKING:
         gate,
         gate_decisions,
         gate_parameters,
+        gate_shares,
         optimisers,
         set_gates,
         sparsity_hinge,
         weight_parameters,
     )
-    from gate2static.prune import expected_macs, prune
+    from gate2static.prune import GateSummary, expected_macs, prune, summary
     from gate2static.recipe import Budget
+    from gate2static.report import plot_gates
     from gate2static.static import StaticModel, load_static
     from gate2static.verify import EquivalenceReport, verify
 
@@ -56,6 +58,7 @@ __all__ = [
     "Conflict",
     "EquivalenceReport",
     "GateOptimiser",
+    "GateSummary",
     "GatedModel",
     "LatencyReport",
     "Optimisers",
@@ -76,14 +79,17 @@ __all__ = [
     "gate",
     "gate_decisions",
     "gate_parameters",
+    "gate_shares",
     "load_static",
     "optimisers",
+    "plot_gates",
     "project_to_budget",
     "prune",
     "ranking_similarity",
     "search_branching",
     "set_gates",
     "sparsity_hinge",
+    "summary",
     "verify",
     "weight_parameters",
 ]
@@ -110,13 +116,15 @@ _STAGES = {
         "gate",
         "gate_decisions",
         "gate_parameters",
+        "gate_shares",
         "optimisers",
         "set_gates",
         "sparsity_hinge",
         "weight_parameters",
     ),
-    "prune": ("expected_macs", "prune"),
+    "prune": ("GateSummary", "expected_macs", "prune", "summary"),
     "recipe": ("Budget",),
+    "report": ("plot_gates",),
     "static": ("StaticModel", "load_static"),
     "verify": ("EquivalenceReport", "verify"),
 }

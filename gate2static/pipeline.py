@@ -37,7 +37,7 @@ from gate2static.train import (
     trained_budget,
     with_meaning,
 )
-from gate2static.verify import EquivalenceReport, verify
+from gate2static.verify import EquivalenceReport, refuse_fine_tuned, verify
 from gate2static.verify.inputs_file import read_inputs
 
 ONNX_FILE = "model.onnx"
@@ -119,21 +119,23 @@ class Verification:
 
     Attributes:
         manifest: The static network's manifest, with the comparison recorded.
-        report: The comparison with the gated network.
+        report: The comparison with the gated network; None for a network that was fine-tuned since it was pruned, of
+            which only the ONNX file was compared.
         errors: The ONNX file's relative error by task; empty without an ONNX file.
         tolerances: The largest allowed relative error by task; empty without an ONNX file.
         unrecorded: The reason why the manifest in the folder does not say of it; empty where it does.
     """
 
     manifest: Manifest
-    report: EquivalenceReport
+    report: EquivalenceReport | None
     errors: dict[str, float]
     tolerances: dict[str, float]
     unrecorded: str = ""
 
     def require(self) -> None:
         """Raises a VerificationError unless all networks compute the same function."""
-        self.report.require()
+        if self.report is not None:
+            self.report.require()
         check_equal(self.errors, self.tolerances)
 
 
@@ -244,6 +246,8 @@ def verify_folder(
 ) -> Verification:
     """Compares a static network with the network that it was pruned from, and records the result in its manifest.
 
+    A network that was fine-tuned since is compared with its ONNX file alone.
+
     Args:
         checkpoint: The gated network's checkpoint, or a run's `separate/` folder.
         static_dir: The static network's folder.
@@ -252,16 +256,18 @@ def verify_folder(
 
     Raises:
         VerificationError: The file of inputs cannot be read, or does not fit.
-        ArtefactError: The folder holds no static network.
+        ArtefactError: The folder holds no static network, or one that was fine-tuned and there is no ONNX file.
         CheckpointError: The checkpoint cannot be read.
         ExportError: The ONNX file cannot be read.
     """
     static = load_static(static_dir)
+    if onnx is None:
+        refuse_fine_tuned(static)
     given = None if inputs is None else read_inputs(inputs, static.manifest.inputs)
-    report = verify(load_network(checkpoint), static, inputs=given)
+    report = None if static.manifest.fine_tuned_from else verify(load_network(checkpoint), static, inputs=given)
     errors = onnx_errors(static, onnx, inputs=given) if onnx else {}
     tolerances = onnx_tolerances(static) if onnx else {}
-    checks = (*gated_checks(report), *onnx_checks(errors, tolerances))
+    checks = (*(gated_checks(report) if report else ()), *onnx_checks(errors, tolerances))
     unrecorded = ""
     # Recorded before anything is raised, so that the manifest says of a failure too.
     try:

@@ -261,6 +261,11 @@ def verify(
 
     verification = verify_folder(checkpoint, static_dir, onnx, inputs)
     show(checks_table(verification.manifest), json, verification.manifest.equivalence)
+    if verification.report is None:
+        say(
+            "fine-tuned since it was pruned: compared with its ONNX file only, since it is not meant to compute what "
+            f"{checkpoint} computes"
+        )
     if verification.unrecorded:
         say(f"gate2static: not recorded: {verification.unrecorded}", error=True)
     verification.require()

@@ -16,6 +16,7 @@ from gate2static.gates.model import (
     weight_parameters,
 )
 from gate2static.gates.optimiser import GateOptimiser, Optimisers, optimisers
+from gate2static.gates.shares import gate_shares
 
 __all__ = [
     "Gate",
@@ -25,6 +26,7 @@ __all__ = [
     "gate",
     "gate_decisions",
     "gate_parameters",
+    "gate_shares",
     "gated_model",
     "optimisers",
     "set_gates",

@@ -1,7 +1,9 @@
 """The manifest of a pruning's result."""
 
+import keyword
 import platform
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 
@@ -15,12 +17,19 @@ from gate2static.prune.barriers import barriers
 from gate2static.prune.other_sizes import DIMS
 from gate2static.prune.plan import Plan
 from gate2static.static.aten import dtype_of, shape_of
+from gate2static.static.capture import ORIGINS
 from gate2static.static.folder import digest, serialise
 from gate2static.static.manifest import Costs, Manifest, Pruning, TensorSpec
 
 
 def describe(
-    plan: Plan, network: fx.GraphModule, dtype: torch.dtype, *, converted: bool, free_dims: Sequence[tuple[int, ...]]
+    plan: Plan,
+    network: fx.GraphModule,
+    dtype: torch.dtype,
+    *,
+    converted: bool,
+    free_dims: Sequence[tuple[int, ...]],
+    lacks_in_training: Mapping[str, str],
 ) -> Manifest:
     """Returns what a static network says about itself.
 
@@ -30,6 +39,7 @@ def describe(
         dtype: The floating-point dtype of its inputs.
         converted: Whether all its floating-point numbers were converted to that.
         free_dims: The dimensions of each output that follow free sizes; empty where no size is free.
+        lacks_in_training: Layer of the gated network -> what it does in training that the static network does not.
     """
     channels = plan.channels
     gated = channels.gated
@@ -74,6 +84,8 @@ def describe(
             "python": platform.python_version(),
         },
         digest=digest(*serialise(network)),
+        layers={tensor: _words(name) for tensor, name in network.meta[ORIGINS].items()},
+        lacks_in_training=dict(lacks_in_training),
     )
 
 
@@ -100,6 +112,12 @@ def _outputs(
         TensorSpec(name=name, shape=shape[1:], dtype=_name(dtype), dynamic=dynamic)
         for name, shape, dtype, dynamic in zip(names, shapes, dtypes, free, strict=True)
     )
+
+
+def _words(name: str) -> str:
+    """Returns a name of words with dots between, as code may have."""
+    steps = (re.sub(r"\W", "_", step, flags=re.ASCII) for step in name.split("."))
+    return ".".join(f"{step}_" if keyword.iskeyword(step) else step for step in steps)
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.nn.utils.parametrize import is_parametrized
 
 from gate2static.arguments import described
 from gate2static.errors import PruneError
@@ -18,7 +19,7 @@ from gate2static.program.units import gated_unit
 from gate2static.prune.analyse import analyse
 from gate2static.prune.describe import describe
 from gate2static.prune.emission.layout import Layout, find_target
-from gate2static.prune.emit import emit
+from gate2static.prune.emit import LACKS, emit
 from gate2static.prune.estimate import dtype_of, examples_of, traffic
 from gate2static.prune.other_sizes import at_other_sizes, check_dynamic
 from gate2static.prune.plan import ChannelPlan, Plan, check_align, keep_needed
@@ -74,7 +75,9 @@ def plan(
     Raises:
         PruneError: An impossible alignment, an unknown target or size, or a network that cannot be captured.
     """
-    gated = with_plain_layers(as_it_is(gated_model(gated, error=PruneError)))
+    present = as_it_is(gated_model(gated, error=PruneError))
+    parametrized = tuple(name for name, layer in present.named_modules() if is_parametrized(layer))
+    gated = with_plain_layers(present)
     check_dynamic(dynamic)
     check_align(align)
     place = find_target(target)
@@ -83,7 +86,8 @@ def plan(
     if dynamic:
         # Tokens moved as rows have their positions in the graph.
         layouts = tuple(dict.fromkeys(replace(layout, channels_first=False) for layout in layouts))
-    return Plan(channels=channels, layout=_cheapest_layout(channels, layouts), dynamic=tuple(dynamic))
+    layout = _cheapest_layout(channels, layouts)
+    return Plan(channels=channels, layout=layout, dynamic=tuple(dynamic), parametrized=parametrized)
 
 
 def _floating(dtype: Any) -> torch.dtype:
@@ -111,6 +115,7 @@ def apply(plan: Plan, *, dtype: torch.dtype | None = None) -> StaticModel:
     floating = dtype_of(gated) if dtype is None else dtype
     examples = examples_of(gated, floating)
     emitted = _emitted(plan.channels, plan.layout, dtype)
+    lacks = {**dict.fromkeys(plan.parametrized, "has parametrized weights"), **emitted.meta[LACKS]}
     free_dims: list[tuple[int, ...]] = []
     if plan.dynamic:
         others = at_other_sizes(gated, plan.dynamic)
@@ -120,7 +125,9 @@ def apply(plan: Plan, *, dtype: torch.dtype | None = None) -> StaticModel:
     else:
         network = capture(emitted, examples)
     annotate(network, examples)
-    described = describe(plan, network, floating, converted=dtype is not None, free_dims=free_dims)
+    described = describe(
+        plan, network, floating, converted=dtype is not None, free_dims=free_dims, lacks_in_training=lacks
+    )
     return StaticModel(network, described)
 
 

@@ -130,11 +130,13 @@ def verify(
     Raises:
         VerificationError: The two models do not have the same tasks or inputs, or there are no inputs to compare on, or
             inputs that the networks do not take.
+        ArtefactError: The static model was fine-tuned since it was pruned, so that it computes something else.
     """
     # The truth has the weights that parametrizations compute in the gated model's own dtype, as pruning took them.
     given = gated_model(gated, error=VerificationError)
     gated = with_plain_layers(given)
     _check_models(gated, static)
+    refuse_fine_tuned(static)
     if inputs is not None:
         _check_inputs(static, inputs)
     deployed = next((p.dtype for p in static.parameters()), torch.float32)
@@ -181,6 +183,21 @@ def verify(
         if deployed is not torch.float64
     ]  # fmt: skip
     return EquivalenceReport(checks=tuple(checks), inputs=tuple(shapes), changed=changed_parts(given, static))
+
+
+def refuse_fine_tuned(static: StaticModel) -> None:
+    """Refuses a network that was trained since it was pruned.
+
+    Raises:
+        ArtefactError: It is one; the message says what can be compared instead.
+    """
+    source = static.manifest.fine_tuned_from
+    if source is not None:
+        raise ArtefactError(
+            f"the static network was fine-tuned since pruning made it (digest {source[:12]}), so it is not meant to "
+            "compute what the gated network computes. What can be compared with it is its own ONNX file: "
+            "gate2static verify CHECKPOINT STATIC_DIR --onnx FILE."
+        )
 
 
 _Compared = tuple[Difference, float]
