@@ -38,9 +38,11 @@ if TYPE_CHECKING:
         set_gates,
         sparsity_hinge,
         weight_parameters,
+        with_tasks,
     )
     from gate2static.prune import expected_macs, prune
     from gate2static.recipe import Budget
+    from gate2static.restore import load_checkpoint, save_checkpoint
     from gate2static.static import StaticModel, load_static
     from gate2static.verify import EquivalenceReport, verify
 
@@ -76,16 +78,19 @@ __all__ = [
     "gate",
     "gate_decisions",
     "gate_parameters",
+    "load_checkpoint",
     "load_static",
     "optimisers",
     "project_to_budget",
     "prune",
     "ranking_similarity",
+    "save_checkpoint",
     "search_branching",
     "set_gates",
     "sparsity_hinge",
     "verify",
     "weight_parameters",
+    "with_tasks",
 ]
 
 _STAGES = {
@@ -114,9 +119,11 @@ _STAGES = {
         "set_gates",
         "sparsity_hinge",
         "weight_parameters",
+        "with_tasks",
     ),
     "prune": ("expected_macs", "prune"),
     "recipe": ("Budget",),
+    "restore": ("load_checkpoint", "save_checkpoint"),
     "static": ("StaticModel", "load_static"),
     "verify": ("EquivalenceReport", "verify"),
 }

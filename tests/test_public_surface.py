@@ -33,16 +33,19 @@ FUNCTIONS = {
     ),
     "gate_decisions": "(gated)",
     "gate_parameters": "(gated)",
+    "load_checkpoint": "(path, model=None)",
     "load_static": "(folder)",
     "optimisers": "(gated, *, lr, steps, weight_decay=0.0, sparsity_weight=0.3, targets=0.0)",
     "project_to_budget": "(gated, budget, *, measure=None, target='any', progress=True)",
-    "prune": "(gated, *, align=1, target='any', dtype=None, dynamic=())",
+    "prune": "(gated, *, align=1, target='any', dtype=None, dynamic=(), tasks=None)",
     "ranking_similarity": "(first, second, *, draws=10000, seed=0)",
+    "save_checkpoint": "(gated, path, *, model, options=None)",
     "search_branching": "(backbone, *, heads, example_inputs, batches, losses, macs, places='stages')",
     "set_gates": "(gated, decisions)",
     "sparsity_hinge": "(gated, *, targets)",
     "verify": "(gated, static, *, inputs=None)",
     "weight_parameters": "(gated)",
+    "with_tasks": "(gated, tasks, *, heads=None)",
 }
 METHODS = {
     "Architecture": {
@@ -98,6 +101,7 @@ COMMANDS = [
     "evaluate",
     "export",
     "front",
+    "new",
     "predict",
     "profile",
     "prune",

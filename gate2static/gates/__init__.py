@@ -16,6 +16,7 @@ from gate2static.gates.model import (
     weight_parameters,
 )
 from gate2static.gates.optimiser import GateOptimiser, Optimisers, optimisers
+from gate2static.gates.task_set import with_tasks
 
 __all__ = [
     "Gate",
@@ -30,4 +31,5 @@ __all__ = [
     "set_gates",
     "sparsity_hinge",
     "weight_parameters",
+    "with_tasks",
 ]
