@@ -60,6 +60,32 @@ def test_dropping_tasks_changes_nothing_where_the_mix_does_not_decide(name: str)
     assert not any(f"branches.{gated.tasks[0]}." in key for key in rest.state_dict())
 
 
+class Prepared(nn.Module):
+    """A backbone that prepares its images by what has no floating-point state, so that all streams share it."""
+
+    order: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.halve = nn.Sequential(nn.AvgPool2d(2))
+        self.register_buffer("order", torch.tensor([2, 0, 1]))
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.conv(self.halve(x)[:, self.order]))
+
+
+def test_what_all_streams_share_stays_where_the_first_task_goes() -> None:
+    heads = {"a": nn.Conv2d(4, 1, 1), "b": nn.Conv2d(4, 1, 1)}
+    x = torch.randn(2, 3, 8, 8)
+    gated = zoo.randomise(g2s.gate(Prepared(), tasks=["a", "b"], example_inputs=(x,), heads=heads))
+    g2s.set_gates(gated, True)
+    for tasks, new in ((["b"], {}), (["c", "b"], {"c": nn.Conv2d(4, 1, 1)})):
+        rest = g2s.with_tasks(gated, tasks, heads=new)
+        assert worst(outputs(gated, x), outputs(rest, x)) <= 1e-6
+        assert g2s.verify(rest, g2s.prune(rest)).passed
+
+
 def test_gates_stay_with_their_tasks() -> None:
     gated, _ = zoo.make_gated("two_scales", tasks=3)
     rest = g2s.with_tasks(gated, [gated.tasks[2], gated.tasks[0]])
