@@ -39,10 +39,12 @@ if TYPE_CHECKING:
         set_gates,
         sparsity_hinge,
         weight_parameters,
+        with_tasks,
     )
     from gate2static.prune import GateSummary, expected_macs, prune, summary
     from gate2static.recipe import Budget
     from gate2static.report import plot_gates
+    from gate2static.restore import load_checkpoint, save_checkpoint
     from gate2static.static import StaticModel, load_static
     from gate2static.verify import EquivalenceReport, verify
 
@@ -80,18 +82,21 @@ __all__ = [
     "gate_decisions",
     "gate_parameters",
     "gate_shares",
+    "load_checkpoint",
     "load_static",
     "optimisers",
     "plot_gates",
     "project_to_budget",
     "prune",
     "ranking_similarity",
+    "save_checkpoint",
     "search_branching",
     "set_gates",
     "sparsity_hinge",
     "summary",
     "verify",
     "weight_parameters",
+    "with_tasks",
 ]
 
 _STAGES = {
@@ -121,10 +126,12 @@ _STAGES = {
         "set_gates",
         "sparsity_hinge",
         "weight_parameters",
+        "with_tasks",
     ),
     "prune": ("GateSummary", "expected_macs", "prune", "summary"),
     "recipe": ("Budget",),
     "report": ("plot_gates",),
+    "restore": ("load_checkpoint", "save_checkpoint"),
     "static": ("StaticModel", "load_static"),
     "verify": ("EquivalenceReport", "verify"),
 }

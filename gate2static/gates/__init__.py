@@ -17,6 +17,7 @@ from gate2static.gates.model import (
 )
 from gate2static.gates.optimiser import GateOptimiser, Optimisers, optimisers
 from gate2static.gates.shares import gate_shares
+from gate2static.gates.task_set import with_tasks
 
 __all__ = [
     "Gate",
@@ -32,4 +33,5 @@ __all__ = [
     "set_gates",
     "sparsity_hinge",
     "weight_parameters",
+    "with_tasks",
 ]

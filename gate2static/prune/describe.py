@@ -46,15 +46,17 @@ def describe(
     analysis = channels.analysis
     program = gated.program
     inputs = zip(program.input_names, program.graph.find_nodes(op="placeholder"), program.ranges, strict=True)
-    decisions = {unit: decision.int().tolist() for unit, decision in gate_decisions(gated).items()}
-    heads = _parameters(gated.heads)
+    tasks = tuple(program.heads)
+    rows = [gated.tasks.index(task) for task in tasks]
+    decisions = {unit: decision.int()[rows].tolist() for unit, decision in gate_decisions(gated).items()}
+    heads = _parameters(nn.ModuleList(gated.heads[task] for task in tasks))
     branches = {stream: _parameters(branch) for stream, branch in gated.branches.items()}
     return Manifest(
-        tasks=gated.tasks,
+        tasks=tasks,
         inputs=tuple(_input(name, node, dtype, values, plan.dynamic) for name, node, values in inputs),
         outputs=_outputs(tuple(analysis.outputs), network, free_dims),
-        gates={unit: ["".join(map(str, row)) for row in rows] for unit, rows in decisions.items()},
-        contributions={unit: gate.contributions() for unit, gate in gated.gates.items()},
+        gates={unit: ["".join(map(str, row)) for row in of_unit] for unit, of_unit in decisions.items()},
+        contributions={unit: _picked(gate.contributions(), rows) for unit, gate in gated.gates.items()},
         macs=Costs(
             static=channels.macs(),
             # all T+1 branches, as training runs them
@@ -67,7 +69,7 @@ def describe(
             gated=_parameters(gated),
             # The baselines as static networks: all gates shared, all gates task-specific.
             shared=branches[SHARED] + heads,
-            separate=sum(branches[task] for task in gated.tasks) + heads,
+            separate=sum(branches[task] for task in tasks) + heads,
         ),
         barriers={node.name: channels.macs([node]) for node in barriers(channels)},
         convolve_moves=plan.layout.convolve_moves,
@@ -118,6 +120,10 @@ def _words(name: str) -> str:
     """Returns a name of words with dots between, as code may have."""
     steps = (re.sub(r"\W", "_", step, flags=re.ASCII) for step in name.split("."))
     return ".".join(f"{step}_" if keyword.iskeyword(step) else step for step in steps)
+
+
+def _picked(values: Sequence[float], rows: Sequence[int]) -> list[float]:
+    return [values[row] for row in rows]
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gate2static import plugins
 from gate2static.architectures.smtl import SMTL
 from gate2static.budget import BudgetReport, check_budget
 from gate2static.data import Splits, describe_data, load_data
@@ -141,6 +142,8 @@ def train_variants(
         Gate2StaticError: As for `train`.
     """
     run_dir = Path(run_dir)
+    # Who trains a recipe passed it, and with it the names of code in it.
+    plugins.allow(recipe.code_names)
     fabric = _checked(recipe, {"shared": recipe, **variants})
     if recipe.safe is not None:
         _check_safe(recipe, variants)
@@ -222,6 +225,8 @@ def _run_in_process(
 ) -> None:
     """Runs the part of a run that every training process has."""
     # Arguments are pickled for other processes, so each process loads data and builds networks itself.
+    for of_row in (recipe, *recipes.values()):
+        plugins.allow(of_row.code_names)
     if fabric.device.type == "cpu":
         keep_freed_memory()
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))

@@ -13,6 +13,7 @@ from gate2static.gates.model import GatedModel, gated_model
 from gate2static.gates.plain_layers import with_plain_layers
 from gate2static.graphs import quiet
 from gate2static.messages import brief
+from gate2static.prune.present import for_tasks
 from gate2static.static.draws import DrawnBatch, comparison_batches
 from gate2static.static.model import StaticModel
 from gate2static.verify.difference import Difference, difference
@@ -137,6 +138,7 @@ def verify(
     gated = with_plain_layers(given)
     _check_models(gated, static)
     refuse_fine_tuned(static)
+    gated = for_tasks(gated, static.tasks)
     if inputs is not None:
         _check_inputs(static, inputs)
     deployed = next((p.dtype for p in static.parameters()), torch.float32)
@@ -216,7 +218,7 @@ def _check_models(gated: GatedModel, static: StaticModel) -> None:
                 f"verify compares a GatedModel with a StaticModel, in this order, and was given a "
                 f"{type(model).__name__} where the {kind.__name__} belongs."
             )
-    if gated.tasks != static.tasks:
+    if tuple(task for task in gated.tasks if task in static.tasks) != static.tasks:
         raise VerificationError(f"the gated model has tasks {gated.tasks}, the static one {static.tasks}.")
     of_gated = gated.program.input_names
     of_static = [spec.name for spec in static.manifest.inputs]
