@@ -96,6 +96,7 @@ METHODS = {
         "trainable": "(self, *, strict=True)",
     },
     "Stopwatch": {},
+    "TrainableModel": {"forward": "(self, *inputs)", "static": "(self)", "tasks": None},
     "TaskTree": {},
 }
 COMMANDS = [
