@@ -34,13 +34,17 @@ if TYPE_CHECKING:
         gate,
         gate_decisions,
         gate_parameters,
+        gate_shares,
         optimisers,
         set_gates,
         sparsity_hinge,
         weight_parameters,
+        with_tasks,
     )
-    from gate2static.prune import expected_macs, prune
+    from gate2static.prune import GateSummary, expected_macs, prune, summary
     from gate2static.recipe import Budget
+    from gate2static.report import plot_gates
+    from gate2static.restore import load_checkpoint, save_checkpoint
     from gate2static.static import StaticModel, load_static
     from gate2static.verify import EquivalenceReport, verify
 
@@ -56,6 +60,7 @@ __all__ = [
     "Conflict",
     "EquivalenceReport",
     "GateOptimiser",
+    "GateSummary",
     "GatedModel",
     "LatencyReport",
     "Optimisers",
@@ -76,16 +81,22 @@ __all__ = [
     "gate",
     "gate_decisions",
     "gate_parameters",
+    "gate_shares",
+    "load_checkpoint",
     "load_static",
     "optimisers",
+    "plot_gates",
     "project_to_budget",
     "prune",
     "ranking_similarity",
+    "save_checkpoint",
     "search_branching",
     "set_gates",
     "sparsity_hinge",
+    "summary",
     "verify",
     "weight_parameters",
+    "with_tasks",
 ]
 
 _STAGES = {
@@ -110,13 +121,17 @@ _STAGES = {
         "gate",
         "gate_decisions",
         "gate_parameters",
+        "gate_shares",
         "optimisers",
         "set_gates",
         "sparsity_hinge",
         "weight_parameters",
+        "with_tasks",
     ),
-    "prune": ("expected_macs", "prune"),
+    "prune": ("GateSummary", "expected_macs", "prune", "summary"),
     "recipe": ("Budget",),
+    "report": ("plot_gates",),
+    "restore": ("load_checkpoint", "save_checkpoint"),
     "static": ("StaticModel", "load_static"),
     "verify": ("EquivalenceReport", "verify"),
 }

@@ -30,6 +30,14 @@ def module_around(node: fx.Node) -> str:
     return paths[-1] if paths else ""
 
 
+def remove_unread(graph: fx.Graph) -> None:
+    """Removes the nodes of a captured network that nothing reads.
+
+    Torch alone would leave dropout, which draws random numbers elsewhere, and what it reads.
+    """
+    graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+
+
 class KeptTensor(Tensor):
     """A tensor that a module keeps and that was computed from its parameters, and what is computed from it."""
 

@@ -14,7 +14,7 @@ import torch
 
 from gate2static.bench import NETWORK_BACKENDS, Stopwatch
 from gate2static.budget import BudgetReport
-from gate2static.errors import ArtefactError
+from gate2static.errors import ArtefactError, CheckpointError
 from gate2static.export import build_engine, export_onnx, onnx_errors
 from gate2static.export.engine_sidecar import is_built_from
 from gate2static.export.equality import check_equal, onnx_tolerances
@@ -27,17 +27,17 @@ from gate2static.prune import Plan, apply, plan, prune
 from gate2static.prune.emission.layout import find_target
 from gate2static.recipe import Budget
 from gate2static.report import gated_checks, known_latencies, onnx_checks, record, was_verified, with_checks
+from gate2static.restore import load_checkpoint
 from gate2static.static import Manifest, StaticModel, load_static
 from gate2static.train import (
     Projected,
     ResultRow,
     gated_baseline,
-    load_gated,
     project_checkpoint,
     trained_budget,
     with_meaning,
 )
-from gate2static.verify import EquivalenceReport, verify
+from gate2static.verify import EquivalenceReport, refuse_fine_tuned, verify
 from gate2static.verify.inputs_file import read_inputs
 
 ONNX_FILE = "model.onnx"
@@ -54,7 +54,9 @@ class PruneRequest:
         dtype: The static network's dtype; None keeps the dtype that the network was trained in.
         dynamic: The names of the sizes of images that are free.
         budget: The most that the static network may cost; None prunes the gates as they were trained.
+        tasks: The tasks that the static network has; None stands for all.
         threads: CPU threads for a budget that is timed on this machine; None leaves the number to torch.
+        model: The name of the code that builds the network of an own training loop's checkpoint.
     """
 
     align: int = 1
@@ -62,7 +64,9 @@ class PruneRequest:
     dtype: torch.dtype | None = None
     dynamic: tuple[str, ...] = ()
     budget: Budget | None = None
+    tasks: tuple[str, ...] | None = None
     threads: int | None = None
+    model: str | None = None
 
     @property
     def is_aligned(self) -> bool:
@@ -119,21 +123,23 @@ class Verification:
 
     Attributes:
         manifest: The static network's manifest, with the comparison recorded.
-        report: The comparison with the gated network.
+        report: The comparison with the gated network; None for a network that was fine-tuned since it was pruned, of
+            which only the ONNX file was compared.
         errors: The ONNX file's relative error by task; empty without an ONNX file.
         tolerances: The largest allowed relative error by task; empty without an ONNX file.
         unrecorded: The reason why the manifest in the folder does not say of it; empty where it does.
     """
 
     manifest: Manifest
-    report: EquivalenceReport
+    report: EquivalenceReport | None
     errors: dict[str, float]
     tolerances: dict[str, float]
     unrecorded: str = ""
 
     def require(self) -> None:
         """Raises a VerificationError unless all networks compute the same function."""
-        self.report.require()
+        if self.report is not None:
+            self.report.require()
         check_equal(self.errors, self.tolerances)
 
 
@@ -165,15 +171,21 @@ class Step:
     run: Callable[[], None]
 
 
-def load_network(checkpoint: Path) -> GatedModel:
+def load_network(checkpoint: Path, model: str | None = None) -> GatedModel:
     """Loads the network of a checkpoint, or of a run's `separate/` folder as one gated network.
+
+    Args:
+        checkpoint: The file or folder.
+        model: The name of the code that builds the network of an own training loop's checkpoint.
 
     Raises:
         CheckpointError: The file or folder does not hold such a network.
     """
     if checkpoint.name == "separate" and checkpoint.is_dir():
+        if model is not None:
+            raise CheckpointError(f"{checkpoint}: a run wrote it, and its recipe builds the network; leave out --model")
         return gated_baseline(checkpoint.parent, "separate")
-    return load_gated(checkpoint)[0]
+    return load_checkpoint(checkpoint, model)
 
 
 def prepare_pruning(checkpoint: Path, request: PruneRequest) -> Pruning:
@@ -189,19 +201,21 @@ def prepare_pruning(checkpoint: Path, request: PruneRequest) -> Pruning:
         BenchError: The budget's device is unknown, lacks a layer, or fails.
         PruneError: The network cannot be pruned as requested.
     """
-    projected = _project(checkpoint, request)
-    gated = projected.gated if projected else load_network(checkpoint)
-    pruning_plan = plan(gated, align=request.align, target=request.target, dynamic=request.dynamic)
+    gated = load_network(checkpoint, request.model)
+    projected = _project(checkpoint, gated, request)
+    pruning_plan = plan(
+        gated, align=request.align, target=request.target, dynamic=request.dynamic, tasks=request.tasks
+    )
     return Pruning(checkpoint=checkpoint, request=request, plan=pruning_plan, projected=projected)
 
 
-def _project(checkpoint: Path, request: PruneRequest) -> Projected | None:
+def _project(checkpoint: Path, gated: GatedModel, request: PruneRequest) -> Projected | None:
     if request.budget is None:
         return None
     stopwatch = _stopwatch(request.budget, request.threads)
     # A latency model predicts networks as trained; only a stopwatch sees the layout.
     target = "any" if stopwatch is None else request.target
-    return project_checkpoint(checkpoint, request.budget, measure=stopwatch, target=target)
+    return project_checkpoint(checkpoint, gated, request.budget, measure=stopwatch, target=target)
 
 
 def prune_to_folder(pruning: Pruning, output: Path) -> PrunedNetwork:
@@ -240,28 +254,39 @@ def projected_checkpoint(output: Path) -> Path:
 
 
 def verify_folder(
-    checkpoint: Path, static_dir: Path, onnx: Path | None = None, inputs: Path | None = None
+    checkpoint: Path,
+    static_dir: Path,
+    onnx: Path | None = None,
+    inputs: Path | None = None,
+    *,
+    model: str | None = None,
 ) -> Verification:
     """Compares a static network with the network that it was pruned from, and records the result in its manifest.
+
+    A network that was fine-tuned since is compared with its ONNX file alone.
 
     Args:
         checkpoint: The gated network's checkpoint, or a run's `separate/` folder.
         static_dir: The static network's folder.
         onnx: An fp32 ONNX file of the static network, which is compared too.
         inputs: A file of inputs to compare on, as of `read_inputs`; None draws them.
+        model: The name of the code that builds the network of an own training loop's checkpoint.
 
     Raises:
         VerificationError: The file of inputs cannot be read, or does not fit.
-        ArtefactError: The folder holds no static network.
+        ArtefactError: The folder holds no static network, or one that was fine-tuned and there is no ONNX file.
         CheckpointError: The checkpoint cannot be read.
         ExportError: The ONNX file cannot be read.
     """
     static = load_static(static_dir)
+    if onnx is None:
+        refuse_fine_tuned(static)
     given = None if inputs is None else read_inputs(inputs, static.manifest.inputs)
-    report = verify(load_network(checkpoint), static, inputs=given)
+    is_fine_tuned = static.manifest.fine_tuned_from is not None
+    report = None if is_fine_tuned else verify(load_network(checkpoint, model), static, inputs=given)
     errors = onnx_errors(static, onnx, inputs=given) if onnx else {}
     tolerances = onnx_tolerances(static) if onnx else {}
-    checks = (*gated_checks(report), *onnx_checks(errors, tolerances))
+    checks = (*(gated_checks(report) if report else ()), *onnx_checks(errors, tolerances))
     unrecorded = ""
     # Recorded before anything is raised, so that the manifest says of a failure too.
     try:
@@ -344,7 +369,7 @@ def _stopwatch(budget: Budget, threads: int | None) -> Stopwatch | None:
 def _keeps_cost(report: BudgetReport, request: PruneRequest) -> bool:
     """Returns whether the static network costs what the projection at the end of the training measured."""
     laid_out_as_measured = request.target == report.target and request.dtype is None
-    return not request.is_aligned and (report.unit == "MACs" or laid_out_as_measured)
+    return not request.is_aligned and request.tasks is None and (report.unit == "MACs" or laid_out_as_measured)
 
 
 def _prune_if_older(source: Path, checkpoints: Sequence[Path], static_dir: Path) -> None:

@@ -77,6 +77,15 @@ def controller(at: SimpleNamespace, *arguments: Any, **changes: Any) -> Any:
     return g2s.BudgetController(*given, **({"epochs": 1, "epoch_steps": 1} | changes))
 
 
+def save_own(at: SimpleNamespace, path: Any) -> Any:
+    return g2s.save_checkpoint(at.gated, at.folder / path if isinstance(path, Path) else path, model="a:b")
+
+
+def load_own(at: SimpleNamespace, model: Any) -> Any:
+    g2s.save_checkpoint(at.gated, at.folder / "loaded.pt", model="a:b")
+    return g2s.load_checkpoint(at.folder / "loaded.pt", model=model)
+
+
 Case = Callable[[SimpleNamespace], Any]
 CASES: dict[str, Case] = {
     # ------------------------------------------------------------------ gate
@@ -196,6 +205,11 @@ CASES: dict[str, Case] = {
             "expected_macs": lambda at, value: g2s.expected_macs(value),
             "prune": lambda at, value: g2s.prune(value),
             "verify": lambda at, value: g2s.verify(value, at.static),
+            "save_checkpoint": lambda at, value: g2s.save_checkpoint(value, at.folder / "own.pt", model="a:b"),
+            "save_checkpoint, path": lambda at, value: save_own(at, value),
+            "save_checkpoint, model": lambda at, value: g2s.save_checkpoint(at.gated, at.folder / "o.pt", model=value),
+            "load_checkpoint": lambda at, value: g2s.load_checkpoint(value),
+            "load_checkpoint, model": lambda at, value: load_own(at, value),
             "project_to_budget": lambda at, value: g2s.project_to_budget(value, g2s.Budget(macs=0.9)),
             "BudgetController": lambda at, value: controller(at, value, g2s.Budget(macs=0.9)),
         }.items()

@@ -46,12 +46,15 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Writes links to files that are not part of the site as the files' names."""
+    """Leads links to the notebook to its page, and writes links to files outside the site as the files' names."""
     depth = page.file.src_uri.count("/")
     outside = "../" * (depth + 1)
 
     def plain(match: re.Match[str]) -> str:
         mark, text, target = match.groups()
+        if target.endswith(f"{NOTEBOOK}.ipynb"):
+            # The notebook is a page here; only that page offers the notebook itself.
+            return f"[{text}]({target.removesuffix('.ipynb')}.md)"
         if mark or not target.startswith(outside):
             return match[0]
         path = target.removeprefix(outside)

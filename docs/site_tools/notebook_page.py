@@ -22,6 +22,7 @@ def as_files(path: Path, uri: str) -> dict[str, str | bytes]:
         elif cell.source.strip():
             parts.append(_block("python", cell.source))
             parts += [_output(output, files, uri) for output in cell.outputs]
+    parts.append(f"[Download this page as a notebook]({path.name}).")
     files[f"{uri}.md"] = "\n\n".join(part for part in parts if part) + "\n"
     return files
 

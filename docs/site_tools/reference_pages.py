@@ -13,6 +13,8 @@ from gate2static.cli.commands import app
 from gate2static.recipe import recipe_sections
 from gate2static.recipe.reference import RecipeKey, value_in_words
 
+DOCS = Path(__file__).parents[1]
+
 TOPICS = {
     "gates": "Gating a network",
     "budget": "Budgets and freezing",
@@ -128,7 +130,11 @@ def _key_row(key: RecipeKey) -> str:
 def _cell(text: str) -> str:
     """Returns text for a cell of a table, with the project's pages as links."""
     text = html.escape(text.replace("|", "\\|"), quote=False)
-    return re.sub(r"(?<!`)docs/([a-z_]+)\.md", r"[\1](../\1.md)", text)
+
+    def link(match: re.Match[str]) -> str:
+        return f"[{match[1]}](../{match[1]}.md)" if (DOCS / f"{match[1]}.md").is_file() else match[0]
+
+    return re.sub(r"(?<!`)docs/([a-z_]+)\.md", link, text)
 
 
 def _sentence(text: str | None) -> str:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from gate2static import plugins
+from gate2static.arguments import described
 from gate2static.balance.aggregation.cagrad import CAGrad
 from gate2static.balance.aggregation.cosreg import CosReg
 from gate2static.balance.aggregation.graddrop import GradDrop
@@ -81,7 +83,7 @@ def build_method(name: str, count: int, options: Mapping[str, Any], *, seed: int
     """Builds a method by its name.
 
     Args:
-        name: A key of `METHODS`.
+        name: A key of `METHODS`, or the name of the user's own class, such as `package.module:Method`.
         count: The number of tasks, T.
         options: The method's own options.
         seed: Seeds what the method draws.
@@ -89,9 +91,24 @@ def build_method(name: str, count: int, options: Mapping[str, Any], *, seed: int
     Raises:
         BalanceError: There is no such method or option, or the option's value is not allowed.
     """
-    if name not in METHODS:
-        raise BalanceError(f"there is no method {name!r}; {suggest(str(name), METHODS)}")
-    method = METHODS[name]
+    method = find_method(name)
     if problem := unknown_option(name, method, options, given={"count", "seed"}):
         raise BalanceError(problem)
     return method(count, seed=seed, **options)
+
+
+def find_method(name: str) -> type[Method]:
+    """Returns the class of a method.
+
+    Raises:
+        BalanceError: There is no such method, or its module may not be imported.
+    """
+    if name in METHODS:
+        return METHODS[name]
+    method = plugins.find(name, "methods", where="method", error=BalanceError)
+    if method is None:
+        allowed = suggest(str(name), [*METHODS, *plugins.installed("methods")])
+        raise BalanceError(f"there is no method {name!r}; {allowed}, or your own, as package.module:Class")
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise BalanceError(f"{name} is {described(method)}; allowed is a subclass of gate2static.balance.Method")
+    return method

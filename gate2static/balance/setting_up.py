@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 from torchjd.aggregation import Aggregator
 
+from gate2static import plugins
 from gate2static.arguments import described, require_count, require_kind
 from gate2static.balance import processes
 from gate2static.balance.aggregation.cosreg import CosReg
@@ -66,6 +67,8 @@ def balance(
     if isinstance(method, Aggregator):
         built: Method = OfRows(count, method, seed=seed)
     else:
+        # Who writes the call names the code.
+        plugins.allow([method])
         built = build_method(method, count, options, seed=seed)
     level = _level(name, built, at, model)
     if scale is None:

@@ -1,8 +1,9 @@
 """Measured latencies, and their statistics."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -53,6 +54,13 @@ class TargetLatency(_Frozen):
     precision: str
     rounds_ms: tuple[Annotated[tuple[_LatencyMs, ...], Field(min_length=1)], ...] = Field(min_length=1)
     transfers: Transfers | None = None
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Yields what stands in `repr`: figures instead of the latency of every run."""
+        yield from ((name, value) for name, value in super().__repr_args__() if name != "rounds_ms")
+        yield "runs", self.runs
+        yield "median_ms", round(self.median_ms, 4)
+        yield "variation", round(self.variation, 4)
 
     @property
     def runs(self) -> int:

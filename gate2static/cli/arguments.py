@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 Checkpoint = Annotated[
     Path, typer.Argument(help="ckpt.pt of a gated or shared network, or the separate/ folder of a run.")
 ]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="PACKAGE.MODULE:BUILD",
+        help="What builds the network of a checkpoint that your own training loop saved; it is imported and run.",
+    ),
+]
 StaticDir = Annotated[Path, typer.Argument(help="Folder that `prune` wrote.")]
 RecipePath = Annotated[Path, typer.Argument(help="A recipe (YAML), or the name of one that `recipes` lists.")]
 RunDir = Annotated[

@@ -10,6 +10,7 @@ from gate2static.cli.arguments import (
     Checkpoint,
     DType,
     Json,
+    Model,
     Overrides,
     RecipePath,
     Resume,
@@ -53,6 +54,15 @@ def demo(
     from gate2static.demo import run_demo
 
     show_report(run_demo(run_dir, overrides=overrides or ()), json)
+
+
+@app.command()
+def new(name: Annotated[str, typer.Argument(help="The name of the project, of its folder and its package.")]) -> None:
+    """Write a small project that runs: your own data set, backbone, kind of task, training loop and recipe."""
+    from gate2static.project import write_project
+
+    folder = write_project(name, Path())
+    say(f"written: {folder}; its README.md says what to type")
 
 
 @app.command()
@@ -188,6 +198,12 @@ def prune(
             help="The sizes of images that are free, such as height,width, where nothing depends on them.",
         ),
     ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            "--tasks", metavar="TASKS", help="The tasks that the static network has, such as seg,depth; all by default."
+        ),
+    ] = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(
@@ -203,6 +219,7 @@ def prune(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and write nothing.")] = False,
     threads: Threads = None,
+    model: Model = None,
     json: Json = None,
 ) -> None:
     """Remove the channels that no task uses: a checkpoint becomes a static network."""
@@ -214,7 +231,14 @@ def prune(
     check_prune_output(checkpoint, output, dry_run=dry_run, budget=bool(budget))
     check_json_of_prune(output, json, dry_run=dry_run)
     request = prune_request(
-        align=align, target=target, dtype=dtype, dynamic=dynamic, budget=budget, threads=threads
+        align=align,
+        target=target,
+        dtype=dtype,
+        dynamic=dynamic,
+        tasks=tasks,
+        budget=budget,
+        threads=threads,
+        model=model,
     )
     pruning = prepare_pruning(checkpoint, request)
     # Written before anything is printed, so that a terminal that fails costs nothing.
@@ -254,13 +278,19 @@ def verify(
         ),
     ] = None,
     json: Json = None,
+    model: Model = None,
 ) -> None:
     """Compare a static network with its gated network; exit status 1 if they are not equivalent."""
     from gate2static.pipeline import verify_folder
     from gate2static.report import checks_table
 
-    verification = verify_folder(checkpoint, static_dir, onnx, inputs)
+    verification = verify_folder(checkpoint, static_dir, onnx, inputs, model=model)
     show(checks_table(verification.manifest), json, verification.manifest.equivalence)
+    if verification.report is None:
+        say(
+            "fine-tuned since it was pruned: compared with its ONNX file only, since it is not meant to compute what "
+            f"{checkpoint} computes"
+        )
     if verification.unrecorded:
         say(f"gate2static: not recorded: {verification.unrecorded}", error=True)
     verification.require()
@@ -405,13 +435,14 @@ def profile(
     backend: Annotated[str, typer.Option("--backend", help="The backend that runs the layers.")] = "onnxruntime",
     threads: Threads = None,
     json: Json = None,
+    model: Model = None,
 ) -> None:
     """Measure the latency of layers on this machine, for predictions with `predict` and for budgets."""
     from gate2static.cli.option_checks import check_outputs
     from gate2static.profiling import profile_for, profile_table
 
     check_outputs(output, json)
-    table = profile_for(network, backend=backend, threads=threads)
+    table = profile_for(network, backend=backend, threads=threads, model=model)
     table.save(output)
     show(profile_table(table), json, table.model_dump(mode="json"))
     if json != Path("-"):

@@ -10,10 +10,11 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
+from typer.main import get_command
 
 from gate2static.cli import INTERRUPTED
 from gate2static.errors import Gate2StaticError
@@ -36,7 +37,14 @@ _PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 
 class Commands(TyperGroup):
-    """Turns every error into one line on stderr and an exit status."""
+    """Turns every error into one line on stderr and an exit status, and gives every command `--plugin`."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        common = typer.Typer(add_completion=False)
+        common.command()(_of_every_command)
+        for command in self.commands.values():
+            command.params += get_command(common).params
 
     def main(  # type: ignore[override]  # what typer calls it with, and no more
         self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any
@@ -75,6 +83,30 @@ class Commands(TyperGroup):
                 return BROKEN_PIPE
             return _tell(error, typed)
         return 0
+
+
+def _allow_plugins(names: list[str] | None) -> None:
+    """Imports what `--plugin` names; a callback of typer's."""
+    for name in names or ():
+        from gate2static.plugins import allow_plugin
+
+        allow_plugin(name, what="--plugin", error=Gate2StaticError)
+
+
+def _of_every_command(
+    plugin: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plugin",
+            metavar="PACKAGE.MODULE",
+            # Commands need not know of it.
+            expose_value=False,
+            callback=_allow_plugins,
+            help="Your code that a checkpoint or a run folder names; it is imported and run. May be repeated.",
+        ),
+    ] = None,
+) -> None:
+    """Has the options that every command has."""
 
 
 def _tell(error: BaseException, typed: list[str]) -> int:

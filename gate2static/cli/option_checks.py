@@ -60,8 +60,10 @@ def prune_request(
     target: str,
     dtype: str | None,
     dynamic: str | None,
+    tasks: str | None,
     budget: list[str] | None,
     threads: int | None,
+    model: str | None,
 ) -> "PruneRequest":
     """Reads the options of `prune`, and refuses a budget together with options that change the cost it limits."""
     import torch
@@ -75,11 +77,15 @@ def prune_request(
         target=target,
         dtype=getattr(torch, dtype) if dtype else None,
         dynamic=tuple(name.strip() for name in dynamic.split(",")) if dynamic else (),
+        tasks=tuple(name.strip() for name in tasks.split(",")) if tasks else None,
         budget=parse_budget(budget) if budget else None,
         threads=threads,
+        model=model,
     )
     if request.budget is None:
         return request
+    if request.tasks is not None:
+        raise typer.BadParameter("--budget is for the network of all tasks; leave out --tasks, and prune twice")
     device = request.budget.device
     backends = ", ".join(NETWORK_BACKENDS)
     if request.is_aligned:

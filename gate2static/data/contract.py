@@ -107,6 +107,19 @@ class Splits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnData:
+    """A data set of the user's own, as a function that is marked with `plugins.dataset` returns it.
+
+    Attributes:
+        spec: The data set's description; nothing is read for it.
+        splits: Reads the data set. Samples may have more targets than a recipe's tasks.
+    """
+
+    spec: DataSpec
+    splits: Callable[[], Splits]
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataSource:
     """A registry entry of a data set.
 

@@ -7,12 +7,11 @@ from gate2static.data import camvid, celeba, cityscapes, rooms, scenes
 from gate2static.data.contract import DataSource, DataSpec, Splits
 from gate2static.data.files import HoldOutOptions
 from gate2static.data.nyud import nyud_mt, nyud_mtan
+from gate2static.data.own_data import own_data, own_splits
 from gate2static.data.pairs import digits, multi_fashion
 from gate2static.data.pascal import pascal_context
 from gate2static.data.taskonomy import taskonomy
-from gate2static.errors import RecipeError
 from gate2static.recipe import DataRecipe, Strict, parse
-from gate2static.recipe.parsing import suggest
 
 DATA_SETS: dict[str, DataSource] = {
     "camvid": DataSource(options=camvid.CamvidOptions, describe=camvid.describe, load=camvid.load),
@@ -37,6 +36,8 @@ def describe_data(recipe: DataRecipe) -> DataSpec:
     Raises:
         RecipeError: The data set or one of its options is unknown.
     """
+    if recipe.name not in DATA_SETS:
+        return own_data(recipe, DATA_SETS).spec
     source, options = _resolve(recipe)
     return source.describe(options)
 
@@ -52,6 +53,8 @@ def load_data(recipe: DataRecipe, targets: Collection[str] | None = None) -> Spl
         RecipeError: The data set or one of its options is unknown.
         DataError: The data set's files are missing or hold values that its tasks do not allow.
     """
+    if recipe.name not in DATA_SETS:
+        return own_splits(recipe, DATA_SETS)
     source, options = _resolve(recipe)
     spec = source.describe(options)
     selected = {name: target for name, target in spec.targets.items() if targets is None or name in targets}
@@ -59,7 +62,5 @@ def load_data(recipe: DataRecipe, targets: Collection[str] | None = None) -> Spl
 
 
 def _resolve(recipe: DataRecipe) -> tuple[DataSource, Strict]:
-    if recipe.name not in DATA_SETS:
-        raise RecipeError(f"data.name: found {recipe.name}; {suggest(recipe.name, DATA_SETS)}")
     source = DATA_SETS[recipe.name]
     return source, parse(source.options, recipe.options, where="data.options")

@@ -7,6 +7,7 @@ import torch
 from torch import fx
 
 from gate2static.errors import ExportError, VerificationError
+from gate2static.graphs import remove_unread
 from gate2static.latency.operators import record
 from gate2static.static import Manifest, StaticModel
 from gate2static.static.folder import digest, serialise
@@ -31,7 +32,7 @@ def for_tasks(static: StaticModel, tasks: Sequence[str]) -> StaticModel:
     network = deepcopy(static.network)
     (output,) = network.graph.find_nodes(op="output")
     output.args = (tuple(output.args[0][i] for i in kept),)
-    network.graph.eliminate_dead_code()
+    remove_unread(network.graph)
     _drop_unread(network)
     network.recompile()
     part = StaticModel(network, _manifest(static, network, tasks, kept))

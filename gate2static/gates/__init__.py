@@ -16,6 +16,8 @@ from gate2static.gates.model import (
     weight_parameters,
 )
 from gate2static.gates.optimiser import GateOptimiser, Optimisers, optimisers
+from gate2static.gates.shares import gate_shares
+from gate2static.gates.task_set import with_tasks
 
 __all__ = [
     "Gate",
@@ -25,9 +27,11 @@ __all__ = [
     "gate",
     "gate_decisions",
     "gate_parameters",
+    "gate_shares",
     "gated_model",
     "optimisers",
     "set_gates",
     "sparsity_hinge",
     "weight_parameters",
+    "with_tasks",
 ]

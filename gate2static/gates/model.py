@@ -141,6 +141,17 @@ class GatedModel(nn.Module):
         """
         self._settled = () if encoder is None else (encoder,)
 
+    def __repr__(self) -> str:
+        """Returns one line; torch's own would have a line for every layer of every branch."""
+        decisions = [gate.decisions() for gate in self.gates.values()]
+        shares = torch.cat(decisions, dim=1).double().mean(dim=1).tolist()
+        own = ", ".join(f"{task} {share:.0%}" for task, share in zip(self.tasks, shares, strict=True))
+        count = sum(parameter.numel() for parameter in self.parameters())
+        return (
+            f"GatedModel({len(self.gates)} gated units, {len(self.tasks) + 1} streams, {count / 1e6:.2f} M parameters; "
+            f"task-specific channels: {own}; gate2static.summary has the table)"
+        )
+
     def __len__(self) -> int:
         """Returns the number of tasks; torch.compile's wrapper asks for it wherever Python asks `if model:`."""
         return len(self.tasks)

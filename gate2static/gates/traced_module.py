@@ -49,6 +49,22 @@ def mark_traced(branch: nn.Module, backbone: nn.Module) -> None:
         module._traced_attributes = _attributes(original)  # type: ignore[assignment]
 
 
+def mark_alike(branch: nn.Module, marked: nn.Module) -> None:
+    """Lets the modules of a branch refuse what those of another branch refuse.
+
+    Args:
+        branch: A copy of the other branch as `lift` leaves it, changed in place.
+        marked: A branch that `mark_traced` has marked.
+    """
+    others = dict(marked.named_modules(remove_duplicate=False))
+    for name, module in branch.named_modules():
+        other = others.get(name)
+        if type(module) is nn.Module and isinstance(other, TracedModule):
+            module.__class__ = TracedModule
+            module._traced_name = other._traced_name  # type: ignore[assignment]
+            module._traced_attributes = other._traced_attributes  # type: ignore[assignment]
+
+
 def _attributes(module: nn.Module) -> frozenset[str]:
     """Returns the names of what a module has besides its methods and what every module has."""
     names = {*vars(module), *module._parameters, *module._buffers, *module._modules}

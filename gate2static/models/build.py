@@ -1,6 +1,6 @@
 """The backbone and the heads of a recipe."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
@@ -11,16 +11,15 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from gate2static.data import describe_data
-from gate2static.errors import RecipeError
 from gate2static.models.decoders import decoder
 from gate2static.models.dilated_resnet import DilatedResNetOptions, dilated_resnet18, dilated_resnet50
 from gate2static.models.heads import LinearHead
 from gate2static.models.hrnet import hrnet_w18
+from gate2static.models.own_backbone import OwnBackbone, Shape, own_backbone
 from gate2static.models.resnet20 import ResNet20
 from gate2static.models.vit import vit_base, vit_small
 from gate2static.models.weights import LibraryOptions, WeightOptions, load_into
 from gate2static.recipe import Recipe, parse
-from gate2static.recipe.parsing import suggest
 from gate2static.tasks import build_tasks
 
 _WIDEST = 256
@@ -55,6 +54,20 @@ class Backbone:
     build: Callable[[tuple[int, int, int], Any], nn.Module]
     options: type[WeightOptions]
     decoder: str
+
+    def make(self, image_shape: Shape, options: Mapping[str, Any], *, initial_weights: bool) -> nn.Module:
+        """Builds the backbone from the options of a recipe.
+
+        Args:
+            image_shape: The images' (C, H, W).
+            options: The recipe's options.
+            initial_weights: Whether the first weights matter.
+
+        Raises:
+            RecipeError: An option does not exist or has a value that is not allowed.
+        """
+        parsed = parse(self.options, options, where="model.options")
+        return self.build(image_shape, parsed if initial_weights else parsed.untrained())
 
 
 def _resnet20(image_shape: tuple[int, int, int], options: ResNet20Options) -> nn.Module:
@@ -120,14 +133,11 @@ def build_model(
     spec = describe_data(recipe.data)
     tasks = build_tasks(recipe.tasks, spec)
     entry = find_backbone(recipe.model.name)
-    options = parse(entry.options, recipe.model.options, where="model.options")
-    if not initial_weights:
-        options = options.untrained()
     make_head = decoder(recipe.model.decoder, entry.decoder, {task.name: task.kind.dense for task in tasks})
     # The global generator is left as it was, so building a model changes nothing else.
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)
-        backbone = entry.build(spec.image_shape, options)
+        backbone = entry.make(spec.image_shape, recipe.model.options, initial_weights=initial_weights)
         images = torch.randn(2, *spec.image_shape)
         with torch.no_grad(), FakeTensorMode(allow_non_fake_inputs=True):  # only shapes are computed
             shapes = [features.shape for features in backbone.eval()(images)]
@@ -141,7 +151,7 @@ def build_model(
     return backbone.train(), heads, (images,)
 
 
-def find_backbone(name: str) -> Backbone:
+def find_backbone(name: str) -> Backbone | OwnBackbone:
     """Returns the registry entry of a backbone.
 
     Raises:
@@ -150,7 +160,6 @@ def find_backbone(name: str) -> Backbone:
     library, slash, model = name.partition("/")
     if slash and library in LIBRARIES:
         return Backbone(partial(LIBRARIES[library], model), LibraryOptions, "light")
-    if name not in BACKBONES:
-        allowed = [*BACKBONES, *(f"{library}/<name>" for library in LIBRARIES)]
-        raise RecipeError(f"model.name: found {name}; {suggest(name, allowed)}")
-    return BACKBONES[name]
+    if name in BACKBONES:
+        return BACKBONES[name]
+    return own_backbone(name, [*BACKBONES, *(f"{library}/<name>" for library in LIBRARIES)])

@@ -20,7 +20,9 @@ _TARGETS = {"onnxruntime": "ort-cpu", "openvino": "openvino"}
 """By backend, the target that networks are pruned for besides `any`."""
 
 
-def profile_for(path: Path | None, *, backend: str, threads: int | None) -> LatencyTable:
+def profile_for(
+    path: Path | None, *, backend: str, threads: int | None, model: str | None = None
+) -> LatencyTable:
     """Measures the kernels of a network and calibrates the table with the whole network.
 
     Args:
@@ -28,6 +30,7 @@ def profile_for(path: Path | None, *, backend: str, threads: int | None) -> Late
             backbones at 224×224, without calibration.
         backend: A backend that runs torch or ONNX.
         threads: CPU threads; None uses torch's number.
+        model: The name of the code that builds the network of an own training loop's checkpoint.
 
     Raises:
         ArtefactError: The folder is not a static network's.
@@ -40,9 +43,9 @@ def profile_for(path: Path | None, *, backend: str, threads: int | None) -> Late
         return profile(_common(), backend=backend, threads=threads)
     if path.is_dir():
         return _profile_whole([load_static(path)], backend=backend, threads=threads)
-    from gate2static.train import load_gated  # a static network is timed without training code
+    from gate2static.restore import load_checkpoint  # a static network is timed without training code
 
-    return profile_gated(load_gated(path)[0], backend=backend, threads=threads)
+    return profile_gated(load_checkpoint(path, model), backend=backend, threads=threads)
 
 
 def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> LatencyTable:

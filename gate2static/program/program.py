@@ -6,7 +6,7 @@ pruning reads it; nothing else knows the architecture.
 """
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -148,7 +148,7 @@ def build_program(
 
 
 def retrace_heads(program: Program, heads: Mapping[str, nn.Module]) -> Program:
-    """Traces heads in place of those that a program ends with.
+    """Traces heads in place of those that a program ends with, of the same tasks or of others.
 
     Args:
         program: The program, which is not changed.
@@ -173,6 +173,32 @@ def retrace_heads(program: Program, heads: Mapping[str, nn.Module]) -> Program:
     return _with_heads(program, heads, outputs, mode)
 
 
+def of_tasks(program: Program, tasks: Collection[str]) -> Program:
+    """Leaves out the heads of other tasks; all streams of the backbone stay, since the shared one mixes them all.
+
+    Args:
+        program: The program, which is not changed.
+        tasks: The tasks whose heads stay, at least one.
+    """
+    streams = {number for number, task in enumerate(program.heads) if task in tasks}
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in program.graph.nodes:
+        of_other_head = len(info(node).streams) == 1 and info(node).streams[0] not in streams
+        if node.op != "output" and not of_other_head:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    (output,) = program.graph.find_nodes(op="output")
+    named = {name: copies[node] for name, node in program.outputs.items() if name.partition(".")[0] in tasks}
+    graph.output(named).meta["info"] = info(output)
+    return replace(
+        program,
+        graph=graph,
+        features=fx.map_arg(program.features, copies.__getitem__),
+        heads={task: signature for task, signature in program.heads.items() if task in tasks},
+        head_decisions={task: found for task, found in program.head_decisions.items() if task in tasks},
+    )
+
+
 def _with_heads(program: Program, heads: Mapping[str, nn.Module], outputs: Any, mode: FakeTensorMode) -> Program:
     """Copies a program's backbone and appends heads.
 
@@ -184,8 +210,10 @@ def _with_heads(program: Program, heads: Mapping[str, nn.Module], outputs: Any, 
     """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
+    streams = tuple(range(len(heads) + 1))
     for node in program.backbone():
         copies[node] = graph.node_copy(node, copies.__getitem__)
+        copies[node].meta["info"] = replace(info(node), streams=streams)
     features = fx.map_arg(program.features, copies.__getitem__)
     structure = program.structure
     results: dict[str, HeadResults] = {}
@@ -194,7 +222,7 @@ def _with_heads(program: Program, heads: Mapping[str, nn.Module], outputs: Any, 
         taken = structure.build([take_features(graph, tensor, stream) for tensor in tensors_of(features)])
         results[task] = append_head(graph, taken, head)
     by_name = {name: node for of_head in results.values() for name, node in of_head.outputs.items()}
-    graph.output(by_name).meta["info"] = NodeInfo(streams=tuple(range(len(heads) + 1)))
+    graph.output(by_name).meta["info"] = NodeInfo(streams=streams)
     return replace(
         program,
         graph=graph,

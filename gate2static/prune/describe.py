@@ -1,7 +1,9 @@
 """The manifest of a pruning's result."""
 
+import keyword
 import platform
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from importlib.metadata import version
 
@@ -15,12 +17,19 @@ from gate2static.prune.barriers import barriers
 from gate2static.prune.other_sizes import DIMS
 from gate2static.prune.plan import Plan
 from gate2static.static.aten import dtype_of, shape_of
+from gate2static.static.capture import ORIGINS
 from gate2static.static.folder import digest, serialise
 from gate2static.static.manifest import Costs, Manifest, Pruning, TensorSpec
 
 
 def describe(
-    plan: Plan, network: fx.GraphModule, dtype: torch.dtype, *, converted: bool, free_dims: Sequence[tuple[int, ...]]
+    plan: Plan,
+    network: fx.GraphModule,
+    dtype: torch.dtype,
+    *,
+    converted: bool,
+    free_dims: Sequence[tuple[int, ...]],
+    lacks_in_training: Mapping[str, str],
 ) -> Manifest:
     """Returns what a static network says about itself.
 
@@ -30,21 +39,24 @@ def describe(
         dtype: The floating-point dtype of its inputs.
         converted: Whether all its floating-point numbers were converted to that.
         free_dims: The dimensions of each output that follow free sizes; empty where no size is free.
+        lacks_in_training: Layer of the gated network -> what it does in training that the static network does not.
     """
     channels = plan.channels
     gated = channels.gated
     analysis = channels.analysis
     program = gated.program
     inputs = zip(program.input_names, program.graph.find_nodes(op="placeholder"), program.ranges, strict=True)
-    decisions = {unit: decision.int().tolist() for unit, decision in gate_decisions(gated).items()}
-    heads = _parameters(gated.heads)
+    tasks = tuple(program.heads)
+    rows = [gated.tasks.index(task) for task in tasks]
+    decisions = {unit: decision.int()[rows].tolist() for unit, decision in gate_decisions(gated).items()}
+    heads = _parameters(nn.ModuleList(gated.heads[task] for task in tasks))
     branches = {stream: _parameters(branch) for stream, branch in gated.branches.items()}
     return Manifest(
-        tasks=gated.tasks,
+        tasks=tasks,
         inputs=tuple(_input(name, node, dtype, values, plan.dynamic) for name, node, values in inputs),
         outputs=_outputs(tuple(analysis.outputs), network, free_dims),
-        gates={unit: ["".join(map(str, row)) for row in rows] for unit, rows in decisions.items()},
-        contributions={unit: gate.contributions() for unit, gate in gated.gates.items()},
+        gates={unit: ["".join(map(str, row)) for row in of_unit] for unit, of_unit in decisions.items()},
+        contributions={unit: _picked(gate.contributions(), rows) for unit, gate in gated.gates.items()},
         macs=Costs(
             static=channels.macs(),
             # all T+1 branches, as training runs them
@@ -57,7 +69,7 @@ def describe(
             gated=_parameters(gated),
             # The baselines as static networks: all gates shared, all gates task-specific.
             shared=branches[SHARED] + heads,
-            separate=sum(branches[task] for task in gated.tasks) + heads,
+            separate=sum(branches[task] for task in tasks) + heads,
         ),
         barriers={node.name: channels.macs([node]) for node in barriers(channels)},
         convolve_moves=plan.layout.convolve_moves,
@@ -74,6 +86,8 @@ def describe(
             "python": platform.python_version(),
         },
         digest=digest(*serialise(network)),
+        layers={tensor: _words(name) for tensor, name in network.meta[ORIGINS].items()},
+        lacks_in_training=dict(lacks_in_training),
     )
 
 
@@ -100,6 +114,16 @@ def _outputs(
         TensorSpec(name=name, shape=shape[1:], dtype=_name(dtype), dynamic=dynamic)
         for name, shape, dtype, dynamic in zip(names, shapes, dtypes, free, strict=True)
     )
+
+
+def _words(name: str) -> str:
+    """Returns a name of words with dots between, as code may have."""
+    steps = (re.sub(r"\W", "_", step, flags=re.ASCII) for step in name.split("."))
+    return ".".join(f"{step}_" if keyword.iskeyword(step) else step for step in steps)
+
+
+def _picked(values: Sequence[float], rows: Sequence[int]) -> list[float]:
+    return [values[row] for row in rows]
 
 
 def _name(dtype: torch.dtype) -> str:

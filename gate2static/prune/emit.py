@@ -13,6 +13,9 @@ from gate2static.prune.emission.layout import Layout
 from gate2static.prune.plan import ChannelPlan
 from gate2static.prune.rules import Dense, Rule
 
+LACKS = "lacks"
+"""Key of `GraphModule.meta` under which an emitted network says what it lacks in training, as `TrainingMode.lacks`."""
+
 
 def emit(channels: ChannelPlan, layout: Layout) -> fx.GraphModule:
     """Builds the network of the planned channels in a layout; its output is a tuple over tasks."""
@@ -35,6 +38,7 @@ def emit(channels: ChannelPlan, layout: Layout) -> fx.GraphModule:
     # Views that were asked for twice, or of channels that only fill up, are read by nothing.
     network.graph.eliminate_dead_code()
     network.recompile()
+    network.meta[LACKS] = emitter.training.lacks
     return network.eval()
 
 

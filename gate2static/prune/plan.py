@@ -69,11 +69,13 @@ class Plan:
         channels: The channels that are computed.
         layout: How they are laid out.
         dynamic: The names of the sizes of images that are free.
+        parametrized: The layers whose weights are computed from other parameters; they have plain weights here.
     """
 
     channels: ChannelPlan
     layout: Layout
     dynamic: tuple[str, ...] = ()
+    parametrized: tuple[str, ...] = ()
 
 
 def check_align(align: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.nn.utils.parametrize import is_parametrized
 
 from gate2static.arguments import described
 from gate2static.errors import PruneError
@@ -18,11 +19,11 @@ from gate2static.program.units import gated_unit
 from gate2static.prune.analyse import analyse
 from gate2static.prune.describe import describe
 from gate2static.prune.emission.layout import Layout, find_target
-from gate2static.prune.emit import emit
+from gate2static.prune.emit import LACKS, emit
 from gate2static.prune.estimate import dtype_of, examples_of, traffic
 from gate2static.prune.other_sizes import at_other_sizes, check_dynamic
 from gate2static.prune.plan import ChannelPlan, Plan, check_align, keep_needed
-from gate2static.prune.present import as_it_is
+from gate2static.prune.present import as_it_is, for_tasks
 from gate2static.static.aten import annotate
 from gate2static.static.capture import capture, captured_at_sizes
 from gate2static.static.model import StaticModel
@@ -37,6 +38,7 @@ def prune(
     target: str | Layout = "any",
     dtype: torch.dtype | str | None = None,
     dynamic: Sequence[str] = (),
+    tasks: Sequence[str] | None = None,
 ) -> StaticModel:
     """Cuts away every channel that no task picked (GatedMTL, section 3.1, and all that follows from it).
 
@@ -53,28 +55,38 @@ def prune(
             "float16". When absent, parameters and buffers keep the types that they have, whatever these are.
         dynamic: The sizes of images that are to be free, "height" and "width": the static network takes any, where
             nothing in the network depends on them. Its MACs are those of the example inputs.
+        tasks: The tasks that the static network has; when absent, all. What it computes for them is the same, and
+            only what they need remains: their own channels, and all that the shared stream mixes for them.
 
     Returns:
         The static model, on the CPU.
 
     Raises:
-        PruneError: No gated model, an impossible alignment or dtype, an unknown target, a network that cannot be
-            captured, numbers in it that are not finite, or modules that were replaced since it was gated.
+        PruneError: No gated model, an impossible alignment or dtype, an unknown target or task, a network that cannot
+            be captured, numbers in it that are not finite, or modules that were replaced since it was gated.
     """
     floating = None if dtype is None else _floating(dtype)
-    return apply(plan(gated, align=align, target=target, dynamic=dynamic), dtype=floating)
+    chosen = plan(gated, align=align, target=target, dynamic=dynamic, tasks=tasks)
+    return apply(chosen, dtype=floating)
 
 
 @quiet()
 def plan(
-    gated: GatedModel, *, align: int = 1, target: str | Layout = "any", dynamic: Sequence[str] = ()
+    gated: GatedModel,
+    *,
+    align: int = 1,
+    target: str | Layout = "any",
+    dynamic: Sequence[str] = (),
+    tasks: Sequence[str] | None = None,
 ) -> Plan:
     """Decides what `prune` does with these arguments, and changes nothing.
 
     Raises:
-        PruneError: An impossible alignment, an unknown target or size, or a network that cannot be captured.
+        PruneError: An impossible alignment, an unknown target, size or task, or a network that cannot be captured.
     """
-    gated = with_plain_layers(as_it_is(gated_model(gated, error=PruneError)))
+    present = for_tasks(as_it_is(gated_model(gated, error=PruneError)), tasks)
+    parametrized = tuple(name for name, layer in present.named_modules() if is_parametrized(layer))
+    gated = with_plain_layers(present)
     check_dynamic(dynamic)
     check_align(align)
     place = find_target(target)
@@ -83,7 +95,8 @@ def plan(
     if dynamic:
         # Tokens moved as rows have their positions in the graph.
         layouts = tuple(dict.fromkeys(replace(layout, channels_first=False) for layout in layouts))
-    return Plan(channels=channels, layout=_cheapest_layout(channels, layouts), dynamic=tuple(dynamic))
+    layout = _cheapest_layout(channels, layouts)
+    return Plan(channels=channels, layout=layout, dynamic=tuple(dynamic), parametrized=parametrized)
 
 
 def _floating(dtype: Any) -> torch.dtype:
@@ -111,6 +124,7 @@ def apply(plan: Plan, *, dtype: torch.dtype | None = None) -> StaticModel:
     floating = dtype_of(gated) if dtype is None else dtype
     examples = examples_of(gated, floating)
     emitted = _emitted(plan.channels, plan.layout, dtype)
+    lacks = {**dict.fromkeys(plan.parametrized, "has parametrized weights"), **emitted.meta[LACKS]}
     free_dims: list[tuple[int, ...]] = []
     if plan.dynamic:
         others = at_other_sizes(gated, plan.dynamic)
@@ -120,7 +134,9 @@ def apply(plan: Plan, *, dtype: torch.dtype | None = None) -> StaticModel:
     else:
         network = capture(emitted, examples)
     annotate(network, examples)
-    described = describe(plan, network, floating, converted=dtype is not None, free_dims=free_dims)
+    described = describe(
+        plan, network, floating, converted=dtype is not None, free_dims=free_dims, lacks_in_training=lacks
+    )
     return StaticModel(network, described)
 
 

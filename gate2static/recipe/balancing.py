@@ -8,13 +8,14 @@ from gate2static.recipe.option import Option, option_words
 from gate2static.recipe.strict import Strict
 
 _NAME = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)]
+_METHOD = Annotated[str, Field(pattern=r"^([a-z][a-z0-9_]*|[A-Za-z0-9_.]+:[A-Za-z0-9_]+)$", max_length=200)]
 
 
 class BalancingRecipe(Strict):
     """A multi-task optimisation method (docs/methods.md); a bare name is the method with its defaults."""
 
-    method: _NAME = "sum"
-    """The method's name; `sum` is plain training."""
+    method: _METHOD = "sum"
+    """The method's name; `sum` is plain training, and `package.module:Class` the user's own."""
     at: Literal["parameters", "features"] | None = None
     """Where the tasks' gradients are taken; None is `parameters` for methods that use gradients."""
     scale: Literal["method", "sum"] | None = None
@@ -36,7 +37,7 @@ class BalancingRecipe(Strict):
     @property
     def label(self) -> str:
         """The name of a network's row behind `shared-`, such as `mgda-features`."""
-        parts = [self.method]
+        parts = [self.method.rpartition(":")[2]]
         if self.at == "features":
             parts.append("features")
         if self.scale is not None:

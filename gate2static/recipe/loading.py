@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gate2static import plugins
 from gate2static.errors import RecipeError
 from gate2static.files import open_regular
 from gate2static.recipe.budget import Budget
@@ -48,7 +49,10 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path}: a recipe is a mapping of keys to values, found {type(raw).__name__}")
     for override in overrides:
         _override(raw, override)
-    return parse(Recipe, with_preset(raw), where=str(path))
+    recipe = parse(Recipe, with_preset(raw), where=str(path))
+    # The user passed the file, and with it the names of code in it.
+    plugins.allow(recipe.code_names)
+    return recipe
 
 
 def parse_budget(values: Sequence[str]) -> Budget:

@@ -275,6 +275,14 @@ class Recipe(Strict):
         return self
 
     @property
+    def code_names(self) -> set[str]:
+        """The names of data set, backbone, kinds and methods, which may be the user's own code (`plugins`)."""
+        training = self.training
+        balancing = (training.shared.balancing, training.gated.balancing, *self.sweep_balancing)
+        kinds = (task.kind for task in self.tasks)
+        return {self.data.name, self.model.name, *kinds, *(method.method for method in balancing)}
+
+    @property
     def targets(self) -> dict[str, float]:
         """The hinge targets τ_t of eq. 4 by task."""
         return {task.name: task.target for task in self.tasks}

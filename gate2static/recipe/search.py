@@ -16,6 +16,7 @@ _FIXED = {
     "data": "results on other data cannot be compared",
     "seed": "give the seeds in search.seeds",
     "search": "it is the search itself",
+    "safe": "a search compares gated networks, which are made safe afterwards",
     "sweep": "it is for the command `sweep`",
     "sweep_targets": "it is for the command `sweep`",
     "sweep_budgets": "it is for the command `sweep`; vary budget instead",

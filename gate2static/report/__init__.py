@@ -2,6 +2,7 @@
 
 from gate2static.report.checks import checks_table, gated_checks, onnx_checks, record, was_verified, with_checks
 from gate2static.report.expected_latency import expected_to_be_slow, slow_networks
+from gate2static.report.figures.gates import plot_gates
 from gate2static.report.latency import known_latencies, slower_than_separate
 from gate2static.report.plan_table import barrier_table, plan_table, pruned_line
 from gate2static.report.table import json_table, markdown_table, rich_table
@@ -18,6 +19,7 @@ __all__ = [
     "markdown_table",
     "onnx_checks",
     "plan_table",
+    "plot_gates",
     "pruned_line",
     "record",
     "rich_table",

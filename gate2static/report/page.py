@@ -3,10 +3,10 @@
 import base64
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-import gate2static
 from gate2static.bench.report import UNSTABLE_CV
 from gate2static.report.content import Content
 from gate2static.report.figures import style
@@ -135,7 +135,7 @@ def render_page(content: Content, pictures: Mapping[str, Sequence[Picture]]) -> 
     )
     return environment.get_template("page.html.j2").render(
         content=content,
-        version=gate2static.__version__,
+        version=version("gate2static"),
         header=header(content),
         lines=[cells(content, row) for row in content.rows],
         pictures=pictures,

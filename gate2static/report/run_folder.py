@@ -5,8 +5,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gate2static.bench import LatencyReport
 from gate2static.report.checks import read_checks, was_verified
 from gate2static.report.content import Content, TableRow, TaskColumn
@@ -145,14 +143,8 @@ def _budget(row: ResultRow) -> str:
 
 def _pattern(manifest: Manifest) -> GatePattern:
     """Summarises the gates per unit and task; units are in the order of data flow."""
-    units = tuple(manifest.gates)
-    share = np.array([_specific_shares(manifest.gates[unit]) for unit in units])  # (units, tasks)
-    contribution = np.array([manifest.contributions[unit] for unit in units])  # (units, tasks)
-    takes_shared = (share < 1).any(axis=1)
-    # After the last unit that takes a shared channel, nothing reads the shared stream.
-    last_reader = int(np.flatnonzero(takes_shared)[-1]) if takes_shared.any() else 0
-    contribution[last_reader:] = np.nan  # not 0, because a mix that nothing reads is not a choice
-    return GatePattern(tasks=tuple(manifest.tasks), units=units, specific_share=share, contribution=contribution)
+    shares = {unit: _specific_shares(gates) for unit, gates in manifest.gates.items()}
+    return GatePattern.of_units(manifest.tasks, shares, manifest.contributions)
 
 
 def _specific_shares(gates: Sequence[str]) -> list[float]:

@@ -10,6 +10,7 @@ from gate2static.messages import brief
 _FIXES = {
     "faster_coco_eval": "pip install 'gate2static[metagraspnet]'",
     "h5py": "pip install 'gate2static[metagraspnet]'",
+    "lightning": "pip install 'gate2static[lightning]'",
     "onnx": "pip install onnx",
     "onnx_ir": "pip install onnx-ir",
     "onnxscript": "pip install onnxscript",

@@ -1,6 +1,7 @@
 """Who a worker is, and whether it is alive: its process, or the signs of life that it leaves in the storage."""
 
 import os
+import secrets
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ BEAT_S = 20.0
 """Seconds between two signs of life of a worker."""
 SILENCE_S = 90.0
 """Seconds without a sign of life after which a worker counts as dead."""
+_at_work: set[str] = set()
+"""The names of this process's workers."""
 
 
 @contextmanager
@@ -39,16 +42,25 @@ def signs_of_life(trial: Trial) -> Iterator[None]:
         thread.join()
 
 
-def identity() -> dict[str, Any]:
-    """Returns who this process is, for workers on other machines too."""
-    return {"machine": _machine(), "process": os.getpid(), "started": _started(os.getpid())}
+@contextmanager
+def identity() -> Iterator[dict[str, Any]]:
+    """Yields who this worker is, for workers on other machines too; it counts as dead behind the block."""
+    name = secrets.token_hex(8)
+    _at_work.add(name)
+    try:
+        yield {"machine": _machine(), "process": os.getpid(), "started": _started(os.getpid()), "name": name}
+    finally:
+        _at_work.discard(name)
 
 
 def is_alive(worker: Any) -> bool | None:
     """Returns whether a worker of this machine is alive; None for workers elsewhere, which cannot be asked."""
     if not isinstance(worker, dict) or worker.get("machine") != _machine() or worker.get("started") is None:
         return None
-    return bool(worker["started"] == _started(worker.get("process")))
+    if worker["started"] != _started(worker.get("process")):
+        return False
+    # A notebook lives on after a search that ended with an error.
+    return worker.get("process") != os.getpid() or worker.get("name") in _at_work
 
 
 def _machine() -> str:

@@ -47,6 +47,8 @@ def checked_space(recipe: Recipe) -> Space:
         RecipeError: The recipe has no search, or a point of the space is no valid recipe.
     """
     search = searched(recipe)
+    if recipe.safe is not None:
+        raise RecipeError("safe: a search compares gated networks; remove it, and train the picked recipe with it")
     space = {key: _values(recipe, key, values) for key, values in search.space.items()}
     for point in _points_to_check(space):
         recipe_at(recipe, point)

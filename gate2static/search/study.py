@@ -20,7 +20,7 @@ from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.study import Study
+from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
@@ -114,7 +114,10 @@ def opened_study(name: str, storage: str, search: SearchRecipe, space: Space, se
         SearchError: The storage cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    directions = ["maximize" if KINDS[objective].higher_is_better else "minimize" for objective in search.objectives]
+    directions = [
+        StudyDirection.MAXIMIZE if KINDS[objective].higher_is_better else StudyDirection.MINIMIZE
+        for objective in search.objectives
+    ]
     with storage_errors(shown(storage)):
         opened = _opened(storage)
         sampler = SlotSampler(search, space, seed)

@@ -39,11 +39,16 @@ class Worker:
         self._study = study
         self._storage = storage
         self._count = searched(searching.recipe).slots
+        self._identity: dict[str, Any] = {}
         # A running trial's number -> its worker's last sign of life, and when this worker first saw it, in s.
         self._seen: dict[int, tuple[Any, float]] = {}
 
     def work(self) -> None:
         """Takes trials until all have ended."""
+        with identity() as self._identity:
+            self._work()
+
+    def _work(self) -> None:
         has_said = False
         while True:
             with storage_errors(self._storage):
@@ -72,7 +77,7 @@ class Worker:
         if slot >= self._count:  # two workers asked for the last trial at once
             self._study.tell(trial, state=TrialState.FAIL)
             return None
-        trial.set_user_attr(WORKER, identity())
+        trial.set_user_attr(WORKER, self._identity)
         return trial, slot, draw(trial, self._space)
 
     def _others_at_work(self) -> int:

@@ -34,7 +34,10 @@ CANONICAL: Mapping[Any, Any] = {
 
 
 def form_in_aten(operator: torch._ops.OpOverload) -> Callable[..., Any] | None:
-    """Returns how an operator is written in others, or None for operators that a static network has as they are."""
+    """Returns how an operator is written in others, or None for operators that a static network has as they are.
+
+    The form returns `NotImplemented` where the operator stays with these arguments.
+    """
     return _FORMS.get(operator._schema.name)
 
 
@@ -159,7 +162,7 @@ def _rrelu_with_noise(
     return _rrelu(x, lower, upper)
 
 
-def _dropout(x: Tensor, p: float, train: bool) -> Tensor:
+def _no_dropout(x: Tensor, p: float, train: bool) -> Tensor:
     """Passes on what it is given, as in evaluation.
 
     Raises:
@@ -173,10 +176,16 @@ def _dropout(x: Tensor, p: float, train: bool) -> Tensor:
     return x
 
 
+def _dropout(x: Tensor, p: float, train: bool) -> Any:
+    """Keeps dropout, which passes on what it is given, for `StaticModel.trainable`, but for that of probability 0."""
+    passed = _no_dropout(x, p, train)
+    return NotImplemented if p else passed
+
+
 _FORMS: Mapping[str, Callable[..., Any]] = {
-    "aten::alpha_dropout": _dropout,
+    "aten::alpha_dropout": _no_dropout,
     "aten::dropout": _dropout,
-    "aten::feature_alpha_dropout": _dropout,
+    "aten::feature_alpha_dropout": _no_dropout,
     "aten::feature_dropout": _dropout,
     "torchvision::deform_conv2d": _deform_conv2d,
     "torchvision::roi_align": _roi_align,

@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from gate2static.errors import PruneError
-from gate2static.graphs import quiet
+from gate2static.graphs import quiet, remove_unread
 from gate2static.messages import brief
 from gate2static.static.any_batch import unify
 from gate2static.static.any_size import unify_sizes
@@ -30,6 +30,9 @@ from gate2static.static.recording import record, stored_tensors
 _aten = torch.ops.aten
 _FUNCTIONAL_NORM = _aten._native_batch_norm_legit_no_training.default
 
+
+ORIGINS = "origins"
+"""Key of `GraphModule.meta` under which a captured network says which tensor of the network is which of its own."""
 
 CAPTURED_BATCH = 3
 """The batch that networks are captured with. Not 2: torch.export, where it has to help, would tie a size of 2 that code
@@ -183,7 +186,10 @@ def exported(network: nn.Module, examples: tuple[Tensor, ...]) -> fx.GraphModule
         node.meta.clear()  # sizes that are symbols; `annotate` finds them as numbers
     stored = {**program.state_dict, **program.constants}
     inputs = (spec for spec in program.graph_signature.input_specs if spec.kind is not InputKind.USER_INPUT)
-    return _own_graph(program.graph, {spec.arg.name: stored[str(spec.target)] for spec in inputs})
+    targets = {spec.arg.name: str(spec.target) for spec in inputs}
+    for node in program.graph.nodes:
+        node.target = targets.get(node.name, node.target)  # the tensor's own name, as in a recorded graph
+    return _own_graph(program.graph, {name: stored[target] for name, target in targets.items()})
 
 
 @contextmanager
@@ -203,12 +209,15 @@ def _unseen() -> Iterator[None]:
 def _own_graph(traced: fx.Graph, stored: Mapping[str, Tensor]) -> fx.GraphModule:
     """Returns a graph over tensors of its own; `stored` are those tensors, by the node that reads them."""
     root, graph = nn.Module(), fx.Graph()
+    origins: dict[str, str] = {}
     env: dict[fx.Node, fx.Node] = {}
     for node in traced.nodes:
         if node.name in stored:
             if node.users:
                 value = stored[node.name]
-                env[node] = graph.get_attr(store(root, value, trained=isinstance(value, nn.Parameter)))
+                name = store(root, value, trained=isinstance(value, nn.Parameter))
+                env[node] = graph.get_attr(name)
+                origins[name] = str(node.target)
         elif node.op == "placeholder":
             env[node] = graph.placeholder(node.name)
             carry_shape(node, env[node])
@@ -216,8 +225,10 @@ def _own_graph(traced: fx.Graph, stored: Mapping[str, Tensor]) -> fx.GraphModule
             graph.output(tuple(env[n] for n in node.args[0]))
         elif not _is_check(node):
             env[node] = _translate(graph, node, env)
-    graph.eliminate_dead_code()
-    return fx.GraphModule(root, graph, "StaticNetwork")
+    remove_unread(graph)
+    network = fx.GraphModule(root, graph, "StaticNetwork")
+    network.meta[ORIGINS] = origins
+    return network
 
 
 def _translate(graph: fx.Graph, node: fx.Node, env: Mapping[fx.Node, fx.Node]) -> fx.Node:

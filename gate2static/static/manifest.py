@@ -107,6 +107,12 @@ class Manifest(BaseModel):
         equivalence: The report of `verify`; None before `verify` ran.
         budget: The budget and the cost of this network; None where the model was not made for a budget.
         meaning: What the numbers of inputs and outputs mean; None where nobody said it.
+        layers: Tensor of the network -> what it is: the layer, its streams and the layer's own name for it, as in
+            `layer1_0_conv1.seg_shared.weight`. Empty in manifests of earlier versions and in deployed forms.
+        lacks_in_training: Layer of the gated network -> what it does in training that this network does not, so that
+            `StaticModel.trainable` refuses it. None where that is not known.
+        fine_tuned_from: The digest of the network that pruning made and that was trained on since; None where the
+            network is as pruning made it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -129,6 +135,9 @@ class Manifest(BaseModel):
     equivalence: dict[str, Any] | None = None
     budget: dict[str, Any] | None = None
     meaning: Meaning | None = None
+    layers: dict[str, str] = {}
+    lacks_in_training: dict[str, str] | None = None
+    fine_tuned_from: str | None = None
 
     @model_validator(mode="after")
     def _one_entry_per_task(self) -> Self:

@@ -68,7 +68,8 @@ def run_without_content(operator: torch._ops.OpOverload, args: tuple[Any, ...], 
         return operands[0].new_empty(shape)
     if operator is _aten.layer_norm.default:
         return operands[0].new_empty(operands[0].shape)
-    if operator is _aten.batch_norm.default or (operator in _POINTWISE and _fit(operands, args)):
+    # Dropout would return its operand itself, and who reads the one would read the other.
+    if operator in _LIKE_ITS_OPERAND or (operator in _POINTWISE and _fit(operands, args)):
         return torch.empty_like(operands[0])
     if operator in _RECURRENT:
         return _run_recurrent(operator, args, named)
@@ -90,6 +91,9 @@ _POINTWISE = {
     _aten.tanh.default,
 }
 """Operators that return numbers of their operands' type, where that is one floating-point type."""
+
+_LIKE_ITS_OPERAND = {_aten.batch_norm.default, _aten.dropout.default, _aten.feature_dropout.default}
+"""Operators whose result looks like their first operand."""
 
 _RECURRENT = {_aten.gru.input, _aten.lstm.input, _aten.rnn_relu.input, _aten.rnn_tanh.input}
 """Recurrent layers over one tensor of sequences."""

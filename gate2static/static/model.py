@@ -14,12 +14,16 @@ from gate2static.errors import ArtefactError, Gate2StaticError
 from gate2static.messages import brief
 from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.draws import draw_inputs
-from gate2static.static.folder import read_folder, write_folder
+from gate2static.static.folder import digest, read_folder, serialise, write_folder
+from gate2static.static.graph_json import graph_from_dict, graph_to_dict
 from gate2static.static.manifest import Manifest, TensorSpec
 from gate2static.static.outputs import structured
+from gate2static.static.training.as_layers import with_layers
 from gate2static.static.vetting.consistency import excess_at, inconsistency
 from gate2static.strict_json import first_problem
 
+_NAMED_LAYERS = 3
+"""How many layers an error names."""
 TORCHS_ERRORS = (RuntimeError, IndexError, TypeError, ValueError, AttributeError, AssertionError)
 """What torch and our own passes raise where a graph's operators do not fit the values that they meet."""
 
@@ -62,6 +66,10 @@ class StaticModel(nn.Module):
     def output_names(self) -> tuple[str, ...]:
         """The names of the outputs in their order: those of the tasks, and `task.name` where a task has several."""
         return tuple(spec.name for spec in self.manifest.outputs)
+
+    def __repr__(self) -> str:
+        """Returns one line with inputs, outputs and cost."""
+        return f"StaticModel({_described(self.manifest)})"
 
     def __call__(self, *inputs: Any, **keywords: Any) -> Any:
         """Runs `forward`; where that fails on inputs that the network does not take, the error says so.
@@ -135,31 +143,7 @@ class StaticModel(nn.Module):
         Raises:
             ArtefactError: They differ from the manifest's in number, type or shape.
         """
-        specs = self.manifest.inputs
-        expected = ", ".join(f"{spec.name} {_shape(spec)} {spec.dtype}" for spec in specs)
-        if len(inputs) != len(specs) or not all(isinstance(x, Tensor) for x in inputs):
-            kinds = ", ".join(type(x).__name__ for x in inputs) or "none"
-            raise ArtefactError(f"the static network takes the tensors {expected}, and was given {kinds}.")
-        # Without the batch, which may be of any size.
-        if not all(_fits(x, spec) for x, spec in zip(inputs, specs, strict=True)):
-            shapes = ", ".join(f"({', '.join(('batch', *map(str, x.shape[1:])))})" for x in inputs)
-            raise ArtefactError(
-                f"the static network takes inputs of shape {', '.join(map(_shape, specs))}, and was given {shapes}. "
-                "Resize them, gate and prune with example inputs of that size, or prune with "
-                'dynamic=("height", "width") where nothing in the network depends on the size.'
-            )
-        # A network that was converted after pruning has another type than its manifest says.
-        floating = next((p.dtype for p in self.network.parameters() if p.is_floating_point()), None)
-        for x, spec in zip(inputs, specs, strict=True):
-            dtype = getattr(torch, spec.dtype)
-            is_other = _kind(x.dtype) != _kind(dtype)
-            if x.is_floating_point() and floating is not None and not torch.is_autocast_enabled(x.device.type):
-                is_other = is_other or (x.dtype is not floating and x.dtype is not dtype)
-            if is_other:
-                raise ArtefactError(
-                    f"the static network takes the input {spec.name} as {spec.dtype}, and was given "
-                    f"{str(x.dtype).removeprefix('torch.')}; convert it with `.to(torch.{spec.dtype})`."
-                )
+        _check_inputs(inputs, self.manifest.inputs, self.network)
 
     def _check_sizes(self, sizes: tuple[tuple[int, ...], ...]) -> None:
         """Refuses sizes for which a network with free sizes takes too much; a file is looked at for its example only.
@@ -180,14 +164,30 @@ class StaticModel(nn.Module):
     def train(self, mode: bool = True) -> "StaticModel":
         """Lets the parameters be trained, or no longer; what is computed stays that of evaluation.
 
-        A static network has no training mode: norms keep their statistics, and nothing is dropped. So fine-tuning is
-        that of a network whose norms are frozen.
+        A static network has no training mode: norms keep their statistics, and nothing is dropped. So this trains a
+        network whose norms are frozen; `trainable` returns one that trains as the gated network does.
 
         Args:
             mode: Whether the parameters require gradients.
         """
         self.requires_grad_(mode)
         return super().train(False)
+
+    def trainable(self, *, strict: bool = True) -> "TrainableModel":
+        """Returns a network that trains as the gated network does with frozen gates, at the static network's cost.
+
+        Norms use the statistics of the batch and follow them, dropout drops, and weights require gradients. Mixing
+        weights do not, as frozen gates' do not.
+
+        Args:
+            strict: Whether a layer is refused that does something in training which this network lacks, such as
+                stochastic depth. Otherwise the network trains without that.
+
+        Raises:
+            ArtefactError: Training needs a layer that this network lacks, which the message names; or the network does
+                not say what it lacks: it is a deployed form, or was pruned by an earlier version.
+        """
+        return TrainableModel(self, strict=strict)
 
     def example_inputs(self, batch_size: int = 1) -> tuple[Tensor, ...]:
         """Returns inputs of the right shapes and dtypes, the same at every call.
@@ -222,8 +222,9 @@ class StaticModel(nn.Module):
             raise not_computable(error) from error
         count = sum(parameter.numel() for parameter in network.parameters())
         parameters = self.manifest.parameters.model_copy(update={"static": count})
-        # The deployed form of a deployed form is itself.
-        done = {"convolve_moves": False, "channels_first": False, "pruning": None, "parameters": parameters}
+        # The deployed form of a deployed form is itself, and its norms are gone.
+        done: dict[str, Any] = {"convolve_moves": False, "channels_first": False, "pruning": None, "layers": {}}
+        done |= {"parameters": parameters, "lacks_in_training": None}
         return StaticModel(network, self.manifest.model_copy(update=done))
 
     def describe(
@@ -281,6 +282,87 @@ class StaticModel(nn.Module):
             raise ArtefactError(f"cannot write the static model {name}: {error.strerror or error}.") from error
 
 
+class TrainableModel(nn.Module):
+    """A static network that trains; `StaticModel.trainable` makes it, and `static` goes back.
+
+    In evaluation it computes what the static network does. A parameter is named for its layer, and for the streams
+    that it serves, as in `network.layer1_0_conv1.seg_shared.weight`.
+
+    Args:
+        source: The static network; it is not changed.
+        strict: See `StaticModel.trainable`.
+
+    Attributes:
+        network: The graph, with layers for norms and dropout; returns a tuple over outputs.
+        manifest: The manifest of the static network that it was made from.
+
+    Raises:
+        ArtefactError: See `StaticModel.trainable`.
+    """
+
+    def __init__(self, source: StaticModel, *, strict: bool = True) -> None:
+        super().__init__()
+        lacks = source.manifest.lacks_in_training
+        if lacks is None:
+            raise ArtefactError(
+                "the static network does not say what training needs: it is a deployed form, whose norms are folded, "
+                "or it was pruned by an earlier version. Prune again, and train what `prune` returns."
+            )
+        if lacks and strict:
+            named = "; ".join(f"{layer} {reason}" for layer, reason in list(lacks.items())[:_NAMED_LAYERS])
+            others = f"; and {len(lacks) - _NAMED_LAYERS} others" if len(lacks) > _NAMED_LAYERS else ""
+            raise ArtefactError(
+                f"the static network cannot train as the gated one does: {named}{others}. Train it without that by "
+                "`trainable(strict=False)`, or train the gated network on with `freeze_gates` and prune again."
+            )
+        self.network, self._names = with_layers(source.network, source.manifest.layers)
+        self.manifest = source.manifest
+        self._graph = graph_to_dict(source.network.graph)
+        self.train()
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks, in the order of the outputs."""
+        return self.manifest.tasks
+
+    def __repr__(self) -> str:
+        """Returns one line with inputs, outputs and cost."""
+        return f"TrainableModel({_described(self.manifest)}, {'training' if self.training else 'evaluation'})"
+
+    def forward(self, *inputs: Tensor) -> dict[str, Any]:
+        """Runs the network in the mode that it is in.
+
+        Args:
+            inputs: The backbone's inputs, batch first.
+
+        Returns:
+            Task -> the task's output, batch first, as `StaticModel.forward` returns it.
+
+        Raises:
+            ArtefactError: Other inputs than the network was pruned for.
+        """
+        _check_inputs(inputs, self.manifest.inputs, self.network)
+        names = [spec.name for spec in self.manifest.outputs]
+        return structured(dict(zip(names, self.network(*inputs), strict=True)))
+
+    def static(self) -> StaticModel:
+        """Returns the static network of the weights and statistics as they are, on the CPU.
+
+        Its manifest says from which network it was fine-tuned. It can be saved, deployed and exported as any other.
+        """
+        state = {**dict(self.network.named_parameters()), **dict(self.network.named_buffers())}
+        tensors = {tensor: state[name].detach().cpu().clone() for tensor, name in self._names.items()}
+        network = graph_from_dict(self._graph, tensors)
+        trained = {
+            "digest": digest(*serialise(network)),
+            "fine_tuned_from": self.manifest.fine_tuned_from or self.manifest.digest,
+            # No pruning makes these weights, and nothing was compared with them yet.
+            "pruning": None,
+            "equivalence": None,
+        }
+        return StaticModel(network, self.manifest.model_copy(update=trained))
+
+
 def static_model(value: Any, *, error: type[Gate2StaticError]) -> StaticModel:
     """Returns the static model that an argument is.
 
@@ -309,6 +391,45 @@ def load_static(folder: Path | str) -> StaticModel:
     if reason is not None:
         raise ArtefactError(f"{folder} is not consistent: graph and manifest disagree: {reason}.")
     return StaticModel(network, manifest)
+
+
+def _check_inputs(inputs: tuple[Any, ...], specs: tuple[TensorSpec, ...], network: nn.Module) -> None:
+    """Refuses inputs that a network was not captured for, see `StaticModel.check_inputs`."""
+    expected = ", ".join(f"{spec.name} {_shape(spec)} {spec.dtype}" for spec in specs)
+    if len(inputs) != len(specs) or not all(isinstance(x, Tensor) for x in inputs):
+        kinds = ", ".join(type(x).__name__ for x in inputs) or "none"
+        raise ArtefactError(f"the static network takes the tensors {expected}, and was given {kinds}.")
+    # Without the batch, which may be of any size.
+    if not all(_fits(x, spec) for x, spec in zip(inputs, specs, strict=True)):
+        shapes = ", ".join(f"({', '.join(('batch', *map(str, x.shape[1:])))})" for x in inputs)
+        raise ArtefactError(
+            f"the static network takes inputs of shape {', '.join(map(_shape, specs))}, and was given {shapes}. "
+            "Resize them, gate and prune with example inputs of that size, or prune with "
+            'dynamic=("height", "width") where nothing in the network depends on the size.'
+        )
+    # A network that was converted after pruning has another type than its manifest says.
+    floating = next((p.dtype for p in network.parameters() if p.is_floating_point()), None)
+    for x, spec in zip(inputs, specs, strict=True):
+        dtype = getattr(torch, spec.dtype)
+        is_other = _kind(x.dtype) != _kind(dtype)
+        if x.is_floating_point() and floating is not None and not torch.is_autocast_enabled(x.device.type):
+            is_other = is_other or (x.dtype is not floating and x.dtype is not dtype)
+        if is_other:
+            raise ArtefactError(
+                f"the static network takes the input {spec.name} as {spec.dtype}, and was given "
+                f"{str(x.dtype).removeprefix('torch.')}; convert it with `.to(torch.{spec.dtype})`."
+            )
+
+
+def _described(manifest: Manifest) -> str:
+    """Returns a network's inputs, outputs and costs in a line."""
+    inputs = ", ".join(f"{spec.name} {_shape(spec)} {spec.dtype}" for spec in manifest.inputs)
+    outputs = ", ".join(f"{spec.name} {_shape(spec)}" for spec in manifest.outputs)
+    macs = manifest.macs
+    return (
+        f"{inputs} -> {outputs}; {macs.static / 1e6:.2f} M MACs per sample, separate {macs.separate / 1e6:.2f} M; "
+        f"{manifest.parameters.static / 1e6:.2f} M parameters"
+    )
 
 
 def _shape(spec: TensorSpec) -> str:

@@ -167,7 +167,9 @@ class _Recorder(ProxyTorchDispatchMode):
         form = form_in_aten(func)
         if form is not None:
             with self:
-                return form(*args, **(kwargs or {}))
+                result = form(*args, **(kwargs or {}))
+            if result is not NotImplemented:
+                return result
         if func._schema.is_mutable:
             return self.written(func, args, kwargs or {})
         _refuse_transforms(func)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from gate2static import plugins
+from gate2static.arguments import described
 from gate2static.data import DataSpec
 from gate2static.data.contract import IGNORE
 from gate2static.errors import DataError, RecipeError
@@ -110,15 +112,32 @@ def build_tasks(recipes: tuple[TaskRecipe, ...], spec: DataSpec) -> tuple[Task, 
     return tuple(_build(recipe, spec) for recipe in recipes)
 
 
+def find_kind(recipe: TaskRecipe) -> Kind:
+    """Returns the kind of a recipe's task.
+
+    Raises:
+        RecipeError: There is no such kind, or its module may not be imported.
+    """
+    if recipe.kind in KINDS:
+        return KINDS[recipe.kind]
+    kind = plugins.find(recipe.kind, "tasks", where=f"tasks: {recipe.name}", error=RecipeError)
+    if kind is None:
+        allowed = suggest(recipe.kind, [*KINDS, *plugins.installed("tasks")])
+        raise RecipeError(
+            f"tasks: {recipe.name} is of kind {recipe.kind}; {allowed}, or your own, as package.module:KIND"
+        )
+    if not isinstance(kind, Kind):
+        raise RecipeError(f"tasks: {recipe.kind} is {described(kind)}; allowed is a gate2static.tasks.Kind")
+    return kind
+
+
 def _build(recipe: TaskRecipe, spec: DataSpec) -> Task:
     if recipe.name not in spec.targets:
         raise RecipeError(f"tasks: the data set has no target {recipe.name}; {suggest(recipe.name, spec.targets)}")
-    if recipe.kind not in KINDS:
-        raise RecipeError(f"tasks: {recipe.name} is of kind {recipe.kind}; {suggest(recipe.kind, KINDS)}")
+    kind = find_kind(recipe)
     target = spec.targets[recipe.name]
-    kind = KINDS[recipe.kind]
     if target.kind not in (recipe.kind, kind.variant_of):
-        kinds = [name for name, known in KINDS.items() if target.kind in (name, known.variant_of)]
+        kinds = [name for name, known in KINDS.items() if target.kind in (name, known.variant_of)] or [target.kind]
         raise RecipeError(
             f"tasks: {recipe.name} is of kind {recipe.kind}, but the data set's target is {target.kind}; "
             f"write {' or '.join(f'kind: {name}' for name in kinds)}"

@@ -182,7 +182,7 @@ def recipe_of(path: Path) -> Recipe | None:
     files = sorted(path.glob(f"*/{checkpoints.FILE}")) if path.is_dir() else [path]
     if not files:
         return None
-    content = checkpoints.load_checkpoint(files[0])
+    content = checkpoints.read_checkpoint(files[0])
     return _recipe(content, files[0]) if content.get("recipe") else None
 
 

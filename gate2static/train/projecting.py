@@ -11,7 +11,6 @@ from gate2static.errors import CheckpointError
 from gate2static.gates import GatedModel
 from gate2static.recipe import Budget
 from gate2static.train.loop import checkpoints
-from gate2static.train.networks import load_gated
 
 
 def trained_budget(path: Path) -> BudgetReport | None:
@@ -25,7 +24,7 @@ def trained_budget(path: Path) -> BudgetReport | None:
     """
     if path.is_dir():
         return None
-    return reported_budget(checkpoints.load_checkpoint(path), path)
+    return reported_budget(checkpoints.read_checkpoint(path), path)
 
 
 def reported_budget(content: dict[str, Any], path: Path) -> BudgetReport | None:
@@ -70,11 +69,19 @@ class Projected:
         checkpoints.save_checkpoint(path, self.content)
 
 
-def project_checkpoint(path: Path, budget: Budget, *, measure: Measure | None = None, target: str = "any") -> Projected:
+def project_checkpoint(
+    path: Path,
+    gated: GatedModel,
+    budget: Budget,
+    *,
+    measure: Measure | None = None,
+    target: str = "any",
+) -> Projected:
     """Projects the network of a checkpoint onto a budget.
 
     Args:
-        path: A gated network's `ckpt.pt`; the file is not changed.
+        path: A gated network's checkpoint; the file is not changed.
+        gated: The network of the checkpoint, changed in place.
         budget: The most that the static network may cost.
         measure: Measures a static network's cost, as for `project_to_budget`.
         target: The runtime to lay the static network out for, as for `project_to_budget`.
@@ -84,12 +91,11 @@ def project_checkpoint(path: Path, budget: Budget, *, measure: Measure | None = 
         BudgetError: No setting of the gates meets the budget.
         BenchError: The budget's device is unknown, lacks a layer, or fails.
     """
-    content = checkpoints.load_checkpoint(path)
-    if content["kind"] != "gated":
+    content = checkpoints.read_checkpoint(path)
+    if content["kind"] not in ("gated", checkpoints.OWN):
         raise CheckpointError(
             f"{path}: holds a {content['kind']} network, which has no gates to flip; give a gated one"
         )
-    gated, _ = load_gated(path)
     report = project_to_budget(gated, budget, measure=measure, target=target)
     # The controller's state stays, and the report takes the place of an earlier one.
     budget_state = {**content["position"].get("budget", {}), "report": report.model_dump(mode="json")}

@@ -25,5 +25,6 @@ def with_policies(wanted: ArchitectureRecipe, recipe: Recipe, run_dir: Path) -> 
     network = build_architecture(recipe, wanted.before)
     checkpoints.load_weights(network, checkpoints.load_checkpoint(path)["model"], where=str(path))
     assert isinstance(network, AdaShare)
-    skips = {task: tuple(numbers) for task, numbers in network.drawn_skips(recipe.seed).items()}
+    drawn = network.drawn_skips(recipe.seed)
+    skips: dict[str, tuple[int | str, ...]] = {task: tuple(numbers) for task, numbers in drawn.items()}
     return ArchitectureRecipe(name=wanted.name, places=wanted.places, options={**wanted.options, "skips": skips})

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gate2static import plugins
 from gate2static.architectures.smtl import SMTL
 from gate2static.budget import BudgetReport, check_budget
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.errors import RecipeError, TrainingError
-from gate2static.files import in_turn
 from gate2static.gates import GatedModel
 from gate2static.recipe import ArchitectureRecipe, NetworkRecipe, Recipe
 from gate2static.tasks import Task, build_tasks
@@ -142,6 +142,8 @@ def train_variants(
         Gate2StaticError: As for `train`.
     """
     run_dir = Path(run_dir)
+    # Who trains a recipe passed it, and with it the names of code in it.
+    plugins.allow(recipe.code_names)
     fabric = _checked(recipe, {"shared": recipe, **variants})
     if recipe.safe is not None:
         _check_safe(recipe, variants)
@@ -223,6 +225,8 @@ def _run_in_process(
 ) -> None:
     """Runs the part of a run that every training process has."""
     # Arguments are pickled for other processes, so each process loads data and builds networks itself.
+    for of_row in (recipe, *recipes.values()):
+        plugins.allow(of_row.code_names)
     if fabric.device.type == "cpu":
         keep_freed_memory()
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
@@ -289,8 +293,11 @@ def _is_gated(name: str, architectures: Collection[str]) -> bool:
 
 def _save(result: RunResult, run_dir: Path, *, beside_others: bool) -> None:
     """Writes `run.json`; beside others, only the last row is added to what they have written meanwhile."""
-    with in_turn(run_dir) if beside_others else nullcontext():
-        (load_result(run_dir).with_row(result.rows[-1]) if beside_others else result).save(run_dir)
+    if not beside_others:
+        result.save(run_dir)
+        return
+    with locked(run_dir, waiting=lambda holder: None):
+        load_result(run_dir).with_row(result.rows[-1]).save(run_dir)
 
 
 def _check_safe(recipe: Recipe, variants: dict[str, Recipe]) -> None:

@@ -13,6 +13,7 @@ from gate2static.gates.model import GatedModel, gated_model
 from gate2static.gates.plain_layers import with_plain_layers
 from gate2static.graphs import quiet
 from gate2static.messages import brief
+from gate2static.prune.present import for_tasks
 from gate2static.static.draws import DrawnBatch, comparison_batches
 from gate2static.static.model import StaticModel
 from gate2static.verify.difference import Difference, difference
@@ -130,11 +131,14 @@ def verify(
     Raises:
         VerificationError: The two models do not have the same tasks or inputs, or there are no inputs to compare on, or
             inputs that the networks do not take.
+        ArtefactError: The static model was fine-tuned since it was pruned, so that it computes something else.
     """
     # The truth has the weights that parametrizations compute in the gated model's own dtype, as pruning took them.
     given = gated_model(gated, error=VerificationError)
     gated = with_plain_layers(given)
     _check_models(gated, static)
+    refuse_fine_tuned(static)
+    gated = for_tasks(gated, static.tasks)
     if inputs is not None:
         _check_inputs(static, inputs)
     deployed = next((p.dtype for p in static.parameters()), torch.float32)
@@ -183,6 +187,21 @@ def verify(
     return EquivalenceReport(checks=tuple(checks), inputs=tuple(shapes), changed=changed_parts(given, static))
 
 
+def refuse_fine_tuned(static: StaticModel) -> None:
+    """Refuses a network that was trained since it was pruned.
+
+    Raises:
+        ArtefactError: It is one; the message says what can be compared instead.
+    """
+    source = static.manifest.fine_tuned_from
+    if source is not None:
+        raise ArtefactError(
+            f"the static network was fine-tuned since pruning made it (digest {source[:12]}), so it is not meant to "
+            "compute what the gated network computes. What can be compared with it is its own ONNX file: "
+            "gate2static verify CHECKPOINT STATIC_DIR --onnx FILE."
+        )
+
+
 _Compared = tuple[Difference, float]
 """A difference, and the largest one that is allowed on the same inputs."""
 
@@ -199,7 +218,7 @@ def _check_models(gated: GatedModel, static: StaticModel) -> None:
                 f"verify compares a GatedModel with a StaticModel, in this order, and was given a "
                 f"{type(model).__name__} where the {kind.__name__} belongs."
             )
-    if gated.tasks != static.tasks:
+    if tuple(task for task in gated.tasks if task in static.tasks) != static.tasks:
         raise VerificationError(f"the gated model has tasks {gated.tasks}, the static one {static.tasks}.")
     of_gated = gated.program.input_names
     of_static = [spec.name for spec in static.manifest.inputs]

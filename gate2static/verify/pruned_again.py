@@ -36,7 +36,7 @@ def changed_parts(gated: GatedModel, static: StaticModel) -> tuple[str, ...] | N
     made_with = {"gate2static": version("gate2static"), "torch": torch.__version__}
     if options is None or any(static.manifest.versions.get(name) != found for name, found in made_with.items()):
         return None
-    fresh = _pruned(gated, options)
+    fresh = _pruned(gated, options, static.tasks)
     if fresh is None:
         return None
     nodes = [*static.network.graph.nodes]
@@ -63,12 +63,13 @@ def _converted_like(static: StaticModel, fresh: StaticModel) -> StaticModel:
     return fresh if types[0] is types[1] else fresh.to(types[0])
 
 
-def _pruned(gated: GatedModel, options: Pruning) -> StaticModel | None:
+def _pruned(gated: GatedModel, options: Pruning, tasks: tuple[str, ...]) -> StaticModel | None:
     """Prunes again; None where the options are not those of this version."""
     dtype = None if options.dtype is None else getattr(torch, options.dtype, None)
     try:
         layout = Layout(**options.layout)  # type: ignore[arg-type]  # checked by the call
-        return apply(plan(gated, align=options.align, target=layout, dynamic=options.dynamic), dtype=dtype)
+        chosen = plan(gated, align=options.align, target=layout, dynamic=options.dynamic, tasks=tasks)
+        return apply(chosen, dtype=dtype)
     except (TypeError, PruneError):
         return None
 

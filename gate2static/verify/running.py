@@ -94,7 +94,7 @@ def run_gated(
     """Computes a gated model's outputs on the CPU in eval mode.
 
     Args:
-        gated: The gated model; it is not changed.
+        gated: The gated model, whose program may have the heads of some tasks only; it is not changed.
         inputs: The model's inputs.
         dtype: The dtype to compute in.
         rounded_to: The dtype that weights are first rounded to; None leaves them as they are.
@@ -103,11 +103,12 @@ def run_gated(
         The outputs by name.
     """
     stored = dtype if rounded_to is None else rounded_to
-    heads = {task: converted(gated.heads[task], dtype, stored) for task in gated.tasks}
+    heads = {task: converted(gated.heads[task], dtype, stored) for task in gated.program.heads}
     with _default(dtype):
         features = _InDtype(gated.encoder, dtype, stored).run(*(to_dtype(x, dtype) for x in inputs))
         with _OneFloat(dtype):
-            results = {task: heads[task](f) for task, f in zip(gated.tasks, gated.features(features), strict=True)}
+            by_task = dict(zip(gated.tasks, gated.features(features), strict=True))
+            results = {task: head(by_task[task]) for task, head in heads.items()}
     return named_outputs(results)
 
 

@@ -16,6 +16,7 @@ from gate2static.architectures.smtl import LSMTL, SMTL, LSMTLc, drawn
 from gate2static.errors import ArchitectureError, RecipeError
 from gate2static.recipe import load_recipe
 from gate2static.train import load_gated, sweep
+from tests import zoo
 
 TASKS = ("a", "b", "c")
 X = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -68,8 +69,14 @@ def test_each_trains_and_becomes_one_verified_static_network(name: str, tmp_path
         torch.testing.assert_close(output, outputs[task], rtol=1e-4, atol=1e-5)
     kept = {id(p): p.numel() for p in network.deployed().parameters()}
     assert static.manifest.parameters["static"] == sum(kept.values())
+    assert int(g2s.expected_macs(gated)) == static.manifest.macs["static"] == zoo.counted_macs(static, (X,))
     static.save(tmp_path / "static")
+    # The export compares the file with the static network in ONNX Runtime.
     g2s.export_onnx(g2s.load_static(tmp_path / "static"), tmp_path / "model.onnx")
+    with torch.no_grad():
+        precise, exact = network.double()(X.double()), static.double()(X.double())
+    for task, output in precise.items():
+        torch.testing.assert_close(exact[task], output, rtol=0, atol=1e-9 * float(output.abs().max()))
 
 
 def test_streams_that_mix_nothing_are_separate_networks() -> None:

@@ -48,6 +48,13 @@ def test_statistics_are_over_all_runs_of_all_rounds() -> None:
     assert [latency.percentile_ms(p) for p in (90, 95, 99)] == [91, 96, 100]
 
 
+def test_reports_print_figures_and_not_the_latency_of_every_run() -> None:
+    printed = repr(report(target("a", tuple(map(float, range(1, 1001))))))
+    assert "runs=1000, median_ms=500.5, variation=" in printed
+    assert "rounds_ms" not in printed
+    assert len(printed) < 1500
+
+
 def test_variation_above_trtexecs_limit_is_unstable() -> None:
     assert target("a", (98.0, 102.0)).stable
     assert target("a", (98.0, 102.0)).variation == pytest.approx(0.02)

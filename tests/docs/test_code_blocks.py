@@ -4,12 +4,16 @@ CONTRIBUTING.md explains the comments: `<!-- hidden`, `<!-- fragment -->`, `<!--
 """
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer.main
+
+from gate2static.cli.commands import app
 
 BLOCK = re.compile(
     r"(?:^<!-- (?P<mark>fragment|tested by (?P<test>\S+)) -->\n+)?"
@@ -40,6 +44,7 @@ PAGES = {
 RUN = [page for page, blocks in PAGES.items() if any(block.mark is None for block in blocks)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
 def test_the_blocks_of_a_page_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = Path(page).read_text(encoding="utf-8")
@@ -67,6 +72,31 @@ def test_no_block_escapes(page: str) -> None:
     text = Path(page).read_text(encoding="utf-8")
     openings = re.findall(r"^ *(?:```|~~~) *\{?\.?(?:python|py|python3|pycon)\b", text, re.MULTILINE)
     assert len(openings) == len(PAGES[page])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_have_the_options_that_pages_give_them(page: str) -> None:
+    group: Any = typer.main.get_command(app)
+    for name, options in commands_of(Path(page).read_text(encoding="utf-8")):
+        assert name in group.commands, f"{page}: gate2static {name}"
+        known = {option for parameter in group.commands[name].params for option in parameter.opts} | {"--help"}
+        assert set(options) <= known, f"{page}: gate2static {name}"
+
+
+def commands_of(text: str) -> list[tuple[str, list[str]]]:
+    """Returns the command lines in a page's blocks for a shell: the command, and its options."""
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    blocks = [block for language, block in fenced if language in ("", "sh", "bash")]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    words = [shlex.split(line, comments=True) for line in lines if line.startswith("gate2static ")]
+    # Global options stand in front of the command.
+    return [(line[1], [word for word in line[2:] if word.startswith("-")]) for line in words if line[1][0] != "-"]
+
+
+def test_command_lines_are_found() -> None:
+    block = "gate2static prune a.pt \\\n    -o static --budget macs=0.5   # --no\ngate2static --version\npip x\n"
+    page = f"```yaml\na: 1\n```\ngate2static is text\n```sh\n{block}```\n"
+    assert commands_of(page) == [("prune", ["-o", "--budget"])]
 
 
 def test_readme_code_fits_the_column_of_a_repository_page() -> None:

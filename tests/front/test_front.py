@@ -112,7 +112,7 @@ def test_no_search_no_result_and_other_objectives_are_one_line(searched: Path, t
 
 def test_a_trials_file_cannot_lead_out_of_the_search(searched: Path) -> None:
     path = searched / "trials" / "00000.json"
-    path.write_text(path.read_text().replace('"run": "seed-0"', '"run": "../seed-0"'))
+    path.write_text(path.read_text().replace('"run":"seed-0"', '"run":"../seed-0"'))
     with pytest.raises(SearchError, match="no path inside"):
         read_front([searched])
 

@@ -70,7 +70,7 @@ def test_a_recipe_cannot_be_changed(recipe_file: Path) -> None:
         ("sparsity_weight=.nan", r"sparsity_weight: found .*finite"),
         ("training.single.weights.schedule.kind=cosine", r"found 'cosine'; .*'constant', 'step' or 'poly'"),
         ("data.options={a: [[1]]}", r"data\.options\.a: found \[\[1\]\]; allowed: a number, text, .* by name$"),
-        ("data.options={a: {b: c}}", r"data\.options\.a: found \{'b': 'c'\}; allowed: .* or lists of text by name$"),
+        ("data.options={a: {b: c}}", r"data\.options\.a: found \{'b': 'c'\}; allowed: .* or whole numbers by name$"),
         ("tasks=[]", r"tasks: found \[\]; .*at least 1"),
         ("tasks.0.name=../left", r"tasks\.0\.name: found '\.\./left'"),
         ("name=null", r"name: found None; .*valid string"),

@@ -6,6 +6,7 @@ import pytest
 from gate2static.recipe import Recipe, bundled_recipes, recipe_schema, recipe_sections, reference_text
 from gate2static.recipe.plain_yaml import read_yaml
 
+SCHEMA = recipe_schema()
 SECTIONS = {place: section for section in recipe_sections() for place in section.places}
 
 
@@ -54,16 +55,16 @@ def test_the_text_fits_a_terminal() -> None:
 
 @pytest.mark.parametrize("name", bundled_recipes())
 def test_the_json_schema_accepts_every_bundled_recipe(name: str) -> None:
-    jsonschema.validate(read_yaml(bundled_recipes()[name].read_text()), recipe_schema())
+    jsonschema.validate(read_yaml(bundled_recipes()[name].read_text()), SCHEMA)
 
 
 @pytest.mark.parametrize("change", [{"sead": 1}, {"seed": -1}, {"sweep_balancing": [{"metod": "pcgrad"}]}])
 def test_the_json_schema_refuses_what_a_recipe_may_not_hold(change: dict[str, object]) -> None:
     recipe = tiny()
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({**recipe, **change}, recipe_schema())
+        jsonschema.validate({**recipe, **change}, SCHEMA)
 
 
 def test_a_bare_name_may_stand_for_a_method_and_an_architecture() -> None:
     recipe = tiny()
-    jsonschema.validate({**recipe, "sweep_balancing": ["pcgrad"], "architectures": ["mtan"]}, recipe_schema())
+    jsonschema.validate({**recipe, "sweep_balancing": ["pcgrad"], "architectures": ["mtan"]}, SCHEMA)

@@ -20,6 +20,7 @@ def _space(entry: str, rest: str = "trials: 2"):
     [
         ("seed: [1, 2]", "trials: 2", "seed cannot vary: give the seeds in search.seeds"),
         ("gating.preset: [paper, deploy]", "trials: 2", "gating.preset cannot vary: it fills in other values"),
+        ("safe.alpha: [0.05]", "trials: 2", "safe cannot vary: a search compares gated networks"),
         ("data.options.train_images: [1]", "trials: 2", "data cannot vary: results on other data"),
         ("sparsity_weight: 3", "trials: 2", "allowed are a list of values, {range"),
         ("sparsity_weight: [1, 1]", "trials: 2", "allowed are 1 to 1000 different values"),
@@ -47,6 +48,12 @@ def test_a_wrong_search_is_refused_in_one_line(entry: str, rest: str, message: s
         _space(entry, rest)
     assert message in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_safe_networks_come_after_a_search() -> None:
+    recipe = load_recipe(TINY, ["search={space: {sparsity_weight: [1]}, trials: 1}", "safe=true"])
+    with pytest.raises(RecipeError, match="safe: a search compares gated networks; remove it"):
+        checked_space(recipe)
 
 
 def test_values_that_only_clash_together_are_found() -> None:

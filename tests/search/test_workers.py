@@ -192,6 +192,25 @@ def test_a_storage_that_is_gone_is_one_line_and_results_are_kept(
     assert len(search(recipe_with("trials: 3, sampler: random"), tmp_path)) == 3
 
 
+def test_a_trial_that_this_process_left_running_is_given_back(
+    tmp_path: Path, trials_without_training: Replace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A notebook goes on after a storage was gone for a moment, and so does the storage."""
+
+    def gone(*arguments: object) -> bool:
+        raise OSError("the server is away")
+
+    trials_without_training()
+    recipe = recipe_with("trials: 2, sampler: random")
+    with monkeypatch.context() as away:
+        away.setattr(worker, "end", gone)
+        with pytest.raises(SearchError, match="the server is away"):
+            search(recipe, tmp_path)
+    lines: list[str] = []
+    assert len(search(recipe, tmp_path, say=lines.append)) == 2
+    assert "trial 1 of 2 is given back: its worker is gone" in lines
+
+
 @pytest.mark.parametrize(
     ("storage", "message"),
     [

@@ -7,10 +7,14 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from gate2static.architectures import check_options
+from gate2static.data import describe_data
 from gate2static.errors import RecipeError
 from gate2static.recipe import load_recipe
+from gate2static.tasks import build_tasks
 from gate2static.train import runs, sweep
 from gate2static.train.branching import with_tree
+from gate2static.train.loop.balanced import check_recipe
 from gate2static.train.loop.checkpoints import load_checkpoint
 from gate2static.train.networks import build_architecture
 from gate2static.train.retraining import with_policies
@@ -63,43 +67,59 @@ def test_macs_that_no_tree_has_are_refused_before_training(tmp_path: Path) -> No
 
 
 @pytest.mark.slow
-def test_a_searched_tree_is_trained_within_its_macs_and_kept(tmp_path: Path) -> None:
-    sets = [
-        "data.options={train_images: 32, val_images: 10, test_images: 20}",
-        "tasks=[{name: left, kind: classification}, {name: right, kind: classification}, {name: mask, kind: mask}]",
-        *(f"training.{kind}={{epochs: 1, batch_size: 16}}" for kind in ("single", "shared", "gated")),
-        "sweep=[]",
-        "architectures=[{name: branching, macs: 0.8}]",
-    ]
-    recipe = load_recipe(TINY, sets)
-    result = sweep(recipe, tmp_path, progress=False)
-    rows = {row.name: row for row in result.rows}
-    row = rows["branching-macs0.8"]
-    assert rows["shared"].macs <= row.macs <= 0.8 * rows["separate"].macs
-    found = json.loads((tmp_path / "branching-macs0.8" / "branching.json").read_text())
-    assert found["trees"][0]["macs"] == row.macs
-    # The tree is that of the checkpoint, whatever the search would find now.
-    (tmp_path / "shared" / "ckpt.pt").rename(tmp_path / "shared" / "hidden.pt")
-    wanted = with_tree(recipe.architectures[0], recipe, tmp_path, (), MagicMock(), fabric=MagicMock())
-    assert [[list(group) for group in groups] for groups in wanted.options["groups"]] == found["trees"][0]["groups"]  # type: ignore[union-attr]
-    (tmp_path / "shared" / "hidden.pt").rename(tmp_path / "shared" / "ckpt.pt")
-    assert sweep(recipe, tmp_path, resume=True, progress=False) == result
-
-
-@pytest.mark.slow
-def test_drawn_policies_are_trained_from_the_first_weights(tmp_path: Path) -> None:
+def test_rows_that_follow_from_others_are_trained_as_these_say(tmp_path: Path) -> None:
+    """A tree that is searched at the shared network, and policies that are drawn from what AdaShare learned."""
     sets = [
         "data.options={train_images: 32, val_images: 10, test_images: 20}",
         TASKS,
         *(f"training.{kind}={{epochs: 1, batch_size: 16}}" for kind in ("single", "shared", "gated")),
         "sweep=[]",
-        "architectures=[adashare, {name: adashare, retrain: true}]",
+        "architectures=[{name: branching, macs: 0.8}, adashare, {name: adashare, retrain: true}]",
     ]
     recipe = load_recipe(TINY, sets)
     result = sweep(recipe, tmp_path, progress=False)
-    assert [row.name for row in result.rows][2:] == ["adashare", "adashare-retrained"]
-    wanted = with_policies(recipe.architectures[1], recipe, tmp_path)
+    rows = {row.name: row for row in result.rows}
+    assert list(rows)[2:] == ["branching-macs0.8", "adashare", "adashare-retrained"]
+    row = rows["branching-macs0.8"]
+    assert rows["shared"].macs <= row.macs <= 0.8 * rows["separate"].macs
+    found = json.loads((tmp_path / row.name / "branching.json").read_text())
+    assert found["trees"][0]["macs"] == row.macs
+    tree, _, retrained = recipe.architectures
+    wanted = with_policies(retrained, recipe, tmp_path)
     assert set(wanted.options) == {"skips"}
     stored = load_checkpoint(tmp_path / "adashare-retrained" / "ckpt.pt")
     assert stored["identity"]["architecture"] == wanted.model_dump(mode="json")
     assert sweep(recipe, tmp_path, resume=True, progress=False) == result
+    # The tree is that of the checkpoint, whatever the search would find now.
+    (tmp_path / "shared" / "ckpt.pt").unlink()
+    kept = with_tree(tree, recipe, tmp_path, (), MagicMock(), fabric=MagicMock())
+    assert json.loads(json.dumps(kept.options["groups"])) == found["trees"][0]["groups"]
+
+
+TABLES = [
+    "cityscapes_safe_resnet50",
+    "nyud_resnet50",
+    "nyud_safe_resnet50",
+    "pascal_resnet18",
+    "pascal_safe_resnet18",
+    "taskonomy_safe_resnet18",
+]
+
+
+@pytest.mark.parametrize("stem", TABLES)
+def test_recipes_of_tables_name_rows_that_exist(stem: str) -> None:
+    recipe = load_recipe(Path(f"recipes/{stem}.yaml"))
+    assert recipe.architectures
+    build_tasks(recipe.tasks, describe_data(recipe.data))
+    for wanted in recipe.architectures:
+        check_options(wanted.name, wanted.options)
+    for variant in runs.shared_variants(recipe).values():
+        check_recipe(variant)
+
+
+@pytest.mark.slow
+def test_a_table_s_architecture_is_built_with_its_heads() -> None:
+    changes = ["model.options={pretrained: false, width: 0.0625}"]
+    narrow = load_recipe(Path("recipes/cityscapes_safe_resnet50.yaml"), changes)
+    network = build_architecture(narrow, narrow.architectures[1])
+    assert network.tasks == tuple(task.name for task in narrow.tasks)

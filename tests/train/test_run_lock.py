@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,28 @@ def test_a_second_process_is_refused_and_told_who_trains(tmp_path: Path) -> None
         assert exit_code_of_fork(second) == 0
         assert json.loads((tmp_path / FILE).read_text())["gate2static"]["process"] == parent
     assert list(tmp_path.iterdir()) == []
+
+
+def test_who_waits_is_told_once_for_whom_and_goes_on_when_the_folder_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The holder also removes the folder, if it created it and wrote nothing into it."""
+    monkeypatch.setattr(run_lock, "_POLL_S", 0.02)
+    folder = tmp_path / "run"
+    reading, writing = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        with locked(folder):
+            os.write(writing, b"x")
+            time.sleep(0.3)
+        os._exit(0)
+    os.read(reading, 1)
+    told: list[str] = []
+    with locked(folder, waiting=told.append):
+        assert os.waitpid(holder, 0)[1] == 0
+        assert json.loads((folder / FILE).read_text())["gate2static"]["process"] == os.getpid()
+    assert len(told) == 1
+    assert f"process {holder}" in told[0]
 
 
 def test_a_killed_training_leaves_no_lock(tmp_path: Path) -> None:

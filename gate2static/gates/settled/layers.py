@@ -158,7 +158,8 @@ class _PickChannels(torch.autograd.Function):
         ctx.dim = dim
         ctx.picks = picks
         ctx.shape = source.shape
-        ctx.strides = source.stride()
+        # Those of a dense tensor: an expanded one has several elements in one place.
+        ctx.strides = torch.empty_like(source, device="meta").stride()
         return tuple(source.index_select(dim, pick) for pick in picks)
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from gate2static.prune.analysis.channel_dims import to_canonical
 from gate2static.prune.analysis.value import Value
 from gate2static.prune.emission.parts import Part, Parts, not_computed
 
+MIXES = "mixes"
+"""The name under which the mixing weights of gates stand, a parameter per unit."""
 _TOKENS_DIM = 2
 """The first dimension along which channels may lie last, as those of tokens (N, L, C) do."""
 _LONG_RUN = 8
@@ -90,14 +93,33 @@ class Writer:
         chosen = self._select(groups, positions[::group] // group, dim)
         return self._call_once(("together", chosen, dim), torch.flatten, (chosen, dim, dim + 1))
 
-    def constant(self, value: Tensor, *, trained: bool = False) -> fx.Node:
-        """Stores a tensor of the static network, as a parameter where it was trained, and emits a read of it."""
-        name = f"constant_{len(self.root._parameters) + len(self.root._buffers)}"
-        if trained:
-            self.root.register_parameter(name, nn.Parameter(value.detach().clone(), requires_grad=False))
-        else:
-            self.root.register_buffer(name, value)
+    def constant(self, value: Tensor) -> fx.Node:
+        """Stores a tensor of the static network that was not trained, and emits a read of it."""
+        name = f"constant_{len(self.root._buffers)}"
+        self.root.register_buffer(name, value)
         return self.graph.get_attr(name)
+
+    def parameter(self, value: Tensor, name: str) -> fx.Node:
+        """Stores a tensor of the static network that was trained, and emits a read of it."""
+        trained = nn.Parameter(value.detach().clone(), requires_grad=False)
+        return self.graph.get_attr(self.keep_as(name, trained))
+
+    def keep_as(self, name: str, value: nn.Module | nn.Parameter) -> str:
+        """Keeps a module or parameter of the static network under the next free name like `name`, and returns that."""
+        owner = self.root
+        *around, leaf = name.split(".")
+        path = []
+        for step in around:
+            # What is no module there is a method of torch's modules, which a layer may be called like.
+            while step not in owner._modules and hasattr(owner, step):
+                step += "_"
+            if step not in owner._modules:
+                owner.add_module(step, nn.Module())
+            owner = owner.get_submodule(step)
+            path.append(step)
+        free = next(n for n in chain([leaf], (f"{leaf}_{number}" for number in count(2))) if not hasattr(owner, n))
+        setattr(owner, free, value)
+        return ".".join([*path, free])
 
     def _pick(self, part: Part, positions: Ids, dim: int | None) -> fx.Node:
         """Emits some positions of a part: the part itself, a slice of it or a gather."""

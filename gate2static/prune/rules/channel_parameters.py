@@ -112,7 +112,7 @@ class ChannelParameters(Rule):
             tensors[name] = picked(layers, name, owners, positions)
         names = ("num_features", "num_parameters", "in_channels", "out_channels", "groups")
         settings = {name: len(parameters) for name in names if hasattr(layers[0], name)}
-        return emitter.module(self.node, with_tensors(layers[0], tensors, **settings), (view,))
+        return emitter.module(self.node, with_tensors(layers[0], tensors, **settings), (view,), streams=owners)
 
 
 def _are_fixed(layers: Sequence[Any]) -> bool:

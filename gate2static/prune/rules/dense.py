@@ -71,7 +71,8 @@ class Dense(Rule):
             view = emitter.view(source, np.frombuffer(read_ids, dtype=np.int64))
             for block in emitter.arrangement.in_blocks(self, ids):
                 layer = self._slice(emitter.gated, block, orders)
-                parts.append(Part(emitter.module(self.node, layer, (view,)), block))
+                call = emitter.module(self.node, layer, (view,), streams=block // self.channels)
+                parts.append(Part(call, block))
         return Parts(tuple(parts), self.dim)
 
     def _slice(self, gated: GatedModel, ids: Ids, orders: Mapping[int, Ids]) -> nn.Module:

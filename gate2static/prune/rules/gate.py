@@ -22,6 +22,7 @@ from gate2static.prune.analysis.need import either
 from gate2static.prune.analysis.numbering import Decisions, Numbering
 from gate2static.prune.emission.emitter import Emitter
 from gate2static.prune.emission.parts import Part, Parts
+from gate2static.prune.emission.writer import MIXES
 from gate2static.prune.rules.rule import Matches, Rule
 
 
@@ -111,7 +112,7 @@ class GateRule(Rule):
         graph = emitter.graph
         views = emitter.numberings[self.node].views
         tasks = self.streams - 1
-        logits = emitter.constant(self.gate.beta.detach()[:, torch.from_numpy(channels)], trained=True)
+        logits = emitter.parameter(self.gate.beta[:, torch.from_numpy(channels)], f"{MIXES}.{self.unit}")
         # The softmax stays in the network, so that converting it to float64 is exact; the deployed form evaluates it.
         weights = graph.call_function(torch.softmax, (logits, 0))
         # (T, channels) -> (T, channels, 1, …) against (N, …, channels, …)

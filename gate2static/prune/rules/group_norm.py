@@ -61,4 +61,4 @@ class GroupNorm(Rule):
         owners, channels = np.divmod(ids, self.channels)
         tensors = {name: picked(layers, name, owners, channels) for name in tensors_of(layers[0])}
         layer = with_tensors(layers[0], tensors, num_channels=len(ids), num_groups=len(groups))
-        return Parts((Part(emitter.module(self.node, layer, (view,)), ids),), 1)
+        return Parts((Part(emitter.module(self.node, layer, (view,), streams=owners), ids),), 1)

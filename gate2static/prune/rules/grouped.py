@@ -78,7 +78,7 @@ class Grouped(Rule):
             layers[0], tensors, in_channels=len(inputs), out_channels=len(ids), groups=len(stream_groups)
         )
         view = emitter.view(emitter.accessed(self.inputs[0]), inputs)
-        return Part(emitter.module(self.node, layer, (view,)), ids)
+        return Part(emitter.module(self.node, layer, (view,), streams=owners), ids)
 
     def _weight(self, layers: Sequence[nn.Module], stream_groups: Ids, ids: Ids) -> Tensor:
         if output_dim(layers[0]) == 0:

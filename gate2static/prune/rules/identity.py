@@ -2,9 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import torch
 from torch import Tensor, fx, nn
 
 from gate2static.gates.model import GatedModel
@@ -15,7 +16,8 @@ from gate2static.prune.analysis.channel_access import Same
 from gate2static.prune.analysis.nodes import module_of
 from gate2static.prune.analysis.numbering import Decisions, Numbering
 from gate2static.prune.emission.emitter import Emitter
-from gate2static.prune.emission.parts import Parts
+from gate2static.prune.emission.parts import Part, Parts
+from gate2static.prune.emission.training_mode import CHANNEL_DROPOUT, NUMBER_DROPOUT
 from gate2static.prune.rules.rule import Matches, Rule
 
 _IDENTITIES = (
@@ -51,4 +53,23 @@ class Identity(Rule):
         return [(0, np.arange(of_value.size))]
 
     def emit(self, live: Ids, emitter: Emitter) -> Parts:
-        return emitter.accessed(self.inputs[0])
+        source = emitter.accessed(self.inputs[0])
+        layer: Any = module_of(emitter.gated, self.node, 0)
+        if not isinstance(layer, (*NUMBER_DROPOUT, *CHANNEL_DROPOUT)):
+            emitter.training.note_layer(self.node, layer)
+            return source
+        if not layer.p or not emitter.training.trains(self.node):
+            return source
+        # Channels have a dimension of their own, but for those that lie along several.
+        drops_channels = isinstance(layer, CHANNEL_DROPOUT)
+        if drops_channels and (source.dim != 1 or not _is_batched(layer, len(self.shape))):
+            emitter.training.note(str(self.node.target), f"is a {type(layer).__name__} on what has no channels")
+            return source
+        drop = torch.feature_dropout if drops_channels else torch.dropout
+        parts = [Part(emitter.graph.call_function(drop, (p.node, layer.p, False)), p.ids) for p in source.parts]
+        return Parts(tuple(parts), source.dim)
+
+
+def _is_batched(layer: nn.Module, ndim: int) -> bool:
+    """Returns whether a layer that drops channels is called on (N, C, *positions)."""
+    return any(isinstance(layer, kind) and ndim == positions for positions, kind in enumerate(CHANNEL_DROPOUT, 3))

@@ -70,5 +70,6 @@ class LayerNorm(Rule):
             layer: Any = module_of(emitter.gated, self.node, stream)
             sliced = with_tensors(layer, {name: select(t, 0, order) for name, t in tensors_of(layer).items()})
             view = emitter.view(source, views[stream][order])
-            parts.append(Part(emitter.module(self.node, sliced, (view,)), value * self.channels + order))
+            call = emitter.module(self.node, sliced, (view,), streams=(stream,))
+            parts.append(Part(call, value * self.channels + order))
         return Parts(tuple(parts), self.dim)

@@ -42,9 +42,16 @@ class StoredTensor(Rule):
         parts = []
         for stream in live.tolist():
             tensor = self._tensor(emitter.gated, stream)
-            stored = emitter.constant(tensor.detach().clone(), trained=isinstance(tensor, nn.Parameter))
-            parts.append(Part(stored, np.array([stream])))
+            parts.append(Part(self._stored(tensor, stream, emitter), np.array([stream])))
         return Parts(tuple(parts), None)
+
+    def _stored(self, tensor: Tensor, stream: int, emitter: Emitter) -> fx.Node:
+        if not isinstance(tensor, nn.Parameter):
+            return emitter.constant(tensor.detach().clone())
+        trained = nn.Parameter(tensor.detach().clone(), requires_grad=False)
+        name = emitter.keep(trained, self.node, (stream,))
+        emitter.training.note_tensor(tensor, self.node, name)
+        return emitter.graph.get_attr(name)
 
     def _tensor(self, gated: GatedModel, stream: int) -> Tensor:
         tensor: Tensor = operator.attrgetter(str(self.node.target))(owner_of(gated, self.node, stream))

@@ -113,7 +113,7 @@ class UnaryMap(Rule):
         if self.node.op == "call_module":
             softmax: Any = detached_copy(emitter.gated, self.node, 0)
             softmax.dim = along
-            return emitter.module(self.node, softmax, (view,))
+            return emitter.module(self.node, softmax, (view,), streams=())
         call = emitter.call_like(self, 0, replacements)
         position = FUNCTIONS_ALONG_DIMS[function_name(self.node)]
         if len(call.args) > position:

@@ -1,9 +1,9 @@
 """Figure 3 of GatedMTL: each task's share of task-specific channels, and its share in the shared stream."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import matplotlib as mpl
 import numpy as np
@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import PercentFormatter
 
+from gate2static.gates import GatedModel, gate_shares, gated_model
 from gate2static.report.figures import style
 
 _MOST_NAMES = 60
@@ -36,6 +37,44 @@ class GatePattern:
     units: tuple[str, ...]
     specific_share: np.ndarray
     contribution: np.ndarray
+
+    @classmethod
+    def of_units(
+        cls, tasks: Sequence[str], shares: Mapping[str, Sequence[float]], contributions: Mapping[str, Sequence[float]]
+    ) -> Self:
+        """Returns the pattern of units in the order of data flow.
+
+        Args:
+            tasks: The names of the T tasks.
+            shares: Unit -> per task, the share of its channels that are its own.
+            contributions: Unit -> per task, the share of channels in which it has the largest mixing weight.
+        """
+        share = np.array(list(shares.values()))  # (units, tasks)
+        contribution = np.array([contributions[unit] for unit in shares])  # (units, tasks)
+        takes_shared = (share < 1).any(axis=1)
+        # After the last unit that takes a shared channel, nothing reads the shared stream.
+        last_reader = int(np.flatnonzero(takes_shared)[-1]) if takes_shared.any() else 0
+        contribution[last_reader:] = np.nan  # not 0, because a mix that nothing reads is not a choice
+        return cls(tasks=tuple(tasks), units=tuple(shares), specific_share=share, contribution=contribution)
+
+
+def plot_gates(gated: GatedModel, *, title: str = "gates") -> Figure:
+    """Draws the gates as they are decided now: each task's own channels, and its share in the shared stream.
+
+    Args:
+        gated: The gated model, or a wrapper of it.
+        title: The title of the figure.
+
+    Returns:
+        A matplotlib figure: save it by `savefig`, or give it to a logger's `add_figure`.
+
+    Raises:
+        GateError: The argument is no gated model.
+    """
+    gated = gated_model(gated)
+    shares = {unit: list(by_task.values()) for unit, by_task in gate_shares(gated, per_unit=True).items()}
+    contributions = {unit: gate.contributions() for unit, gate in gated.gates.items()}
+    return gate_figure(GatePattern.of_units(gated.tasks, shares, contributions), title)
 
 
 def gate_figure(pattern: GatePattern, title: str) -> Figure:

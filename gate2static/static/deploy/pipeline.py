@@ -3,10 +3,11 @@
 The static network is what pruning proves: its weights are slices of the trained ones. The deployed form computes the
 same function in fewer or faster operators; `verify` checks both.
 
-1. `fold_constants`: what depends on stored tensors alone is computed once.
-2. `fold_norms`: batch norms become part of the convolutions before them.
-3. `write_moves_as_convolutions`, where asked for: channels of images never leave the layout of convolutions.
-4. `write_token_moves_as_rows`, where asked for: channels of tokens are moved as rows of positions.
+1. `remove_dropout`: what passes on its operand, and only says what training does, goes.
+2. `fold_constants`: what depends on stored tensors alone is computed once.
+3. `fold_norms`: batch norms become part of the convolutions before them.
+4. `write_moves_as_convolutions`, where asked for: channels of images never leave the layout of convolutions.
+5. `write_token_moves_as_rows`, where asked for: channels of tokens are moved as rows of positions.
 """
 
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from gate2static.static.capture import store
 from gate2static.static.deploy.fold_constants import fold_constants
 from gate2static.static.deploy.fold_norms import fold_norms
 from gate2static.static.deploy.moves_as_convolutions import write_moves_as_convolutions
+from gate2static.static.deploy.remove_dropout import remove_dropout
 from gate2static.static.deploy.token_moves_as_rows import write_token_moves_as_rows
 
 
@@ -39,6 +41,7 @@ class DeployPass:
 
 
 DEPLOY = (
+    DeployPass(remove_dropout),
     # Constants first: a weight that is computed from parameters becomes one tensor, which a norm can be folded into.
     DeployPass(fold_constants),
     DeployPass(fold_norms),

@@ -9,7 +9,7 @@ from gate2static.balance import Balance, balance
 from gate2static.balance.features import FeatureTap
 from gate2static.balance.measuring import measure
 from gate2static.balance.method import Method, RowsMethod
-from gate2static.balance.registry import METHODS, build_method
+from gate2static.balance.registry import build_method, find_method
 from gate2static.balance.setting_up import level_problem
 from gate2static.errors import BalanceError, RecipeError
 from gate2static.gates import GatedModel
@@ -120,7 +120,7 @@ def build_balance(run: NetworkRun) -> Balance | None:
 
 
 def _shared_module(balancing: BalancingRecipe, model: nn.Module) -> nn.Module | None:
-    return model.get_submodule("backbone") if METHODS[balancing.method].levels else None
+    return model.get_submodule("backbone") if find_method(balancing.method).levels else None
 
 
 class ConflictMeter:

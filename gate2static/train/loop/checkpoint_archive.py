@@ -10,10 +10,12 @@ import io
 import pickletools
 import re
 import zipfile
+from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from gate2static.errors import CheckpointError
+from gate2static.train.loop.foreign_files import MARKS, what_bytes_are, what_pickle_is
 
 _END = b"PK\x05\x06"
 _END_BYTES = 22
@@ -58,6 +60,9 @@ def check_archive(file: BinaryIO, path: Path) -> bool:
         size_bytes = file.seek(0, io.SEEK_END)
         # A zip file has its directory at the end, so a file that was cut off is recognised at once.
         if not zipfile.is_zipfile(file):
+            file.seek(0)
+            if foreign := what_bytes_are(file.read(16)):
+                raise CheckpointError(f"{path}: not a checkpoint but {foreign}")
             raise CheckpointError(
                 f"{path}: not a checkpoint, or one that was cut off ({size_bytes} bytes, no zip directory at the end); "
                 "train again or use another copy"
@@ -113,14 +118,23 @@ def _check_pickle(archive: zipfile.ZipFile, path: Path) -> None:
     if len(pickled) != 1 or pickled[0].file_size > _LARGEST_PICKLE:
         raise CheckpointError(f"{path}: not a gate2static checkpoint: an archive that torch did not write")
     content = archive.read(pickled[0])
-    for opcode, argument, _ in pickletools.genops(content):
-        if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4") or (
-            opcode.name == "GLOBAL" and not _TENSOR_PARTS.fullmatch(str(argument))
-        ):
-            raise CheckpointError(
-                f"{path}: holds more than tensors and plain values ({str(argument)[:60]!r}), so nothing of it was "
-                "loaded; only use checkpoints that gate2static wrote"
-            )
+    others = (argument for opcode, argument, _ in pickletools.genops(content) if _is_other(opcode, argument))
+    first = list(islice(others, 1))
+    if not first:
+        return
+    marks = {argument for _, argument, _ in pickletools.genops(content) if argument in MARKS}
+    foreign = what_pickle_is(marks) or "only use checkpoints that gate2static wrote"
+    raise CheckpointError(
+        f"{path}: holds more than tensors and plain values ({str(first[0])[:60]!r}), so nothing of it was loaded: "
+        f"{foreign}"
+    )
+
+
+def _is_other(opcode: pickletools.OpcodeInfo, argument: Any) -> bool:
+    """Returns whether an opcode names something else than the means of tensors."""
+    if opcode.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
+        return True
+    return opcode.name == "GLOBAL" and not _TENSOR_PARTS.fullmatch(str(argument))
 
 
 def _damaged(path: Path, reason: str) -> CheckpointError:

@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
-import torch
-
 from gate2static.budget import BudgetController
-from gate2static.gates import GatedModel, gate_decisions
+from gate2static.gates import GatedModel, gate_shares
 from gate2static.prune import expected_macs
 from gate2static.tasks import Task
 from gate2static.train.loop.log import LogRow
@@ -33,9 +31,7 @@ def gate_columns(gated: GatedModel) -> LogRow:
 
     The MACs are per image, of the static network that pruning would make now.
     """
-    decisions = torch.cat(list(gate_decisions(gated).values()), dim=1)  # (tasks, channels of all units)
-    shares = decisions.double().mean(dim=1).tolist()
-    row: LogRow = {f"specific/{task}": share for task, share in zip(gated.tasks, shares, strict=True)}
+    row: LogRow = {f"specific/{task}": share for task, share in gate_shares(gated).items()}
     was_training = gated.training
     try:
         row["macs"] = float(expected_macs(gated.eval()))

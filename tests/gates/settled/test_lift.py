@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gate2static.gates import GatedModel, gate, gate_decisions
 from gate2static.gates import channel_gate as gating
 from gate2static.gates.settled import gate as settled_gate
+from gate2static.gates.settled.layers import PickChannels
 from gate2static.gates.settled.lift import lift_settled
 from tests.gates.settled.networks import TASKS, Backbone, Head, Settled, backward, make, narrow, settle
 
@@ -271,3 +272,11 @@ def test_distributed_training_takes_it(tmp_path: Path) -> None:
         assert all(p.grad is not None for p in gated.parameters())
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_the_gradient_of_picks_from_an_expanded_tensor_is_a_dense_one() -> None:
+    """A token that is the same for all samples lies in one place for all of them."""
+    token = torch.randn(1, 3, 2, requires_grad=True)
+    first, second = PickChannels(2, [torch.tensor([1]), torch.tensor([0, 1])])(token.expand(4, -1, -1))
+    (first.sum() + second.sum()).backward()
+    assert token.grad.tolist() == [[[4.0, 8.0]] * 3]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from gate2static.errors import PruneError
 from gate2static.prune.emission.parts import Part, Parts
@@ -89,12 +89,19 @@ def test_one_tensor_put_side_by_side_is_that_tensor() -> None:
     assert channels.writer.concatenate([node], 1) is node
 
 
-def test_constants_are_stored_by_number_and_trained_ones_are_parameters() -> None:
+def test_constants_are_stored_by_number_and_trained_tensors_by_name() -> None:
     writer = Writer()
-    nodes = [writer.constant(torch.zeros(2), trained=True), writer.constant(torch.ones(3))]
-    assert [node.target for node in nodes] == ["constant_0", "constant_1"]
-    assert [name for name, _ in writer.root.named_parameters()] == ["constant_0"]
-    assert [name for name, _ in writer.root.named_buffers()] == ["constant_1"]
+    nodes = [writer.constant(torch.zeros(2)), writer.parameter(torch.ones(3), "mixes.stem")]
+    assert [node.target for node in nodes] == ["constant_0", "mixes.stem"]
+    assert [name for name, _ in writer.root.named_parameters()] == ["mixes.stem"]
+    assert [name for name, _ in writer.root.named_buffers()] == ["constant_0"]
+
+
+def test_layers_that_are_called_alike_or_like_methods_of_torchs_get_free_names() -> None:
+    writer = Writer()
+    names = ["stem.a", "stem.a", "half.a", "stem.train", "half.b"]
+    kept = [writer.keep_as(name, nn.Linear(1, 1)) for name in names]
+    assert kept == ["stem.a", "stem.a_2", "half_.a", "stem.train_2", "half_.b"]
 
 
 def test_a_whole_value_has_the_shape_that_the_users_code_gave_it() -> None:

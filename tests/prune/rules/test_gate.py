@@ -81,7 +81,7 @@ def test_picking_computes_nothing_and_only_different_picks_are_mixed(toy: Toy, h
     static = toy.static()
     arithmetic = [name for name in calls(static) if name in ("softmax", "mul", "add")]
     assert arithmetic == ["softmax", "mul", "mul", "add"]
-    (beta,) = (p for name, p in static.named_parameters() if name.startswith("constant"))
+    (beta,) = (p for name, p in static.named_parameters() if name.startswith("mixes."))
     assert torch.equal(beta, toy.gated.gates["first"].beta[:, :3])  # (tasks, mixed channels)
     assert calls(hard.static()) == ["Conv2d", "relu", "Conv2d"]
 
@@ -89,16 +89,16 @@ def test_picking_computes_nothing_and_only_different_picks_are_mixed(toy: Toy, h
 def test_channels_are_mixed_with_their_own_weights() -> None:
     # Both tasks take channel 0 of the shared stream, so channels 1, 2 and 3 are mixed.
     toy = make_toy(After(torch.relu, nn.Conv2d(4, 4, 1)), {"first": ("0011", "0101"), "last": SHARED})
-    (beta,) = (p for name, p in toy.static().named_parameters() if name.startswith("constant"))
+    (beta,) = (p for name, p in toy.static().named_parameters() if name.startswith("mixes."))
     assert torch.equal(beta, toy.gated.gates["first"].beta[:, 1:])
 
 
 def test_whole_streams_are_mixed_where_they_are_put_together_anyway(toy: Toy) -> None:
     static = toy.static(PLAIN)
-    (beta,) = (p for name, p in static.named_parameters() if name.startswith("constant"))
+    (beta,) = (p for name, p in static.named_parameters() if name.startswith("mixes."))
     assert beta.shape == (2, 4)
     assert [layer.out_channels for layer in layers(static, nn.Conv2d)] == [7, 4]
     # Of the mix, this one reads the last three channels.
     cut = make_toy(After(lambda x: x[:, 1:], nn.Conv2d(3, 4, 1)), {"last": SHARED})
-    (beta,) = (p for name, p in cut.static(PLAIN).named_parameters() if name.startswith("constant"))
+    (beta,) = (p for name, p in cut.static(PLAIN).named_parameters() if name.startswith("mixes."))
     assert torch.equal(beta, cut.gated.gates["first"].beta[:, 1:])

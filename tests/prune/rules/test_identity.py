@@ -40,5 +40,8 @@ def test_an_opaque_value_stays_opaque() -> None:
     assert toy.views(toy.rule(Identity)) == [[0], [1], [2]]
 
 
-def test_nothing_is_emitted(toy: Toy) -> None:
-    assert calls(toy.static()) == ["Conv2d", "narrow", "index_select"]  # what each head reads of `first`
+def test_nothing_is_emitted_but_dropout_which_training_needs(toy: Toy) -> None:
+    reads = ["narrow", "index_select"]  # what each head reads of `first`
+    assert calls(make_toy(After(nn.Identity())).static()) == ["Conv2d", *reads]
+    assert calls(make_toy(After(nn.Dropout2d(0.0))).static()) == ["Conv2d", *reads]
+    assert calls(toy.static()) == ["Conv2d", "feature_dropout", *reads]
