@@ -135,6 +135,14 @@ class RunResult(_Frozen):
                 f"{training.single.epochs}; they have the same with training.single.epochs={total}, "
                 f"training.gated.epochs={total} and gating.branch_init=initial"
             )
+        for row in self.rows:
+            further = 0 if row.safety is None else row.safety.further_epochs
+            if further and total + further > training.single.epochs:
+                sentences.append(
+                    f"{row.name}: the tasks that share are trained for {total + further} epochs and separate networks "
+                    f"for {training.single.epochs}, so a gain may be that of training longer; compare with "
+                    f"training.single.epochs={total + further}"
+                )
         return tuple(sentences)
 
     def with_row(self, row: ResultRow) -> "RunResult":

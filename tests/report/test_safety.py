@@ -1,7 +1,9 @@
 """What a report says about networks against single-task networks, and about how one was made safe."""
 
+from pathlib import Path
 from typing import Any
 
+from gate2static.recipe import load_recipe
 from gate2static.report.content import TaskColumn
 from gate2static.report.safety import against_single, safety_sentences
 from gate2static.tasks import PairedTest
@@ -66,6 +68,18 @@ def test_a_network_that_could_not_be_made_safe_says_why() -> None:
         "gated-1-safe: not shown to be as good as single-task networks: a; the rounds allowed no more",
     )
     assert "safe.rounds allows no more than 1 changes" in safety_sentences(row(safety=safety(stopped="rounds")))[2]
+
+
+def test_tasks_that_share_and_were_trained_for_longer_are_named() -> None:
+    changes = ["training.single.epochs=6", "training.gated.epochs=6", "gating.branch_init=initial"]
+    recipe = load_recipe(Path("recipes/digits_tiny.yaml"), changes).model_dump(mode="json")
+    (*_, caution) = RunResult(recipe=recipe, tasks=(), rows=(row(safety=safety()),)).cautions()
+    assert caution == (
+        "gated-1-safe: the tasks that share are trained for 10 epochs and separate networks for 6, "
+        "so a gain may be that of training longer; compare with training.single.epochs=10"
+    )
+    alone = SafetyRound(tests={"c": {"mIoU": GAIN}}, worse=("c",), opened="c")
+    assert safety(rounds=(*safety().rounds, alone), stopped="safe").further_epochs == 0
 
 
 def test_margins_are_named_and_rows_without_safety_say_nothing() -> None:

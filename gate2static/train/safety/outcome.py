@@ -57,3 +57,9 @@ class Safety(BaseModel):
     def unsafe(self) -> tuple[str, ...]:
         """The tasks that are not shown to be safe at the end."""
         return tuple(task for task in self.rounds[-1].worse if task != self.rounds[-1].opened)
+
+    @property
+    def further_epochs(self) -> int:
+        """The epochs for which the tasks that still share were trained on, over all rounds; 0 where none share."""
+        still_share = set(self.rounds[-1].tests) - {self.rounds[-1].opened}
+        return self.epochs * len(self.opened) if still_share else 0

@@ -67,6 +67,10 @@ def test_two_processes_measure_every_image_of_a_run_once(trained: Path) -> None:
     for expected, found in zip(one, two, strict=True):
         assert found.metrics == pytest.approx(expected.metrics, rel=1e-3)
         assert (found.macs, found.parameters) == (expected.macs, expected.parameters)
+        assert found.tests.keys() == expected.tests.keys()
+        for task, of_task in found.tests.items():
+            for metric, test in of_task.items():
+                assert test.gain == pytest.approx(expected.tests[task][metric].gain, abs=5e-3)
         assert round(found.metrics["left"] * 33, 6).is_integer()
 
 
