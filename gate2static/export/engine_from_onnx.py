@@ -90,7 +90,7 @@ def build_engine(
             "Try fp16, newer compute capabilities or a larger workspace."
         )
     data = bytes(plan)
-    if timing_cache is not None:
+    if timing_cache is not None and cache is not None:
         write_atomically(Path(timing_cache), bytes(cache.serialize()))
     sidecar = EngineSidecar(
         backend=library.backend,
