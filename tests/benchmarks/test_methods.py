@@ -46,7 +46,7 @@ def test_every_method_has_a_network_in_every_setting() -> None:
     assert len(names) == len(set(names))
     for method, kind in METHODS.items():
         scales = [""] if method in SAME_AT_ANY_SCALE else ["", "-sum-scale"]
-        levels = ["", "-features"] if kind.levels else [""]
+        levels = ["", "-features"] if "features" in kind.levels else [""]
         assert {f"{method}{level}{scale}" for level in levels for scale in scales} <= set(names)
 
 
