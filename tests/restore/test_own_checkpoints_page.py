@@ -37,7 +37,7 @@ def test_what_the_page_shows_runs(run: Any, tmp_path: Path, monkeypatch: pytest.
         else:
             assert program == "gate2static"
             run(*words)
-    assert Path("model.onnx").is_file()
+    assert Path("exported/model.onnx").is_file()
     with monkeypatch.context() as patch:
         patch.syspath_prepend(str(tmp_path))
         names = runpy.run_path("more.py")
