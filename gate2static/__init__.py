@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from gate2static.recipe import Budget
     from gate2static.report import plot_gates
     from gate2static.restore import load_checkpoint, save_checkpoint
-    from gate2static.static import StaticModel, load_static
+    from gate2static.static import StaticModel, TrainableModel, load_static
     from gate2static.verify import EquivalenceReport, verify
 
 __version__ = "0.1.0"
@@ -68,6 +68,7 @@ __all__ = [
     "StaticModel",
     "Stopwatch",
     "TaskTree",
+    "TrainableModel",
     "architecture",
     "as_gated",
     "balance",
@@ -132,7 +133,7 @@ _STAGES = {
     "recipe": ("Budget",),
     "report": ("plot_gates",),
     "restore": ("load_checkpoint", "save_checkpoint"),
-    "static": ("StaticModel", "load_static"),
+    "static": ("StaticModel", "TrainableModel", "load_static"),
     "verify": ("EquivalenceReport", "verify"),
 }
 _STAGE_OF = {name: stage for stage, names in _STAGES.items() for name in names}

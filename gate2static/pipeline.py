@@ -42,6 +42,8 @@ from gate2static.verify.inputs_file import read_inputs
 
 ONNX_FILE = "model.onnx"
 ENGINE_FILE = "model.trt-rtx.engine"
+_EXAMPLE_CAPABILITY = "8.9"
+"""The GPU (an RTX 4090, an L4) that the demo builds for on a machine without one, and says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,8 +357,18 @@ def delivery(run_dir: Path, row: ResultRow, *, engines: bool) -> tuple[Step, ...
     )
     if not engines:
         return steps
-    build = Step(verb="build the engine", run=partial(_build_if_older, folder / ONNX_FILE, folder / ENGINE_FILE))
+    build = Step(
+        verb=f"build an engine for compute capability {engine_capability()}",
+        run=partial(_build_if_older, folder / ONNX_FILE, folder / ENGINE_FILE),
+    )
     return (*steps, build)
+
+
+def engine_capability() -> str:
+    """Returns the compute capability that a delivery builds its engine for: this machine's, or an example."""
+    if not torch.cuda.is_available():
+        return _EXAMPLE_CAPABILITY
+    return "{}.{}".format(*torch.cuda.get_device_capability())
 
 
 def _stopwatch(budget: Budget, threads: int | None) -> Stopwatch | None:
@@ -396,4 +408,4 @@ def _export_if_older(static_dir: Path, onnx: Path) -> None:
 
 def _build_if_older(onnx: Path, engine: Path) -> None:
     if not is_built_from(engine, onnx):
-        build_engine(onnx, engine)
+        build_engine(onnx, engine, compute_capabilities=[engine_capability()])

@@ -20,7 +20,7 @@ FUNCTIONS = {
     ),
     "build_engine": (
         "(onnx_path, engine_path, *, backend='tensorrt-rtx', compute_capabilities=None, batch=(1, 1, 8), "
-        "workspace_bytes=None)"
+        "workspace_bytes=None, timing_cache=None)"
     ),
     "conflict": "(losses, *, shared, features=None, temperature=None)",
     "decide_by_saliency": "(gated, batches, losses, *, prefix=False)",
@@ -96,6 +96,7 @@ METHODS = {
         "trainable": "(self, *, strict=True)",
     },
     "Stopwatch": {},
+    "TrainableModel": {"forward": "(self, *inputs)", "static": "(self)", "tasks": None},
     "TaskTree": {},
 }
 COMMANDS = [

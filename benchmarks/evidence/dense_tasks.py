@@ -245,8 +245,9 @@ def _spread(values: list[float], form: str) -> str:
 _TEXT = """# Evidence on dense tasks
 
 `python -m benchmarks.evidence.dense_tasks`: {recipe}, seeds {seeds}, mean ± standard deviation on the test split. Every
-row is a static network: *separate* is one network a task, *shared* one for all, *gated-λ* the gated one, pruned. MACs
-are per image with heads. Penalty: the hinge of eq. 4, or the plain L1 norm in its place, as in table 6 of the paper.
+row is a static network: *separate* is one network per task, *shared* is one network for all tasks, *gated-λ* is a gated
+network, pruned. MACs are per image with heads. Penalty: the hinge of eq. 4, or the plain L1 norm in its place, as in
+table 6 of the paper.
 
 *separate* trains for {total} epochs, *shared* for {shared}, and a gated network's own branches
 for {gated} after the {single} of the single-task networks that they start from. Its shared branch starts from *shared*

@@ -108,7 +108,7 @@ def candidates(tasks: int) -> Iterator[Candidate]:
     settings = [*paper_first, (others, False), (others, True)]
     for (names, features), equal in product(settings, (False, True)):
         for name in names:
-            if name in (PLAIN, "mean") or (features and not METHODS[name].levels):
+            if name in (PLAIN, "mean") or (features and "features" not in METHODS[name].levels):
                 continue
             if equal and name in SAME_AT_ANY_SCALE:
                 continue

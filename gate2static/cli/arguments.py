@@ -34,6 +34,7 @@ RunDir = Annotated[
 Overrides = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a recipe value.")]
 DType = Literal["float16", "bfloat16", "float32", "float64"]
 Target = Literal["any", "ort-cpu", "openvino", "trt"]
+PrecisionName = Literal["fp32", "fp16", "int8"]
 SplitName = Literal["train", "val", "test"]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's number by default.")]

@@ -12,6 +12,7 @@ from gate2static.cli.arguments import (
     Json,
     Model,
     Overrides,
+    PrecisionName,
     RecipePath,
     Resume,
     RunDir,
@@ -305,10 +306,13 @@ def export(
     onnx: Annotated[bool, typer.Option("--onnx", help="Write ONNX (always written).")] = False,
     pt2: Annotated[bool, typer.Option("--pt2", help="Write a torch.export archive.")] = False,
     trt: Annotated[bool, typer.Option("--trt", help="Build a TensorRT engine for this machine's GPU.")] = False,
-    trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="Build a TensorRT-RTX engine, without a GPU.")] = False,
+    trt_rtx: Annotated[bool, typer.Option("--trt-rtx", help="Build a TensorRT-RTX engine, for any GPU.")] = False,
     compute_capability: Annotated[
         list[str] | None,
-        typer.Option("--compute-capability", help="A GPU for TensorRT-RTX to build for, such as 8.9; may be repeated."),
+        typer.Option(
+            "--compute-capability",
+            help="A GPU for TensorRT-RTX to build for, such as 8.9; this machine's by default; may be repeated.",
+        ),
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16.")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Quantise to int8; needs --calibration.")] = False,
@@ -318,6 +322,9 @@ def export(
             "--calibration",
             help="For int8: a recipe (its training images), a folder of pictures, or float32 inputs (.npy).",
         ),
+    ] = None,
+    timing_cache: Annotated[
+        Path | None, typer.Option("--timing-cache", help="For --trt: a file that keeps layers' times for later builds.")
     ] = None,
     opset: Annotated[
         int | None, typer.Option("--opset", help="The opset of ONNX files, 12 and newer; 20 by default.")
@@ -351,6 +358,7 @@ def export(
         precision="fp16" if fp16 else "int8" if int8 else "fp32",
         calibration=calibration,
         compute_capabilities=compute_capability,
+        timing_cache=timing_cache,
         opset=opset,
         **batch_sizes(batch),
     )
@@ -434,15 +442,34 @@ def profile(
     ),
     backend: Annotated[str, typer.Option("--backend", help="The backend that runs the layers.")] = "onnxruntime",
     threads: Threads = None,
+    emit: Annotated[
+        Path | None,
+        typer.Option("--emit", metavar="DIR", help="Write ONNX files and a script for trtexec on a board, and end."),
+    ] = None,
+    precision: Annotated[
+        PrecisionName, typer.Option("--precision", help="With --emit: what trtexec computes in.")
+    ] = "fp16",
+    import_dir: Annotated[
+        Path | None, typer.Option("--import", metavar="DIR", help="Make the table of what that script measured.")
+    ] = None,
     json: Json = None,
     model: Model = None,
 ) -> None:
-    """Measure the latency of layers on this machine, for predictions with `predict` and for budgets."""
-    from gate2static.cli.option_checks import check_outputs
-    from gate2static.profiling import profile_for, profile_table
+    """Measure the latency of layers, for predictions with `predict` and for budgets: here, or on a board by trtexec."""
+    from gate2static.cli.option_checks import check_kit, check_outputs
+    from gate2static.profiling import profile_for, profile_table, read_kit, write_kit
 
+    emitted = check_kit(network, emit, import_dir)
+    if emitted is not None:
+        files = write_kit(*emitted, precision=precision, model=model)
+        say(f"emitted: {emit}: {files} ONNX files; run `sh run.sh` in this folder on the board, then copy it back")
+        return
     check_outputs(output, json)
-    table = profile_for(network, backend=backend, threads=threads, model=model)
+    table = (
+        read_kit(import_dir)
+        if import_dir
+        else profile_for(network, backend=backend, threads=threads, model=model)
+    )
     table.save(output)
     show(profile_table(table), json, table.model_dump(mode="json"))
     if json != Path("-"):
@@ -452,7 +479,17 @@ def profile(
 @app.command()
 def predict(
     static_dir: StaticDir,
-    latency: Annotated[str, typer.Option("--latency", help="A file that `profile` wrote, or a device such as a100.")],
+    latency: Annotated[
+        str,
+        typer.Option(
+            "--latency",
+            help="A file that `profile` wrote, or a device: orin (jetson-orin-agx), orin-nano (jetson-orin-nano), t4, "
+            "a100, h100, cpu-2-core.",
+        ),
+    ],
+    precision: Annotated[
+        PrecisionName | None, typer.Option("--precision", help="What it computes in; as it is stored by default.")
+    ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Samples in one forward pass.")] = 1,
     json: Json = None,
 ) -> None:
@@ -462,7 +499,8 @@ def predict(
     from gate2static.static import load_static
 
     static = load_static(static_dir)
-    prediction = predict_latency(static.deployed(), static.example_inputs(batch_size), latency_model(latency))
+    network, inputs = static.deployed(), static.example_inputs(batch_size)
+    prediction = predict_latency(network, inputs, latency_model(latency), precision=precision)
     show(prediction.table(), json, prediction.as_json())
 
 

@@ -36,6 +36,17 @@ def check_prune_output(checkpoint: Path, output: Path | None, *, dry_run: bool, 
         raise typer.BadParameter(f"the projected network would replace {projected}; give another -o DIR")
 
 
+def check_kit(network: Path | None, emit: Path | None, import_dir: Path | None) -> tuple[Path, Path] | None:
+    """Returns the network and the folder of `profile --emit`; None where nothing is emitted."""
+    if import_dir is not None and (emit is not None or network is not None):
+        raise typer.BadParameter("--import DIR takes all from DIR; leave out the network and --emit")
+    if emit is None:
+        return None
+    if network is None:
+        raise typer.BadParameter("--emit needs the network to profile: STATIC_DIR or CKPT")
+    return network, emit
+
+
 def check_json_of_prune(output: Path | None, json: Path | None, *, dry_run: bool) -> None:
     """Refuses `prune --json` where no network is written that it could describe, or where it cannot be written."""
     if json is None:

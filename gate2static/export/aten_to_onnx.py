@@ -8,9 +8,11 @@ then translates operator by operator. Here the network is known for any batch al
 3. to look every operator up.
 """
 
+import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -29,6 +31,10 @@ DEFAULT_OPSET = 20
 """The opset that a file has unless another one is asked for."""
 OLDEST_TRANSLATED = 18
 """The opset that the oldest entries of torch's table write."""
+_TENSOR = re.compile(r"(parameter|buffer)_\d+$")
+"""The end of an initialiser's name, which a static network's tensor has."""
+_OF_WEIGHTS = ("Transpose", "Cast", "Reshape", "Identity")
+"""What may stand between a weight and its layer."""
 _PASSES = 8
 """How often what stands for an operator may itself need a form; none of torch's goes deeper than three."""
 
@@ -42,6 +48,7 @@ def translate(
     batch_size: int | None = None,
     free: Sequence[Mapping[int, str]] = (),
     other_examples: Sequence[tuple[Tensor, ...]] = (),
+    labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Any:
     """Translates a network.
 
@@ -53,6 +60,7 @@ def translate(
         batch_size: The only batch size that the model takes; None for any.
         free: Dimension -> name of the sizes that are free, batch included, per input; empty where the batch alone is.
         other_examples: Inputs of other sizes, where sizes are free.
+        labels: Name of a layer's weight -> the name for the layer's node.
 
     Returns:
         An `onnx_ir.Model`.
@@ -72,6 +80,7 @@ def translate(
     for node in graph.nodes:
         node.meta["val"] = _looks(node, batch, batch_size)
     model = _model(graph, tensors, registry)
+    _name_layers(model, labels)
     if model.opset_imports[""] < wanted:
         require("onnxscript.version_converter").convert_version(model, wanted, fallback=True)
     return model
@@ -283,6 +292,22 @@ def _size(size: int, batch: str, batch_size: int | None) -> Any:
     if batch_size is not None:
         return multiple * batch_size
     return SimpleNamespace(node=batch if multiple == 1 else f"{multiple}*{batch}")
+
+
+def _name_layers(model: Any, labels: Mapping[str, str]) -> None:
+    """Names the nodes of layers for their labels; further nodes of one label are numbered, `…#2`."""
+    taken: Counter[str] = Counter()
+    for name, value in model.graph.initializers.items():
+        match = _TENSOR.search(name)
+        label = labels.get(match[0]) if match else None
+        if label is None:
+            continue
+        for node, _ in value.uses():
+            # A linear layer's weight is transposed first.
+            while node.op_type in _OF_WEIGHTS and len(node.outputs[0].uses()) == 1:
+                ((node, _),) = node.outputs[0].uses()
+            taken[label] += 1
+            node.name = label if taken[label] == 1 else f"{label}#{taken[label]}"
 
 
 def _model(graph: fx.Graph, tensors: Mapping[str, Tensor], registry: Any) -> Any:

@@ -9,13 +9,13 @@ from typing import Any
 from gate2static.arguments import require_path
 from gate2static.errors import ExportError, MissingDependencyError
 from gate2static.export.engine_sidecar import EngineSidecar, EngineTensor, sidecar_path
-from gate2static.files import sha256_of, write_atomically
+from gate2static.files import is_file, read_bytes, sha256_of, write_atomically
 from gate2static.messages import brief
 from gate2static.runtimes.onnx_file import digest_of, load_onnx, precision_of, read_onnx
 from gate2static.runtimes.optional import require_gpu
 from gate2static.runtimes.tensorrt import TrtLibrary, trt_library
 
-DEFAULT_COMPUTE_CAPABILITIES = ("8.9",)
+_LARGEST_CACHE_BYTES = 2**28
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ def build_engine(
     compute_capabilities: Sequence[str] | None = None,
     batch: tuple[int, int, int] = (1, 1, 8),
     workspace_bytes: int | None = None,
+    timing_cache: str | Path | None = None,
 ) -> EngineReport:
     """Build an engine and write it raw (trtexec reads it), with its sidecar `<engine>.json`.
 
@@ -51,9 +52,11 @@ def build_engine(
         onnx_path: from `export_onnx` or `quantize_onnx`; other ONNX files work when only their first dimension varies.
         engine_path: where the engine goes; a file already there is replaced at the very end.
         backend: "tensorrt-rtx" or "tensorrt".
-        compute_capabilities: GPUs to build for, such as ("8.6", "8.9"), TensorRT-RTX only; None: ("8.9",).
+        compute_capabilities: GPUs to build for, such as ("8.6", "8.9"), TensorRT-RTX only; None: this machine's GPU.
         batch: smallest, most usual and largest batch size; tuned for the middle one.
         workspace_bytes: scratch memory that layers may use on the GPU; None: the library's default, all of it.
+        timing_cache: a file in which TensorRT keeps how long layers took on this GPU, so that the next build only times
+            other layers; it is made if missing. TensorRT-RTX times nothing.
 
     Raises:
         MissingDependencyError: the library, or for TensorRT the GPU, is not there.
@@ -62,6 +65,8 @@ def build_engine(
     onnx_path = require_path(onnx_path, name="the ONNX file's path", error=ExportError)
     engine_path = require_path(engine_path, name="the engine's path", error=ExportError)
     library = trt_library(backend)
+    if timing_cache is not None and library.backend != "tensorrt":
+        raise ExportError("a timing cache is for the backend tensorrt: TensorRT-RTX times no layers while it builds")
     if library.backend == "tensorrt":
         require_gpu("building a TensorRT engine (TensorRT-RTX, --trt-rtx, builds without one)")
     source = read_onnx(onnx_path)
@@ -71,6 +76,7 @@ def build_engine(
     network = _parse(library, builder, source, onnx_path)
     config = builder.create_builder_config()
     capabilities = _target(library, config, compute_capabilities)
+    cache = None if timing_cache is None else _use_cache(config, Path(timing_cache))
     if workspace_bytes is not None:
         config.set_memory_pool_limit(library.module.MemoryPoolType.WORKSPACE, workspace_bytes)
     _add_profile(builder, config, network, batch)
@@ -84,6 +90,8 @@ def build_engine(
             "Try fp16, newer compute capabilities or a larger workspace."
         )
     data = bytes(plan)
+    if timing_cache is not None and cache is not None:
+        write_atomically(Path(timing_cache), bytes(cache.serialize()))
     sidecar = EngineSidecar(
         backend=library.backend,
         library_version=library.module.__version__,
@@ -141,8 +149,8 @@ def _target(library: TrtLibrary, config: Any, wanted: Sequence[str] | None) -> t
             )
         return (here,)
     known = library.module.ComputeCapability.__members__
-    capabilities = tuple(dict.fromkeys(DEFAULT_COMPUTE_CAPABILITIES if wanted is None else wanted))
     allowed = [f"{int(name[2:-1])}.{name[-1]}" for name in known if name.startswith("SM")]
+    capabilities = _this_gpu(allowed) if wanted is None else tuple(dict.fromkeys(wanted))
     if not capabilities or not set(capabilities) <= set(allowed):
         raise ExportError(
             f"{library.backend} {library.module.__version__} cannot build for compute capability "
@@ -153,6 +161,36 @@ def _target(library: TrtLibrary, config: Any, wanted: Sequence[str] | None) -> t
         if not config.set_compute_capability(known[f"SM{capability.replace('.', '')}"], index):
             raise ExportError(f"{library.backend} refused compute capability {capability}: {library.reason()}")
     return capabilities
+
+
+def _this_gpu(allowed: Sequence[str]) -> tuple[str]:
+    """Returns the compute capability of the GPU at hand; an engine for another one would not run, and nothing says so.
+
+    Raises:
+        ExportError: There is none.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ExportError(
+            "an engine is built for certain GPUs, and this machine has none to build for: name them with "
+            "compute_capabilities (--compute-capability on the command line), such as 8.9 for an RTX 4090 or an L4; "
+            f"allowed: {', '.join(allowed)}. Boards such as Jetson build their own with trtexec, see docs/jetson.md"
+        )
+    return ("{}.{}".format(*torch.cuda.get_device_capability()),)
+
+
+def _use_cache(config: Any, path: Path) -> Any:
+    """Gives a build the timings of earlier ones, and returns the cache that it adds to."""
+    earlier = b""
+    if is_file(path):
+        earlier = read_bytes(path, what="timing cache", largest=_LARGEST_CACHE_BYTES)
+    cache = config.create_timing_cache(earlier)
+    # Timings of another GPU or version are refused, and the build starts with none.
+    if not config.set_timing_cache(cache, False):
+        cache = config.create_timing_cache(b"")
+        config.set_timing_cache(cache, False)
+    return cache
 
 
 def _add_profile(builder: Any, config: Any, network: Any, batch: tuple[int, int, int]) -> None:

@@ -47,6 +47,7 @@ def export_static(
     opset: int | None = None,
     batch_size: int | None = None,
     with_fp32: bool = False,
+    timing_cache: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[FileReport, ...]:
     """Write a static network for deployment: `model[.fp16|.int8].onnx`, `….trt[-rtx].engine`, `model.pt2`.
@@ -67,6 +68,7 @@ def export_static(
         opset: The opset of ONNX files; None takes the exporter's own.
         batch_size: The only batch size of ONNX files and engines; None for any.
         with_fp32: Whether `model.onnx` is written too where fp16 is asked for.
+        timing_cache: as in `build_engine`, for TensorRT.
         progress: show a bar on stderr, where that is a terminal.
 
     Returns:
@@ -94,6 +96,8 @@ def export_static(
     for backend in engines:
         path = folder / f"{stem}.{_SUFFIXES[backend]}.engine"
         options: dict[str, Any] = {"backend": backend, "compute_capabilities": compute_capabilities, "batch": batch}
+        if backend == "tensorrt":
+            options |= {"timing_cache": timing_cache, "compute_capabilities": None}
         steps.append(_Step(says=path.name, make=partial(build_engine, folder / f"{stem}.onnx", path, **options)))
     with progress_bar(visible=progress) as bar:
         task = bar.add_task("exporting", total=len(steps))

@@ -15,6 +15,7 @@ from gate2static.export.equality import Precision, as_float32, float32_inputs, r
 from gate2static.export.onnx_forms import cast, form_of
 from gate2static.runtimes.optional import require
 from gate2static.static.draws import other_sizes
+from gate2static.static.layer_labels import LABELS
 
 if TYPE_CHECKING:
     from gate2static.static import StaticModel
@@ -54,6 +55,7 @@ def trace_onnx(
                 batch_size=batch_size,
                 free=free,
                 other_examples=others,
+                labels=network.network.meta.get(LABELS, {}),
             )
             _simplify(model)
     except ExportError:

@@ -56,6 +56,7 @@ def _manifest(static: StaticModel, network: fx.GraphModule, tasks: Sequence[str]
     parameters = sum(parameter.numel() for parameter in network.parameters())
     outputs = tuple(old.outputs[i] for i in kept)
     names = {spec.name for spec in outputs}
+    held = network.state_dict().keys()
     meaning = None
     if old.meaning is not None:
         of_outputs = {name: value for name, value in old.meaning.outputs.items() if name in names}
@@ -70,6 +71,7 @@ def _manifest(static: StaticModel, network: fx.GraphModule, tasks: Sequence[str]
             "parameters": old.parameters.model_copy(update={"static": parameters}),
             "digest": digest(*serialise(network)),
             "meaning": meaning,
+            "layers": {name: layer for name, layer in old.layers.items() if name in held},
             # They are of the whole network.
             "pruning": None,
             "equivalence": None,

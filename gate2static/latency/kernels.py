@@ -18,7 +18,8 @@ from gate2static.latency.kernel_kinds import PRODUCTS, Kernel, kernel_of
 from gate2static.latency.operators import Operator, Value
 
 Backend = Literal[
-    "torch", "torch-compiled", "torch-cuda", "torch-cuda-graph", "onnxruntime", "onnxruntime-cuda", "openvino"
+    "torch", "torch-compiled", "torch-cuda", "torch-cuda-graph", "onnxruntime", "onnxruntime-cuda", "openvino",
+    "tensorrt",
 ]
 """A backend that runs kernels and networks, so that it can be profiled."""
 

@@ -3,10 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
 from gate2static.latency.operators import Operator, record
+
+Precision = Literal["fp32", "fp16", "int8"]
+"""What a deployed network computes in."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +42,14 @@ class LatencyModel(ABC):
 
     name: str
     estimated: bool
+
+    @abstractmethod
+    def at(self, precision: Precision) -> "LatencyModel":
+        """Returns the model for networks that compute in a precision, whatever they are stored in.
+
+        Raises:
+            BenchError: The model knows another precision only.
+        """
 
     @abstractmethod
     def costs(self, operators: Sequence[Operator]) -> tuple[OperatorCost, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from gate2static.arguments import described, require_kind
 from gate2static.errors import BenchError
-from gate2static.latency.model import LatencyModel, OperatorCost
+from gate2static.latency.model import LatencyModel, OperatorCost, Precision
 
 _ROWS = 40
 """Rows of a table for the terminal; the cheaper operators are one more row."""
@@ -23,12 +23,14 @@ class Prediction:
     Attributes:
         model: The name of the latency model.
         estimated: Whether the model is a data sheet's estimate and not made of measurements.
+        precision: What the network is predicted to compute in; None where the model alone says it.
         batch_size: The number of samples in one forward pass.
         costs: The costs of the operators.
     """
 
     model: str
     estimated: bool
+    precision: Precision | None = None
     batch_size: int
     costs: tuple[OperatorCost, ...]
 
@@ -42,6 +44,7 @@ class Prediction:
         return {
             "model": self.model,
             "estimated": self.estimated,
+            "precision": self.precision,
             "batch_size": self.batch_size,
             "latency_ms": self.latency_ms,
             "operators": [asdict(cost) for cost in self.costs],
@@ -50,7 +53,10 @@ class Prediction:
     def table(self) -> Table:
         """Returns a table for the terminal, with equal operators in one row, the most expensive first."""
         source = "estimated from a data sheet" if self.estimated else "predicted from measured kernels"
-        table = Table(title=f"{self.latency_ms:.3f} ms on {self.model}, {source}; batch size {self.batch_size}")
+        precision = f" in {self.precision}" if self.precision else ""
+        table = Table(
+            title=f"{self.latency_ms:.3f} ms{precision} on {self.model}, {source}; batch size {self.batch_size}"
+        )
         table.add_column("operator", no_wrap=True)
         table.add_column("shapes")
         for name in ("times", "M MACs", "estimated ms" if self.estimated else "ms", "share"):
@@ -69,16 +75,21 @@ class Prediction:
         return table
 
 
-def predict(network: nn.Module, inputs: tuple[Tensor, ...], model: LatencyModel) -> Prediction:
+def predict(
+    network: nn.Module, inputs: tuple[Tensor, ...], model: LatencyModel, *, precision: Precision | None = None
+) -> Prediction:
     """Predicts the latency of `network(*inputs)` without computing anything.
 
     Args:
         network: Any module in evaluation mode.
         inputs: The network's inputs, batch first; real or fake tensors.
         model: The latency model of a device.
+        precision: What the deployed network computes in; None for what the model was measured in, or, from a data
+            sheet, for the network's own dtype.
 
     Raises:
-        BenchError: The network does not run on these inputs, or has a layer that the model knows nothing of.
+        BenchError: The model is of another precision, or the network does not run on these inputs, or has a layer that
+            the model knows nothing of.
     """
     allowed = "a latency model, as `gate2static.latency.latency_model` returns it"
     require_kind(model, LatencyModel, name="the model", allowed=allowed, error=BenchError)
@@ -86,8 +97,15 @@ def predict(network: nn.Module, inputs: tuple[Tensor, ...], model: LatencyModel)
     allowed = "a tuple of at least one tensor, batch first"
     if not isinstance(inputs, tuple | list) or not inputs or not all(isinstance(x, Tensor) and x.dim() for x in inputs):
         raise BenchError(f"the inputs are {described(inputs)}; allowed is {allowed}.")
-    costs = model.breakdown(network, inputs)
-    return Prediction(model=model.name, estimated=model.estimated, batch_size=len(inputs[0]), costs=costs)
+    if precision is not None:
+        model = model.at(precision)
+    return Prediction(
+        model=model.name,
+        estimated=model.estimated,
+        precision=precision,
+        batch_size=len(inputs[0]),
+        costs=model.breakdown(network, inputs),
+    )
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,14 @@ labelled as estimated wherever it is shown; a measured table predicts latencies.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
-
-from gate2static.latency.model import LatencyModel, OperatorCost, described
+from gate2static.latency.model import LatencyModel, OperatorCost, Precision, described
 from gate2static.latency.operators import Operator
+
+_WIDTHS: Mapping[Precision, int] = {"fp32": 32, "fp16": 16, "int8": 8}
+"""Precision -> the bits of an element."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Roofline(LatencyModel):
             the peak of the next wider one.
         bytes_per_s: The memory bandwidth in bytes per second.
         launch_s: The time in seconds that starting one operator costs when operators are launched back to back.
+        precision: What floating-point operators compute in; None where it is the network's dtype.
     """
 
     estimated: ClassVar[bool] = True  # type: ignore[misc]
@@ -34,14 +36,21 @@ class Roofline(LatencyModel):
     peak_macs_per_s: Mapping[int, float]
     bytes_per_s: float
     launch_s: float
+    precision: Precision | None = None
+
+    def at(self, precision: Precision) -> "Roofline":
+        """Returns the roofline of a precision."""
+        return replace(self, precision=precision)
 
     def costs(self, operators: Sequence[Operator]) -> tuple[OperatorCost, ...]:
         """Returns the costs of the operators of one forward pass, see `LatencyModel`."""
         return tuple(self._cost(operator) for operator in operators)
 
     def _cost(self, operator: Operator) -> OperatorCost:
-        arithmetic_s = operator.macs / self._peak(operator.dtype)
-        traffic_s = operator.size_bytes / self.bytes_per_s
+        width = operator.dtype.itemsize * 8
+        computed = _WIDTHS[self.precision] if self.precision and operator.dtype.is_floating_point else width
+        arithmetic_s = operator.macs / self._peak(computed)
+        traffic_s = operator.size_bytes * computed / width / self.bytes_per_s
         return OperatorCost(
             operator=operator.name,
             shapes=described(operator),
@@ -50,9 +59,9 @@ class Roofline(LatencyModel):
             note="arithmetic" if arithmetic_s > traffic_s else "memory",
         )
 
-    def _peak(self, dtype: torch.dtype) -> float:
-        """Returns the peak of MACs per second for elements of a dtype."""
-        wide_enough = [width for width in self.peak_macs_per_s if width >= dtype.itemsize * 8]
+    def _peak(self, bits: int) -> float:
+        """Returns the peak of MACs per second for elements of so many bits."""
+        wide_enough = [width for width in self.peak_macs_per_s if width >= bits]
         return self.peak_macs_per_s[min(wide_enough, default=max(self.peak_macs_per_s))]
 
 
@@ -103,3 +112,6 @@ _DEVICES = (
 )
 DEVICES: Mapping[str, Roofline] = {device.name: device for device in _DEVICES}
 """Name of a device -> its roofline, from its data sheet."""
+
+ALIASES: Mapping[str, str] = {"orin": "jetson-orin-agx", "orin-agx": "jetson-orin-agx", "orin-nano": "jetson-orin-nano"}
+"""Short name -> the name of a device."""

@@ -15,7 +15,7 @@ from gate2static.files import write_atomically
 from gate2static.latency.grid import Grid
 from gate2static.latency.kernel_kinds import Kernel
 from gate2static.latency.kernels import Backend, Step, lower
-from gate2static.latency.model import LatencyModel, OperatorCost, described
+from gate2static.latency.model import LatencyModel, OperatorCost, Precision, described
 from gate2static.latency.operators import Operator
 from gate2static.strict_json import read_model
 
@@ -28,6 +28,7 @@ class LatencyTable(BaseModel, LatencyModel):
     Attributes:
         backend: The backend that ran the kernels; it decides which operators run as parts of others.
         threads: The number of CPU threads the kernels were given.
+        precision: What the kernels computed in.
         environment: The machine and the versions of its libraries, for people.
         overhead_ms: The time in ms that a forward pass costs besides its kernels.
         layer_factor: How much longer layers take than alone. Its key in a file is `layers`.
@@ -54,6 +55,7 @@ class LatencyTable(BaseModel, LatencyModel):
     name: str
     backend: Backend
     threads: int = Field(ge=1)
+    precision: Precision = "fp32"
     environment: dict[str, str] = {}
     overhead_ms: float = Field(ge=0)
     layer_factor: float = Field(default=1.0, gt=0, alias="layers")
@@ -61,6 +63,19 @@ class LatencyTable(BaseModel, LatencyModel):
     ms_per_weight_byte: float = Field(default=0.0, ge=0)
     launch_ms: float = Field(default=0.0, ge=0)
     grids: tuple[Grid, ...] = Field(min_length=1)
+
+    def at(self, precision: Precision) -> "LatencyTable":
+        """Returns the table, if it is of this precision.
+
+        Raises:
+            BenchError: It is of another one.
+        """
+        if precision != self.precision:
+            raise BenchError(
+                f"the latency table {self.name} was measured in {self.precision}, and {precision} is asked for; "
+                "measure it on the board with `gate2static profile --emit DIR`, or predict from a data sheet"
+            )
+        return self
 
     def costs(self, operators: Sequence[Operator]) -> tuple[OperatorCost, ...]:
         """Returns the costs of the operators of one forward pass, see `LatencyModel`.

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from statistics import median
 from typing import TypeGuard, get_args
@@ -38,6 +38,8 @@ _RUNS = 5
 _FIRST = ("reduce", MEAN, "relu", "add", "slice")
 """The kinds that are measured first, because networks of other kinds contain them."""
 _SHORTEST_MS = 1e-4
+TINY = Kernel(kind="relu", sizes=(64,))
+"""A kernel that takes almost no time: what a network of it takes is overhead."""
 _POSITIONS = 5
 """The number of sizes that are measured along an axis of positions or rows."""
 _CHANNELS = 5
@@ -69,20 +71,11 @@ def profile(
         MissingDependencyError: The backend's library or device is missing.
     """
     backend, threads = check_profilable(backend, threads)
-    plan = _plan(networks, backend)
-    grids: dict[str, Grid] = {}
-    with progress_bar(visible=progress) as bar:
-        task = bar.add_task("profiling", total=sum(len(cells) for _, cells in plan.values()))
-        for kind, (axes, measured) in plan.items():
-            bar.update(task, description=f"profiling {kind}")
-            times_ms: dict[tuple[int, ...], float] = {}
-            for cell in product(*axes):
-                if cell in measured:
-                    times_ms[cell] = _kernel_ms(Kernel(kind=kind, sizes=cell), grids, backend, threads)
-                    bar.advance(task)
-                else:
-                    times_ms[cell] = _in_proportion(cell, axes, times_ms)
-            grids[kind] = Grid(kind=kind, axes=axes, ms=tuple(times_ms.values()))
+
+    def measure(kernel: Kernel, copies: int) -> float:
+        return _network_ms(repeated(kernel, copies), backend, threads)
+
+    grids = measured_grids(plan_measurement(networks, backend), measure, progress=progress)
     environment = describe_environment(threads=threads)
     device = environment.gpu if "cuda" in backend else environment.cpu
     return LatencyTable(
@@ -91,12 +84,44 @@ def profile(
         threads=threads,
         environment={"system": environment.system, "cpu": environment.cpu, **environment.versions},
         overhead_ms=_overhead_ms(backend, threads),
-        grids=tuple(grids.values()),
+        grids=grids,
     )
 
 
+Measure = Callable[[Kernel, int], float]
+"""Maps a kernel and a number of copies to the time in ms of a network with so many copies."""
+
+
+def measured_grids(plan: "Plan", measure: Measure, *, progress: bool) -> tuple[Grid, ...]:
+    """Measures every kind of kernel of a plan, always in the same order.
+
+    Args:
+        plan: The plan, as of `plan_measurement`.
+        measure: Measures one network.
+        progress: Whether to show a bar on stderr, where stderr is a terminal.
+    """
+    grids: dict[str, Grid] = {}
+    with progress_bar(visible=progress) as bar:
+        task = bar.add_task("profiling", total=sum(len(cells) for _, cells in plan.values()))
+        for kind, (axes, measured) in plan.items():
+            bar.update(task, description=f"profiling {kind}")
+            times_ms: dict[tuple[int, ...], float] = {}
+            for cell in product(*axes):
+                if cell in measured:
+                    times_ms[cell] = _kernel_ms(Kernel(kind=kind, sizes=cell), grids, measure)
+                    bar.advance(task)
+                else:
+                    times_ms[cell] = _in_proportion(cell, axes, times_ms)
+            grids[kind] = Grid(kind=kind, axes=axes, ms=tuple(times_ms.values()))
+    return tuple(grids.values())
+
+
+_BY_KIT = "tensorrt"
+"""The backend that is timed elsewhere, by trtexec."""
+
+
 def _can_profile(backend: str) -> TypeGuard[Backend]:
-    return backend in get_args(Backend)
+    return backend in get_args(Backend) and backend != _BY_KIT
 
 
 def check_profilable(backend: str, threads: int | None) -> tuple[Backend, int]:
@@ -110,18 +135,22 @@ def check_profilable(backend: str, threads: int | None) -> tuple[Backend, int]:
         MissingDependencyError: The backend's library or device is missing.
     """
     if not _can_profile(backend):
-        raise BenchError(f"kernels cannot be profiled on {backend!r}; allowed: {', '.join(get_args(Backend))}")
+        here = ", ".join(known for known in get_args(Backend) if known != _BY_KIT)
+        raise BenchError(
+            f"kernels cannot be profiled on {backend!r}; allowed: {here}. For TensorRT, "
+            "`gate2static profile --emit DIR` writes what trtexec times on the board"
+        )
     threads = torch.get_num_threads() if threads is None else threads
     require_count(threads, name="threads", most=MOST_THREADS, error=BenchError)
     _overhead_ms(backend, threads)
     return backend, threads
 
 
-_Plan = Mapping[str, tuple[tuple[tuple[int, ...], ...], set[tuple[int, ...]]]]
+Plan = Mapping[str, tuple[tuple[tuple[int, ...], ...], set[tuple[int, ...]]]]
 """By kind, the sizes along each axis of its grid, and the cells to measure."""
 
 
-def _plan(networks: Iterable[Network], backend: str) -> _Plan:
+def plan_measurement(networks: Iterable[Network], backend: str) -> Plan:
     """Plans the measurement: by kind, the axes, and the cells with at most the work of the networks' largest kernel."""
     seen: dict[str, set[tuple[int, ...]]] = defaultdict(set)
     for network, inputs in networks:
@@ -170,12 +199,11 @@ def _nearest(sizes: Sequence[int], target: float) -> int:
     return min(sizes, key=lambda size: abs(math.log(size / target)))
 
 
-def _kernel_ms(kernel: Kernel, grids: Mapping[str, Grid], backend: str, threads: int) -> float:
+def _kernel_ms(kernel: Kernel, grids: Mapping[str, Grid], measure: Measure) -> float:
     copies = _SOME if is_layer(kernel) else _MANY
-    few = repeated(kernel, _FEW)
-    many = repeated(kernel, copies)
-    added = (_network_ms(many, backend, threads) - _network_ms(few, backend, threads)) / (copies - _FEW)
-    added -= sum(grids[other.kind].at(other.sizes) for other in few.others if other.kind in grids)
+    others = repeated(kernel, _FEW).others
+    added = (measure(kernel, copies) - measure(kernel, _FEW)) / (copies - _FEW)
+    added -= sum(grids[other.kind].at(other.sizes) for other in others if other.kind in grids)
     if kernel.kind == REORDER:
         added /= 2  # each copy has two reorders: one into blocks, and one out of them
     return max(added, _SHORTEST_MS)
@@ -189,7 +217,7 @@ def _network_ms(network: KernelNetwork, backend: str, threads: int) -> float:
 
 def _overhead_ms(backend: str, threads: int) -> float:
     """Returns the time of a network with one tiny kernel, which is almost only overhead."""
-    return _network_ms(repeated(Kernel(kind="relu", sizes=(64,)), 1), backend, threads)
+    return _network_ms(repeated(TINY, 1), backend, threads)
 
 
 def _in_proportion(

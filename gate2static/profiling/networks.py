@@ -16,7 +16,7 @@ from gate2static.static import StaticModel, load_static
 
 _MIXED = (0.1, 0.4)
 """The shares of task-specific gates in networks with mixed gates."""
-_TARGETS = {"onnxruntime": "ort-cpu", "openvino": "openvino"}
+_TARGETS = {"onnxruntime": "ort-cpu", "openvino": "openvino", "tensorrt": "trt"}
 """By backend, the target that networks are pruned for besides `any`."""
 
 
@@ -65,6 +65,11 @@ def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> La
         MissingDependencyError: The backend's library or device is missing.
     """
     check_profilable(backend, threads)
+    return _profile_whole(static_variants(gated, backend), backend=backend, threads=threads)
+
+
+def static_variants(gated: GatedModel, backend: str) -> list[StaticModel]:
+    """Returns static networks that a gated network may become, as `profile_gated` says."""
     statics = [prune(gated)]
     settings: list[bool | dict[str, Tensor]] = [False, True, *(mixed_gates(gated, share) for share in _MIXED)]
     with kept_gates(gated):
@@ -74,7 +79,7 @@ def profile_gated(gated: GatedModel, *, backend: str, threads: int | None) -> La
         if backend in _TARGETS:
             set_gates(gated, mixed_gates(gated, _MIXED[0]))
             statics.append(prune(gated, target=_TARGETS[backend]))
-    return _profile_whole(statics, backend=backend, threads=threads)
+    return statics
 
 
 def _profile_whole(statics: Sequence[StaticModel], *, backend: str, threads: int | None) -> LatencyTable:

@@ -77,6 +77,14 @@ class KernelNetwork:
         """Returns the network as a source of the kind that a backend takes."""
         return TorchSource(network=_Interpreter(self), inputs=self._tensors) if takes is TorchSource else self._onnx()
 
+    def onnx(self) -> bytes:
+        """Returns the network as the content of an ONNX file."""
+        onnx = require("onnx")
+        # With the shapes of its outputs, which parsers may ask for.
+        model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(self._onnx().data))
+        data: bytes = model.SerializeToString()
+        return data
+
     def _tensors(self, batch_size: int) -> tuple[Tensor, ...]:
         generator = torch.Generator().manual_seed(0)
         return tuple(torch.randn(shape, generator=generator) for shape in self.inputs.values())

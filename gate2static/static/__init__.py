@@ -5,6 +5,14 @@ Nothing here knows gates or pruning, so a static model loads without the code th
 
 from gate2static.static.folder import check_replaceable, read_manifest
 from gate2static.static.manifest import Manifest, TensorSpec
-from gate2static.static.model import StaticModel, load_static
+from gate2static.static.model import StaticModel, TrainableModel, load_static
 
-__all__ = ["Manifest", "StaticModel", "TensorSpec", "check_replaceable", "load_static", "read_manifest"]
+__all__ = [
+    "Manifest",
+    "StaticModel",
+    "TensorSpec",
+    "TrainableModel",
+    "check_replaceable",
+    "load_static",
+    "read_manifest",
+]

@@ -217,6 +217,7 @@ class StaticModel(nn.Module):
                 self.example_inputs(),
                 convolve_moves=self.manifest.convolve_moves,
                 channels_first=self.manifest.channels_first,
+                layers=self.manifest.layers,
             )
         except TORCHS_ERRORS as error:
             raise not_computable(error) from error

@@ -37,7 +37,7 @@ COMMANDS = {
     "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--inputs", "--json", "--model"},
     "export": {
         *("STATIC_DIR", "-o", "--output", "--onnx", "--pt2", "--trt", "--trt-rtx", "--compute-capability"),
-        *("--fp16", "--int8", "--calibration", "--opset", "--batch", "--tasks", "--json"),
+        *("--fp16", "--int8", "--calibration", "--timing-cache", "--opset", "--batch", "--tasks", "--json"),
     },
     "evaluate": {
         *("NETWORKS", "--recipe", "--set", "--split", "--images", "--max-drop", "--threads", "--json"),
@@ -45,8 +45,11 @@ COMMANDS = {
     "bench": {
         *("TARGETS", "--backend", "--against", "--batch-size", "--rounds", "--duration", "--threads", "--json"),
     },
-    "profile": {"NETWORK", "-o", "--output", "--backend", "--threads", "--json", "--model"},
-    "predict": {"STATIC_DIR", "--latency", "--batch-size", "--json"},
+    "profile": {
+        *("NETWORK", "-o", "--output", "--backend", "--threads", "--emit", "--precision", "--import", "--json"),
+        "--model",
+    },
+    "predict": {"STATIC_DIR", "--latency", "--precision", "--batch-size", "--json"},
     "report": {"RUN_DIRS", "-o", "--output", "--json"},
     "deliver": {"RUN_DIR", "--trt-rtx", "--threads", "--json"},
     "recipes": {"--copy", "--explain", "--schema"},
@@ -143,6 +146,8 @@ def test_debug_shows_the_traceback_before_the_line(run, tmp_path):
         ["prune", "s.ckpt.pt", "-o", "s", "--budget", "macs=0.5"],
         ["profile", "--threads", "0"],
         ["profile", "-o", "."],
+        ["profile", "--emit", "kit"],
+        ["profile", "static", "--import", "kit"],
         ["export", "static", "--fp16", "--int8"],
         ["prune", "ckpt.pt", "--dry-run", "--json", "-"],
         ["export", "static", "--batch", "0"],

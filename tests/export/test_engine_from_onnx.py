@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from collections.abc import Callable
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +14,14 @@ import onnx
 import pytest
 import torch
 
+from gate2static import export
 from gate2static.errors import ExportError, MissingDependencyError
-from gate2static.export import build_engine, engine_from_onnx, export_onnx, quantize_onnx
+from gate2static.export import engine_from_onnx, export_onnx, quantize_onnx
 from gate2static.export.engine_sidecar import read_sidecar, sidecar_path
 from gate2static.runtimes.tensorrt import TrtLibrary
 from gate2static.static import StaticModel
 
+build_engine = partial(export.build_engine, compute_capabilities=("8.9",))
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx not installed")
 
 
@@ -165,3 +168,45 @@ def test_a_build_writes_two_files_and_no_more(
 ) -> None:
     build_engine(onnx_file, tmp_path / "model.engine", workspace_bytes=1 << 26)
     assert folder_contents() == ["model.engine", "model.engine.json", "model.onnx"]
+
+
+@needs_rtx
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_the_gpu_to_build_for_must_be_named(onnx_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="this machine has none to build for: name them .* such as 8.9"):
+        build_engine(onnx_file, tmp_path / "model.engine", compute_capabilities=None)
+    assert not (tmp_path / "model.engine").exists()
+
+
+@needs_rtx
+def test_the_gpu_at_hand_is_what_an_engine_is_built_for(
+    onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 6))
+    report = build_engine(onnx_file, tmp_path / "model.engine", compute_capabilities=None)
+    assert report.sidecar.compute_capabilities == ("8.6",)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (5, 2))
+    with pytest.raises(ExportError, match=r"cannot build for compute capability 5\.2; allowed: 7\.5"):
+        build_engine(onnx_file, tmp_path / "model.engine", compute_capabilities=None)
+
+
+@needs_rtx
+def test_a_timing_cache_is_for_tensorrt(onnx_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="a timing cache is for the backend tensorrt"):
+        build_engine(onnx_file, tmp_path / "model.engine", timing_cache=tmp_path / "timing.cache")
+
+
+@pytest.mark.parametrize(("accepted", "used"), [(True, b"earlier"), (False, b"")])
+def test_a_build_uses_earlier_timings_unless_they_are_of_another_gpu(
+    tmp_path: Path, accepted: bool, used: bytes
+) -> None:
+    given: list[bytes] = []
+    config = SimpleNamespace(
+        create_timing_cache=lambda data: SimpleNamespace(serialize=lambda: data + b"+new"),
+        set_timing_cache=lambda cache, ignore: given.append(cache.serialize()) or accepted or len(given) > 1,
+    )
+    (tmp_path / "timing.cache").write_bytes(b"earlier")
+    cache = engine_from_onnx._use_cache(config, tmp_path / "timing.cache")
+    assert cache.serialize() == used + b"+new"
+    assert engine_from_onnx._use_cache(config, tmp_path / "none").serialize() == b"+new"

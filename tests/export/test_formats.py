@@ -22,7 +22,12 @@ def test_each_file_is_made_from_the_one_before(
 ) -> None:
     np.save(tmp_path / "images.npy", static.example_inputs(4)[0].numpy())
     reports = export_static(
-        static, tmp_path, engines=["tensorrt-rtx"], precision="int8", calibration=tmp_path / "images.npy"
+        static,
+        tmp_path,
+        engines=["tensorrt-rtx"],
+        precision="int8",
+        calibration=tmp_path / "images.npy",
+        compute_capabilities=["8.9"],
     )
     made = ["model.onnx", "model.int8.onnx", "model.int8.trt-rtx.engine"]
     assert [report.path.name for report in reports] == made

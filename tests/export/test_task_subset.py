@@ -21,6 +21,7 @@ def test_one_task_is_what_the_whole_network_computes(static: StaticModel, tmp_pa
     assert torch.equal(part(x)["b"], static(x)["b"])
     assert static.tasks == ("a", "b"), "the network itself is not changed"
     assert set(part.manifest.meaning.outputs) == {"b"}
+    assert set(part.manifest.layers) <= set(part.network.state_dict())
     assert part.manifest.digest != static.manifest.digest
     part.save(tmp_path / "part")  # which looks at graph, tensors and manifest
     assert torch.equal(load_static(tmp_path / "part")(x)["b"], static(x)["b"])

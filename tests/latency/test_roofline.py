@@ -6,7 +6,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gate2static.errors import BenchError
-from gate2static.latency import DEVICES, Roofline, latency_model, predict
+from gate2static.latency import ALIASES, DEVICES, Roofline, latency_model, predict
 from gate2static.terminal import console
 
 DEVICE = Roofline(name="toy", peak_macs_per_s={32: 1e9, 16: 4e9}, bytes_per_s=1e6, launch_s=0.5)
@@ -26,6 +26,30 @@ def test_half_the_width_runs_at_its_own_peak() -> None:
         kind = {"dtype": torch.float16}
         large, inputs = nn.Linear(10**5, 10**5, bias=False, **kind), (torch.empty(10**5, 10**5, **kind),)
     assert DEVICE.predict_ms(large, inputs) == pytest.approx(1e3 * (0.5 + 10**15 / 4e9))
+
+
+def test_a_precision_is_that_of_the_deployed_network_and_not_of_its_weights() -> None:
+    small = nn.Linear(10, 10, bias=False)
+    inputs = (torch.ones(1, 10),)
+    ms = {name: predict(small, inputs, DEVICE, precision=name).latency_ms for name in ("fp32", "fp16", "int8")}
+    traffic = {name: 1e3 * (0.5 + 120 * size / 1e6) for name, size in (("fp32", 4), ("fp16", 2), ("int8", 1))}
+    assert ms == pytest.approx(traffic)
+    assert predict(small, inputs, DEVICE).latency_ms == pytest.approx(ms["fp32"])
+    orin = latency_model("jetson-orin-agx")
+    with FakeTensorMode():
+        large, many = nn.Linear(10**4, 10**4, bias=False), (torch.empty(10**5, 10**4),)
+        times = [predict(large, many, orin, precision=name).latency_ms for name in ("fp32", "fp16", "int8")]
+    assert times == sorted(times, reverse=True)
+
+
+@pytest.mark.parametrize(("alias", "name"), ALIASES.items())
+def test_a_short_name_is_the_same_device(alias: str, name: str) -> None:
+    assert latency_model(alias) is DEVICES[name]
+
+
+def test_the_help_names_every_device(run) -> None:
+    said = " ".join(run("predict", "--help").stdout.replace("│", " ").split())
+    assert all(name in said for name in (*DEVICES, "orin-nano"))
 
 
 @pytest.mark.parametrize("name", DEVICES)

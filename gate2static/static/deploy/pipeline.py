@@ -10,8 +10,9 @@ same function in fewer or faster operators; `verify` checks both.
 5. `write_token_moves_as_rows`, where asked for: channels of tokens are moved as rows of positions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor, fx, nn
 
@@ -22,6 +23,7 @@ from gate2static.static.deploy.fold_norms import fold_norms
 from gate2static.static.deploy.moves_as_convolutions import write_moves_as_convolutions
 from gate2static.static.deploy.remove_dropout import remove_dropout
 from gate2static.static.deploy.token_moves_as_rows import write_token_moves_as_rows
+from gate2static.static.layer_labels import LABELS, note_labels, noted_labels
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def deploy(
     *,
     convolve_moves: bool = False,
     channels_first: bool = False,
+    layers: Mapping[str, str] = MappingProxyType({}),
 ) -> fx.GraphModule:
     """Makes the deployed form of a captured network.
 
@@ -65,10 +68,11 @@ def deploy(
         examples: The network's inputs, batch first; needed where a wanted pass requires shapes.
         convolve_moves: Whether convolutions move the channels of images.
         channels_first: Whether the channels of tokens move as rows of positions.
+        layers: Name of a tensor -> its name in the manifest.
 
     Returns:
         A copy that owns the tensors it still uses, numbered in the order of use. Nodes keep the shapes that were noted
-        on them, so annotating the copy runs new nodes only.
+        on them, so annotating the copy runs new nodes only. Its `meta[LABELS]` are the labels of its layers.
     """
     wanted = {
         None: True,
@@ -76,6 +80,7 @@ def deploy(
         "channels_first": channels_first,
     }
     deployed = _with_own_graph(network)
+    note_labels(deployed, layers)
     for deploy_pass in DEPLOY:
         if not wanted[deploy_pass.wanted_by]:
             continue
@@ -83,7 +88,9 @@ def deploy(
             annotate(deployed, examples)
         if deploy_pass.rewrite(deployed):
             deployed.graph.eliminate_dead_code()
-    return _with_own_tensors(deployed)
+    own = _with_own_tensors(deployed)
+    own.meta[LABELS] = noted_labels(own)
+    return own
 
 
 def _with_own_graph(network: fx.GraphModule) -> fx.GraphModule:
