@@ -118,8 +118,9 @@ def test_what_is_no_network_is_refused(tmp_path: Path) -> None:
     write_atomically(tmp_path / "broken.onnx", b"nonsense")
     with pytest.raises(ExportError, match="not a complete ONNX model"):
         evaluate_files([tmp_path / "broken.onnx"], recipe=RECIPE)
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ArtefactError, match="is not a static model"):
-        evaluate_files([tmp_path], recipe=RECIPE)
+        evaluate_files([tmp_path / "empty"], recipe=RECIPE)
 
 
 def test_the_command_exits_with_1_where_a_task_drops_too_much(run, forms, tmp_path, monkeypatch) -> None:
