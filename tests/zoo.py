@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from torchvision.models.vgg import make_layers
 
 from gate2static.gates import GatedModel, gate, set_gates
-from gate2static.models.resnet20 import ResNet20
+from gate2static.models.backbones.resnet20 import ResNet20
 from gate2static.prune import Layout, expected_macs
 from gate2static.prune.analyse import analyse
 from gate2static.prune.emission.layout import LAYOUT

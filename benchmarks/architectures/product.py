@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 import gate2static as g2s
 from gate2static.architectures import ARCHITECTURES, Architecture
 from gate2static.errors import ArchitectureError
-from gate2static.models.dilated_resnet import DilatedResNet
+from gate2static.models.backbones.dilated_resnet import DilatedResNet
 from gate2static.program.annotate import measure_macs
 
 TASKS = ("a", "b")

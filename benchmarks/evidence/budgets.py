@@ -20,7 +20,7 @@ from torchvision import models
 
 import gate2static as g2s
 from gate2static.demo import bundled_recipe
-from gate2static.models.resnet20 import ResNet20
+from gate2static.models.backbones.resnet20 import ResNet20
 from gate2static.profiling import profile_gated
 from gate2static.recipe import load_recipe
 from gate2static.train import train

@@ -7,12 +7,12 @@ from torch import nn
 
 from gate2static.models import ResNet20
 from gate2static.models.aspp_head import AsppHead
-from gate2static.models.dilated_resnet import DilatedResNet
+from gate2static.models.backbones.dilated_resnet import DilatedResNet
+from gate2static.models.backbones.hrnet import HRNet
+from gate2static.models.backbones.vit import ViT
 from gate2static.models.dpt_head import DptHead
 from gate2static.models.heads import LinearHead
-from gate2static.models.hrnet import HRNet
 from gate2static.models.hrnet_head import HrnetHead
-from gate2static.models.vit import ViT
 
 GIGA, MEGA = 1e9, 1e6
 NYUD = (40, 1, 3)  # semantic classes, depth, normals

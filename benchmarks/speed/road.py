@@ -118,7 +118,7 @@ def measure(name: str, clock: Callable[[], float]) -> Seconds:
 @contextmanager
 def _captures_timed(clock: Callable[[], float]) -> Iterator[list[tuple[float, float]]]:
     """Start and end of every call of `capture`, wherever gate2static imported it."""
-    from gate2static.static.capture import capture
+    from gate2static.static.capturing.capture import capture
 
     spans: list[tuple[float, float]] = []
 

@@ -11,7 +11,7 @@ from typer.core import TyperArgument
 import gate2static as g2s
 from gate2static.cli.commands import app
 from gate2static.recipe import recipe_sections
-from gate2static.recipe.reference import RecipeKey, value_in_words
+from gate2static.recipe.catalogue.reference import RecipeKey, value_in_words
 
 DOCS = Path(__file__).parents[1]
 

@@ -24,7 +24,7 @@ from gate2static.errors import ExportError
 from gate2static.export.onnx_forms import form_of
 from gate2static.runtimes.optional import require
 from gate2static.static.aten import ANY_BATCH
-from gate2static.static.capture import recorded_graph, recorded_graph_at_sizes
+from gate2static.static.capturing.capture import recorded_graph, recorded_graph_at_sizes
 
 _aten = torch.ops.aten
 DEFAULT_OPSET = 20

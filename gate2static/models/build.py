@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
 from gate2static.data import describe_data
+from gate2static.models.backbones.dilated_resnet import DilatedResNetOptions, dilated_resnet18, dilated_resnet50
+from gate2static.models.backbones.hrnet import hrnet_w18
+from gate2static.models.backbones.own_backbone import OwnBackbone, Shape, own_backbone
+from gate2static.models.backbones.resnet20 import ResNet20
+from gate2static.models.backbones.vit import vit_base, vit_small
 from gate2static.models.decoders import decoder
-from gate2static.models.dilated_resnet import DilatedResNetOptions, dilated_resnet18, dilated_resnet50
 from gate2static.models.heads import LinearHead
-from gate2static.models.hrnet import hrnet_w18
-from gate2static.models.own_backbone import OwnBackbone, Shape, own_backbone
-from gate2static.models.resnet20 import ResNet20
-from gate2static.models.vit import vit_base, vit_small
 from gate2static.models.weights import LibraryOptions, WeightOptions, load_into
 from gate2static.recipe import Recipe, parse
 from gate2static.tasks import build_tasks
@@ -94,13 +94,13 @@ BACKBONES: dict[str, Backbone] = {
 
 
 def _timm(name: str, image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:
-    from gate2static.models.timm_backbone import timm_backbone
+    from gate2static.models.backbones.timm_backbone import timm_backbone
 
     return timm_backbone(name, image_shape, options)
 
 
 def _torchvision(name: str, image_shape: tuple[int, int, int], options: LibraryOptions) -> nn.Module:
-    from gate2static.models.torchvision_backbone import torchvision_backbone
+    from gate2static.models.backbones.torchvision_backbone import torchvision_backbone
 
     return torchvision_backbone(name, image_shape, options)
 

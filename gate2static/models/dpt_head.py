@@ -7,8 +7,8 @@ from pydantic import Field
 from torch import Size, Tensor, nn
 
 from gate2static.errors import RecipeError
+from gate2static.models.backbones.vit import PATCH
 from gate2static.models.heads import resize
-from gate2static.models.vit import PATCH
 from gate2static.recipe import Strict
 
 

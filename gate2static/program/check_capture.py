@@ -18,8 +18,8 @@ from gate2static.program.heads import attach_heads
 from gate2static.program.refusals import refuse_written
 from gate2static.program.structures import Structure, tensors_of
 from gate2static.static.aten_forms import lacks_onnx_form
-from gate2static.static.capture import CAPTURED_BATCH, capture
-from gate2static.static.meta_tensors import META
+from gate2static.static.capturing.capture import CAPTURED_BATCH, capture
+from gate2static.static.capturing.meta_tensors import META
 from gate2static.static.vetting.allowed_operators import target_name
 from gate2static.static.vetting.graph_bounds import BoundsError, MixedTypesError, bounds_for, shapes_within
 

@@ -17,7 +17,7 @@ from gate2static.prune.barriers import barriers
 from gate2static.prune.other_sizes import DIMS
 from gate2static.prune.plan import Plan
 from gate2static.static.aten import dtype_of, shape_of
-from gate2static.static.capture import ORIGINS
+from gate2static.static.capturing.capture import ORIGINS
 from gate2static.static.folder import digest, serialise
 from gate2static.static.manifest import Costs, Manifest, Pruning, TensorSpec
 

@@ -11,7 +11,7 @@ from gate2static.prune.emission.layout import Layout
 from gate2static.prune.emit import emit
 from gate2static.prune.plan import ChannelPlan, Plan, keep_needed
 from gate2static.static.aten import annotate
-from gate2static.static.capture import CAPTURED_BATCH, capture
+from gate2static.static.capturing.capture import CAPTURED_BATCH, capture
 from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.deploy.traffic_cost import traffic_cost
 

@@ -25,7 +25,7 @@ from gate2static.prune.other_sizes import at_other_sizes, check_dynamic
 from gate2static.prune.plan import ChannelPlan, Plan, check_align, keep_needed
 from gate2static.prune.present import as_it_is, for_tasks
 from gate2static.static.aten import annotate
-from gate2static.static.capture import capture, captured_at_sizes
+from gate2static.static.capturing.capture import capture, captured_at_sizes
 from gate2static.static.model import StaticModel
 
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

@@ -3,10 +3,10 @@
 from gate2static.recipe.architecture import ArchitectureRecipe
 from gate2static.recipe.balancing import BalancingRecipe
 from gate2static.recipe.budget import Budget
-from gate2static.recipe.bundled import bundled_recipe, bundled_recipes, copy_recipe, headline
+from gate2static.recipe.catalogue.bundled import bundled_recipe, bundled_recipes, copy_recipe, headline
+from gate2static.recipe.catalogue.reference import recipe_schema, recipe_sections, reference_text
 from gate2static.recipe.loading import load_recipe, parse_budget, recipe_at
 from gate2static.recipe.parsing import parse
-from gate2static.recipe.reference import recipe_schema, recipe_sections, reference_text
 from gate2static.recipe.safe import SafeRecipe
 from gate2static.recipe.schema import (
     DataRecipe,

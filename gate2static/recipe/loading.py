@@ -10,7 +10,7 @@ from gate2static import plugins
 from gate2static.errors import RecipeError
 from gate2static.files import open_regular
 from gate2static.recipe.budget import Budget
-from gate2static.recipe.bundled import missing_recipe, recipe_path
+from gate2static.recipe.catalogue.bundled import missing_recipe, recipe_path
 from gate2static.recipe.parsing import parse, shortened
 from gate2static.recipe.plain_yaml import LONGEST_TEXT, read_yaml
 from gate2static.recipe.presets import with_preset

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata, _extract_tensor_metadata
 
-from gate2static.static.meta_tensors import META, run_without_content, without_content
+from gate2static.static.capturing.meta_tensors import META, run_without_content, without_content
 
 _SHAPES = "tensor_meta"
 _aten = torch.ops.aten

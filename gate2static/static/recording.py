@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from gate2static.static.aten_forms import CANONICAL, form_in_aten
-from gate2static.static.meta_tensors import META, run_without_content, without_content
+from gate2static.static.capturing.meta_tensors import META, run_without_content, without_content
 
 _aten = torch.ops.aten
 _PRE_DISPATCH = torch._C.DispatchKeySet(torch._C.DispatchKey.PreDispatch)

@@ -15,7 +15,8 @@ from gate2static.errors import RecipeError, TrainingError
 from gate2static.gates import GatedModel
 from gate2static.recipe import ArchitectureRecipe, NetworkRecipe, Recipe
 from gate2static.tasks import Task, build_tasks
-from gate2static.train.branching import check_tree_search, with_tree
+from gate2static.train.architectures.branching import check_tree_search, with_tree
+from gate2static.train.architectures.retraining import with_policies
 from gate2static.train.deciding import decide_gates
 from gate2static.train.loop.balanced import check_recipe
 from gate2static.train.loop.batches import length
@@ -40,7 +41,6 @@ from gate2static.train.processes.memory import keep_freed_memory
 from gate2static.train.result_row import add_row
 from gate2static.train.results import FILE as RESULT
 from gate2static.train.results import ResultRow, RunResult, TaskInfo, load_result
-from gate2static.train.retraining import with_policies
 from gate2static.train.run_lock import locked
 from gate2static.train.safety.comparison import Comparison
 from gate2static.train.safety.rounds import SafeRun, make_safe, read_safety, safe_cost

@@ -19,7 +19,7 @@ from gate2static.data.transforms import (
     resize,
     warp,
 )
-from gate2static.tasks.l1_maps import INSTANCE_OFFSETS, KEYPOINTS
+from gate2static.tasks.kinds.l1_maps import INSTANCE_OFFSETS, KEYPOINTS
 
 HEIGHT, WIDTH, FOCAL = 96, 128, 110.0
 CENTRE = (WIDTH / 2 - 0.5, HEIGHT / 2 - 0.5)

@@ -9,7 +9,7 @@ import torch
 
 from gate2static.errors import RecipeError
 from gate2static.models.aspp_head import AsppHead
-from gate2static.models.dilated_resnet import DilatedResNet, DilatedResNetOptions
+from gate2static.models.backbones.dilated_resnet import DilatedResNet, DilatedResNetOptions
 from gate2static.recipe import parse
 
 

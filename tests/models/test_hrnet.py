@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gate2static.models.hrnet import HRNet
+from gate2static.models.backbones.hrnet import HRNet
 from gate2static.models.hrnet_head import HrnetHead
 
 

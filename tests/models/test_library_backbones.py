@@ -7,9 +7,9 @@ import torchvision
 from torch import fx
 
 from gate2static.errors import RecipeError
+from gate2static.models.backbones.timm_backbone import timm_backbone
+from gate2static.models.backbones.torchvision_backbone import torchvision_backbone
 from gate2static.models.build import find_backbone
-from gate2static.models.timm_backbone import timm_backbone
-from gate2static.models.torchvision_backbone import torchvision_backbone
 from gate2static.models.weights import UNTRAINED
 
 

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gate2static.models.backbones.vit import ViT
 from gate2static.models.dpt_head import DptHead
-from gate2static.models.vit import ViT
 
 TINY = (0, 2, 3, 5)
 

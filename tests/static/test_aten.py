@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from gate2static.static.aten import annotate, dtype_of, shape_of
-from gate2static.static.capture import capture, exported
-from gate2static.static.meta_tensors import META, run_without_content
+from gate2static.static.capturing.capture import capture, exported
+from gate2static.static.capturing.meta_tensors import META, run_without_content
 
 _aten = torch.ops.aten
 

@@ -14,9 +14,9 @@ from gate2static.gates import gate
 from gate2static.prune import prune
 from gate2static.prune.emission.layout import TARGETS, Layout
 from gate2static.prune.emit import emit
-from gate2static.static import capture as capturing
 from gate2static.static.aten import annotate
-from gate2static.static.capture import capture, exported, recorded
+from gate2static.static.capturing import capture as capturing
+from gate2static.static.capturing.capture import capture, exported, recorded
 from gate2static.static.deploy.pipeline import deploy
 from gate2static.static.deploy.traffic_cost import traffic_cost
 from gate2static.static.recording import UnrecordedError

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gate2static.static.meta_tensors import META, run_without_content
+from gate2static.static.capturing.meta_tensors import META, run_without_content
 
 OPERATORS = {
     nn.LSTM: torch.ops.aten.lstm.input,

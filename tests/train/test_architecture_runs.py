@@ -13,11 +13,11 @@ from gate2static.errors import RecipeError
 from gate2static.recipe import load_recipe
 from gate2static.tasks import build_tasks
 from gate2static.train import runs, sweep
-from gate2static.train.branching import with_tree
+from gate2static.train.architectures.branching import with_tree
+from gate2static.train.architectures.retraining import with_policies
 from gate2static.train.loop.balanced import check_recipe
 from gate2static.train.loop.checkpoints import load_checkpoint
 from gate2static.train.networks import build_architecture
-from gate2static.train.retraining import with_policies
 
 TINY = Path("recipes/digits_tiny.yaml")
 TASKS = "tasks=[{name: left, kind: classification}, {name: mask, kind: mask}]"

@@ -23,7 +23,7 @@ from scipy.sparse import csr_array, diags_array, eye_array, vstack
 from torch import fx
 
 from gate2static.static.aten import ANY_BATCH, dtype_of, shape_of
-from gate2static.static.capture import constant
+from gate2static.static.capturing.capture import constant
 
 ChannelMap = Mapping[fx.Node, csr_array]
 """Source -> A_s."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.graphs import function_of
-from gate2static.static.capture import constant, store
+from gate2static.static.capturing.capture import constant, store
 
 
 def fold_constants(network: fx.GraphModule) -> bool:

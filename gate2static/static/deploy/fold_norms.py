@@ -16,7 +16,7 @@ from torch import Tensor, fx
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from gate2static.static.aten import CONVOLUTIONS
-from gate2static.static.capture import constant, store
+from gate2static.static.capturing.capture import constant, store
 
 _aten = torch.ops.aten
 _TRANSPOSED = {

@@ -36,7 +36,7 @@ from torch import Tensor, fx
 
 from gate2static.graphs import Ids, function_of
 from gate2static.static.aten import CONVOLUTIONS, dtype_of, shape_of
-from gate2static.static.capture import constant, store
+from gate2static.static.capturing.capture import constant, store
 from gate2static.static.deploy.channel_maps import ChannelMap, channel_maps, is_concatenation
 from gate2static.static.deploy.traffic_cost import LANES, MACS_PER_NUMBER, NUMBERS_PER_START
 

@@ -17,7 +17,7 @@ from types import MappingProxyType
 from torch import Tensor, fx, nn
 
 from gate2static.static.aten import annotate
-from gate2static.static.capture import store
+from gate2static.static.capturing.capture import store
 from gate2static.static.deploy.fold_constants import fold_constants
 from gate2static.static.deploy.fold_norms import fold_norms
 from gate2static.static.deploy.moves_as_convolutions import write_moves_as_convolutions

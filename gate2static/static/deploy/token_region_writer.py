@@ -23,7 +23,7 @@ from torch import Tensor, fx
 
 from gate2static.graphs import Ids, function_of
 from gate2static.static.aten import shape_of
-from gate2static.static.capture import constant, store
+from gate2static.static.capturing.capture import constant, store
 from gate2static.static.deploy.token_operators import CUTS, PICKS, channel_sizes, dims_of
 from gate2static.static.deploy.token_regions import Piece, Region
 

@@ -24,7 +24,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, fx
 
 from gate2static.graphs import function_of
-from gate2static.static.capture import constant
+from gate2static.static.capturing.capture import constant
 from gate2static.static.deploy.token_operators import PICKS, can_join, channel_sizes, dims_of, moves_channels, operands
 
 

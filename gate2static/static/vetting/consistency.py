@@ -12,8 +12,8 @@ from torch import Tensor, fx
 from gate2static.graphs import quiet
 from gate2static.messages import brief
 from gate2static.static.aten import ANY_BATCH
+from gate2static.static.capturing.meta_tensors import META
 from gate2static.static.manifest import Manifest
-from gate2static.static.meta_tensors import META
 from gate2static.static.outputs import structured
 from gate2static.static.vetting.graph_bounds import Bounds, BoundsError, bounds_for, shapes_within
 

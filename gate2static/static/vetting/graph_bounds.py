@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from gate2static.static.meta_tensors import META, run_without_content
+from gate2static.static.capturing.meta_tensors import META, run_without_content
 from gate2static.static.vetting.work import element_count, estimate, named_arguments
 
 MOST_PARTS = 16_384

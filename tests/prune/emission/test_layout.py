@@ -17,7 +17,7 @@ from gate2static.prune.emission.arrangement import Arrangement
 from gate2static.prune.emission.layout import LAYOUT, PLAIN
 from gate2static.prune.emit import emit, layer_blocks
 from gate2static.static.aten import annotate
-from gate2static.static.capture import capture
+from gate2static.static.capturing.capture import capture
 from gate2static.static.deploy.traffic_cost import MACS_PER_NUMBER, NUMBERS_PER_START, traffic_cost
 from tests import zoo
 

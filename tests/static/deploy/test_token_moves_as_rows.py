@@ -14,7 +14,7 @@ from gate2static.gates import gate
 from gate2static.prune import Layout, expected_macs, prune
 from gate2static.static import StaticModel, load_static
 from gate2static.static.aten import annotate, shape_of
-from gate2static.static.capture import capture, store
+from gate2static.static.capturing.capture import capture, store
 from gate2static.static.deploy.compose_permutations import compose_permutations, pick_before_permuting
 from gate2static.static.deploy.decompose_attention import decompose_attention, transpose_products
 from gate2static.static.deploy.pipeline import deploy

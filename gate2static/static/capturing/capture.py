@@ -21,10 +21,10 @@ from torch.export.graph_signature import InputKind
 from gate2static.errors import PruneError
 from gate2static.graphs import quiet, remove_unread
 from gate2static.messages import brief
-from gate2static.static.any_batch import unify
-from gate2static.static.any_size import unify_sizes
 from gate2static.static.aten import ANY_BATCH, carry_shape
 from gate2static.static.aten_forms import CANONICAL, form_in_aten
+from gate2static.static.capturing.any_batch import unify
+from gate2static.static.capturing.any_size import unify_sizes
 from gate2static.static.recording import record, stored_tensors
 
 _aten = torch.ops.aten

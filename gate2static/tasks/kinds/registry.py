@@ -1,7 +1,7 @@
 """The kinds of task by the name that a recipe uses."""
 
-from gate2static.tasks import attributes, classification, depth, foreground, l1_maps, normals, semantic
 from gate2static.tasks.kind import Kind
+from gate2static.tasks.kinds import attributes, classification, depth, foreground, l1_maps, normals, semantic
 
 KINDS: dict[str, Kind] = {
     "classification": classification.KIND,

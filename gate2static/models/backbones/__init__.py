@@ -1,0 +1,1 @@
+"""Backbones: one family or library per file."""
