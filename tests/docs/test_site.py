@@ -96,6 +96,11 @@ def test_every_page_is_in_the_navigation(site: Path) -> None:
     assert [page for page in pages if f'href="{page}"' not in home] == []
 
 
+def test_the_navigation_names_no_page_twice() -> None:
+    named = re.findall(r": (\S+\.md)$", Path("mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(named) == len(set(named))
+
+
 def test_the_home_page_is_the_readme(site: Path) -> None:
     home = (site / "index.html").read_text(encoding="utf-8")
     assert "gate2static demo" in home
