@@ -1,6 +1,6 @@
 """Tasks: the loss and the metrics of each kind, and the comparison of whole sets of tasks."""
 
-from gate2static.tasks.blocks import Blocks
+from gate2static.tasks.blocks import Blocks, Measured
 from gate2static.tasks.kind import Kind
 from gate2static.tasks.kinds import KINDS
 from gate2static.tasks.metrics import TaskMetrics
@@ -14,6 +14,7 @@ __all__ = [
     "KINDS",
     "Blocks",
     "Kind",
+    "Measured",
     "PairedTest",
     "Replicates",
     "Suggestion",

@@ -4,6 +4,7 @@ States of metrics are sums over images (`TaskMetrics`), so what a split without 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,21 +21,51 @@ State = dict[str, dict[str, Tensor]]
 """Metric -> name -> one of its sums, float64, on the CPU."""
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of one task.
+
+    Attributes:
+        blocks: Block -> the states of the task's metrics there; blocks without a valid value have none.
+        images: The number of images with a valid value.
+    """
+
+    blocks: Mapping[int, State]
+    images: int
+
+    @property
+    def states(self) -> list[State]:
+        """The states of the blocks, in order."""
+        return [self.blocks[block] for block in sorted(self.blocks)]
+
+    def with_part(self, other: "Measured") -> "Measured":
+        """Returns this together with what was measured on other images of the same split."""
+        blocks = dict(self.blocks)
+        for block, state in other.blocks.items():
+            blocks[block] = combined(blocks[block], state, sign=1) if block in blocks else state
+        return Measured(blocks, self.images + other.images)
+
+
 class Blocks:
     """The states of all tasks' metrics, block by block of neighbouring images.
 
+    A block holds the same images however many processes measure the split.
+
     Args:
         tasks: The tasks to measure.
-        images: The number of images that will be added; up to `MOST_BLOCKS`, each is a block of its own.
+        images: The number of images of the split; up to `MOST_BLOCKS`, each is a block of its own.
+        rank: The process that adds its images; it has every `world_size`-th image, from this one on.
+        world_size: The number of processes.
     """
 
-    def __init__(self, tasks: Sequence[Task], images: int) -> None:
+    def __init__(self, tasks: Sequence[Task], images: int, *, rank: int = 0, world_size: int = 1) -> None:
         self._metrics = {task.name: new_metrics(task) for task in tasks}
         self._tasks = tuple(tasks)
         self._images = images
-        self._seen = 0
-        # Task -> block -> its state; blocks without a valid value have none.
+        self._next = rank
+        self._stride = world_size
         self._states: dict[str, dict[int, State]] = {task.name: {} for task in tasks}
+        self._counts = {task.name: 0 for task in tasks}
 
     def update(self, outputs: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
         """Adds a batch, which `TaskMetrics` has checked.
@@ -45,17 +76,20 @@ class Blocks:
         """
         size = len(next(iter(outputs.values())))
         count = min(self._images, MOST_BLOCKS)
-        of_image = [(self._seen + number) * count // self._images for number in range(size)]
-        self._seen += size
+        of_image = [(self._next + number * self._stride) * count // self._images for number in range(size)]
+        self._next += size * self._stride
+        for task in self._tasks:
+            valid = task.kind.valid(targets[task.name])
+            self._counts[task.name] += int(valid.reshape(size, -1).any(dim=1).sum())
         for block in dict.fromkeys(of_image):
             first = of_image.index(block)
             part = slice(first, first + of_image.count(block))
             for task in self._tasks:
                 self._add(task, block, outputs[task.name][part], targets[task.name][part])
 
-    def states(self) -> dict[str, list[State]]:
-        """Returns task -> the states of its blocks, in order."""
-        return {name: [states[block] for block in sorted(states)] for name, states in self._states.items()}
+    def measured(self) -> dict[str, Measured]:
+        """Returns task -> what was measured of it."""
+        return {name: Measured(states, self._counts[name]) for name, states in self._states.items()}
 
     def _add(self, task: Task, block: int, output: Tensor, target: Tensor) -> None:
         prepared = task.kind.prepare(output.to(torch.promote_types(output.dtype, torch.float32)), target)

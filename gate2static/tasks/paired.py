@@ -7,13 +7,13 @@ them against minus the margin says how likely such a gain is where the network l
 correction of its bias is left out: for a median it is noise.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from gate2static.tasks.blocks import State, combined, computed, new_metrics
+from gate2static.tasks.blocks import Measured, combined, computed, new_metrics
 from gate2static.tasks.safety import relative_gains
 from gate2static.tasks.task import Task
 
@@ -43,11 +43,13 @@ class Replicates:
 
     Args:
         task: The task.
-        states: The states of the blocks, at least two.
+        measured: What was measured of it, in at least two blocks.
     """
 
-    def __init__(self, task: Task, states: Sequence[State]) -> None:
+    def __init__(self, task: Task, measured: Measured) -> None:
         metrics = new_metrics(task)
+        states = measured.states
+        self.images = measured.images
         total = states[0]
         for state in states[1:]:
             total = combined(total, state, sign=1)
@@ -56,7 +58,7 @@ class Replicates:
 
 
 def paired_tests(
-    network: Replicates, single: Replicates, task: Task, *, images: int, margin: float = 0.0
+    network: Replicates, single: Replicates, task: Task, *, margin: float = 0.0
 ) -> dict[str, PairedTest]:
     """Compares a network with the single-task network in every metric of a task.
 
@@ -64,7 +66,6 @@ def paired_tests(
         network: The network's metrics.
         single: Those of the single-task network on the same blocks.
         task: The task.
-        images: The number of images in all blocks.
         margin: The loss to test against, as a share of the single-task network's metric.
 
     Returns:
@@ -76,7 +77,7 @@ def paired_tests(
     for name, gain in gains.items():
         # A metric may be 0, or not exist, without a certain block.
         of_metric = np.array([replicate.get(name, np.nan) for replicate in replicates])
-        tests[name] = _test(gain, of_metric, images=images, margin=margin)
+        tests[name] = _test(gain, of_metric, images=network.images, margin=margin)
     return tests
 
 
@@ -90,7 +91,7 @@ def _test(gain: float, without: NDArray[np.float64], *, images: int, margin: flo
     Args:
         gain: The gain on all blocks.
         without: The gains without each block, (blocks,).
-        images: The number of images in all blocks.
+        images: The number of images that count.
         margin: The loss to test against.
     """
     from scipy import stats  # it takes long to import, and only training needs it
@@ -102,7 +103,7 @@ def _test(gain: float, without: NDArray[np.float64], *, images: int, margin: flo
     if np.ptp(pseudo_values) <= 1e-9 * count:
         # No image tells the networks apart; were the margin lost on single images, n images would miss all of them with
         # this probability.
-        return PairedTest(gain=gain, p_value=float((1 - margin) ** images) if abs(gain) <= 1e-9 else float(gain < 0))
+        return PairedTest(gain=gain, p_value=(1 - margin) ** images if abs(gain) <= 1e-9 else float(gain <= -margin))
     low, high = stats.ttest_1samp(pseudo_values, 0.0).confidence_interval(_CONFIDENCE)
     p_value = stats.ttest_1samp(pseudo_values, -margin, alternative="greater").pvalue
     return PairedTest(gain=gain, low=float(low), high=float(high), p_value=float(p_value))

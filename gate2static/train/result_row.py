@@ -48,7 +48,7 @@ def add_row(
         The result with the new row.
     """
     static = prune(gated)
-    scores, states = comparison.measure(static)
+    scores, measured = comparison.measure(static)
     metrics = main_scores(scores, tasks)
     separate = next((row for row in result.rows if row.kind == "separate"), None)
     baseline = metrics if separate is None else separate.metrics
@@ -56,7 +56,7 @@ def add_row(
     # Runs of older versions have no scores beside the main metrics.
     gains = relative_gains(scores, of_baseline, tasks) if of_baseline else {}
     is_comparable = any(gains.values())
-    tests = {} if name == "separate" else comparison.tests(states)
+    tests = {} if name == "separate" else comparison.tests(measured)
     of_their_own = () if safety is None else safety.opened
     row = ResultRow(
         name=name,

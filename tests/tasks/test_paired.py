@@ -1,5 +1,7 @@
 """The paired test: against scipy's t-test, against a bootstrap, and how often it is wrong."""
 
+from functools import reduce
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from scipy import stats
 from torch import Tensor
 
 from gate2static.tasks import KINDS, Blocks, PairedTest, Replicates, Task, TaskMetrics, paired_tests
-from gate2static.tasks.blocks import MOST_BLOCKS, State
+from gate2static.tasks.blocks import MOST_BLOCKS, Measured
 from gate2static.tasks.paired import _test
 
 CLASSES = Task(name="left", kind=KINDS["classification"], channels=2)
@@ -15,16 +17,19 @@ NORMALS = Task(name="normals", kind=KINDS["normals"], channels=3)
 SEMANTIC = Task(name="semantic", kind=KINDS["semantic"], channels=3)
 
 
-def states(task: Task, output: Tensor, target: Tensor, batch_size: int = 7) -> list[State]:
-    blocks = Blocks((task,), len(output))
-    for outputs, targets in zip(output.split(batch_size), target.split(batch_size), strict=True):
+def measured(
+    task: Task, output: Tensor, target: Tensor, batch_size: int = 7, rank: int = 0, world_size: int = 1
+) -> Measured:
+    blocks = Blocks((task,), len(output), rank=rank, world_size=world_size)
+    own_outputs, own_targets = (values[rank::world_size].split(batch_size) for values in (output, target))
+    for outputs, targets in zip(own_outputs, own_targets, strict=True):
         blocks.update({task.name: outputs}, {task.name: targets})
-    return blocks.states()[task.name]
+    return blocks.measured()[task.name]
 
 
 def compared(task: Task, one: Tensor, other: Tensor, target: Tensor, margin: float = 0.0) -> dict[str, PairedTest]:
-    network, single = (Replicates(task, states(task, output, target)) for output in (one, other))
-    return paired_tests(network, single, task, images=len(target), margin=margin)
+    network, single = (Replicates(task, measured(task, output, target)) for output in (one, other))
+    return paired_tests(network, single, task, margin=margin)
 
 
 def answers(right: np.ndarray) -> Tensor:
@@ -126,16 +131,44 @@ def test_blocks_add_up_to_the_whole_split_however_it_is_batched() -> None:
     metrics = TaskMetrics(NORMALS)
     metrics.update(output, target)
     for batch_size in (1, 32, 450):
-        of_blocks = states(NORMALS, output, target, batch_size)
-        assert len(of_blocks) == MOST_BLOCKS
-        assert Replicates(NORMALS, of_blocks).whole == pytest.approx(metrics.compute())
+        of_split = measured(NORMALS, output, target, batch_size)
+        assert len(of_split.blocks) == MOST_BLOCKS
+        assert of_split.images == 450
+        assert Replicates(NORMALS, of_split).whole == pytest.approx(metrics.compute())
+
+
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_a_test_does_not_depend_on_the_number_of_processes(world_size: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    target = normals(generator, 450, pixels=2)
+    one, other = (target + 0.3 * torch.randn(450, 3, 2, 2, generator=generator) for _ in range(2))
+    tests = []
+    for processes in (1, world_size):
+        networks = []
+        for output in (one, other):
+            parts = [measured(NORMALS, output, target, 7, rank, processes) for rank in range(processes)]
+            networks.append(Replicates(NORMALS, reduce(Measured.with_part, parts)))
+        tests.append(paired_tests(*networks, NORMALS))
+    for name, test in tests[0].items():
+        assert tests[1][name].model_dump() == pytest.approx(test.model_dump())
 
 
 def test_images_without_a_valid_value_are_in_no_block() -> None:
     generator = torch.Generator().manual_seed(3)
     target = normals(generator, 6)
     target[:2] = 0
-    assert len(states(NORMALS, target + 0.1, target)) == 4
+    of_split = measured(NORMALS, target + 0.1, target)
+    assert len(of_split.blocks) == 4
+    assert of_split.images == 4
+
+
+def test_images_without_a_valid_value_show_nothing() -> None:
+    generator = torch.Generator().manual_seed(3)
+    target = normals(generator, 300)
+    target[10:] = 0
+    output = target + 0.1
+    (test, *_) = compared(NORMALS, output, output, target, 0.01).values()
+    assert test.p_value == pytest.approx(0.99**10)
 
 
 def test_a_metric_that_is_missing_without_some_block_shows_nothing() -> None:

@@ -1,7 +1,7 @@
 """Comparison of networks with a run's single-task networks, on the same images."""
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +11,7 @@ from torch.utils.data import Dataset
 
 from gate2static.data import Sample
 from gate2static.recipe import Recipe
-from gate2static.tasks import Blocks, PairedTest, Replicates, Task, paired_tests
-from gate2static.tasks.blocks import State
+from gate2static.tasks import Blocks, Measured, PairedTest, Replicates, Task, paired_tests
 from gate2static.train.evaluation import evaluate
 from gate2static.train.loop.batches import Share, evaluation_loader, length, loaded
 from gate2static.train.networks import single_networks
@@ -22,8 +21,6 @@ if TYPE_CHECKING:
 
 Tests = dict[str, dict[str, PairedTest]]
 """Task -> metric -> the test of a network against the single-task network."""
-States = dict[str, list[State]]
-"""Task -> the states of its metrics, block by block of a split."""
 
 
 class Comparison:
@@ -46,7 +43,7 @@ class Comparison:
         self._recipe = recipe
         self._fabric = fabric
 
-    def measure(self, network: nn.Module) -> tuple[dict[str, dict[str, float]], States]:
+    def measure(self, network: nn.Module) -> tuple[dict[str, dict[str, float]], dict[str, Measured]]:
         """Returns all metrics of a network by task and name, and what `tests` compares.
 
         Args:
@@ -57,24 +54,22 @@ class Comparison:
         # The size of a part in training, which fits in memory.
         size = training.gated.batch_size // (share.world_size * training.accumulate)
         loader = evaluation_loader(self._split, size, share=share, workers=training.workers)
-        own_images = len(range(share.rank, length(self._split), share.world_size))
-        blocks = Blocks(self._tasks, own_images)
+        blocks = Blocks(self._tasks, length(self._split), rank=share.rank, world_size=share.world_size)
         scores = evaluate(network.to(self._fabric.device), loaded(loader), self._tasks, blocks=blocks)
-        return scores, _gathered(blocks.states())
+        return scores, _gathered(blocks.measured())
 
-    def tests(self, states: States, *, margin: float = 0.0) -> Tests:
+    def tests(self, measured: Mapping[str, Measured], *, margin: float = 0.0) -> Tests:
         """Returns the tests of a network against the single-task networks, by task and metric.
 
         Tasks with fewer than two images that count have none.
 
         Args:
-            states: The network's, as of `measure`.
+            measured: What was measured of the network, as of `measure`.
             margin: The loss to test against, as a share of the single-task networks' metrics.
         """
-        images = length(self._split)
         return {
             task.name: paired_tests(
-                Replicates(task, states[task.name]), self._single[task.name], task, images=images, margin=margin
+                Replicates(task, measured[task.name]), self._single[task.name], task, margin=margin
             )
             for task in self._tasks
             if task.name in self._single
@@ -83,8 +78,12 @@ class Comparison:
     @cached_property
     def _single(self) -> dict[str, Replicates]:
         """The single-task networks' metrics, for tasks with two blocks at least: a single one cannot be left out."""
-        states = self.measure(_SideBySide(single_networks(self._recipe, self._run_dir)))[1]
-        return {task.name: Replicates(task, states[task.name]) for task in self._tasks if len(states[task.name]) > 1}
+        measured = self.measure(_SideBySide(single_networks(self._recipe, self._run_dir)))[1]
+        return {
+            task.name: Replicates(task, measured[task.name])
+            for task in self._tasks
+            if len(measured[task.name].blocks) > 1
+        }
 
 
 class _SideBySide(nn.Module):
@@ -102,10 +101,10 @@ class _SideBySide(nn.Module):
         return {task: network(images)[task] for task, network in self.networks.items()}
 
 
-def _gathered(states: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """Returns the blocks of all processes, in the order of the processes."""
+def _gathered(measured: dict[str, Measured]) -> dict[str, Measured]:
+    """Returns what all processes have measured together."""
     if not (dist.is_available() and dist.is_initialized()):
-        return states
+        return measured
     of_processes: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(of_processes, states)
-    return {task: [block for part in of_processes for block in part[task]] for task in states}
+    dist.all_gather_object(of_processes, measured)
+    return {task: reduce(Measured.with_part, (part[task] for part in of_processes)) for task in measured}

@@ -173,14 +173,14 @@ def read_safety(path: Path) -> Safety:
 
 def _tests(run: SafeRun, comparison: Comparison, gated: GatedModel, sharing: Sequence[str]) -> Tests:
     """Returns the tests of the tasks that share, on the validation split."""
-    _, states = comparison.measure(prune(gated))
+    _, measured = comparison.measure(prune(gated))
     for task in sharing:
-        if len(states[task]) < 2:
+        if len(measured[task].blocks) < 2:
             raise RecipeError(
                 f"safe: the validation split has fewer than two images that count for {task}, and nothing is shown by "
                 "one; give more validation images, or remove safe"
             )
-    tests = comparison.tests(states, margin=run.wanted.margin)
+    tests = comparison.tests(measured, margin=run.wanted.margin)
     return {task: tests[task] for task in sharing}
 
 
@@ -188,9 +188,14 @@ def _worse(run: SafeRun, tests: Tests) -> tuple[str, ...]:
     """Returns the tasks that are not shown to be safe, the largest loss first."""
     losses = {}
     for task in run.tasks:
-        of_task = tests.get(task.name, {})
-        if not all(_passes(test, run.wanted, is_main=name == task.kind.metric_name) for name, test in of_task.items()):
-            losses[task.name] = min(test.gain for test in of_task.values())
+        if task.name not in tests:
+            continue  # it has its own encoder
+        of_task = tests[task.name]
+        # Without a test of the main metric, which is 0 with the single-task network, nothing is shown.
+        main = task.kind.metric_name
+        passes = (_passes(test, run.wanted, is_main=name == main) for name, test in of_task.items())
+        if main not in of_task or not all(passes):
+            losses[task.name] = min((test.gain for test in of_task.values()), default=0.0)
     return tuple(sorted(losses, key=losses.__getitem__))
 
 
@@ -243,7 +248,8 @@ def _train_on(
         teachers=single_networks(recipe, run.run_dir) if recipe.training.distillation > 0 else {},
     )
     train_network(network, splits, fabric=fabric, go_on=go_on, progress=progress)
-    put_back(gated, part.cpu().state_dict(), rows)
+    trained, _ = load_gated(run.run_dir / network.name / checkpoints.kept(recipe))
+    put_back(gated, trained.state_dict(), rows)
 
 
 def _recipe_of_round(run: SafeRun, sharing: Sequence[str]) -> Recipe:
