@@ -1,4 +1,4 @@
-"""`GateCallback`: a gated network in a Trainer of Lightning's, with `pip install 'gate2static[lightning]'`.
+"""`GateCallback`: a gated network in a Trainer of Lightning's, with `pip install lightning`.
 
 Nothing else of the package imports this module, so Lightning is needed only where it is used.
 """

@@ -13,6 +13,7 @@ from gate2static import delivering, demo, pipeline
 from gate2static.bench import LatencyReport
 from gate2static.errors import ArtefactError, MissingDependencyError, VerificationError
 from gate2static.files import sha256_of
+from gate2static.recipe import bundled_recipe
 from gate2static.report import slow_networks, was_verified
 from gate2static.static.folder import read_manifest
 from gate2static.train import load_result
@@ -83,12 +84,12 @@ def test_what_was_made_from_an_older_file_is_made_again(demo_copy, done_again, t
 
 def test_a_missing_library_costs_a_line_and_no_more(demo_copy, tiny, monkeypatch, capsys):
     def missing(*args, **kwargs):
-        raise MissingDependencyError("tensorrt_rtx cannot be imported; install 'gate2static[trt-rtx]'")
+        raise MissingDependencyError("tensorrt_rtx cannot be imported; pip install tensorrt-rtx")
 
     monkeypatch.setattr(pipeline, "build_engine", missing)
     (demo_copy / "shared" / "model.trt-rtx.engine").unlink()
     demo.run_demo(demo_copy, overrides=tiny)
-    assert "shared: cannot build the engine: tensorrt_rtx cannot" in " ".join(capsys.readouterr().err.split())
+    assert "shared: cannot build an engine for compute capability 8.9: tensorrt_rtx cannot" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_static_network_that_differs_stops_the_demo_and_says_so_in_its_manifest(demo_copy, tiny, monkeypatch):
@@ -176,7 +177,7 @@ def test_a_trained_run_is_delivered_by_one_command(run, demo_dir, tmp_path, monk
 
 def test_runs_of_several_seeds_have_one_report(run, tiny, tmp_path):
     overrides = [word for override in tiny for word in ("--set", override)]
-    recipe = demo.bundled_recipe()
+    recipe = bundled_recipe(demo.RECIPE)
     said = run("sweep", recipe, "--seeds", "0,1", *overrides, "--run-dir", tmp_path / "runs").stdout
     folders = [tmp_path / "runs" / f"seed-{seed}" for seed in (0, 1)]
     assert said.splitlines() == [f"trained: {folder}" for folder in folders]

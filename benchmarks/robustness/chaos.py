@@ -59,8 +59,8 @@ SETS = [word for change in QUICK for word in ("--set", change)]
 COMMANDS = {
     "train": ["train", str(RECIPE), *SETS, "--run-dir", "run", "--resume"],
     "prune": ["prune", CHECKPOINT, "-o", STATIC],
-    "export": ["export", STATIC],
-    "int8": ["export", STATIC, "--int8", "--calibration", "calibration.npy"],
+    "export": ["export", STATIC, "-o", "run/gated-60"],
+    "int8": ["export", STATIC, "-o", "run/gated-60", "--int8", "--calibration", "calibration.npy"],
     "profile": ["profile", STATIC],
     "report": ["report", "run"],
 }

@@ -386,6 +386,7 @@ def evaluate(
     ] = None,
     threads: Threads = None,
     json: Json = None,
+    model: Model = None,
 ) -> None:
     """Measure every task of a network in all its forms, such as int8, side by side on a data set."""
     from gate2static.cli.option_checks import check_outputs, evaluation_recipe, share, use_threads
@@ -396,7 +397,7 @@ def evaluate(
     check_outputs(json)
     use_threads(threads)
     evaluation = evaluate_files(
-        networks, recipe=evaluation_recipe(recipe, overrides), split=split, images=images
+        networks, recipe=evaluation_recipe(recipe, overrides), split=split, images=images, model=model
     )
     show(evaluation_table(evaluation), json, evaluation.as_json())
     if most is not None:

@@ -19,7 +19,7 @@ TRIALS = "trials"
 ADVICE = "Free some space, then start the same command again."
 Size = Annotated[int, Field(ge=0, lt=2**63)]
 Objective = Literal["delta_mtl", "worst_task", "macs", "latency_ms"]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-1e100, le=1e100)]
 
 
 class _Frozen(BaseModel):

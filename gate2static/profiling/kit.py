@@ -121,8 +121,11 @@ def write_kit(
     Raises:
         ArtefactError: The folder of the network is not a static network's.
         CheckpointError: The file is not a gated network's checkpoint.
-        BenchError: A file cannot be written.
+        BenchError: The folder holds something already, or a file cannot be written.
     """
+    # Times of an earlier kit would pass for those of this one.
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BenchError(f"{folder} is not empty, and its times would mix with those of other files; give a new folder")
     statics = _statics(network, model)
     plan = plan_measurement([(static.deployed(), static.example_inputs(1)) for static in statics], BACKEND)
     entries: dict[_Entry, int] = {_entry(TINY, 1): 0}

@@ -49,7 +49,7 @@ def read_content(run_dir: Path) -> Content:
         title=str(result.recipe.get("name", run_dir.name)),
         columns=columns,
         rows=rows,
-        takeaway=takeaway(rows),
+        takeaway=takeaway(rows, columns),
         facts=_facts(run_dir, result.recipe),
         curves=_curves(run_dir, ordered, [task.name for task in result.tasks]),
         predictions=_predictions(run_dir, ordered),

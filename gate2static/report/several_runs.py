@@ -8,6 +8,7 @@ from gate2static.errors import Gate2StaticError
 from gate2static.report.content import Content, TableRow
 from gate2static.report.takeaway import takeaway
 
+_MAY_DIFFER = ("seed", "trained until")
 _NUMBERS = (
     "delta_mtl_percent",
     "delta_i_percent",
@@ -29,7 +30,7 @@ def over_seeds(runs: Sequence[Content], names: Sequence[str]) -> Content:
         names: The names of the runs, for messages.
 
     Raises:
-        Gate2StaticError: The runs have different tasks.
+        Gate2StaticError: The runs differ in more than their seeds, or two have the same seed.
     """
     first = runs[0]
     for content, name in zip(runs, names, strict=True):
@@ -37,21 +38,25 @@ def over_seeds(runs: Sequence[Content], names: Sequence[str]) -> Content:
             raise Gate2StaticError(
                 f"{name} has other tasks or metrics than {names[0]}, so there is no mean of both; report them apart"
             )
+        for label in (content.facts | first.facts).keys() - set(_MAY_DIFFER):
+            if content.facts.get(label) != first.facts.get(label):
+                raise Gate2StaticError(
+                    f"{name} and {names[0]} differ in more than their seeds: {label} is {content.facts.get(label)} and "
+                    f"{first.facts.get(label)}; report them apart"
+                )
+    seeds = [content.facts.get("seed", "?") for content in runs]
+    if len(set(seeds)) < len(seeds):
+        raise Gate2StaticError(f"the seeds of the runs are {', '.join(seeds)}; a seed counts once, so give each once")
     row_names = list(dict.fromkeys(row.name for content in runs for row in content.rows))
     all_rows = [row for content in runs for row in content.rows]
     rows = tuple(_mean_row(name, [row for row in all_rows if row.name == name]) for name in row_names)
-    # What differs between the runs is no fact about all of them.
-    facts = {
-        label: value
-        for label, value in first.facts.items()
-        if all(content.facts.get(label) == value for content in runs)
-    }
-    facts["seeds"] = ", ".join(content.facts.get("seed", "?") for content in runs)
+    facts = {label: value for label, value in first.facts.items() if label not in _MAY_DIFFER}
+    facts["seeds"] = ", ".join(seeds)
     return Content(
         title=f"{first.title}, {len(runs)} runs",
         columns=first.columns,
         rows=rows,
-        takeaway=takeaway(rows),
+        takeaway=takeaway(rows, first.columns),
         facts=facts,
         latency_setting=first.latency_setting,
         cautions=_with_names([content.cautions for content in runs], names),

@@ -3,7 +3,6 @@
 A network that the user's code builds is described again and compared, so that weights never end in another network.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
@@ -89,7 +88,9 @@ def _range(values: Any, dtype: str) -> ValueRange | None:
     if not isinstance(values, list) or len(values) != 2 or not all(type(value) is kind for value in values):
         return None
     low, high = values
-    return (low, high) if math.isfinite(low) and math.isfinite(high) and low <= high else None
+    limits = torch.finfo(getattr(torch, dtype)) if kind is float else torch.iinfo(getattr(torch, dtype))
+    # Compared and not converted: an integer of a file may be larger than any float. NaN is below nothing.
+    return (low, high) if limits.min <= low <= high <= limits.max else None
 
 
 def _comparable(part: str, value: Any) -> Any:

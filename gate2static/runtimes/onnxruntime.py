@@ -69,7 +69,7 @@ def open_cuda_session(
     if "CUDAExecutionProvider" not in module.get_available_providers():
         raise MissingDependencyError(
             f"onnxruntime {module.__version__} was built without CUDA; install the other build with: "
-            "pip uninstall onnxruntime && pip install 'gate2static[gpu]'"
+            "pip uninstall onnxruntime && pip install onnxruntime-gpu"
         )
     providers = [("CUDAExecutionProvider", provider_options), *CPU]
     session = _create(data, session_options(), providers, label, error)

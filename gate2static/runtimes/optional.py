@@ -7,19 +7,20 @@ from typing import Any
 from gate2static.errors import MissingDependencyError
 from gate2static.messages import brief
 
+# By the libraries' own names, which are installed the same way wherever gate2static came from.
 _FIXES = {
-    "faster_coco_eval": "pip install 'gate2static[metagraspnet]'",
-    "h5py": "pip install 'gate2static[metagraspnet]'",
-    "lightning": "pip install 'gate2static[lightning]'",
+    "faster_coco_eval": "pip install h5py faster-coco-eval",
+    "h5py": "pip install h5py faster-coco-eval",
+    "lightning": "pip install lightning",
     "onnx": "pip install onnx",
     "onnx_ir": "pip install onnx-ir",
     "onnxscript": "pip install onnxscript",
     "onnxruntime": "pip install onnxruntime (or onnxruntime-gpu on Linux x86-64)",
-    "optuna": "pip install 'gate2static[search]'",
-    "openvino": "pip install 'gate2static[openvino]'",
-    "tensorboard": "pip install 'gate2static[tensorboard]'",
-    "tensorrt": "pip install 'gate2static[gpu]' --extra-index-url https://pypi.nvidia.com",
-    "tensorrt_rtx": "pip install 'gate2static[trt-rtx]'",
+    "optuna": "pip install optuna",
+    "openvino": "pip install openvino",
+    "tensorboard": "pip install tensorboard",
+    "tensorrt": "pip install tensorrt --extra-index-url https://pypi.nvidia.com",
+    "tensorrt_rtx": "pip install tensorrt-rtx",
 }
 
 _ENVIRONMENT = {"onnxruntime": {"ORT_DISABLE_TELEMETRY": "1"}}

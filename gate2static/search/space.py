@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
+from gate2static import plugins
 from gate2static.errors import RecipeError
 from gate2static.recipe import Recipe, SearchRecipe, recipe_at
+from gate2static.train.loop.balanced import check_recipe
 
 _MOST_CHECKED = 2000
 """The number of combinations up to which all are checked; beyond, every value is checked by itself."""
@@ -51,7 +53,9 @@ def checked_space(recipe: Recipe) -> Space:
         raise RecipeError("safe: a search compares gated networks; remove it, and train the picked recipe with it")
     space = {key: _values(recipe, key, values) for key, values in search.space.items()}
     for point in _points_to_check(space):
-        recipe_at(recipe, point)
+        variant = recipe_at(recipe, point)
+        plugins.allow(variant.code_names)  # named in the recipe that the user passed
+        check_recipe(variant)
     return space
 
 

@@ -31,7 +31,7 @@ class TaskInfo(_Frozen):
         higher_is_better: Whether a higher value of the main metric is better.
     """
 
-    name: str
+    name: RowName
     metric: str
     higher_is_better: bool
 

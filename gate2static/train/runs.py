@@ -195,6 +195,7 @@ def train_beside_others(
     Raises:
         Gate2StaticError: As for `train`.
     """
+    plugins.allow(variant.code_names)
     fabric = _checked(recipe, {name: variant})
     with locked(run_dir / name, waiting=waiting):
         launch(fabric, _run_in_process, recipe, run_dir, {name: variant}, {}, True, progress)

@@ -14,13 +14,14 @@ from gate2static.data import describe_data, load_data
 from gate2static.errors import DataError, VerificationError
 from gate2static.files import is_file
 from gate2static.recipe import Recipe, parse
+from gate2static.restore import load_checkpoint
 from gate2static.runtimes.onnx_file import load_onnx, precision_of, read_onnx
 from gate2static.runtimes.onnxruntime import open_session
 from gate2static.static import StaticModel, load_static
 from gate2static.tasks import Task, build_tasks, main_scores
 from gate2static.train.evaluation import evaluate
 from gate2static.train.loop.batches import evaluation_loader, length, loaded
-from gate2static.train.networks import load_gated, recipe_of
+from gate2static.train.networks import recipe_of
 from gate2static.train.results import FILE, load_result
 
 Split = Literal["train", "val", "test"]
@@ -70,14 +71,18 @@ class Evaluation:
             most: The largest allowed drop, relative to the reference: 0.01 is one per cent.
 
         Raises:
-            VerificationError: A task drops by more.
+            VerificationError: A task drops by more, has no finite metric, or is missing.
         """
         worse = []
         for network in self.networks[1:]:
-            for task, drop in network.drops.items():
-                metric = self.metrics[task]
+            for task, metric in self.metrics.items():
+                if task not in network.drops:
+                    worse.append(f"{network.name}: {task} is missing, so nothing is known of it")
+                    continue
+                drop = network.drops[task]
                 before, after = (x.scores[task][metric] for x in (self.networks[0], network))
-                if drop is None or drop > most:
+                # Written so that a metric that is no number is refused too.
+                if drop is None or not drop <= most:
                     size = "from 0" if drop is None else f"by {100 * drop:.2f} %"
                     worse.append(f"{network.name}: {metric} of {task} drops {size} ({before:.4g} → {after:.4g})")
         if worse:
@@ -101,7 +106,12 @@ class Evaluation:
 
 
 def evaluate_files(
-    paths: Sequence[Path], *, recipe: Recipe | None = None, split: Split = "test", images: int | None = None
+    paths: Sequence[Path],
+    *,
+    recipe: Recipe | None = None,
+    split: Split = "test",
+    images: int | None = None,
+    model: str | None = None,
 ) -> Evaluation:
     """Measures networks on the data of a recipe.
 
@@ -110,6 +120,7 @@ def evaluate_files(
         recipe: The recipe; None takes that of the run that the networks come from.
         split: The split of the data to measure on.
         images: The number of images to measure on, the first ones of the split; None takes all.
+        model: The name of the code that builds the networks of an own training loop's checkpoints.
 
     Raises:
         VerificationError: No recipe is known, or a network has no task of it.
@@ -128,7 +139,7 @@ def evaluate_files(
     tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
     measured: list[Measured] = []
     for path in files:
-        network, form, names = _network(path)
+        network, form, names = _network(path, model)
         present = [task for task in tasks if task.name in names]
         if not present:
             raise VerificationError(
@@ -195,7 +206,7 @@ def _recipe(files: Sequence[Path]) -> Recipe:
     )
 
 
-def _network(path: Path) -> tuple[nn.Module, str, tuple[str, ...]]:
+def _network(path: Path, model: str | None) -> tuple[nn.Module, str, tuple[str, ...]]:
     """Returns a network that maps images to outputs by name, what it is, and the names of its outputs."""
     if path.suffix == ".onnx":
         onnx = OnnxNetwork(path)
@@ -203,7 +214,7 @@ def _network(path: Path) -> tuple[nn.Module, str, tuple[str, ...]]:
     if path.is_dir():
         static = load_static(path)
         return _ForImages(static), f"static {static.manifest.inputs[0].dtype}", static.output_names
-    gated, _ = load_gated(path)
+    gated = load_checkpoint(path, model)
     return gated, "gated", gated.tasks
 
 

@@ -19,7 +19,7 @@ def test_an_export_that_is_disturbed_leaves_no_half_file_and_can_be_repeated(
     folder = tmp_path / "work"
     static.save(folder / "static")
     (folder / "notes.txt").write_text("theirs")
-    words = ["export", "static", "--pt2"]
+    words = ["export", "static", "-o", ".", "--pt2"]
     torch.set_num_threads(1)
     status, said, operations = run_in_fork(folder, words, prepare=disturbed(0, "count"))
     assert (status, said) == (0, "")
@@ -35,7 +35,7 @@ def test_an_export_that_is_disturbed_leaves_no_half_file_and_can_be_repeated(
         assert (folder / "notes.txt").read_text() == "theirs"
         assert run_in_fork(folder, words)[:2] == (0, "")
         names = sorted(entry.name for entry in folder.iterdir())
-        assert names == ["model.pt2", "notes.txt", "static"]
+        assert names == ["example.cpp", "example.py", "model.json", "model.onnx", "model.pt2", "notes.txt", "static"]
     assert load_static(folder / "static").manifest.digest == static.manifest.digest
 
 

@@ -41,6 +41,7 @@ COMMANDS = {
     },
     "evaluate": {
         *("NETWORKS", "--recipe", "--set", "--split", "--images", "--max-drop", "--threads", "--json"),
+        "--model",
     },
     "bench": {
         *("TARGETS", "--backend", "--against", "--batch-size", "--rounds", "--duration", "--threads", "--json"),

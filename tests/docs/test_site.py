@@ -1,6 +1,7 @@
 """The documentation builds without a warning, its pages are whole, and it loads nothing from other hosts."""
 
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -117,3 +118,8 @@ def test_a_link_that_leads_nowhere_stops_the_build(tmp_path: Path) -> None:
     (tmp_path / "mkdocs.yml").write_text(f"site_name: x\n{validation}")
     with pytest.raises(exceptions.Abort, match="1 warnings in strict mode"):
         build(tmp_path / "mkdocs.yml", tmp_path / "site")
+
+
+def test_the_page_on_installing_has_every_extra() -> None:
+    extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", Path("docs/install.md").read_text(), re.MULTILINE)) == set(extras)

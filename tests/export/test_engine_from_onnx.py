@@ -131,7 +131,7 @@ def test_a_sidecar_that_is_missing_or_foreign_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_tensorrt_without_its_library_or_gpu_says_how_to_get_it(onnx_file: Path, tmp_path: Path) -> None:
-    fix = "needs an NVIDIA GPU" if importlib.util.find_spec("tensorrt") else r"pip install 'gate2static\[gpu\]'"
+    fix = "needs an NVIDIA GPU" if importlib.util.find_spec("tensorrt") else r"pip install tensorrt "
     with pytest.raises(MissingDependencyError, match=fix):
         build_engine(onnx_file, tmp_path / "model.engine", backend="tensorrt")
 

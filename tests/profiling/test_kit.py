@@ -55,6 +55,12 @@ def kit(static: StaticModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "kit"
 
 
+def test_a_kit_is_not_written_over_another_one(kit: Path) -> None:
+    """Times of the first would pass for those of the second."""
+    with pytest.raises(BenchError, match=r"is not empty, and its times would mix .*; give a new folder"):
+        write_kit(kit / "network-0", kit, precision="int8", progress=False)
+
+
 def test_what_is_emitted_runs(kit: Path) -> None:
     for path in sorted(kit.glob("*.onnx"))[::7]:
         onnx.checker.check_model(onnx.load(path))

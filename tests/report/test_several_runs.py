@@ -46,3 +46,15 @@ def test_runs_of_other_tasks_have_no_mean(runs):
     other = replace(runs[1], columns=(TaskColumn(task="depth", metric="rmse", higher_is_better=False),))
     with pytest.raises(Gate2StaticError, match="b has other tasks or metrics than a"):
         over_seeds([runs[0], other], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ({"seed": "1", "data": "scenes"}, "b and a differ in more than their seeds: data is scenes and digits"),
+        ({"seed": "0", "data": "digits"}, "the seeds of the runs are 0, 0; a seed counts once"),
+    ],
+)
+def test_runs_that_are_no_seeds_of_one_recipe_have_no_mean(facts, says, runs):
+    with pytest.raises(Gate2StaticError, match=says):
+        over_seeds([runs[0], replace(runs[1], facts=facts)], ["a", "b"])

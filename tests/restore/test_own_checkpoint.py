@@ -196,7 +196,7 @@ def test_an_altered_file_is_one_line(saved: Saved, change: Callable[[Any], Any],
 
 def test_ranges_that_are_none_are_left_out(saved: Saved) -> None:
     content = checkpoints.read_checkpoint(saved[0])
-    for values in ([0.0, float("nan")], [2.0, 1.0], ["0", "1"], [1, 2], 3, [0.0]):
+    for values in ([0.0, float("nan")], [2.0, 1.0], ["0", "1"], [1, 2], 3, [0.0], [0.0, 1e39]):
         content["network"]["inputs"][0]["values"] = values
         checkpoints.save_checkpoint(saved[0], content)
         assert g2s.load_checkpoint(saved[0], model=build).program.ranges == (None,)

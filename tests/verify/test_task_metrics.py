@@ -98,11 +98,20 @@ def test_a_drop_above_what_is_allowed_names_task_and_network(forms: dict[str, Pa
     found = evaluate_files([forms["static"], forms["exported"]])
     found.require(1.0)
     scores = found.networks[0].scores
-    worse = task_metrics.Measured(name="x.onnx", form="onnx int8", scores=scores, drops={"left": 0.03})
-    changed = task_metrics.Evaluation(**{**vars(found), "networks": (found.networks[0], worse)})
+    same = dict.fromkeys(found.metrics, 0.0)
+
+    def with_drops(drops: dict[str, float]) -> task_metrics.Evaluation:
+        other = task_metrics.Measured(name="x.onnx", form="onnx int8", scores=scores, drops=drops)
+        return task_metrics.Evaluation(**{**vars(found), "networks": (found.networks[0], other)})
+
+    changed = with_drops({**same, "left": 0.03})
     changed.require(0.03)
     with pytest.raises(VerificationError, match=r"x.onnx: accuracy of left drops by 3.00 % .*allowed is 1 %"):
         changed.require(0.01)
+    with pytest.raises(VerificationError, match=r"x.onnx: accuracy of left drops by nan %"):
+        with_drops({**same, "left": float("nan")}).require(0.01)
+    with pytest.raises(VerificationError, match=r"x.onnx: left is missing, so nothing is known of it"):
+        with_drops({task: drop for task, drop in same.items() if task != "left"}).require(0.01)
 
 
 def test_networks_that_do_not_say_their_data_need_a_recipe(forms: dict[str, Path], tmp_path: Path) -> None:

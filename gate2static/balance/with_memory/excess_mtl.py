@@ -50,5 +50,6 @@ class ExcessRisks(RememberingRows):
         present = (risks > 0) & (self.first > 0)
         if present.any():
             risen = self.shares.of(present).log() + self.lr * risks[present] / self.first[present]
-            self.shares.set(present, risen.softmax(0).clamp(min=_SMALLEST_SHARE))
+            shares = risen.softmax(0).clamp(min=_SMALLEST_SHARE)
+            self.shares.set(present, shares / shares.sum())
         return rows.sum(0)

@@ -21,6 +21,8 @@ model = json.loads((folder / "model.json").read_text())
 session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
 random = np.random.default_rng(0)
 feeds = {}
+if sys.argv[1:] and not any(spec["picture"] for spec in model["inputs"]):
+    sys.exit("model.json does not say how a picture becomes the network's input; prepare the input yourself")
 for spec in model["inputs"]:
     shape = spec["example_shape"]
     if spec["picture"]:  # bytes (height, width, colours), made to numbers (1, colours, height, width)

@@ -4,31 +4,37 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gate2static.errors import ExportError
 from gate2static.export.engine_from_onnx import EngineReport
 from gate2static.export.formats import FileReport, export_static
 from gate2static.export.int8_from_onnx import Int8Report
 from gate2static.export.onnx_from_static import OnnxReport
-from gate2static.export.package.examples import write_examples
-from gate2static.export.package.model_json import Entry, description, kept_files, write_description
+from gate2static.export.package.examples import CPP_FILE, PYTHON_FILE, write_examples
+from gate2static.export.package.model_json import Entry, description, is_export, kept_files, write_description
+from gate2static.files import is_file
 from gate2static.static import StaticModel
 
 EXPORTS = Path("exports")
 """The folder of all exports, if no other one is named."""
+RUN_FILE = "run.json"
+"""The file that every folder of a run has."""
 
 
 def default_folder(static_dir: Path, tasks: Sequence[str] = ()) -> Path:
     """Returns the folder that a static network is exported to: `exports/<run>-<network>` for a network of a run.
+
+    Other networks have the name of their folder.
 
     Args:
         static_dir: The static network's folder.
         tasks: The tasks that are exported, where these are not all; they become part of the name.
     """
     folder = static_dir.resolve()
-    if folder.name != "static":
-        return EXPORTS / "-".join([folder.name, *tasks])
+    run_dir = folder.parent.parent
     # `runs/digits/gated-0.05/static` is one of many folders of this name.
-    names = [part.name for part in (folder.parent.parent, folder.parent) if part.name]
-    return EXPORTS / "-".join([*(names or ["static"]), *tasks])
+    is_of_run = folder.name == "static" and is_file(run_dir / RUN_FILE)
+    names = [run_dir.name, folder.parent.name] if is_of_run else [folder.name or "static"]
+    return EXPORTS / "-".join([*names, *tasks])
 
 
 def export_package(
@@ -52,10 +58,11 @@ def export_package(
         A report per file, and the content of `model.json`.
 
     Raises:
-        ExportError: The options do not go together, or a step failed.
+        ExportError: The options do not go together, the folder holds somebody else's examples, or a step failed.
         MissingDependencyError: An engine's library is not there; found before anything is made.
         VerificationError: An ONNX file does not compute what the static network computes.
     """
+    _check_examples(folder)
     reports = export_static(static, folder, with_fp32=True, batch=batch, **options)
     written = [_entry(report) for report in reports]
     names = [entry["file"] for entry in written]
@@ -64,6 +71,13 @@ def export_package(
     write_description(folder, content)
     write_examples(folder, static)
     return reports, content
+
+
+def _check_examples(folder: Path) -> None:
+    """Refuses a folder whose examples are not those of an earlier export: they would be replaced."""
+    names = [name for name in (PYTHON_FILE, CPP_FILE) if (folder / name).exists()]
+    if names and not is_export(folder):
+        raise ExportError(f"{folder} holds {', '.join(names)}, and no model.json of an export; give another folder")
 
 
 def _entry(report: FileReport) -> Entry:

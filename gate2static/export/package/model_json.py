@@ -1,13 +1,14 @@
 """`model.json`: what an export folder holds and what it takes and gives, for programs of any language."""
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gate2static.errors import ExportError, Gate2StaticError
-from gate2static.export.package.trtexec import trtexec_line
-from gate2static.files import is_file, write_atomically
+from gate2static.export.package.trtexec import PRECISIONS, trtexec_line
+from gate2static.files import is_file, read_bytes, write_atomically
 from gate2static.static import StaticModel, TensorSpec
 from gate2static.strict_json import read_json
 
@@ -57,6 +58,15 @@ def description(
     }
 
 
+def is_export(folder: Path) -> bool:
+    """Returns whether a folder has a `model.json` of an export."""
+    try:
+        content = read_json(folder / FILE, what="description", error=ExportError)
+    except ExportError:
+        return False
+    return isinstance(content, dict) and content.get("format") == _FORMAT["format"]
+
+
 def kept_files(folder: Path, digest: str, written: Sequence[str]) -> list[Entry]:
     """Returns the entries of files that an earlier export of the same network left in a folder.
 
@@ -71,15 +81,20 @@ def kept_files(folder: Path, digest: str, written: Sequence[str]) -> list[Entry]
         old = read_json(folder / FILE, what="description", error=ExportError)
         if old["digest"] != digest:
             return []
-        return [
-            entry
-            for entry in old["files"]
-            if entry["file"] not in written
-            and entry["file"] == Path(entry["file"]).name
-            and (folder / entry["file"]).stat().st_size == entry["size_bytes"]
-        ]
+        return [entry for entry in old["files"] if entry["file"] not in written and _is_there(folder, entry)]
     except (Gate2StaticError, OSError, KeyError, TypeError, ValueError):  # somebody else's file of this name
         return []
+
+
+def _is_there(folder: Path, entry: Entry) -> bool:
+    """Returns whether an entry of an earlier `model.json` describes a file that lies beside it."""
+    name = entry["file"]
+    if name != Path(name).name or entry["precision"] not in PRECISIONS:
+        return False
+    if name.endswith(".onnx") and not (entry["batch_size"] is None or isinstance(entry["batch_size"], int)):
+        return False
+    data = read_bytes(folder / name, what="exported file", error=ExportError)
+    return bool(hashlib.sha256(data).hexdigest() == entry["sha256"])
 
 
 def write_description(folder: Path, content: Entry) -> None:

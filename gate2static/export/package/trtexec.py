@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gate2static.static import TensorSpec
 
-_PRECISIONS = {"fp32": ("--fp16",), "fp16": ("--fp16",), "int8": ("--int8", "--fp16")}
+PRECISIONS: dict[str, tuple[str, ...]] = {"fp32": (), "fp16": ("--fp16",), "int8": ("--int8", "--fp16")}
 """Precision of a file -> the options with which TensorRT 8 to 10 may use it; TensorRT 11 knows it without."""
 TIMING_CACHE = "timing.cache"
 
@@ -24,4 +24,4 @@ def trtexec_line(inputs: Sequence[TensorSpec], file: str, *, batch: tuple[int, i
             shapes = ",".join(f"{spec.name}:{'x'.join(map(str, (size, *spec.shape)))}" for spec in inputs)
             parts.append(f"{option}={shapes}")
     # With the cache, the next build times only the layers that changed.
-    return " ".join([*parts, *_PRECISIONS[precision], f"--timingCacheFile={TIMING_CACHE}"])
+    return " ".join([*parts, *PRECISIONS[precision], f"--timingCacheFile={TIMING_CACHE}"])

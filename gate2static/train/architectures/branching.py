@@ -102,5 +102,4 @@ def _write(folder: Path, found: BranchingSearch) -> None:
         "trees": [vars(tree) for tree in found.trees[:_SHOWN]],
         "affinities": found.affinities.tolist(),
     }
-    folder.mkdir(exist_ok=True)
     write_atomically(folder / FILE, (json.dumps(content, indent=2) + "\n").encode())

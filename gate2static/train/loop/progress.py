@@ -58,6 +58,8 @@ class TrainingProgress:
         # Steps of a checkpoint count at once, so that the time left of a resumed run is right.
         self._bars.advance(self._run, done * cost)
         self._steps_left = steps - done
+        if done >= steps:
+            self.note("trained before")
 
     def advance(self, *, cost: float) -> None:
         """Counts one step of `cost` backbone passes."""

@@ -96,7 +96,7 @@ def test_without_h5py_the_message_says_what_to_install(root: Path, monkeypatch: 
     for stem in MetaGraspNet(root).viewpoints:
         stem.with_name(f"{stem.name}_scene.hdf5").touch()
     data = MetaGraspNet(root, size=SIZE, classes="categories")
-    install = r"pip install 'gate2static\[metagraspnet\]'"
+    install = r"pip install h5py faster-coco-eval"
     with pytest.raises(MissingDependencyError, match=f"h5py cannot be imported.*{install}"):
         data[0]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gate2static.errors import ExportError
 from gate2static.export.package.folder import default_folder, export_package
 from gate2static.static import StaticModel
 
@@ -48,7 +49,7 @@ def test_the_command_line_for_the_board_has_the_shapes_of_the_batch_range(descri
     _, found = export_package(described, tmp_path, batch=(1, 2, 4), progress=False)
     assert found["trtexec"]["model.onnx"] == (
         "trtexec --onnx=model.onnx --saveEngine=model.engine --minShapes=image:1x3x16x16 --optShapes=image:2x3x16x16 "
-        "--maxShapes=image:4x3x16x16 --fp16 --timingCacheFile=timing.cache"
+        "--maxShapes=image:4x3x16x16 --timingCacheFile=timing.cache"
     )
 
 
@@ -83,7 +84,38 @@ def test_somebody_elses_description_is_replaced(described: StaticModel, tmp_path
 
 @pytest.mark.parametrize(
     ("static_dir", "folder"),
-    [("runs/digits/gated-4/static", "exports/digits-gated-4"), ("nets/mine", "exports/mine")],
+    [
+        ("runs/digits/gated-4/static", "exports/digits-gated-4"),
+        ("nets/mine", "exports/mine"),
+        ("static", "exports/static"),
+    ],
 )
 def test_a_folder_is_named_for_its_network(static_dir: str, folder: str, tmp_path: Path) -> None:
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    (tmp_path / "runs" / "digits" / "run.json").touch()
     assert default_folder(tmp_path / static_dir) == Path(folder)
+
+
+def test_examples_of_somebody_else_stay(described: StaticModel, tmp_path: Path) -> None:
+    (tmp_path / "example.py").write_text("mine")
+    with pytest.raises(ExportError, match=r"holds example\.py, and no model\.json of an export; give another folder"):
+        export_package(described, tmp_path, progress=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["example.py"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"sha256": "0" * 64}, {"precision": "fp7"}, {"batch_size": "many"}, {"file": "../other.onnx"}]
+)
+def test_a_kept_entry_that_does_not_fit_is_dropped(
+    change: dict[str, str], described: StaticModel, tmp_path: Path
+) -> None:
+    export_package(described, tmp_path, progress=False)
+    (tmp_path / "old.onnx").write_bytes((tmp_path / "model.onnx").read_bytes())
+    old = content(tmp_path)
+    entry = {**old["files"][0], "file": "old.onnx"}
+    (tmp_path / "model.json").write_text(json.dumps({**old, "files": [entry]}))
+    export_package(described, tmp_path, progress=False)
+    assert [file["file"] for file in content(tmp_path)["files"]] == ["model.onnx", "old.onnx"]
+    (tmp_path / "model.json").write_text(json.dumps({**old, "files": [{**entry, **change}]}))
+    export_package(described, tmp_path, progress=False)
+    assert [file["file"] for file in content(tmp_path)["files"]] == ["model.onnx"]

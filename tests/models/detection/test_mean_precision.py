@@ -71,5 +71,5 @@ def test_the_class_counts() -> None:
 
 def test_without_the_library_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'gate2static\[metagraspnet\]'"):
+    with pytest.raises(MissingDependencyError, match=r"pip install h5py faster-coco-eval"):
         MeanPrecision()

@@ -28,3 +28,9 @@ def test_nothing_is_printed_when_progress_is_switched_off(capsys: pytest.Capture
         progress.start_network("shared", steps=1, done=0, cost=1)
         progress.note("epoch 1: depth 0.1")
     assert capsys.readouterr().err == ""
+
+
+def test_networks_that_a_checkpoint_spares_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with TrainingProgress(enabled=True, total_cost=4) as progress:
+        progress.start_network("shared", steps=4, done=4, cost=1)
+    assert " shared: trained before" in capsys.readouterr().err

@@ -152,7 +152,8 @@ def everything(fabric: Any, folder: Path) -> None:
             "sparsity_weight=1",
         ],
     )
-    _run_in_process(fabric, small, folder / "run", {"gated-1": small}, {}, resume=False, show=False)
+    rows = dict.fromkeys(("separate", "shared", "gated-1"), small)
+    _run_in_process(fabric, small, folder / "run", rows, {}, resume=False, show=False)
 
 
 def in_two(fabric: Any, folder: Path) -> None:
