@@ -89,7 +89,8 @@ def test_a_missing_library_costs_a_line_and_no_more(demo_copy, tiny, monkeypatch
     monkeypatch.setattr(pipeline, "build_engine", missing)
     (demo_copy / "shared" / "model.trt-rtx.engine").unlink()
     demo.run_demo(demo_copy, overrides=tiny)
-    assert "shared: cannot build an engine for compute capability 8.9: tensorrt_rtx cannot" in " ".join(capsys.readouterr().err.split())
+    said = " ".join(capsys.readouterr().err.split())
+    assert "shared: cannot build an engine for compute capability 8.9: tensorrt_rtx cannot" in said
 
 
 def test_a_static_network_that_differs_stops_the_demo_and_says_so_in_its_manifest(demo_copy, tiny, monkeypatch):

@@ -400,6 +400,7 @@ def evaluate(
         networks, recipe=evaluation_recipe(recipe, overrides), split=split, images=images, model=model
     )
     show(evaluation_table(evaluation), json, evaluation.as_json())
+    say_cautions(evaluation.cautions())
     if most is not None:
         evaluation.require(most)
 

@@ -1,7 +1,7 @@
 """A whole run: the single-task networks, the shared network and one gated network per sparsity weight."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -9,42 +9,28 @@ from typing import TYPE_CHECKING
 
 from gate2static import plugins
 from gate2static.architectures.smtl import SMTL
-from gate2static.budget import BudgetReport, check_budget
+from gate2static.budget import check_budget
 from gate2static.data import Splits, describe_data, load_data
 from gate2static.errors import RecipeError, TrainingError
-from gate2static.gates import GatedModel
 from gate2static.recipe import ArchitectureRecipe, NetworkRecipe, Recipe
 from gate2static.tasks import Task, build_tasks
-from gate2static.train.architectures.branching import check_tree_search, with_tree
-from gate2static.train.architectures.retraining import with_policies
-from gate2static.train.deciding import decide_gates
+from gate2static.train.architectures.branching import check_tree_search
 from gate2static.train.loop.balanced import check_recipe
 from gate2static.train.loop.batches import length
 from gate2static.train.loop.checkpoints import FILE as CHECKPOINT
-from gate2static.train.loop.checkpoints import kept, load_checkpoint
 from gate2static.train.loop.event_files import check_tensorboard
-from gate2static.train.loop.loop import train_network
-from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.networks import (
     build_architecture,
-    build_gated,
-    build_shared,
-    build_single,
     build_untrained,
-    gated_baseline,
-    load_gated,
-    single_networks,
 )
 from gate2static.train.processes.devices import launch, on_first_process, start_fabric, starts_the_run
 from gate2static.train.processes.memory import keep_freed_memory
-from gate2static.train.result_row import add_row
 from gate2static.train.results import FILE as RESULT
 from gate2static.train.results import ResultRow, RunResult, TaskInfo, load_result
+from gate2static.train.rows import Rows
 from gate2static.train.run_lock import locked
-from gate2static.train.safety.comparison import Comparison
-from gate2static.train.safety.rounds import SafeRun, make_safe, read_safety, safe_cost
-from gate2static.train.sample_predictions import write_predictions
+from gate2static.train.safety.rounds import safe_cost
 from gate2static.train.variants import gated_name, gated_variants, is_shared, safe_rows, shared_variants
 
 if TYPE_CHECKING:
@@ -238,52 +224,26 @@ def _run_in_process(
     gated = {name: variant for name, variant in recipes.items() if _is_gated(name, architectures)}
     safe = safe_rows(gated)
     recipes = _with_safe(recipes, safe)
-    on_test = Comparison(run_dir, splits.test, tasks, recipe, fabric)
     total_cost = _total_cost(recipe, length(splits.train), recipes.keys() - safe.keys(), architectures)
     total_cost += sum(safe_cost(recipes[name], length(splits.train)) for name in safe)
     with TrainingProgress(enabled=show and fabric.is_global_zero, total_cost=total_cost) as progress:
+        rows = Rows(
+            recipe=recipe,
+            run_dir=run_dir,
+            tasks=tasks,
+            splits=splits,
+            fabric=fabric,
+            resume=resume,
+            progress=progress,
+        )
         for name, variant in recipes.items():
-            safety = None
             if name in safe:
-                run = SafeRun(name=name, before=safe[name], recipe=variant, tasks=tasks, run_dir=run_dir)
-                make_safe(run, splits, fabric=fabric, go_on=resume, progress=progress)
-                safety = read_safety(run.checkpoint)
-                checkpoints = [f"{name}/{CHECKPOINT}"]
+                row = rows.make_safe(name, variant, before=safe[name])
             else:
-                checkpoints = []
-                wanted = architectures.get(name)
-                if wanted is not None:
-                    on_first_process(fabric, partial(_make_folder, run_dir))
-                    wanted = with_tree(wanted, recipe, run_dir, tasks, splits, fabric=fabric)
-                    wanted = with_policies(wanted, recipe, run_dir)
-                for network in _network_runs(name, variant, run_dir, wanted):
-                    on_first_process(fabric, partial(_make_folder, run_dir))
-                    if isinstance(network.model, GatedModel) and not network.checkpoint.exists():
-                        decide_gates(network.model, variant, run_dir, tasks, splits, device=fabric.device)
-                    train_network(network, splits, fabric=fabric, go_on=resume, progress=progress)
-                    checkpoints.append(f"{network.name}/{kept(recipe)}")
-            if any(row.name == name for row in result.rows):
+                row = rows.train(name, variant, architectures.get(name))
+            if any(measured.name == name for measured in result.rows):
                 continue  # measured before an interruption
-            sparsity_weight = None
-            report = None
-            if _is_gated(name, architectures):
-                sparsity_weight, report = _outcome(variant, run_dir / safe.get(name, name))
-            trained = _trained(run_dir, checkpoints, name=name)
-            on_first_process(fabric, partial(write_predictions, run_dir / name, trained, splits.test, tasks))
-            result = add_row(
-                result,
-                trained,
-                name=name,
-                checkpoints=tuple(checkpoints),
-                recipe=recipe,
-                tasks=tasks,
-                comparison=on_test,
-                sparsity_weight=sparsity_weight,
-                # A safe network may cost more than the gated one that it was made of.
-                budget=None if name in safe else report,
-                is_architecture=name in architectures,
-                safety=safety,
-            )
+            result = rows.measure(row, result)
             on_first_process(fabric, partial(_save, result, run_dir, beside_others="separate" not in recipes))
 
 
@@ -324,14 +284,6 @@ def _with_safe(variants: dict[str, Recipe], safe: dict[str, str]) -> dict[str, R
     return recipes
 
 
-def _make_folder(run_dir: Path) -> None:
-    """Creates the run's folder before training, so that a permission error does not come after an epoch."""
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(f"cannot write {run_dir}: {error.strerror}; choose another folder") from error
-
-
 def _check_selection(recipe: Recipe, splits: Splits) -> None:
     """Raises a RecipeError where epochs would be selected on the images that the result is measured on."""
     training = recipe.training
@@ -347,57 +299,6 @@ def _check_selection(recipe: Recipe, splits: Splits) -> None:
             "training.keep and patience: the data set comes without validation images, so they would select on the "
             "test images; set data.options.val_images, or leave them out"
         )
-
-
-def _network_runs(name: str, recipe: Recipe, run_dir: Path, wanted: ArchitectureRecipe | None) -> Iterator[NetworkRun]:
-    """Yields the networks of a row, built one by one, because a gated network starts from trained baselines."""
-    tasks = build_tasks(recipe.tasks, describe_data(recipe.data))
-    teaches = name != "separate" and recipe.training.distillation > 0
-    teachers = single_networks(recipe, run_dir) if teaches else {}
-    if name == "separate":
-        for task in tasks:
-            model = build_single(recipe, task.name)
-            folder = f"{name}/{task.name}"
-            yield NetworkRun(name=folder, kind="single", model=model, tasks=(task,), recipe=recipe, run_dir=run_dir)
-    elif wanted is not None:
-        yield NetworkRun(
-            name=name,
-            kind="architecture",
-            model=build_architecture(recipe, wanted),
-            tasks=tasks,
-            recipe=recipe,
-            run_dir=run_dir,
-            teachers=teachers,
-            architecture=wanted,
-        )
-    elif is_shared(name):
-        model = build_shared(recipe)
-        yield NetworkRun(
-            name=name, kind="shared", model=model, tasks=tasks, recipe=recipe, run_dir=run_dir, teachers=teachers
-        )
-    else:
-        gated = build_gated(recipe, run_dir)
-        yield NetworkRun(
-            name=name,
-            kind="gated",
-            model=gated,
-            tasks=tasks,
-            recipe=recipe,
-            run_dir=run_dir,
-            sparsity_weight=recipe.sparsity_weight,
-            teachers=teachers,
-        )
-
-
-def _outcome(recipe: Recipe, folder: Path) -> tuple[float | None, BudgetReport | None]:
-    """Returns λ_s at the end of a gated network's training, if gates were learned, and the projection's report."""
-    position = load_checkpoint(folder / CHECKPOINT)["position"]
-    weight = position["log"][-1].get("lambda", recipe.sparsity_weight)
-    report = position["budget"].get("report")
-    return (
-        weight if recipe.gating.decisions == "learned" else None,
-        None if report is None else BudgetReport.model_validate(report),
-    )
 
 
 def _open_result(recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], *, resume: bool) -> RunResult:
@@ -417,15 +318,6 @@ def _open_result(recipe: Recipe, run_dir: Path, tasks: tuple[Task, ...], *, resu
         for task in tasks
     )
     return RunResult(recipe=recipe.model_dump(mode="json"), tasks=infos, rows=rows)
-
-
-def _trained(run_dir: Path, checkpoints: Sequence[str], *, name: str) -> GatedModel:
-    """Loads the network of a row from its checkpoints, as a gated network."""
-    if name == "separate":
-        return gated_baseline(run_dir, "separate")
-    if name == "shared":
-        return gated_baseline(run_dir, "shared")
-    return load_gated(run_dir / checkpoints[0])[0]
 
 
 def _total_cost(recipe: Recipe, images: int, rows: Iterable[str], architectures: Collection[str]) -> int:

@@ -71,15 +71,14 @@ class Evaluation:
             most: The largest allowed drop, relative to the reference: 0.01 is one per cent.
 
         Raises:
-            VerificationError: A task drops by more, has no finite metric, or is missing.
+            VerificationError: A task drops by more or has no finite metric, or a network has none of the tasks.
         """
         worse = []
         for network in self.networks[1:]:
-            for task, metric in self.metrics.items():
-                if task not in network.drops:
-                    worse.append(f"{network.name}: {task} is missing, so nothing is known of it")
-                    continue
-                drop = network.drops[task]
+            if not network.drops:
+                worse.append(f"{network.name} has none of the tasks of {self.networks[0].name}")
+            for task, drop in network.drops.items():
+                metric = self.metrics[task]
                 before, after = (x.scores[task][metric] for x in (self.networks[0], network))
                 # Written so that a metric that is no number is refused too.
                 if drop is None or not drop <= most:
@@ -90,6 +89,15 @@ class Evaluation:
                 f"{'; '.join(worse)}; allowed is {100 * most:g} %. Calibrate int8 with more images of the training "
                 "split, or deploy fp16"
             )
+
+    def cautions(self) -> tuple[str, ...]:
+        """Returns a sentence for every network that lacks tasks of the reference: nothing is known of these."""
+        missing = {network.name: set(self.metrics) - set(network.drops) for network in self.networks[1:]}
+        return tuple(
+            f"{name} lacks {', '.join(sorted(tasks))}, of which nothing is measured"
+            for name, tasks in missing.items()
+            if tasks
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Returns the evaluation as plain values."""

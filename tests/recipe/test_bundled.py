@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from gate2static.errors import RecipeError
-from gate2static.recipe import bundled, bundled_recipe, bundled_recipes, copy_recipe, headline, load_recipe
+from gate2static.recipe import bundled_recipe, bundled_recipes, copy_recipe, headline, load_recipe
+from gate2static.recipe.catalogue import bundled
 
 SMALL = """# A small one: its first sentence. And its second.
 #   gate2static train small.yaml

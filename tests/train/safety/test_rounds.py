@@ -165,7 +165,8 @@ def test_killed_between_any_two_writes_it_goes_on_bit_for_bit(
     folder = made.checkpoint.parent
     # What is decided is planned, so nothing needs to be pruned and measured.
     monkeypatch.setattr(rounds, "prune", lambda gated: SimpleNamespace(manifest=SimpleNamespace(macs={"static": 1})))
-    monkeypatch.setattr(Comparison, "measure", lambda self, network: ({}, defaultdict(lambda: [{}, {}])))
+    measured = defaultdict(lambda: SimpleNamespace(blocks={0: {}, 1: {}}))
+    monkeypatch.setattr(Comparison, "measure", lambda self, network: ({}, measured))
     write = files._write
     left = 0
 
