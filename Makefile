@@ -23,7 +23,7 @@ demo: $(STAMP)  ## train, prune, verify, export and time on real digits; writes 
 # Two processes of one thread each: most tests are many small operators. A file stays whole, and with it what it makes once.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test: $(STAMP)  ## all tests; at most 12 minutes
+test: $(STAMP)  ## all tests; about 20 minutes
 	$(PYTEST)
 
 test-fast: $(STAMP)  ## those that are not marked slow; under 2 minutes
