@@ -1,15 +1,43 @@
 """The rest of the road for a whole run: every network pruned, verified, exported and timed, and the report."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import torch
+
 from gate2static.bench import benchmark
-from gate2static.errors import MissingDependencyError
+from gate2static.errors import ArtefactError, MissingDependencyError
+from gate2static.export import build_engine, export_onnx
+from gate2static.export.engine_sidecar import is_built_from
 from gate2static.files import is_up_to_date
-from gate2static.pipeline import ONNX_FILE, delivery
+from gate2static.pipeline import load_network
 from gate2static.progress import progress_bar
-from gate2static.report import WrittenReport, write_report
-from gate2static.train import RunResult, load_result
+from gate2static.prune import prune
+from gate2static.report import WrittenReport, gated_checks, onnx_checks, record, was_verified, write_report
+from gate2static.static import load_static
+from gate2static.train import ResultRow, RunResult, load_result, with_meaning
 from gate2static.train.run_lock import locked
+from gate2static.verify import verify
+
+ONNX_FILE = "model.onnx"
+ENGINE_FILE = "model.trt-rtx.engine"
+_EXAMPLE_CAPABILITY = "8.9"
+"""The GPU (an RTX 4090, an L4) that the demo builds for on a machine without one, and says so."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One step of a delivery.
+
+    Attributes:
+        verb: The action in words, for a progress bar: "prune".
+        run: Does the step, or nothing where its file is newer than the files it is made from.
+    """
+
+    verb: str
+    run: Callable[[], None]
 
 
 def deliver(run_dir: Path, *, engines: bool = False, threads: int | None = None) -> WrittenReport:
@@ -56,3 +84,73 @@ def _time(run_dir: Path, result: RunResult, threads: int | None) -> None:
     models = {name: run_dir / name / ONNX_FILE for name in names}
     if not is_up_to_date(run_dir / "latency.json", models.values()):
         benchmark(models, duration_s=2.0, threads=threads).to_json(run_dir / "latency.json")
+
+
+def delivery(run_dir: Path, row: ResultRow, *, engines: bool) -> tuple[Step, ...]:
+    """Returns the steps that take one network of a run from its checkpoints to an ONNX file or an engine, in order.
+
+    Args:
+        run_dir: A folder that `train` or `sweep` wrote.
+        row: One of the run's networks.
+        engines: Whether a TensorRT-RTX engine is built too.
+
+    Raises:
+        ArtefactError: The network's folder is a link that leads out of the run's folder.
+    """
+    folder = run_dir / row.name
+    for path in (folder, folder / "static"):
+        # A run folder may be a stranger's, and what its links lead to somebody else's.
+        if not path.resolve().is_relative_to(run_dir.resolve()):
+            raise ArtefactError(
+                f"{path} is a link that leads out of the run's folder, to {path.resolve()}, where nothing of the run "
+                "is written; remove the link, or choose another run folder."
+            )
+    checkpoints = [run_dir / checkpoint for checkpoint in row.checkpoints]
+    # The single-task networks are several files and one gated network.
+    source = run_dir / "separate" if row.kind == "separate" else checkpoints[0]
+    steps = (
+        Step(verb="prune", run=partial(_prune_if_older, source, checkpoints, folder / "static")),
+        Step(verb="verify", run=partial(_verify_once, source, folder / "static")),
+        Step(verb="export", run=partial(_export_if_older, folder / "static", folder / ONNX_FILE)),
+    )
+    if not engines:
+        return steps
+    build = Step(
+        verb=f"build an engine for compute capability {engine_capability()}",
+        run=partial(_build_if_older, folder / ONNX_FILE, folder / ENGINE_FILE),
+    )
+    return (*steps, build)
+
+
+def engine_capability() -> str:
+    """Returns the compute capability that a delivery builds its engine for: this machine's, or an example."""
+    if not torch.cuda.is_available():
+        return _EXAMPLE_CAPABILITY
+    return "{}.{}".format(*torch.cuda.get_device_capability())
+
+
+def _prune_if_older(source: Path, checkpoints: Sequence[Path], static_dir: Path) -> None:
+    if not is_up_to_date(static_dir / "graph.json", checkpoints):
+        static = prune(load_network(source))
+        static.manifest = with_meaning(static.manifest, source)
+        static.save(static_dir)
+
+
+def _verify_once(source: Path, static_dir: Path) -> None:
+    static = load_static(static_dir)
+    if was_verified(static.manifest):
+        return
+    report = verify(load_network(source), static)
+    record(static_dir, gated_checks(report))
+    report.require()
+
+
+def _export_if_older(static_dir: Path, onnx: Path) -> None:
+    if not is_up_to_date(onnx, [static_dir / "graph.json"]):
+        exported = export_onnx(load_static(static_dir), onnx)
+        record(static_dir, onnx_checks(exported.errors, exported.tolerances))
+
+
+def _build_if_older(onnx: Path, engine: Path) -> None:
+    if not is_built_from(engine, onnx):
+        build_engine(onnx, engine, compute_capabilities=[engine_capability()])

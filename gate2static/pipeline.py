@@ -4,9 +4,8 @@ The command line and the demo call these functions. They return values and print
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,20 @@ import torch
 from gate2static.bench import NETWORK_BACKENDS, Stopwatch
 from gate2static.budget import BudgetReport
 from gate2static.errors import ArtefactError, CheckpointError
-from gate2static.export import build_engine, export_onnx, onnx_errors
-from gate2static.export.engine_sidecar import is_built_from
+from gate2static.export import onnx_errors
 from gate2static.export.equality import check_equal, onnx_tolerances
 from gate2static.export.formats import FileReport
 from gate2static.export.package.folder import default_folder, export_package
 from gate2static.export.task_subset import for_tasks
-from gate2static.files import is_up_to_date
 from gate2static.gates import GatedModel
-from gate2static.prune import Plan, apply, plan, prune
+from gate2static.prune import Plan, apply, plan
 from gate2static.prune.emission.layout import find_target
 from gate2static.recipe import Budget
-from gate2static.report import gated_checks, known_latencies, onnx_checks, record, was_verified, with_checks
+from gate2static.report import gated_checks, known_latencies, onnx_checks, record, with_checks
 from gate2static.restore import load_checkpoint
 from gate2static.static import Manifest, StaticModel, load_static
 from gate2static.train import (
     Projected,
-    ResultRow,
     gated_baseline,
     project_checkpoint,
     trained_budget,
@@ -39,11 +35,6 @@ from gate2static.train import (
 )
 from gate2static.verify import EquivalenceReport, refuse_fine_tuned, verify
 from gate2static.verify.inputs_file import read_inputs
-
-ONNX_FILE = "model.onnx"
-ENGINE_FILE = "model.trt-rtx.engine"
-_EXAMPLE_CAPABILITY = "8.9"
-"""The GPU (an RTX 4090, an L4) that the demo builds for on a machine without one, and says so."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,19 +149,6 @@ class Exported:
     folder: Path
     reports: tuple[FileReport, ...]
     description: dict[str, Any]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One step of a delivery.
-
-    Attributes:
-        verb: The action in words, for a progress bar: "prune".
-        run: Does the step, or nothing where its file is newer than the files it is made from.
-    """
-
-    verb: str
-    run: Callable[[], None]
 
 
 def load_network(checkpoint: Path, model: str | None = None) -> GatedModel:
@@ -328,49 +306,6 @@ def export_folder(
     return Exported(folder=folder, reports=reports, description=description)
 
 
-def delivery(run_dir: Path, row: ResultRow, *, engines: bool) -> tuple[Step, ...]:
-    """Returns the steps that take one network of a run from its checkpoints to an ONNX file or an engine, in order.
-
-    Args:
-        run_dir: A folder that `train` or `sweep` wrote.
-        row: One of the run's networks.
-        engines: Whether a TensorRT-RTX engine is built too.
-
-    Raises:
-        ArtefactError: The network's folder is a link that leads out of the run's folder.
-    """
-    folder = run_dir / row.name
-    for path in (folder, folder / "static"):
-        # A run folder may be a stranger's, and what its links lead to somebody else's.
-        if not path.resolve().is_relative_to(run_dir.resolve()):
-            raise ArtefactError(
-                f"{path} is a link that leads out of the run's folder, to {path.resolve()}, where nothing of the run "
-                "is written; remove the link, or choose another run folder."
-            )
-    checkpoints = [run_dir / checkpoint for checkpoint in row.checkpoints]
-    # The single-task networks are several files and one gated network.
-    source = run_dir / "separate" if row.kind == "separate" else checkpoints[0]
-    steps = (
-        Step(verb="prune", run=partial(_prune_if_older, source, checkpoints, folder / "static")),
-        Step(verb="verify", run=partial(_verify_once, source, folder / "static")),
-        Step(verb="export", run=partial(_export_if_older, folder / "static", folder / ONNX_FILE)),
-    )
-    if not engines:
-        return steps
-    build = Step(
-        verb=f"build an engine for compute capability {engine_capability()}",
-        run=partial(_build_if_older, folder / ONNX_FILE, folder / ENGINE_FILE),
-    )
-    return (*steps, build)
-
-
-def engine_capability() -> str:
-    """Returns the compute capability that a delivery builds its engine for: this machine's, or an example."""
-    if not torch.cuda.is_available():
-        return _EXAMPLE_CAPABILITY
-    return "{}.{}".format(*torch.cuda.get_device_capability())
-
-
 def _stopwatch(budget: Budget, threads: int | None) -> Stopwatch | None:
     """Returns what times networks on the budget's device, where the device is a backend of this machine."""
     if budget.device is None or budget.device not in NETWORK_BACKENDS:
@@ -382,30 +317,3 @@ def _keeps_cost(report: BudgetReport, request: PruneRequest) -> bool:
     """Returns whether the static network costs what the projection at the end of the training measured."""
     laid_out_as_measured = request.target == report.target and request.dtype is None
     return not request.is_aligned and request.tasks is None and (report.unit == "MACs" or laid_out_as_measured)
-
-
-def _prune_if_older(source: Path, checkpoints: Sequence[Path], static_dir: Path) -> None:
-    if not is_up_to_date(static_dir / "graph.json", checkpoints):
-        static = prune(load_network(source))
-        static.manifest = with_meaning(static.manifest, source)
-        static.save(static_dir)
-
-
-def _verify_once(source: Path, static_dir: Path) -> None:
-    static = load_static(static_dir)
-    if was_verified(static.manifest):
-        return
-    report = verify(load_network(source), static)
-    record(static_dir, gated_checks(report))
-    report.require()
-
-
-def _export_if_older(static_dir: Path, onnx: Path) -> None:
-    if not is_up_to_date(onnx, [static_dir / "graph.json"]):
-        exported = export_onnx(load_static(static_dir), onnx)
-        record(static_dir, onnx_checks(exported.errors, exported.tolerances))
-
-
-def _build_if_older(onnx: Path, engine: Path) -> None:
-    if not is_built_from(engine, onnx):
-        build_engine(onnx, engine, compute_capabilities=[engine_capability()])

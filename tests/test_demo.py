@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from gate2static import delivering, demo, pipeline
+from gate2static import delivering, demo
 from gate2static.bench import LatencyReport
 from gate2static.errors import ArtefactError, MissingDependencyError, VerificationError
 from gate2static.files import sha256_of
@@ -34,15 +34,14 @@ def done_again(monkeypatch):
     """Counts what is done again."""
     done = []
     steps = ("prune", "verify", "export_onnx", "build_engine")
-    names = dict.fromkeys(steps, pipeline) | {"benchmark": delivering}
-    for name, module in names.items():
-        original = getattr(module, name)
+    for name in (*steps, "benchmark"):
+        original = getattr(delivering, name)
 
         def counted(*args, original=original, name=name, **kwargs):
             done.append(name)
             return original(*args, **kwargs)
 
-        monkeypatch.setattr(module, name, counted)
+        monkeypatch.setattr(delivering, name, counted)
     return done
 
 
@@ -86,7 +85,7 @@ def test_a_missing_library_costs_a_line_and_no_more(demo_copy, tiny, monkeypatch
     def missing(*args, **kwargs):
         raise MissingDependencyError("tensorrt_rtx cannot be imported; pip install tensorrt-rtx")
 
-    monkeypatch.setattr(pipeline, "build_engine", missing)
+    monkeypatch.setattr(delivering, "build_engine", missing)
     (demo_copy / "shared" / "model.trt-rtx.engine").unlink()
     demo.run_demo(demo_copy, overrides=tiny)
     said = " ".join(capsys.readouterr().err.split())
@@ -95,14 +94,14 @@ def test_a_missing_library_costs_a_line_and_no_more(demo_copy, tiny, monkeypatch
 
 def test_a_static_network_that_differs_stops_the_demo_and_says_so_in_its_manifest(demo_copy, tiny, monkeypatch):
     shutil.rmtree(demo_copy / "gated-60" / "static")
-    right = pipeline.prune
+    right = delivering.prune
 
     def wrong(gated):
         static = right(gated)
         next(iter(static.parameters())).data.view(-1)[0] += 0.5
         return static
 
-    monkeypatch.setattr(pipeline, "prune", wrong)
+    monkeypatch.setattr(delivering, "prune", wrong)
     with pytest.raises(VerificationError, match="does not compute what the gated one does"):
         demo.run_demo(demo_copy, overrides=tiny)
     assert not was_verified(read_manifest(demo_copy / "gated-60" / "static"))
@@ -247,8 +246,8 @@ def test_a_networks_folder_that_links_out_of_the_run_is_refused(linked, tmp_path
     link.symlink_to(elsewhere, target_is_directory=True)
     row = SimpleNamespace(name="shared", kind="shared", checkpoints=("shared/ckpt.pt",))
     with pytest.raises(ArtefactError, match="is a link that leads out of the run's folder, to .*elsewhere, where"):
-        pipeline.delivery(run_dir, row, engines=True)
+        delivering.delivery(run_dir, row, engines=True)
     (run_dir / "inside").mkdir()
     link.unlink()
     link.symlink_to(run_dir / "inside", target_is_directory=True)
-    assert len(pipeline.delivery(run_dir, row, engines=True)) == 4
+    assert len(delivering.delivery(run_dir, row, engines=True)) == 4
