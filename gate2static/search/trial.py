@@ -2,15 +2,12 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copy2, copytree, rmtree
 from typing import Any
 
 from gate2static.bench import NETWORK_BACKENDS, Stopwatch
-from gate2static.errors import TrainingError
 from gate2static.files import is_file
 from gate2static.front.records import Measured, NetworkRecord, TaskMetric, TrialRecord, load_trials
 from gate2static.latency import latency_model
@@ -19,6 +16,7 @@ from gate2static.recipe import Recipe, parse, recipe_at
 from gate2static.search.space import searched
 from gate2static.static import StaticModel
 from gate2static.train import ResultRow, RunResult, load_gated, load_result
+from gate2static.train.loop.baselines import take_networks
 from gate2static.train.loop.checkpoints import kept
 from gate2static.train.results import FILE as RESULT
 from gate2static.train.run_lock import locked
@@ -188,22 +186,8 @@ def _take_single_networks(search_dir: Path, base: Recipe, run_dir: Path) -> None
         recipe = parse(Recipe, trained.recipe, where=f"{other}: its recipe")
         if not is_trained or _single_parts(recipe) != _single_parts(base):
             continue
-        unfinished = run_dir / ".separate"
-        try:
-            rmtree(unfinished, ignore_errors=True)
-            copytree(other.with_name("separate"), unfinished, copy_function=_link)
-            unfinished.rename(run_dir / "separate")
-        except OSError as error:
-            raise TrainingError(f"cannot write {run_dir}: {error.strerror}; free some space") from error
+        take_networks([f"separate/{task.name}" for task in base.tasks], run_dir, other.parent)
         return
-
-
-def _link(source: str, target: str) -> None:
-    """Makes a second name for a file, or a copy where the file system has no links: checkpoints are never changed."""
-    try:
-        os.link(source, target)
-    except OSError:
-        copy2(source, target)
 
 
 def _network(searching: Searching, result: RunResult, run: str, row: str, recipe: Recipe) -> NetworkRecord:

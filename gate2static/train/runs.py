@@ -16,6 +16,7 @@ from gate2static.recipe import ArchitectureRecipe, NetworkRecipe, Recipe
 from gate2static.tasks import Task, build_tasks
 from gate2static.train.architectures.branching import check_tree_search
 from gate2static.train.loop.balanced import check_recipe
+from gate2static.train.loop.baselines import check_baselines, take_baselines
 from gate2static.train.loop.batches import length
 from gate2static.train.loop.checkpoints import FILE as CHECKPOINT
 from gate2static.train.loop.event_files import check_tensorboard
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
+def train(
+    recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True, baselines: Path | None = None
+) -> RunResult:
     """Trains the single-task networks, the shared network and one gated network with λ_s = `recipe.sparsity_weight`.
 
     With a budget, λ_s starts at that weight and is steered, and the gated network finally costs at most the budget.
@@ -48,6 +51,7 @@ def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
         resume: Whether to continue the run in the folder. On the CPU the result then equals, bit for bit, that of an
             uninterrupted run.
         progress: Whether to show progress bars on stderr.
+        baselines: The folder of another run whose separate and shared networks are taken instead of trained.
 
     Returns:
         The content of `run.json`: one row for the single-task networks, one for the shared network and one for the
@@ -58,14 +62,17 @@ def train(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
         BudgetError: No setting of the gates meets the budget; nothing is trained then.
         TrainingError: A loss is no longer finite, the disk is full, the folder already holds a run, or another process
             trains in it.
-        CheckpointError: The run to continue is damaged or belongs to another recipe.
+        CheckpointError: The run to continue is damaged or belongs to another recipe, or the baselines do.
     """
     if recipe.gating.decisions in ("saliency", "random") and recipe.budget is None:
         raise RecipeError("gates that are not learned need a budget, such as budget: {macs: 0.6}; or use `sweep`")
-    return train_variants(recipe, run_dir, {gated_name(recipe): recipe}, resume=resume, progress=progress)
+    variants = {gated_name(recipe): recipe}
+    return train_variants(recipe, run_dir, variants, resume=resume, progress=progress, baselines=baselines)
 
 
-def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True) -> RunResult:
+def sweep(
+    recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress: bool = True, baselines: Path | None = None
+) -> RunResult:
     """Trains the two baselines once, and one gated network per sparsity weight λ_s in `recipe.sweep`.
 
     With `recipe.sweep_targets` there is one gated network per λ_s and combination of these τ, named after all of them;
@@ -78,6 +85,7 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
         run_dir: The folder for checkpoints, logs and `run.json` (docs/design.md, "A run folder").
         resume: Whether to continue the run in the folder, as for `train`.
         progress: Whether to show progress bars on stderr.
+        baselines: The folder of another run whose separate and shared networks are taken instead of trained.
 
     Returns:
         The content of `run.json`: one row per network, the single-task networks together being one row.
@@ -87,7 +95,7 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
             itself, or with gates that are not learned, or architectures with a method.
         TrainingError: A loss is no longer finite, the disk is full, the folder already holds a run, or another process
             trains in it.
-        CheckpointError: The run to continue is damaged or belongs to another recipe.
+        CheckpointError: The run to continue is damaged or belongs to another recipe, or the baselines do.
     """
     if recipe.budget is not None and recipe.sweep and not recipe.sweep_budgets:
         others = recipe.architectures or recipe.sweep_balancing
@@ -100,7 +108,9 @@ def sweep(recipe: Recipe, run_dir: str | Path, *, resume: bool = False, progress
             f"gating.decisions is {recipe.gating.decisions}, so λ_s decides nothing; give sweep_budgets, or use `train`"
         )
     variants = {**shared_variants(recipe), **gated_variants(recipe)}
-    return train_variants(recipe, run_dir, variants, recipe.architectures, resume=resume, progress=progress)
+    return train_variants(
+        recipe, run_dir, variants, recipe.architectures, resume=resume, progress=progress, baselines=baselines
+    )
 
 
 def train_variants(
@@ -111,6 +121,7 @@ def train_variants(
     *,
     resume: bool = False,
     progress: bool = True,
+    baselines: Path | None = None,
 ) -> RunResult:
     """Trains the two baselines of a recipe, and one network per variant of it and per architecture.
 
@@ -123,6 +134,7 @@ def train_variants(
         architectures: The architectures; their rows have their labels.
         resume: Whether to continue the run in the folder, as for `train`.
         progress: Whether to show progress bars on stderr.
+        baselines: The folder of another run whose separate and shared networks are taken instead of trained.
 
     Raises:
         Gate2StaticError: As for `train`.
@@ -146,11 +158,13 @@ def train_variants(
                 "use 32-true, or leave out held_out"
             )
         check_tree_search(recipe, wanted)
+    if baselines is not None:
+        check_baselines(recipe, baselines)
     by_label = {wanted.label: wanted for wanted in architectures}
     rows = {"separate": recipe, "shared": recipe, **variants, **dict.fromkeys(by_label, recipe)}
     # The lock is this process's alone; further processes of the run are its children.
     with locked(run_dir) if starts_the_run() else nullcontext():
-        launch(fabric, _run_in_process, recipe, run_dir, rows, by_label, resume, progress)
+        launch(fabric, _run_in_process, recipe, run_dir, rows, by_label, resume, progress, baselines)
     return load_result(run_dir)
 
 
@@ -209,6 +223,7 @@ def _run_in_process(
     architectures: dict[str, ArchitectureRecipe],
     resume: bool,
     show: bool,
+    baselines: Path | None = None,
 ) -> None:
     """Runs the part of a run that every training process has."""
     # Arguments are pickled for other processes, so each process loads data and builds networks itself.
@@ -221,6 +236,8 @@ def _run_in_process(
     splits = load_data(recipe.data, [task.name for task in tasks])
     _check_selection(recipe, splits)
     fabric.barrier()  # no process writes before all have read the folder
+    if baselines is not None:
+        on_first_process(fabric, partial(take_baselines, recipe, run_dir, baselines))
     gated = {name: variant for name, variant in recipes.items() if _is_gated(name, architectures)}
     safe = safe_rows(gated)
     recipes = _with_safe(recipes, safe)
@@ -233,7 +250,8 @@ def _run_in_process(
             tasks=tasks,
             splits=splits,
             fabric=fabric,
-            resume=resume,
+            # Networks that were taken are gone on with, which only measures those that are complete.
+            resume=resume or baselines is not None,
             progress=progress,
         )
         for name, variant in recipes.items():

@@ -19,12 +19,13 @@ import yaml
 
 from gate2static.data import describe_data
 from gate2static.errors import CheckpointError, RecipeError, TrainingError
-from gate2static.recipe import Recipe
+from gate2static.recipe import Recipe, load_recipe
 from gate2static.tasks import build_tasks, delta_mtl, main_scores
 from gate2static.train import RunResult, load_result, runs, sweep, train
 from gate2static.train.loop.checkpoints import load_checkpoint, save_checkpoint
 from gate2static.train.results import ResultRow
 from gate2static.train.safety import comparison
+from tests.train.conftest import SMALL, TINY
 
 pytestmark = pytest.mark.slow
 
@@ -95,6 +96,34 @@ def test_costs_are_those_of_the_static_networks(whole_run: Run) -> None:
     assert gated.macs == log[-1]["macs"]
     assert shared.macs < gated.macs < separate.macs
     assert shared.parameters < gated.parameters <= separate.parameters
+
+
+def test_baselines_of_another_run_are_taken_instead_of_trained(
+    whole_run: Run, tmp_path: Path, assert_same: Callable[[Any, Any], None]
+) -> None:
+    recipe = load_recipe(TINY, [*SMALL, "training.gated.epochs=1", "sparsity_weight=30"])
+    result = train(recipe, tmp_path, progress=False, baselines=whole_run[0])
+    assert result.rows[:2] == whole_run[1].rows[:2]
+    assert [row.name for row in result.rows[2:]] == ["gated-30"]
+    for network in ("separate/left", "separate/mask", "shared"):
+        for file in ("ckpt.pt", "ckpt-best.pt"):
+            assert (tmp_path / network / file).samefile(whole_run[0] / network / file), "neither trained nor copied"
+        assert (tmp_path / network / "log.csv").read_text() == (whole_run[0] / network / "log.csv").read_text()
+    with pytest.raises(TrainingError, match="already holds a run"):
+        train(recipe, tmp_path, progress=False, baselines=whole_run[0])
+
+
+def test_baselines_of_another_recipe_are_refused_with_all_that_differs(whole_run: Run, tmp_path: Path) -> None:
+    recipe = load_recipe(
+        TINY, [*SMALL, "seed=1", "training.shared.epochs=2", "gating.branch_init=shared", "gating.branch_epoch=1"]
+    )
+    different = (
+        "seed: 0 there, 1 here; training.shared: epochs: 1 there, 2 here; "
+        "gating.branch_epoch: 1 here, and no ckpt-epoch-1.pt there"
+    )
+    with pytest.raises(CheckpointError, match=f"its baselines are those of another recipe: {different}. Take the"):
+        train(recipe, tmp_path / "run", progress=False, baselines=whole_run[0])
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_that_was_killed_goes_on_bit_for_bit(

@@ -117,32 +117,45 @@ class NetworkRun:
     @property
     def identity(self) -> dict[str, Any]:
         """Every part of the recipe that the network depends on; a checkpoint with another identity is not resumed."""
-        recipe = self.recipe.model_dump(mode="json")
-        training = recipe["training"]
-        targets, tasks = split_targets(recipe["tasks"])
-        if self.kind == "single":
-            # ω_t weighs tasks against each other, so a single-task network does not depend on it.
-            tasks = [{**task, "weight": 1.0} for task in tasks]
-        # A gated network starts from the baselines and so depends on their settings too.
-        own = "shared" if self.kind == "architecture" else self.kind
-        kinds: tuple[str, ...] = ("single", "shared", "gated") if self.kind == "gated" else (own,)
-        if own == "shared" and self.teachers:
-            kinds = ("single", "shared")
-        parts = {key: recipe[key] for key in ("seed", "data", "model")}
-        parts["tasks"] = tasks
-        parts |= {f"training.{kind}": training[kind] for kind in kinds}
-        parts |= {f"training.{key}": training[key] for key in _NUMERIC_SETTINGS}
-        if self.kind != "single":
-            parts["training.distillation"] = training["distillation"]
+        parts = identity(self.recipe, self.name, self.kind)
         if self.kind == "gated":
-            parts["gating"] = recipe["gating"]
             parts["sparsity_weight"] = self.sparsity_weight
-            parts["budget"] = recipe["budget"]
-            parts["targets"] = targets
-            parts["training.keep"] = training["keep"]
         if self.architecture is not None:
             parts["architecture"] = self.architecture.model_dump(mode="json")
-        return {"stage": self.name, **parts}
+        return parts
+
+
+def identity(recipe: Recipe, name: str, kind: Kind) -> dict[str, Any]:
+    """Returns every part of a recipe that a network of it depends on.
+
+    Args:
+        recipe: The recipe of the whole run.
+        name: The network's folder inside the run.
+        kind: The part of the recipe's `training` that holds the network's settings.
+    """
+    plain = recipe.model_dump(mode="json")
+    training = plain["training"]
+    targets, tasks = split_targets(plain["tasks"])
+    if kind == "single":
+        # ω_t weighs tasks against each other, so a single-task network does not depend on it.
+        tasks = [{**task, "weight": 1.0} for task in tasks]
+    # A gated network starts from the baselines and so depends on their settings too.
+    own = "shared" if kind == "architecture" else kind
+    kinds: tuple[str, ...] = ("single", "shared", "gated") if kind == "gated" else (own,)
+    if own == "shared" and recipe.training.distillation > 0:  # single-task networks teach it
+        kinds = ("single", "shared")
+    parts = {"stage": name, **{key: plain[key] for key in ("seed", "data", "model")}}
+    parts["tasks"] = tasks
+    parts |= {f"training.{other}": training[other] for other in kinds}
+    parts |= {f"training.{key}": training[key] for key in _NUMERIC_SETTINGS}
+    if kind != "single":
+        parts["training.distillation"] = training["distillation"]
+    if kind == "gated":
+        parts["gating"] = plain["gating"]
+        parts["budget"] = plain["budget"]
+        parts["targets"] = targets
+        parts["training.keep"] = training["keep"]
+    return parts
 
 
 def split_targets(tasks: list[dict[str, Any]]) -> tuple[dict[str, float], list[dict[str, Any]]]:

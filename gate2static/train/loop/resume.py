@@ -92,14 +92,25 @@ def check_identity(saved: dict[str, Any], current: dict[str, Any], path: Path) -
     Raises:
         CheckpointError: They differ; the message names a difference.
     """
+    if different := differences(saved, current):
+        raise CheckpointError(
+            f"{path}: was trained with another {different[0]}; "
+            "resume with the recipe it was started with, or start in another folder"
+        )
+
+
+def differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Returns the parts of a recipe in which a checkpoint's identity differs from another one, with a difference each.
+
+    Args:
+        saved: The identity in the checkpoint.
+        current: The identity of the network to train.
+    """
     saved = _with_defaults(saved)
     # Only current keys count: an older checkpoint may name settings that no longer exist.
-    for key in current:
-        if saved.get(key) != current[key]:
-            raise CheckpointError(
-                f"{path}: was trained with another {key}: {_difference(saved.get(key), current[key])}; "
-                "resume with the recipe it was started with, or start in another folder"
-            )
+    return [
+        f"{key}: {_difference(saved.get(key), value)}" for key, value in current.items() if saved.get(key) != value
+    ]
 
 
 def _restored(run: NetworkRun, content: dict[str, Any], parts: dict[str, Any]) -> Position:
