@@ -13,7 +13,7 @@ import torch
 
 from gate2static.bench import NETWORK_BACKENDS, Stopwatch
 from gate2static.budget import BudgetReport
-from gate2static.errors import ArtefactError, CheckpointError
+from gate2static.errors import CheckpointError
 from gate2static.export import onnx_errors
 from gate2static.export.equality import check_equal, onnx_tolerances
 from gate2static.export.formats import FileReport
@@ -23,9 +23,10 @@ from gate2static.gates import GatedModel
 from gate2static.prune import Plan, apply, plan
 from gate2static.prune.emission.layout import find_target
 from gate2static.recipe import Budget
-from gate2static.report import gated_checks, known_latencies, onnx_checks, record, with_checks
+from gate2static.report import gated_checks, known_latencies, onnx_checks
+from gate2static.report.content import Check
 from gate2static.restore import load_checkpoint
-from gate2static.static import Manifest, StaticModel, load_static
+from gate2static.static import StaticModel, load_static
 from gate2static.train import (
     Projected,
     gated_baseline,
@@ -115,19 +116,17 @@ class Verification:
     """The comparison of a static network with its gated network and, if asked for, with its ONNX file.
 
     Attributes:
-        manifest: The static network's manifest, with the comparison recorded.
+        checks: The comparisons, in the form that `record` writes into a manifest.
         report: The comparison with the gated network; None for a network that was fine-tuned since it was pruned, of
             which only the ONNX file was compared.
         errors: The ONNX file's relative error by task; empty without an ONNX file.
         tolerances: The largest allowed relative error by task; empty without an ONNX file.
-        unrecorded: The reason why the manifest in the folder does not say of it; empty where it does.
     """
 
-    manifest: Manifest
+    checks: tuple[Check, ...]
     report: EquivalenceReport | None
     errors: dict[str, float]
     tolerances: dict[str, float]
-    unrecorded: str = ""
 
     def require(self) -> None:
         """Raises a VerificationError unless all networks compute the same function."""
@@ -241,7 +240,7 @@ def verify_folder(
     *,
     model: str | None = None,
 ) -> Verification:
-    """Compares a static network with the network that it was pruned from, and records the result in its manifest.
+    """Compares a static network with the network that it was pruned from, and changes neither.
 
     A network that was fine-tuned since is compared with its ONNX file alone.
 
@@ -267,16 +266,7 @@ def verify_folder(
     errors = onnx_errors(static, onnx, inputs=given) if onnx else {}
     tolerances = onnx_tolerances(static) if onnx else {}
     checks = (*(gated_checks(report) if report else ()), *onnx_checks(errors, tolerances))
-    unrecorded = ""
-    # Recorded before anything is raised, so that the manifest says of a failure too.
-    try:
-        manifest = record(static_dir, checks)
-    except ArtefactError as error:  # the verdict does not depend on whether the folder can be written
-        unrecorded = str(error)
-        manifest = with_checks(static.manifest, checks)
-    return Verification(
-        manifest=manifest, report=report, errors=errors, tolerances=tolerances, unrecorded=unrecorded
-    )
+    return Verification(checks=checks, report=report, errors=errors, tolerances=tolerances)
 
 
 def export_folder(

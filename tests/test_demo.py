@@ -125,8 +125,12 @@ def test_prune_verify_export_bench_in_a_build_pipeline(run, demo_dir, tmp_path):
     assert [output["activation"] for output in exported["outputs"]] == ["softmax", "sigmoid"]
     (file,) = exported["files"]
     assert file["sha256"] == sha256_of((tmp_path / "model.onnx").read_bytes())
-    run("verify", ckpt, static, "--onnx", tmp_path / "model.onnx", "--json", tmp_path / "verified.json")
+    written = (static / "manifest.json").read_bytes()
+    verify = ("verify", ckpt, static, "--onnx", tmp_path / "model.onnx")
+    run(*verify, "--json", tmp_path / "verified.json")
     assert json.loads((tmp_path / "verified.json").read_text())["passed"]
+    assert (static / "manifest.json").read_bytes() == written, "it was not asked to record"
+    run(*verify, "--record")
     assert was_verified(read_manifest(static))
     options = ("--rounds", "1", "--duration", "0", "--against", tmp_path / "model.onnx")
     run("bench", static, tmp_path / "model.onnx", *options, "--json", tmp_path / "latency.json")
@@ -158,14 +162,19 @@ def test_a_run_folder_can_be_timed_row_by_row_and_reported(run, demo_dir, tmp_pa
     assert "–" not in result.stdout, "every row of the run found its latency"
 
 
-def test_a_trained_run_is_delivered_by_one_command(run, demo_dir, tmp_path, monkeypatch):
+def test_a_trained_run_is_delivered_by_one_command(run, demo_dir, tiny, tmp_path, monkeypatch):
     timed = delivering.benchmark
     options = {"rounds": 1, "duration_s": 0, "warmup_s": 0}
     monkeypatch.setattr(delivering, "benchmark", lambda targets, **_: timed(targets, **options))
     run_dir = Path(shutil.copytree(demo_dir, tmp_path / "run"))
+    overrides = [word for override in tiny for word in ("--set", override)]
     outputs = ("*/static", "*/model.*", "latency.json", "report.html")
     for made in [path for pattern in outputs for path in run_dir.glob(pattern)]:
         shutil.rmtree(made) if made.is_dir() else made.unlink()
+    # All is trained already, so this is what a sweep ends with.
+    recipe = bundled_recipe(demo.RECIPE)
+    swept = run("sweep", recipe, *overrides, "--run-dir", run_dir, "--resume", "--deliver")
+    assert swept.stdout.splitlines() == [f"trained: {run_dir}", f"report: {run_dir / 'report.html'}"]
     result = run("deliver", run_dir, "--threads", "1")
     assert f"report: {run_dir / 'report.html'}" in result.stdout
     for row in ROWS:
@@ -214,7 +223,7 @@ def test_verify_without_an_onnx_file_does_not_ask_what_one_may_lose(run, demo_di
 
 def test_verify_notices_the_wrong_network(run, demo_dir, tmp_path):
     shutil.copytree(demo_dir / "gated-60" / "static", tmp_path / "static")
-    result = run("verify", demo_dir / "shared" / "ckpt.pt", tmp_path / "static", code=1)
+    result = run("verify", demo_dir / "shared" / "ckpt.pt", tmp_path / "static", "--record", code=1)
     assert "does not compute what the gated one does" in result.stderr
     assert not was_verified(read_manifest(tmp_path / "static"))
 

@@ -1,4 +1,4 @@
-"""The command line: one function per command, in `commands.py`."""
+"""The command line: one function per command, listed in `commands.py`."""
 
 import os
 import signal

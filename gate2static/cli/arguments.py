@@ -8,6 +8,7 @@ import typer
 from rich.console import RenderableType
 
 from gate2static import terminal
+from gate2static.cli.option_checks import check_outputs
 from gate2static.errors import Gate2StaticError
 
 if TYPE_CHECKING:
@@ -37,8 +38,27 @@ Target = Literal["any", "ort-cpu", "openvino", "trt"]
 PrecisionName = Literal["fp32", "fp16", "int8"]
 SplitName = Literal["train", "val", "test"]
 Resume = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run.")]
+Baselines = Annotated[
+    Path | None,
+    typer.Option(
+        "--baselines",
+        metavar="RUN",
+        help="Take the separate and shared networks of this run, whose recipe agrees in all that they depend on.",
+    ),
+]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads; torch's number by default.")]
-Json = Annotated[Path | None, typer.Option("--json", help="Also write the result as JSON; - for stdout.")]
+
+
+def _check_json(json: Path | None) -> Path | None:
+    """Refuses a file that cannot be written before the command's work begins; a callback of typer's."""
+    check_outputs(json)
+    return json
+
+
+Json = Annotated[
+    Path | None, typer.Option("--json", callback=_check_json, help="Also write the result as JSON; - for stdout.")
+]
+
 
 def _print_version(requested: bool) -> None:
     """Prints the version and ends the program, where `--version` was typed."""
@@ -81,6 +101,13 @@ def show(table: RenderableType, json: Path | None = None, content: object = None
     write_json(json, content)
     if json != Path("-"):
         terminal.show(table)
+
+
+def tell(line: str, json: Path | None, content: object) -> None:
+    """Prints one line, and writes its content as JSON if asked for, as `show` does with a table."""
+    write_json(json, content)
+    if json != Path("-"):
+        terminal.say(line)
 
 
 def write_json(json: Path | None, content: object) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from rich.table import Table
@@ -85,22 +86,25 @@ def record(static_dir: Path, checks: Sequence[Check]) -> Manifest:
     """
     # Two processes that record at once would otherwise lose the comparisons of one.
     with in_turn(static_dir):
-        manifest = with_checks(read_manifest(static_dir), checks)
+        manifest = _with_checks(read_manifest(static_dir), checks)
         write_manifest(static_dir, manifest)
     return manifest
 
 
-def with_checks(manifest: Manifest, checks: Sequence[Check]) -> Manifest:
+def _with_checks(manifest: Manifest, checks: Sequence[Check]) -> Manifest:
     """Returns a manifest with comparisons, which replace its earlier comparisons of the same kind."""
-    # A second `verify` replaces the first one, and keeps the comparison with an ONNX file.
+    # A second recording of `verify` replaces the first one, and keeps the comparison with an ONNX file.
     replaced = {check.comparison for check in checks}
     others = [check for check in read_checks(manifest) if check.comparison not in replaced]
-    all_checks = (*others, *checks)
-    entry = {
-        "passed": all(check.passed for check in all_checks),
-        "checks": _CHECKS.dump_python(all_checks, mode="json"),
+    return manifest.model_copy(update={"equivalence": checks_as_json((*others, *checks))})
+
+
+def checks_as_json(checks: Sequence[Check]) -> dict[str, Any]:
+    """Returns comparisons as plain values, with the verdict over all of them."""
+    return {
+        "passed": all(check.passed for check in checks),
+        "checks": _CHECKS.dump_python(tuple(checks), mode="json"),
     }
-    return manifest.model_copy(update={"equivalence": entry})
 
 
 def read_checks(manifest: Manifest) -> tuple[Check, ...]:
@@ -115,7 +119,7 @@ def read_checks(manifest: Manifest) -> tuple[Check, ...]:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ArtefactError(
-            f"the manifest's equivalence entry is not one of ours: {where}: {first['msg']}; run `gate2static verify`"
+            f"the manifest's equivalence entry is not one of ours: {where}: {first['msg']}; prune again"
         ) from None
 
 
@@ -125,9 +129,8 @@ def was_verified(manifest: Manifest) -> bool:
     return bool(verdicts) and all(verdicts)
 
 
-def checks_table(manifest: Manifest) -> Table:
-    """Returns a table of the comparisons for a terminal."""
-    checks = read_checks(manifest)
+def checks_table(checks: Sequence[Check]) -> Table:
+    """Returns a table of comparisons for a terminal."""
     reasons = {f"{check.comparison}: allowed is {check.reason}" for check in checks if check.reason}
     table = Table("comparison", "task", title="Equivalence", caption=lines(sorted(reasons)))
     for title in ("relative difference", "allowed", "verdict"):

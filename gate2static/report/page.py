@@ -52,6 +52,7 @@ def trade_off_pictures(content: Content) -> Iterator[Picture]:
                 cost=getattr(row, attribute) * scale,
                 delta_mtl_percent=row.delta_mtl_percent,
                 deviation_percent=(row.spread.delta_mtl_percent if row.spread else None) or 0.0,
+                cost_deviation=((getattr(row.spread, attribute) if row.spread else None) or 0.0) * scale,
             )
             for row in content.rows
             if row.delta_mtl_percent is not None and getattr(row, attribute) is not None

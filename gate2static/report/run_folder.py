@@ -163,7 +163,7 @@ def _missing(
         if manifest is None
     ]
     sentences += [
-        f"{name} is not verified yet: run gate2static verify "
+        f"{name} is not verified yet: run gate2static verify --record "
         f"{run_dir / name}{'' if name == 'separate' else '/ckpt.pt'} {run_dir / name / 'static'}"
         for name, manifest in manifests.items()
         if manifest is not None and not was_verified(manifest)

@@ -104,7 +104,7 @@ class Manifest(BaseModel):
             network is not what pruning made, as in `StaticModel.deployed`.
         versions: Library -> the version that made the model.
         digest: The SHA-256 over graph and weights.
-        equivalence: The report of `verify`; None before `verify` ran.
+        equivalence: The comparisons that `verify --record` or `deliver` wrote; None before.
         budget: The budget and the cost of this network; None where the model was not made for a budget.
         meaning: What the numbers of inputs and outputs mean; None where nobody said it.
         layers: Tensor of the network -> what it is: the layer, its streams and the layer's own name for it, as in

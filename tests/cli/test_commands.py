@@ -21,10 +21,10 @@ from gate2static.recipe import bundled_recipe
 # docs and build pipelines rely on these names: renaming one breaks somebody's scripts.
 COMMANDS = {
     "demo": {"--run-dir", "--set", "--json"},
-    "new": {"NAME"},
-    "train": {"RECIPE", "--set", "--resume", "--run-dir", "--budget-ms", "--device", "--json"},
-    "sweep": {"RECIPE", "--set", "--resume", "--run-dir", "--seeds", "--json"},
-    "search": {"RECIPE", "--set", "--run-dir", "--storage"},
+    "new": {"NAME", "--json"},
+    "train": {"RECIPE", "--set", "--resume", "--run-dir", "--baselines", "--budget-ms", "--device", "--json"},
+    "sweep": {"RECIPE", "--set", "--resume", "--run-dir", "--baselines", "--seeds", "--deliver", "--json"},
+    "search": {"RECIPE", "--set", "--run-dir", "--storage", "--json"},
     "front": {"RUN_DIRS", "--pick", "--html", "--json"},
     "prune": {
         *("CHECKPOINT", "-o", "--output", "--align", "--target", "--dynamic", "--budget", "--dtype", "--explain"),
@@ -34,7 +34,7 @@ COMMANDS = {
         "--json",
         "--model",
     },
-    "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--inputs", "--json", "--model"},
+    "verify": {"CHECKPOINT", "STATIC_DIR", "--onnx", "--inputs", "--record", "--json", "--model"},
     "export": {
         *("STATIC_DIR", "-o", "--output", "--onnx", "--pt2", "--trt", "--trt-rtx", "--compute-capability"),
         *("--fp16", "--int8", "--calibration", "--timing-cache", "--opset", "--batch", "--tasks", "--json"),
@@ -51,9 +51,9 @@ COMMANDS = {
         "--model",
     },
     "predict": {"STATIC_DIR", "--latency", "--precision", "--batch-size", "--json"},
-    "report": {"RUN_DIRS", "-o", "--output", "--json"},
+    "report": {"RUN_DIRS", "-o", "--output", "--row", "--json"},
     "deliver": {"RUN_DIR", "--trt-rtx", "--threads", "--json"},
-    "recipes": {"--copy", "--explain", "--schema"},
+    "recipes": {"--copy", "--explain", "--schema", "--json"},
     "doctor": {"--json"},
     "suggest-targets": {"RUN_DIR", "--json"},
 }  # fmt: skip
@@ -112,6 +112,7 @@ def test_version_is_printed(run):
         (["train", "nowhere.yaml"], "nowhere.yaml: no such recipe"),
         (["train", "nowhere.yaml", "--budget-ms", "8"], "--budget-ms and --device belong together"),
         (["train", str(TINY), "--budget-ms", "1e-5", "--device", "jetson-orin-agx"], "below what can be reached"),
+        (["train", str(TINY), "--baselines", "nowhere"], "nowhere/separate/left/ckpt.pt: no such checkpoint"),
         (["prune", "nowhere.pt", "-o", "out"], "nowhere.pt: no such checkpoint"),
         (["verify", "nowhere.pt", "static"], "static is not a static model"),
         (["export", "nowhere"], "nowhere is not a static model"),
@@ -223,7 +224,24 @@ def test_train_goes_on_where_it_was_killed(tmp_path, tiny):
     assert not list(run_dir.rglob("*.tmp"))
 
 
-def test_profile_looks_before_it_measures_whether_its_files_can_be_written(run, tmp_path, monkeypatch):
+ARGUMENTS = {
+    **{command: ["x"] for command in COMMANDS if command not in ("demo", "profile", "recipes", "doctor")},
+    "verify": ["ckpt.pt", "static"],
+    "predict": ["static", "--latency", "a100"],
+}
+"""Arguments of a command that exist nowhere: what a command says of them comes after its options."""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_looks_before_its_work_whether_its_json_can_be_written(run, command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    said = one_line(run(command, *ARGUMENTS.get(command, []), "--json", "file/x.json", code=2))
+    assert said == "gate2static: cannot write file/x.json: Not a directory. Choose another path."
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_profile_looks_before_it_measures_whether_its_table_can_be_written(run, tmp_path, monkeypatch):
     """It measured for minutes, and then could not write what it had measured."""
 
     def measured(*args, **kwargs):
@@ -231,6 +249,5 @@ def test_profile_looks_before_it_measures_whether_its_files_can_be_written(run, 
 
     monkeypatch.setattr("gate2static.profiling.profile_for", measured)
     (tmp_path / "file").touch()
-    for options in (["-o", tmp_path / "file" / "x.json"], ["-o", tmp_path / "x", "--json", tmp_path / "file" / "y"]):
-        assert "cannot write" in one_line(run("profile", *options, code=2))
+    assert "cannot write" in one_line(run("profile", "-o", tmp_path / "file" / "x.json", code=2))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gate2static.cli.commands import app
+from gate2static.errors import ArtefactError
 from gate2static.static import StaticModel
 
 RECIPE = Path("recipes/digits_tiny.yaml").resolve()
@@ -102,17 +103,20 @@ def test_an_interruption_that_comes_out_as_another_error_is_one(run, monkeypatch
 
 
 @pytest.mark.slow
-def test_the_verdict_is_shown_where_it_cannot_be_recorded(run, demo_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("row", "passed", "code"), [("shared", "true", 2), ("gated-60", "false", 1)])
+def test_the_verdict_is_shown_where_it_cannot_be_recorded(
+    run, row: str, passed: str, code: int, demo_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`verify` on a read-only folder ended without a verdict."""
-    from gate2static.errors import ArtefactError
 
     def refused(*_: object) -> None:
         raise ArtefactError("cannot write manifest.json: Read-only file system")
 
-    monkeypatch.setattr("gate2static.pipeline.record", refused)
-    result = run("verify", demo_dir / "shared" / "ckpt.pt", demo_dir / "shared" / "static", "--json", "-")
-    assert '"passed": true' in result.stdout
-    assert "not recorded: cannot write manifest.json" in result.stderr
+    monkeypatch.setattr("gate2static.report.record", refused)
+    words = ["verify", demo_dir / row / "ckpt.pt", demo_dir / "shared" / "static", "--record", "--json", "-"]
+    result = run(*words, code=code)
+    assert f'"passed": {passed}' in result.stdout
+    assert ("cannot write manifest.json" if code == 2 else "does not compute what the gated one does") in result.stderr
 
 
 def test_json_is_written_although_the_terminal_fails(run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

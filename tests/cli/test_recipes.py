@@ -30,3 +30,17 @@ def test_it_prints_the_json_schema(run) -> None:
 
 def test_it_answers_one_question_at_a_time(run) -> None:
     assert "give one of them" in run("recipes", "--explain", "--schema", code=2).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "key"), [([], "digits_tiny"), (["--copy", "digits_tiny"], "copied"), (["--schema"], "properties")]
+)
+def test_its_answers_are_json_too(run, options, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run("recipes", *options, "--json", "answer.json")
+    assert key in json.loads(Path("answer.json").read_text())
+
+
+def test_the_reference_is_json_too(run) -> None:
+    sections = json.loads(run("recipes", "--explain", "--json", "-").stdout)
+    assert sections[0]["keys"][0]["name"] == "name"

@@ -31,7 +31,7 @@ from gate2static.progress import progress_bar
 from gate2static.prune import BarrierCost
 from gate2static.report import barrier_table, checks_table, rich_table, with_checks
 from gate2static.report.content import Check, Content, TableRow, TaskColumn
-from gate2static.report.targets_table import targets_table
+from gate2static.report.tables.targets_table import targets_table
 from gate2static.static import StaticModel
 from gate2static.tasks import Suggestion
 from gate2static.train.loop.progress import TrainingProgress

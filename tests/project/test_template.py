@@ -1,5 +1,6 @@
 """`gate2static new`: the project runs as it is, by its own training loop and by its recipe."""
 
+import json
 import re
 import runpy
 import shlex
@@ -22,7 +23,7 @@ from gate2static.project import write_project
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any) -> Iterator[Path]:
     """A new project, its folder the current one, and nothing of it imported or allowed."""
     monkeypatch.chdir(tmp_path)
-    run("new", "my_discs")
+    assert json.loads(run("new", "my_discs", "--json", "-").stdout) == {"folder": "my_discs"}
     monkeypatch.chdir(tmp_path / "my_discs")
     monkeypatch.setattr(plugins, "_allowed", set())
     forget()

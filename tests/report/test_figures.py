@@ -11,7 +11,7 @@ from matplotlib.text import Text
 from gate2static.report.figures.conflict import ConflictCurves, conflict_figure, moving_average
 from gate2static.report.figures.gates import GatePattern, gate_figure
 from gate2static.report.figures.style import png_bytes
-from gate2static.report.figures.trade_off import TradeOffPoint, tradeoff_figure
+from gate2static.report.figures.trade_off import TradeOffPoint, pareto_front, tradeoff_figure
 
 
 def _pattern(units, tasks):
@@ -55,6 +55,26 @@ def test_trade_off_names_do_not_cover_each_other_when_points_are_close():
     boxes = [Text.get_window_extent(text) for text in texts]
     assert len(boxes) == 4
     assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+
+
+def _point(name, cost, gain, **values):
+    return TradeOffPoint(name=name, kind="gated", cost=cost, delta_mtl_percent=gain, **values)
+
+
+def test_the_front_is_of_networks_that_no_other_beats():
+    points = [_point("a", 5, 1), _point("b", 3, -1), _point("c", 4, -2), _point("d", 5, 0), _point("e", 9, 1)]
+    assert [point.name for point in pareto_front(points)] == ["b", "a"]
+
+
+def test_trade_offs_over_seeds_have_bars_in_both_directions_and_their_front():
+    points = [_point("a", 5, 1, deviation_percent=0.5, cost_deviation=0.25), _point("b", 3, -1)]
+    (axes,) = tradeoff_figure(points, "cost", "title").axes
+    (bars,) = axes.containers
+    across, upright = (collection.get_segments() for collection in bars.lines[2])
+    np.testing.assert_allclose(across[1], [[4.75, 1], [5.25, 1]])
+    np.testing.assert_allclose(upright[1], [[5, 0.5], [5, 1.5]])
+    front = next(line for line in axes.lines if line.get_label() == "best at its cost or less")
+    assert front.get_xdata().tolist() == [3, 5]
 
 
 def test_the_same_figure_gives_the_same_bytes():

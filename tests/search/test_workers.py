@@ -1,5 +1,6 @@
 """Workers of one search: every trial ends once, whoever dies, and what is wrong is one line."""
 
+import json
 import os
 import signal
 import time
@@ -14,7 +15,7 @@ from gate2static.front.records import load_trials
 from gate2static.runtimes import optional
 from gate2static.search import liveness, running, search, worker
 from tests.forking import exit_code_of_fork
-from tests.search.conftest import recipe_with
+from tests.search.conftest import SPACE, TINY, recipe_with
 
 Replace = Callable[..., None]
 
@@ -50,6 +51,14 @@ def test_a_search_ends_every_trial_once_and_again_does_nothing(
     assert all(1 <= record.point["sparsity_weight"] <= 100 for record in records)
     assert search(recipe, tmp_path) == records
     assert set(_begun(tmp_path).values()) == {1}
+
+
+def test_the_command_answers_with_its_trials(run, tmp_path: Path, trials_without_training: Replace) -> None:
+    trials_without_training()
+    options = ("--set", f"search={{space: {SPACE}, trials: 2, sampler: random}}", "--run-dir", tmp_path)
+    answer = json.loads(run("search", TINY, *options, "--json", "-").stdout)
+    assert answer["folder"] == str(tmp_path)
+    assert [trial["slot"] for trial in answer["trials"]] == [0, 1]
 
 
 def test_two_workers_share_the_trials(tmp_path: Path, trials_without_training: Replace) -> None:

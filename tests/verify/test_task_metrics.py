@@ -13,7 +13,7 @@ from gate2static.export.task_subset import for_tasks
 from gate2static.files import write_atomically
 from gate2static.prune import prune
 from gate2static.recipe import load_recipe
-from gate2static.report.evaluation_table import evaluation_table
+from gate2static.report.tables.evaluation_table import evaluation_table
 from gate2static.static import StaticModel
 from gate2static.terminal import console
 from gate2static.train import RunResult, evaluate

@@ -24,7 +24,8 @@ _LOOKS: dict[str, dict[str, Any]] = {
 _OFFSETS_POINTS = ((0, 12), (0, -19), (14, 8), (14, -14), (-14, 8), (-14, -14), (0, 26), (0, -33), (0, 40), (0, -47))
 
 
-_CURVES = ("gated", "l1")
+_BASELINES = ("separate", "shared")
+"""The kinds without names beside their points: the legend says which network it is."""
 _LINE_STEPS = 40
 _LEGENDS_ABREAST = 3
 
@@ -40,6 +41,7 @@ class TradeOffPoint:
         cost: The network's cost in the unit of the horizontal axis.
         delta_mtl_percent: Δ_MTL (eq. 6) in per cent; higher is better.
         deviation_percent: The standard deviation of Δ_MTL over seeds; 0 for one seed.
+        cost_deviation: The standard deviation of the cost over seeds; 0 for one seed.
     """
 
     name: str
@@ -47,10 +49,20 @@ class TradeOffPoint:
     cost: float
     delta_mtl_percent: float
     deviation_percent: float = 0.0
+    cost_deviation: float = 0.0
+
+
+def pareto_front(points: Sequence[TradeOffPoint]) -> list[TradeOffPoint]:
+    """Returns the points that no other point equals or beats in both cost and gain, by rising cost."""
+    front: list[TradeOffPoint] = []
+    for point in sorted(points, key=lambda p: (p.cost, -p.delta_mtl_percent)):
+        if not front or point.delta_mtl_percent > front[-1].delta_mtl_percent:
+            front.append(point)
+    return front
 
 
 def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str) -> Figure:
-    """Draws Δ_MTL against cost, with a line through the gated networks in the order of cost; up and left is better."""
+    """Draws Δ_MTL against cost, with the Pareto front of all networks; up and left is better."""
     figure = style.new_figure(6.2, 4.4)
     with mpl.rc_context({**style.RC, "axes.grid.axis": "both"}):
         axes = figure.subplots()
@@ -59,23 +71,46 @@ def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str
             if of_kind:
                 costs = [p.cost for p in of_kind]
                 gains = [p.delta_mtl_percent for p in of_kind]
-                axes.plot(costs, gains, linestyle="-" if kind in _CURVES else "none", markersize=8, **look)
-                if any(deviations := [p.deviation_percent for p in of_kind]):
-                    axes.errorbar(costs, gains, yerr=deviations, fmt="none", ecolor=look["color"], capsize=3)
+                axes.plot(costs, gains, linestyle="none", markersize=8, **look)
+                upright = [p.deviation_percent for p in of_kind]
+                across = [p.cost_deviation for p in of_kind]
+                axes.errorbar(
+                    costs,
+                    gains,
+                    # Bars of no length would show as caps.
+                    yerr=upright if any(upright) else None,
+                    xerr=across if any(across) else None,
+                    fmt="none",
+                    ecolor=look["color"],
+                    capsize=3,
+                )
+        front = pareto_front(points)
+        axes.step(
+            [p.cost for p in front],
+            [p.delta_mtl_percent for p in front],
+            where="post",
+            color="#666666",
+            linewidth=1.2,
+            zorder=1,
+            label="best at its cost or less",
+        )
         axes.axhline(0.0, color="#666666", linewidth=0.8, linestyle="--", zorder=0)
         axes.margins(0.14)
         axes.set_xlim(left=0)
         axes.set_xlabel(cost_label)
         axes.set_ylabel(r"$\Delta_\mathrm{MTL}$ against separate networks (%)")
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-        kinds = len({p.kind for p in points})
-        figure.legend(loc="outside lower center", ncols=kinds if kinds <= _LEGENDS_ABREAST else 2, fontsize=9)
-        name_points(axes, [p for p in points if p.kind in _CURVES], points)
+        entries = len({p.kind for p in points}) + 1
+        figure.legend(loc="outside lower center", ncols=entries if entries <= _LEGENDS_ABREAST else 2, fontsize=9)
+        name_points(axes, [p for p in points if p.kind not in _BASELINES], points)
     return figure
 
 
 def name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[TradeOffPoint]) -> None:
-    """Writes each name where it covers the fewest points, lines and other names, of a few places around its point."""
+    """Writes each name where it covers the fewest points and other names, and least of the Pareto front.
+
+    A few places around its point are tried.
+    """
     figure = axes.figure
     canvas = FigureCanvasAgg(figure.get_figure(root=True))
     canvas.draw()  # the positions of points are known only after a draw
@@ -83,9 +118,13 @@ def name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[Tra
     occupied = [Bbox.from_extents(x - 9, y - 9, x + 9, y + 9) for x, y in marks]
     # From left to right, so that a name makes room for the next one.
     named = sorted(named, key=lambda p: p.cost)
-    for kind in _CURVES:
-        corners = (axes.transData.transform((p.cost, p.delta_mtl_percent)) for p in named if p.kind == kind)
-        for start, end in pairwise(corners):
+    for before, after in pairwise(pareto_front(points)):
+        places = (
+            (before.cost, before.delta_mtl_percent),
+            (after.cost, before.delta_mtl_percent),
+            (after.cost, after.delta_mtl_percent),
+        )
+        for start, end in pairwise([axes.transData.transform(place) for place in places]):
             line = (start + (end - start) * step / _LINE_STEPS for step in range(_LINE_STEPS))
             occupied += [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in line]
     for point in named:

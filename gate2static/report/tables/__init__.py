@@ -1,0 +1,1 @@
+"""Tables for the terminal that are no part of the page."""
