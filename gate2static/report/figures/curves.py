@@ -85,5 +85,5 @@ def curves_figure(networks: Sequence[LearningCurves], metrics: Mapping[str, str]
         for axes in panels[len(metrics) :]:
             axes.set_axis_off()
         handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=8)
+        figure.legend(handles, labels, loc="outside lower left", ncols=4, fontsize=8)
     return figure

@@ -90,12 +90,13 @@ def gate_figure(pattern: GatePattern, title: str) -> Figure:
     with mpl.rc_context({**style.RC, "axes.grid": False}):
         top, bottom = figure.subplots(2, 1, sharex=True)
         cells = _heat_map(top, pattern.specific_share, pattern)
-        top.set_title("Channels that a task takes from its own branch (white: shared)", **_TITLE)
+        top.set_title("Channels of a task's own (white: shared)", **_TITLE)
         _heat_map(bottom, pattern.contribution, pattern)
-        bottom.set_title("Channels of the shared stream where a task weighs most (grey: unread)", **_TITLE)
+        bottom.set_title("Shared ones where it weighs most (grey: unread)", **_TITLE)
         labels = _labels(pattern.units)
         bottom.set_xticks(list(labels), list(labels.values()), rotation=90, fontsize=8)
-        figure.colorbar(cells, ax=[top, bottom], format=PercentFormatter(1.0), shrink=0.8, aspect=30)
+        # On the left, where it is seen without scrolling.
+        figure.colorbar(cells, ax=[top, bottom], location="left", format=PercentFormatter(1.0), shrink=0.8, aspect=30)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     return figure
 

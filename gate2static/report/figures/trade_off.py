@@ -63,7 +63,8 @@ def pareto_front(points: Sequence[TradeOffPoint]) -> list[TradeOffPoint]:
 
 def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str) -> Figure:
     """Draws Δ_MTL against cost, with the Pareto front of all networks; up and left is better."""
-    figure = style.new_figure(6.2, 4.4)
+    # Small, so that its words can be read where a telephone shows it whole.
+    figure = style.new_figure(4.6, 3.8)
     with mpl.rc_context({**style.RC, "axes.grid.axis": "both"}):
         axes = figure.subplots()
         for kind, look in _LOOKS.items():
@@ -98,7 +99,7 @@ def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str
         axes.margins(0.14)
         axes.set_xlim(left=0)
         axes.set_xlabel(cost_label)
-        axes.set_ylabel(r"$\Delta_\mathrm{MTL}$ against separate networks (%)")
+        axes.set_ylabel(r"$\Delta_\mathrm{MTL}$ (%)")
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
         entries = len({p.kind for p in points}) + 1
         figure.legend(loc="outside lower center", ncols=entries if entries <= _LEGENDS_ABREAST else 2, fontsize=9)
