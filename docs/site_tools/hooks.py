@@ -63,6 +63,12 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     return _LINK.sub(plain, markdown)
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """Names the dialog of the search, which the theme leaves without a name for readers who cannot see it."""
+    dialog = 'data-md-component="search" role="dialog"'
+    return output.replace(dialog, f'{dialog} aria-label="Search"')
+
+
 def _beside_docs(name: str) -> str:
     """Returns a page of the repository's root, with links as seen from docs/."""
 

@@ -87,7 +87,9 @@ def _combined(name: str, rows: Sequence[TableRow], combine: Callable[[list[float
 
 
 def _with_names(sentences: Sequence[Sequence[str]], names: Sequence[str]) -> tuple[str, ...]:
-    """Returns all sentences, each one with the name of its run."""
-    return tuple(
-        f"{name}: {sentence}" for of_run, name in zip(sentences, names, strict=True) for sentence in of_run
-    )
+    """Returns all sentences, each one with the names of the runs that say it."""
+    runs: dict[str, list[str]] = {}
+    for of_run, name in zip(sentences, names, strict=True):
+        for sentence in of_run:
+            runs.setdefault(sentence, []).append(name)
+    return tuple(f"{', '.join(of_sentence)}: {sentence}" for sentence, of_sentence in runs.items())

@@ -123,3 +123,8 @@ def test_a_link_that_leads_nowhere_stops_the_build(tmp_path: Path) -> None:
 def test_the_page_on_installing_has_every_extra() -> None:
     extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(re.findall(r"^\| `([\w-]+)` \|", Path("docs/install.md").read_text(), re.MULTILINE)) == set(extras)
+
+
+def test_the_dialog_of_the_search_has_a_name(site: Path) -> None:
+    (dialog,) = re.findall(r'<div[^>]* role="dialog"[^>]*>', (site / "index.html").read_text(encoding="utf-8"))
+    assert 'aria-label="Search"' in dialog

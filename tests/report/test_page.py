@@ -30,6 +30,14 @@ def test_page_opens_offline(content):
     assert "@import" not in page
 
 
+def test_what_scrolls_can_be_reached_without_a_mouse(content):
+    page = _page(content)
+    scrolling = re.findall(r'<\w+ class="(?:wide|one)"[^>]*>', page)
+    assert len(scrolling) == 3, "two tables and one gate pattern"
+    assert all('tabindex="0"' in tag for tag in scrolling)
+    assert page.count("<main>") == page.count("</main>") == 1
+
+
 def test_names_from_files_cannot_put_markup_on_the_page(content):
     page = _page(replace(content, title="<script>alert(1)</script>"))
     assert "<script>alert" not in page

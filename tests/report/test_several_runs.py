@@ -42,6 +42,11 @@ def test_the_page_says_which_seeds_and_what_is_missing_where(runs):
     assert "+0.90 ± 0.71" in page
 
 
+def test_what_several_runs_say_alike_is_said_once(runs):
+    cautioned = [replace(run, cautions=("all are slow", f"{run.facts['seed']} is slow")) for run in runs]
+    assert over_seeds(cautioned, ["a", "b"]).cautions == ("a, b: all are slow", "a: 0 is slow", "b: 1 is slow")
+
+
 def test_runs_of_other_tasks_have_no_mean(runs):
     other = replace(runs[1], columns=(TaskColumn(task="depth", metric="rmse", higher_is_better=False),))
     with pytest.raises(Gate2StaticError, match="b has other tasks or metrics than a"):

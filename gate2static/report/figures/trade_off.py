@@ -115,8 +115,21 @@ def name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[Tra
     figure = axes.figure
     canvas = FigureCanvasAgg(figure.get_figure(root=True))
     canvas.draw()  # the positions of points are known only after a draw
-    marks = [axes.transData.transform((p.cost, p.delta_mtl_percent)) for p in points]
-    occupied = [Bbox.from_extents(x - 9, y - 9, x + 9, y + 9) for x, y in marks]
+    occupied: list[Bbox] = []
+    for point in points:
+        x, y = axes.transData.transform((point.cost, point.delta_mtl_percent))
+        # From the point to the end of its bars, in pixels.
+        across, upright = (
+            axes.transData.transform(
+                (point.cost + point.cost_deviation, point.delta_mtl_percent + point.deviation_percent)
+            )
+            - (x, y)
+        )
+        occupied += [
+            Bbox.from_extents(x - 9, y - 9, x + 9, y + 9),
+            Bbox.from_extents(x - 5, y - upright, x + 5, y + upright),
+            Bbox.from_extents(x - across, y - 5, x + across, y + 5),
+        ]
     # From left to right, so that a name makes room for the next one.
     named = sorted(named, key=lambda p: p.cost)
     for before, after in pairwise(pareto_front(points)):

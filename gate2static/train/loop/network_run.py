@@ -118,7 +118,7 @@ class NetworkRun:
     def identity(self) -> dict[str, Any]:
         """Every part of the recipe that the network depends on; a checkpoint with another identity is not resumed."""
         parts = identity(self.recipe, self.name, self.kind)
-        if self.kind == "gated":
+        if self.kind == "gated":  # rounds of a safe network train without
             parts["sparsity_weight"] = self.sparsity_weight
         if self.architecture is not None:
             parts["architecture"] = self.architecture.model_dump(mode="json")
@@ -152,6 +152,7 @@ def identity(recipe: Recipe, name: str, kind: Kind) -> dict[str, Any]:
         parts["training.distillation"] = training["distillation"]
     if kind == "gated":
         parts["gating"] = plain["gating"]
+        parts["sparsity_weight"] = plain["sparsity_weight"]
         parts["budget"] = plain["budget"]
         parts["targets"] = targets
         parts["training.keep"] = training["keep"]
