@@ -8,15 +8,16 @@ installed.
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import OptunaError, UpdateFinishedTrialError
+from optuna.exceptions import OptunaError, StorageInternalError, UpdateFinishedTrialError
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -39,6 +40,13 @@ BEAT = "beat"
 """The attribute of a running trial that counts its worker's signs of life."""
 WORKER = "worker"
 """The attribute of a running trial that says who its worker is."""
+PAUSES_S: tuple[float, ...] = (1, 2, 4, 8, 15, 30, 30, 30)
+"""Seconds between two tries to reach a storage that is gone: two minutes in all."""
+_GONE = (StorageInternalError, SQLAlchemyError, OSError)
+"""What storages raise while a server, a network or a disk is away."""
+_HOLDING = (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE)
+"""The states of trials that have their slot; a trial that failed for good has it too."""
+_Result = TypeVar("_Result")
 _OPENINGS = 3
 """How often a data base is opened: two workers that create its tables at once disturb each other."""
 
@@ -72,21 +80,49 @@ def _ends_a_line(file: Any, end: int) -> bool:
     return bool(file.read(1) == b"\n")
 
 
-@contextmanager
-def storage_errors(storage: str) -> Iterator[None]:
-    """Turns what storages raise into one line.
+def patiently(
+    action: Callable[[], _Result], storage: str, *, say: Callable[[str], None], back: Callable[[], None]
+) -> _Result:
+    """Returns what an action on the storage returns; a storage that is gone is waited for.
+
+    Args:
+        action: Reads and writes the storage, and may be repeated from its beginning wherever it was interrupted.
+        storage: The storage in words.
+        say: Is called once where the storage is gone, and once where it is back.
+        back: Is called before the action is tried again.
 
     Raises:
-        SearchError: The storage cannot be read or written.
+        SearchError: The storage stays away.
     """
-    try:
-        yield
-    except (OptunaError, SQLAlchemyError, OSError, ImportError, LookupError, ValueError) as error:
-        reason = getattr(error.__cause__, "orig", None) or getattr(error, "orig", None) or error.__cause__ or error
-        raise SearchError(
-            f"the search's storage {storage} cannot be used: {brief(reason)}; what is trained is kept: start the same "
-            "command again once it is there"
-        ) from error
+    pauses = iter(PAUSES_S)
+    is_gone = False
+    while True:
+        try:
+            result = action()
+            break
+        except _GONE as error:
+            pause_s = next(pauses, None)
+            if pause_s is None:
+                raise _unusable(storage, error) from error
+            if not is_gone:
+                say(f"the search's storage {storage} is gone: {_reason(error)}; waiting for it")
+                is_gone = True
+        time.sleep(pause_s)
+        back()
+    if is_gone:
+        say(f"the search's storage {storage} is back")
+    return result
+
+
+def _unusable(storage: str, error: Exception) -> SearchError:
+    return SearchError(
+        f"the search's storage {storage} cannot be used: {_reason(error)}; what is trained is kept: start the same "
+        "command again once it is there"
+    )
+
+
+def _reason(error: Exception) -> str:
+    return brief(getattr(error.__cause__, "orig", None) or getattr(error, "orig", None) or error.__cause__ or error)
 
 
 def shown(storage: str) -> str:
@@ -118,12 +154,15 @@ def opened_study(name: str, storage: str, search: SearchRecipe, space: Space, se
         StudyDirection.MAXIMIZE if KINDS[objective].higher_is_better else StudyDirection.MINIMIZE
         for objective in search.objectives
     ]
-    with storage_errors(shown(storage)):
+    sampler = SlotSampler(search, space, seed)
+    try:
         opened = _opened(storage)
-        sampler = SlotSampler(search, space, seed)
         study = optuna.create_study(
             study_name=name, storage=opened, sampler=sampler, directions=directions, load_if_exists=True
         )
+    # Addresses are read by several libraries, a driver may be missing, and tables may be those of another Optuna.
+    except (OptunaError, SQLAlchemyError, OSError, ImportError, RuntimeError, ValueError) as error:
+        raise _unusable(shown(storage), error) from error
     try:
         yield study
     finally:
@@ -192,7 +231,7 @@ class SlotSampler(BaseSampler):
 
     def _sampler(self, study: Study, trial: FrozenTrial) -> tuple[int, BaseSampler]:
         if self._current is None or self._current[0] != trial.number:
-            slot = slots(study.get_trials(deepcopy=False))[trial.number]
+            slot = slots(trials_of(study))[trial.number]
             self._current = (trial.number, slot, self._new(slot))
         return self._current[1:]
 
@@ -201,6 +240,21 @@ class SlotSampler(BaseSampler):
         if self._search.sampler == "nsga2":
             return NSGAIISampler(seed=seed, population_size=min(50, max(4, self._search.slots // 10)))
         return TPESampler(seed=seed) if self._search.sampler == "tpe" else RandomSampler(seed=seed)
+
+
+def trials_of(study: Study) -> list[FrozenTrial]:
+    """Returns the trials of a study as they are in its storage now.
+
+    Raises:
+        SearchError: Somebody removed the study, or damaged its journal.
+    """
+    try:
+        return study.get_trials(deepcopy=False)
+    except (LookupError, ValueError) as error:
+        raise SearchError(
+            f"the search's storage no longer holds the search {study.study_name} as it was: {brief(error)}; what is "
+            "trained is kept: give the search another storage"
+        ) from error
 
 
 def slots(trials: Sequence[FrozenTrial]) -> dict[int, int]:
@@ -231,7 +285,7 @@ def draw(trial: Trial, space: Space) -> dict[str, Any]:
 
 def give_back(study: Study, number: int, slot: int) -> bool:
     """Puts a running trial into the queue again; returns False where somebody else did."""
-    params = study.get_trials(deepcopy=False)[number].params
+    params = trials_of(study)[number].params
     if not _ended(study, number, TrialState.FAIL):
         return False
     study.enqueue_trial(params, user_attrs={SLOT: slot})
@@ -249,7 +303,7 @@ def end(study: Study, trial: Trial, values: Sequence[float] | None, error: str) 
     """
     if values is not None:
         return _ended(study, trial.number, TrialState.COMPLETE, values)
-    if study.get_trials(deepcopy=False)[trial.number].state == TrialState.RUNNING:
+    if trials_of(study)[trial.number].state == TrialState.RUNNING:
         trial.set_user_attr(ERROR, error)
     return _ended(study, trial.number, TrialState.FAIL)
 
@@ -259,8 +313,10 @@ def _ended(study: Study, number: int, state: TrialState, values: Sequence[float]
     try:
         study.tell(number, values, state=state)
     except (UpdateFinishedTrialError, ValueError):
-        if study.get_trials(deepcopy=False)[number].state.is_finished():
-            return False
+        now = trials_of(study)[number].state
+        if now.is_finished():
+            # Nobody else completes a trial: the storage was gone before it said that it had done so.
+            return now == state == TrialState.COMPLETE
         raise
     return True
 
@@ -268,12 +324,23 @@ def _ended(study: Study, number: int, state: TrialState, values: Sequence[float]
 def lost(trials: Sequence[FrozenTrial], count: int) -> list[int]:
     """Returns the slots without a trial that runs, waits or has ended: their workers died while they gave them back."""
     numbers = slots(trials)
-    kept = {
-        numbers[trial.number]
-        for trial in trials
-        if trial.state in (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE) or ERROR in trial.user_attrs
-    }
-    return sorted(set(range(count)) - kept)
+    return sorted(set(range(count)) - {numbers[trial.number] for trial in trials if _has_its_slot(trial)})
+
+
+def is_spare(trials: Sequence[FrozenTrial], number: int) -> bool:
+    """Returns whether a trial with a lower number has the slot of a trial.
+
+    Two workers that miss a slot at once put it into the queue twice. Storages number trials in the order in which they
+    appear, so at most one trial of a slot is no spare at any time.
+    """
+    numbers = slots(trials)
+    return any(
+        trial.number < number and numbers[trial.number] == numbers[number] and _has_its_slot(trial) for trial in trials
+    )
+
+
+def _has_its_slot(trial: FrozenTrial) -> bool:
+    return trial.state in _HOLDING or ERROR in trial.user_attrs
 
 
 def _text(value: Any) -> str:

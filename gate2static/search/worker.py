@@ -2,8 +2,9 @@
 
 import json
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -14,13 +15,26 @@ from gate2static.front.records import TrialRecord
 from gate2static.recipe import recipe_at
 from gate2static.search.liveness import SILENCE_S, identity, is_alive, signs_of_life
 from gate2static.search.space import Space, searched
-from gate2static.search.study import BEAT, SLOT, WORKER, draw, end, give_back, lost, slots, storage_errors
+from gate2static.search.study import (
+    BEAT,
+    SLOT,
+    WORKER,
+    draw,
+    end,
+    give_back,
+    is_spare,
+    lost,
+    patiently,
+    slots,
+    trials_of,
+)
 from gate2static.search.trial import Searching, row_name, run_trial
 
 POLL_S = 2.0
 """Seconds between two looks at what other workers do."""
 _OF_THE_TRIAL = (BalanceError, BudgetError, DivergenceError, GateError, PruneError, RecipeError)
 """Errors that lie in a trial's recipe: the trial fails, and the search goes on."""
+_Result = TypeVar("_Result")
 
 
 class Worker:
@@ -51,9 +65,8 @@ class Worker:
     def _work(self) -> None:
         has_said = False
         while True:
-            with storage_errors(self._storage):
-                claim = self._claim()
-                others = self._others_at_work() if claim is None else 0
+            claim = self._patiently(self._claim)
+            others = self._patiently(self._others_at_work) if claim is None else 0
             if claim is not None:
                 self._try(*claim)
                 has_said = False
@@ -65,24 +78,31 @@ class Worker:
                     has_said = True
                 time.sleep(POLL_S)
 
+    def _patiently(self, action: Callable[[], _Result]) -> _Result:
+        # While the storage was gone, no worker could give a sign of life.
+        return patiently(action, self._storage, say=self._searching.say, back=self._seen.clear)
+
     def _claim(self) -> tuple[Trial, int, dict[str, Any]] | None:
         """Returns a trial with its slot and its point; None where all are running or have ended."""
-        self._give_back_those_of_the_dead()
-        trials = self._study.get_trials(deepcopy=False)
+        trials = trials_of(self._study)
+        given_back = self._give_back_those_of_the_dead(trials)
         fresh = sum(SLOT not in trial.user_attrs for trial in trials)
-        if fresh >= self._count and not any(trial.state == TrialState.WAITING for trial in trials):
+        is_queued = given_back or any(trial.state == TrialState.WAITING for trial in trials)
+        if fresh >= self._count and not is_queued:
             return None
         trial = self._study.ask()
-        slot = slots(self._study.get_trials(deepcopy=False))[trial.number]
-        if slot >= self._count:  # two workers asked for the last trial at once
+        trial.set_user_attr(WORKER, self._identity)  # at once: a death before is seen by silence alone
+        trials = trials_of(self._study)
+        slot = slots(trials)[trial.number]
+        if slot >= self._count or is_spare(trials, trial.number):
+            # Two workers asked for the last trial at once, or put the same slot into the queue.
             self._study.tell(trial, state=TrialState.FAIL)
             return None
-        trial.set_user_attr(WORKER, self._identity)
         return trial, slot, draw(trial, self._space)
 
     def _others_at_work(self) -> int:
         """Returns how many trials are still to end; slots that got lost are in the queue then."""
-        trials = self._study.get_trials(deepcopy=False)
+        trials = trials_of(self._study)
         numbers = slots(trials)
         states = (TrialState.RUNNING, TrialState.WAITING)
         at_work = sum(trial.state in states and numbers[trial.number] < self._count for trial in trials)
@@ -93,18 +113,23 @@ class Worker:
             self._study.enqueue_trial({}, user_attrs={SLOT: slot})
         return len(missing)
 
-    def _give_back_those_of_the_dead(self) -> None:
-        trials = self._study.get_trials(deepcopy=False)
+    def _give_back_those_of_the_dead(self, trials: Sequence[FrozenTrial]) -> bool:
+        """Puts the trials of dead workers into the queue; returns whether there were any."""
         numbers = slots(trials)
+        has_given_back = False
         for trial in trials:
             if trial.state == TrialState.RUNNING and self._is_dead(trial):
                 slot = numbers[trial.number]
                 if give_back(self._study, trial.number, slot):
+                    has_given_back = True
                     self._searching.say(f"trial {slot + 1} of {self._count} is given back: its worker is gone")
+        return has_given_back
 
     def _is_dead(self, trial: FrozenTrial) -> bool:
         """Returns whether the worker of a running trial is gone: its process is, or it gives no sign of life."""
         worker = trial.user_attrs.get(WORKER)
+        if worker == self._identity:
+            return True  # this worker has no trial now: it took one while the storage went away
         if (alive := is_alive(worker)) is not None:
             return not alive
         now = time.monotonic()
@@ -135,6 +160,5 @@ class Worker:
             failed = TrialRecord(slot=slot, point=point, row=row_name(recipe_at(searching.recipe, point)), error=error)
             failed.save(searching.run_dir)
             searching.say(f"trial {slot + 1} of {self._count} failed: {error}")
-        with storage_errors(self._storage):
-            if not end(self._study, trial, values, error):
-                searching.say(f"trial {slot + 1} of {self._count} was given to another worker meanwhile")
+        if not self._patiently(lambda: end(self._study, trial, values, error)):
+            searching.say(f"trial {slot + 1} of {self._count} was given to another worker meanwhile")

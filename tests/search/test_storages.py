@@ -17,10 +17,12 @@ from gate2static.search import search
 from tests.forking import exit_code_of_fork
 from tests.search.conftest import recipe_with
 
+Server = tuple[str, Callable[[], None], Callable[[], None]]
+
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Callable[[], None]]]:
-    """The address of a server with an empty data base, and what stops the server at once."""
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The address of a server with an empty data base, what stops the server at once, and what starts it again."""
     pytest.importorskip("psycopg", reason="psycopg, Python's driver for PostgreSQL, is not installed")
     if not shutil.which("initdb") or not shutil.which("pg_ctl"):
         pytest.skip("PostgreSQL's initdb and pg_ctl are not on the path")
@@ -41,15 +43,20 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
     settings = ["-F", "-k", str(folder), "-h", "127.0.0.1", "-p", str(port)]
     made = subprocess.run([*as_owner, "initdb", "-D", data, "-U", "search", "-A", "trust", "-N"], capture_output=True)
     control = ["pg_ctl", "-D", str(data), "-w", "-l", str(folder / "log")]
-    started = subprocess.run([*as_owner, *control, "-o", " ".join(settings), "start"], capture_output=True)
-    if made.returncode or started.returncode:
-        pytest.skip("PostgreSQL could not be started here")
+
+    def start() -> None:
+        subprocess.run([*as_owner, *control, "-o", " ".join(settings), "start"], capture_output=True, check=True)
 
     def stop() -> None:
         subprocess.run([*as_owner, *control, "-m", "immediate", "stop"], capture_output=True)
 
     try:
-        yield f"postgresql+psycopg://search:secret@127.0.0.1:{port}/postgres", stop
+        made.check_returncode()
+        start()
+    except subprocess.CalledProcessError:
+        pytest.skip("PostgreSQL could not be started here")
+    try:
+        yield f"postgresql+psycopg://search:secret@127.0.0.1:{port}/postgres", stop, start
     finally:
         stop()
         shutil.rmtree(folder, ignore_errors=True)
@@ -58,9 +65,9 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # of connections whose server is gone, which nobody closes
 def test_postgresql_hands_out_trials_until_it_is_gone(
-    postgresql: tuple[str, Callable[[], None]], tmp_path: Path, trials_without_training: Callable[..., None]
+    postgresql: Server, tmp_path: Path, trials_without_training: Callable[..., None]
 ) -> None:
-    address, stop = postgresql
+    address, stop, start = postgresql
     trials_without_training()
     recipe = recipe_with("trials: 6, sampler: random")
     second = os.fork()
@@ -82,10 +89,23 @@ def test_postgresql_hands_out_trials_until_it_is_gone(
     trials_without_training()
     records = search(recipe_with("trials: 8, sampler: random"), tmp_path / "a", storage=address)
     assert records == search(recipe_with("trials: 8, sampler: random"), tmp_path / "b")
+
     trials_without_training(lambda slot: stop())
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if "is gone" in line:
+            start()
+
+    search(recipe_with("trials: 9, sampler: random"), tmp_path / "a", storage=address, say=say)
+    about_storage = [line for line in lines if "storage" in line]
+    assert len(about_storage) == 2
+    assert about_storage[1].endswith("@127.0.0.1:" + address.rpartition(":")[2] + " is back")
+
     with pytest.raises(SearchError, match=r"storage postgresql.*://search:\*\*\*@.* cannot be used.*is kept") as gone:
-        search(recipe_with("trials: 9, sampler: random"), tmp_path / "a", storage=address)
+        search(recipe_with("trials: 10, sampler: random"), tmp_path / "a", storage=address)
     assert "\n" not in str(gone.value)
     del gone
     gc.collect()
-    assert len(list((tmp_path / "a" / "trials").iterdir())) == 9
+    assert len(list((tmp_path / "a" / "trials").iterdir())) == 10

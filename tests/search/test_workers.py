@@ -8,12 +8,17 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from gate2static.errors import DivergenceError, MissingDependencyError, SearchError, TrainingError
 from gate2static.front.records import load_trials
 from gate2static.runtimes import optional
 from gate2static.search import liveness, running, search, worker
+from gate2static.search.study import lost
 from tests.forking import exit_code_of_fork
 from tests.search.conftest import SPACE, TINY, recipe_with
 
@@ -97,7 +102,7 @@ def test_a_killed_worker_gives_its_trial_back(sampler: str, tmp_path: Path, tria
 def test_a_worker_elsewhere_counts_as_dead_once_it_is_silent(
     tmp_path: Path, trials_without_training: Replace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = recipe_with("trials: 3, sampler: random")
+    recipe = recipe_with("trials: 1, sampler: random")
 
     def elsewhere() -> None:
         monkeypatch.setattr(liveness, "_machine", lambda: "another machine")
@@ -106,13 +111,13 @@ def test_a_worker_elsewhere_counts_as_dead_once_it_is_silent(
 
     assert exit_code_of_fork(elsewhere) == -signal.SIGKILL
     trials_without_training()
-    monkeypatch.setattr(worker, "SILENCE_S", 0.3)
+    monkeypatch.setattr(worker, "SILENCE_S", 0.5)
     lines: list[str] = []
     begin = time.monotonic()
-    assert len(search(recipe, tmp_path, say=lines.append)) == 3
-    assert time.monotonic() - begin > 0.3
+    assert len(search(recipe, tmp_path, say=lines.append)) == 1
+    assert time.monotonic() - begin > 0.5
     assert "waiting for 1 trial of other workers" in lines
-    assert "trial 1 of 3 is given back: its worker is gone" in lines
+    assert "trial 1 of 1 is given back: its worker is gone" in lines
 
 
 def test_a_worker_elsewhere_that_gives_signs_of_life_is_waited_for(
@@ -204,7 +209,7 @@ def test_a_storage_that_is_gone_is_one_line_and_results_are_kept(
 def test_a_trial_that_this_process_left_running_is_given_back(
     tmp_path: Path, trials_without_training: Replace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A notebook goes on after a storage was gone for a moment, and so does the storage."""
+    """A notebook goes on after a storage was gone for too long, and so does the storage."""
 
     def gone(*arguments: object) -> bool:
         raise OSError("the server is away")
@@ -218,6 +223,62 @@ def test_a_trial_that_this_process_left_running_is_given_back(
     lines: list[str] = []
     assert len(search(recipe, tmp_path, say=lines.append)) == 2
     assert "trial 1 of 2 is given back: its worker is gone" in lines
+
+
+@pytest.mark.parametrize("step", ["end", "draw", "trials_of"])
+def test_a_storage_that_is_gone_for_a_moment_is_waited_for(
+    step: str, tmp_path: Path, trials_without_training: Replace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it goes away, also once it has given the worker a trial."""
+    real = getattr(worker, step)
+    calls = []
+
+    def gone_at_first(*arguments: object) -> object:
+        calls.append(arguments)
+        if len(calls) in (2, 3):
+            raise OSError("the server is away")
+        return real(*arguments)
+
+    trials_without_training()
+    monkeypatch.setattr(worker, step, gone_at_first)
+    recipe = recipe_with("trials: 3, sampler: random")
+    lines: list[str] = []
+    assert len(search(recipe, tmp_path, say=lines.append)) == 3
+    about_storage = [line.partition("search.journal ")[2] for line in lines if "storage" in line]
+    assert about_storage == ["is gone: the server is away; waiting for it", "is back"]
+    assert _begun(tmp_path) == Counter(range(3))
+
+
+def test_a_storage_that_said_nothing_when_it_took_a_result_has_it(
+    tmp_path: Path, trials_without_training: Replace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = worker.end
+    calls = []
+
+    def gone_afterwards(*arguments: object) -> bool:
+        calls.append(real(*arguments))
+        if len(calls) == 1:
+            raise OSError("the server is away")
+        return calls[-1]
+
+    trials_without_training()
+    monkeypatch.setattr(worker, "end", gone_afterwards)
+    lines: list[str] = []
+    search(recipe_with("trials: 2, sampler: random"), tmp_path, say=lines.append)
+    assert calls == [True] * 3
+    assert not any("another worker" in line for line in lines)
+
+
+def test_errors_of_our_own_are_not_taken_for_those_of_the_storage(
+    tmp_path: Path, trials_without_training: Replace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(*arguments: object) -> None:
+        raise KeyError("a bug")
+
+    trials_without_training()
+    monkeypatch.setattr(worker, "draw", bug)
+    with pytest.raises(KeyError, match="a bug"):
+        search(recipe_with("trials: 1"), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +320,38 @@ def test_a_slot_that_got_lost_is_found_again(tmp_path: Path, trials_without_trai
     (tmp_path / "trials" / "00001.json").unlink()
     assert search(recipe, tmp_path) == records
     assert _begun(tmp_path) == Counter([0, 1, 2, 1])
+
+
+def test_a_lost_slot_that_two_workers_put_into_the_queue_has_one_trial(
+    tmp_path: Path, trials_without_training: Replace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(slot: int) -> None:
+        raise TrainingError("cannot write: No space left on device")
+
+    trials_without_training(full)
+    monkeypatch.setattr(worker, "give_back", lambda study, number, slot: study.tell(number, state=TrialState.FAIL))
+    recipe = recipe_with("trials: 2, sampler: random")
+    for _ in range(2):
+        with pytest.raises(TrainingError, match="No space left"):
+            search(recipe, tmp_path)
+    trials_without_training()
+    monkeypatch.setattr(worker, "lost", lambda trials, count: lost(trials, count) * 2)
+    search(recipe, tmp_path)
+    assert _begun(tmp_path) == Counter([0, 0, 1, 1])
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / running.JOURNAL)))
+    trials = optuna.load_study(study_name=None, storage=storage).trials
+    assert [trial.state for trial in trials].count(TrialState.COMPLETE) == 2
+    assert all(trial.state.is_finished() for trial in trials)
+
+
+def test_a_damaged_journal_is_one_line(tmp_path: Path, trials_without_training: Replace) -> None:
+    trials_without_training()
+    search(recipe_with("trials: 1"), tmp_path)
+    journal = tmp_path / running.JOURNAL
+    journal.write_text(journal.read_text() + "}\n" + journal.read_text().splitlines()[-1] + "\n")
+    with pytest.raises(SearchError, match="what is trained is kept") as refusal:
+        search(recipe_with("trials: 2"), tmp_path)
+    assert "\n" not in str(refusal.value)
 
 
 def test_without_optuna_the_way_to_install_it_is_told(
