@@ -58,6 +58,10 @@ class DivergenceError(TrainingError):
     """A training whose losses or weights are no longer finite numbers."""
 
 
+class StoppedError(TrainingError):
+    """A training that was stopped after an epoch because others are better."""
+
+
 class SearchError(Gate2StaticError):
     """A search that cannot go on (its storage is gone, its recipe is another one), or whose files are not ours."""
 

@@ -54,7 +54,7 @@ def _time_trials(name: str, run_dir: Path, storage: str | None, trials: int, sam
 
 
 def _without_training(
-    searching: trial.Searching, base: Recipe, run_dir: Path, row: str, variant: Recipe
+    searching: trial.Searching, base: Recipe, run_dir: Path, row: str, variant: Recipe, is_hopeless: object
 ) -> RunResult:
     draw = random.Random(row)
     gain = draw.gauss(0, 0.02)

@@ -5,6 +5,7 @@ import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -73,17 +74,23 @@ def render_front(front: Front) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    unit_lists = _UnitLists()
     charts = [_chart(front, x, y) for x, y in _pairs(front)]
-    details = json.dumps([_details(front, point) for point in front.points], ensure_ascii=True)
+    details = [_details(front, point, unit_lists) for point in front.points]
     return environment.get_template("page.html.j2").render(
         front=front,
         charts=charts,
         kinds=KINDS,
         size=(_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM),
         version=gate2static.__version__,
-        # Inside a script nothing is escaped, and only `<` could end it.
-        details=details.replace("<", "\\u003c"),
+        details=_in_script(details),
+        unit_lists=_in_script(unit_lists.lists),
     )
+
+
+def _in_script(value: Any) -> str:
+    """Returns a value for a script, where nothing is escaped and only `<` could end it."""
+    return json.dumps(value, ensure_ascii=True).replace("<", "\\u003c")
 
 
 def _pairs(front: Front) -> list[tuple[Objective, Objective]]:
@@ -166,7 +173,33 @@ def _step(wanted: float) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= wanted)
 
 
-def _details(front: Front, point: Point) -> dict[str, Any]:
+class _UnitLists:
+    """The units of the networks on a page: a thousand networks have the same ones."""
+
+    def __init__(self) -> None:
+        self.lists: list[list[str]] = []
+
+    def number_of(self, units: list[str]) -> int:
+        """Returns the place of a network's units among the lists."""
+        if units not in self.lists:
+            self.lists.append(units)
+        return self.lists.index(units)
+
+
+def _gates(point: Point, unit_lists: _UnitLists) -> dict[str, Any] | None:
+    """Returns each task's own share of every unit in per cent, the mean over seeds; None where there are no gates."""
+    patterns = [network.record.gates for network in point.networks if network.record.gates]
+    if not patterns:
+        return None
+    units = list(patterns[0])
+    shares = {}
+    for task in patterns[0][units[0]]:
+        of_units = [[pattern[unit][task] for pattern in patterns if task in pattern.get(unit, {})] for unit in units]
+        shares[task] = [round(100 * mean(values)) if values else 0 for values in of_units]
+    return {"units": unit_lists.number_of(units), "shares": shares}
+
+
+def _details(front: Front, point: Point, unit_lists: _UnitLists) -> dict[str, Any]:
     """Returns what the page shows of a point that is looked at."""
     objectives = [[KINDS[name].title, found.text(KINDS[name])] for name, found in point.estimates.items()]
     metrics = [
@@ -178,6 +211,7 @@ def _details(front: Front, point: Point) -> dict[str, Any]:
         "front": point.on_front,
         "words": point.words or "the recipe as it is",
         "rows": [*objectives, *metrics],
+        "gates": _gates(point, unit_lists),
         "networks": [
             {"seed": network.record.seed, "folder": str(network.folder), "command": _command(network)}
             for network in point.networks

@@ -55,7 +55,7 @@ class Point:
     @property
     def words(self) -> str:
         """The values in words."""
-        return ", ".join(f"{key}={_plain(value)}" for key, value in self.values.items())
+        return _words(self.values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +70,7 @@ class Front:
         baseline: The shared networks as a point, one per seed and run.
         latency: How latencies came about, in words; empty without latencies.
         failed: The number of trials that failed.
+        stopped: The recipe of every trial that was stopped early, in words -> its epochs.
     """
 
     title: str
@@ -79,6 +80,7 @@ class Front:
     baseline: dict[Objective, Estimate]
     latency: str
     failed: int
+    stopped: dict[str, int]
 
     @property
     def best(self) -> tuple[Point, ...]:
@@ -110,9 +112,12 @@ def read_front(run_dirs: Sequence[Path]) -> Front:
     networks: dict[str, dict[int, Network]] = {}
     tasks: tuple[TaskMetric, ...] = ()
     failed = 0
+    stopped = {}
     for run_dir in run_dirs:
         for trial in load_trials(run_dir):
             failed += bool(trial.error)
+            if trial.stopped_after:
+                stopped[_words(trial.point)] = trial.stopped_after
             tasks = tasks or trial.tasks
             for record in trial.networks:
                 folder = run_dir / record.run / Path(record.checkpoint).parent
@@ -130,6 +135,7 @@ def read_front(run_dirs: Sequence[Path]) -> Front:
         baseline=_shared([network.record for by_seed in networks.values() for network in by_seed.values()]),
         latency=" and ".join(dict.fromkeys(info.latency for info in infos if info.latency)),
         failed=failed,
+        stopped=stopped,
     )
 
 
@@ -170,6 +176,7 @@ def as_json(front: Front) -> dict[str, Any]:
         "objectives": {name: "max" if KINDS[name].higher_is_better else "min" for name in front.objectives},
         "latency": front.latency,
         "failed": front.failed,
+        "stopped": front.stopped,
         "shared": _estimates(front.baseline),
         "points": [
             {
@@ -264,6 +271,10 @@ def _meets(point: Point, objective: Objective, sign: str, bound: float) -> bool:
 
 def _estimates(estimates: Mapping[Any, Estimate]) -> dict[str, dict[str, float | None]]:
     return {str(name): {"mean": found.mean, "std": found.std} for name, found in estimates.items()}
+
+
+def _words(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={_plain(value)}" for key, value in values.items())
 
 
 def _plain(value: Any) -> str:

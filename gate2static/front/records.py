@@ -19,6 +19,7 @@ TRIALS = "trials"
 ADVICE = "Free some space, then start the same command again."
 Size = Annotated[int, Field(ge=0, lt=2**63)]
 Objective = Literal["delta_mtl", "worst_task", "macs", "latency_ms"]
+Share = Annotated[float, Field(ge=0, le=1)]
 Finite = Annotated[float, Field(ge=-1e100, le=1e100)]
 
 
@@ -90,6 +91,8 @@ class NetworkRecord(_Frozen):
         separate: The results of the single-task networks together.
         shared: The results of the shared network.
         latency_ms: The latency of one sample in ms; None where it is no objective.
+        gates: Unit -> task -> the share of the unit's channels that are the task's own, input first; empty in files of
+            older versions.
     """
 
     seed: Size
@@ -99,6 +102,7 @@ class NetworkRecord(_Frozen):
     separate: Measured
     shared: Measured
     latency_ms: Annotated[Finite, Field(gt=0)] | None = None
+    gates: Annotated[dict[str, dict[str, Share]], Field(max_length=10_000)] = {}
 
 
 class TrialRecord(_Frozen):
@@ -110,8 +114,9 @@ class TrialRecord(_Frozen):
         slot: The trial's number, from 0.
         point: The values that differ from the search's recipe, by key.
         row: The name of the networks' rows, which is a digest of their recipe without its seed.
-        tasks: The tasks, in the recipe's order; empty where the trial failed.
-        networks: The networks; empty where the trial failed.
+        tasks: The tasks, in the recipe's order; empty where the trial failed or was stopped.
+        networks: The networks; empty where the trial failed or was stopped.
+        stopped_after: The epochs after which the trial was stopped as hopeless; 0 where it was not.
         error: Why the trial failed; empty where it did not.
     """
 
@@ -122,6 +127,7 @@ class TrialRecord(_Frozen):
     row: RowName
     tasks: Annotated[tuple[TaskMetric, ...], Field(max_length=256)] = ()
     networks: Annotated[tuple[NetworkRecord, ...], Field(max_length=100)] = ()
+    stopped_after: Size = 0
     error: str = ""
 
     def save(self, run_dir: Path) -> None:

@@ -46,6 +46,9 @@ class SearchRecipe(Strict):
     separate networks' and milliseconds for one sample (lower is better)."""
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(max_length=100)] = ()
     """The seeds that every point is trained with; the recipe's own where none is given."""
+    stop_early: bool = False
+    """Whether trials that are among the worse two thirds after a ninth or a third of their epochs are stopped, by
+    Optuna's successive halving; needs the one objective `delta_mtl`."""
     device: str | None = None
     """The device of `latency_ms`: a backend of `bench`, which times networks on the worker's machine; or a latency
     table's JSON file or a device with a known data sheet, for which latencies are predicted."""
@@ -73,6 +76,11 @@ class SearchRecipe(Strict):
                 raise ValueError(f"sampler: grid tries all {self.grid_size} points of the space; remove trials")
         elif self.trials is None:
             raise ValueError(f"missing key trials: the number of points that {self.sampler} tries")
+        if self.stop_early and self.objectives != ("delta_mtl",):
+            raise ValueError(
+                "stop_early needs objectives: [delta_mtl], since a network that gains little may be on the front for "
+                "its cost, which is known at the end only; bound the cost by a budget, or remove stop_early"
+            )
         if "latency_ms" in self.objectives and self.device is None:
             raise ValueError("latency_ms needs a device, such as device: onnxruntime, or a latency table's JSON file")
         if self.device is not None and "latency_ms" not in self.objectives:

@@ -62,11 +62,12 @@ def search(
     _join(SearchInfo(name=recipe.name, recipe=plain, objectives=wanted.objectives, latency=latency), run_dir)
     searching = Searching(recipe=recipe, run_dir=run_dir, measure_ms=measure_ms, say=say, progress=progress)
     place = storage or str(run_dir / JOURNAL)
+    epochs = recipe.training.gated.epochs
     # Searches with other recipes in the same data base have other names.
-    with opened_study(f"{recipe.name}-{digest(plain, 10)}", place, wanted, space, recipe.seed) as study:
+    with opened_study(f"{recipe.name}-{digest(plain, 10)}", place, wanted, space, recipe.seed, epochs) as study:
         Worker(searching, space, study, shown(place)).work()
     records = load_trials(run_dir)
-    if records and not any(record.networks for record in records):
+    if records and all(record.error for record in records):
         raise SearchError(f"all {len(records)} trials failed, the first one so: {records[0].error}")
     return records
 

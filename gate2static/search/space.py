@@ -56,6 +56,11 @@ def checked_space(recipe: Recipe) -> Space:
         variant = recipe_at(recipe, point)
         plugins.allow(variant.code_names)  # named in the recipe that the user passed
         check_recipe(variant)
+        if search.stop_early and variant.training.devices != 1:
+            raise RecipeError(
+                f"training.devices: found {variant.training.devices}, and search.stop_early stops trainings of one "
+                "process; use 1 and start one worker per device, or remove search.stop_early"
+            )
     return space
 
 

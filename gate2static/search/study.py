@@ -18,6 +18,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import OptunaError, StorageInternalError, UpdateFinishedTrialError
+from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
@@ -44,7 +45,7 @@ PAUSES_S: tuple[float, ...] = (1, 2, 4, 8, 15, 30, 30, 30)
 """Seconds between two tries to reach a storage that is gone: two minutes in all."""
 _GONE = (StorageInternalError, SQLAlchemyError, OSError)
 """What storages raise while a server, a network or a disk is away."""
-_HOLDING = (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE)
+_HOLDING = (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE, TrialState.PRUNED)
 """The states of trials that have their slot; a trial that failed for good has it too."""
 _Result = TypeVar("_Result")
 _OPENINGS = 3
@@ -136,7 +137,9 @@ def shown(storage: str) -> str:
 
 
 @contextmanager
-def opened_study(name: str, storage: str, search: SearchRecipe, space: Space, seed: int) -> Iterator[Study]:
+def opened_study(
+    name: str, storage: str, search: SearchRecipe, space: Space, seed: int, epochs: int
+) -> Iterator[Study]:
     """Opens the study of a search while a block runs; the first worker creates it.
 
     Args:
@@ -145,6 +148,7 @@ def opened_study(name: str, storage: str, search: SearchRecipe, space: Space, se
         search: The search.
         space: Its space.
         seed: The seed of proposals.
+        epochs: The epochs of a gated network.
 
     Raises:
         SearchError: The storage cannot be opened.
@@ -158,7 +162,12 @@ def opened_study(name: str, storage: str, search: SearchRecipe, space: Space, se
     try:
         opened = _opened(storage)
         study = optuna.create_study(
-            study_name=name, storage=opened, sampler=sampler, directions=directions, load_if_exists=True
+            study_name=name,
+            storage=opened,
+            sampler=sampler,
+            pruner=_pruner(epochs) if search.stop_early else NopPruner(),
+            directions=directions,
+            load_if_exists=True,
         )
     # Addresses are read by several libraries, a driver may be missing, and tables may be those of another Optuna.
     except (OptunaError, SQLAlchemyError, OSError, ImportError, RuntimeError, ValueError) as error:
@@ -170,6 +179,11 @@ def opened_study(name: str, storage: str, search: SearchRecipe, space: Space, se
             with suppress(SQLAlchemyError):  # a server that is gone has closed its connections
                 opened.remove_session()
             opened.engine.dispose()
+
+
+def _pruner(epochs: int) -> BasePruner:
+    # Hyperband hides the trials of other brackets from the sampler, which counts them for its slots.
+    return SuccessiveHalvingPruner(min_resource=max(1, epochs // 9), reduction_factor=3)
 
 
 def _opened(storage: str) -> BaseStorage:
@@ -292,17 +306,31 @@ def give_back(study: Study, number: int, slot: int) -> bool:
     return True
 
 
+def is_hopeless(trial: Trial, epochs: int, gain: float) -> bool:
+    """Returns whether Optuna's pruner stops a trial whose gain after so many epochs is this.
+
+    A storage that is gone stops no trial.
+    """
+    try:
+        trial.report(gain, epochs)
+        return trial.should_prune()
+    except _GONE:
+        return False
+
+
 def end(study: Study, trial: Trial, values: Sequence[float] | None, error: str) -> bool:
     """Ends a trial; returns False where somebody gave it to another worker meanwhile.
 
     Args:
         study: The study.
         trial: The trial.
-        values: Its objectives; None where it failed.
-        error: Why it failed.
+        values: Its objectives; None where it failed or was stopped.
+        error: Why it failed; empty where it did not.
     """
     if values is not None:
         return _ended(study, trial.number, TrialState.COMPLETE, values)
+    if not error:
+        return _ended(study, trial.number, TrialState.PRUNED)
     if trials_of(study)[trial.number].state == TrialState.RUNNING:
         trial.set_user_attr(ERROR, error)
     return _ended(study, trial.number, TrialState.FAIL)
@@ -315,8 +343,8 @@ def _ended(study: Study, number: int, state: TrialState, values: Sequence[float]
     except (UpdateFinishedTrialError, ValueError):
         now = trials_of(study)[number].state
         if now.is_finished():
-            # Nobody else completes a trial: the storage was gone before it said that it had done so.
-            return now == state == TrialState.COMPLETE
+            # Others only fail a trial: the storage was gone before it said that it had this result.
+            return now == state != TrialState.FAIL
         raise
     return True
 

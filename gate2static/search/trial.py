@@ -5,9 +5,11 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from gate2static.bench import NETWORK_BACKENDS, Stopwatch
+from gate2static.errors import StoppedError, TrainingError
 from gate2static.files import is_file
 from gate2static.front.records import Measured, NetworkRecord, TaskMetric, TrialRecord, load_trials
 from gate2static.latency import latency_model
@@ -17,12 +19,16 @@ from gate2static.search.space import searched
 from gate2static.static import StaticModel
 from gate2static.train import ResultRow, RunResult, load_gated, load_result
 from gate2static.train.loop.baselines import take_networks
-from gate2static.train.loop.checkpoints import kept
+from gate2static.train.loop.checkpoints import FILE as CHECKPOINT
+from gate2static.train.loop.checkpoints import kept, load_checkpoint
+from gate2static.train.loop.log import LogRow
 from gate2static.train.results import FILE as RESULT
 from gate2static.train.run_lock import locked
 from gate2static.train.runs import train_beside_others, train_variants
 
 Say = Callable[[str], None]
+IsHopeless = Callable[[int, float], bool]
+"""Is called with the number of trained epochs and Δ_MTL on the validation images behind them; True ends a trial."""
 _OF_GATED_NETWORKS = ("name", "gating", "sparsity_weight", "budget", "search", "runs_dir", "architectures")
 """The parts of a recipe that no baseline depends on, besides `training.gated`, the tasks' targets and what sweeps."""
 
@@ -61,7 +67,9 @@ def latency_measure(device: str | None) -> tuple[Callable[[StaticModel], float] 
     return lambda static: model.predict_ms(static.deployed(), static.example_inputs()), f"{how} {device}"
 
 
-def run_trial(searching: Searching, slot: int, point: Mapping[str, Any]) -> TrialRecord:
+def run_trial(
+    searching: Searching, slot: int, point: Mapping[str, Any], is_hopeless: IsHopeless | None = None
+) -> TrialRecord:
     """Trains the networks of a trial, one per seed, and writes the trial's file.
 
     What is trained is not trained again: neither a baseline, nor a network that a trial with the same recipe trained.
@@ -70,6 +78,7 @@ def run_trial(searching: Searching, slot: int, point: Mapping[str, Any]) -> Tria
         searching: The search.
         slot: The trial's number.
         point: The values to try.
+        is_hopeless: Looks at the first seed's network after its epochs; None lets all trials be.
 
     Raises:
         Gate2StaticError: As for `train`.
@@ -80,18 +89,35 @@ def run_trial(searching: Searching, slot: int, point: Mapping[str, Any]) -> Tria
     if equal is not None:
         record = equal.model_copy(update={"slot": slot, "point": dict(point)})
     else:
-        networks = []
-        tasks: tuple[TaskMetric, ...] = ()
-        for seed in searched(searching.recipe).seeds or (variant.seed,):
-            seeded = variant.model_copy(update={"seed": seed})
-            base = _base(seeded, searching.recipe.model_copy(update={"seed": seed, "search": None}))
-            run = _run_name(base, searching.recipe)
-            result = _network_trained(searching, base, searching.run_dir / run, row, seeded)
-            tasks = tuple(TaskMetric(**task.model_dump()) for task in result.tasks)
-            networks.append(_network(searching, result, run, row, seeded))
-        record = TrialRecord(slot=slot, point=dict(point), row=row, tasks=tasks, networks=tuple(networks))
+        record = _trained(searching, slot, point, variant, row, is_hopeless)
     record.save(searching.run_dir)
     return record
+
+
+def _trained(
+    searching: Searching,
+    slot: int,
+    point: Mapping[str, Any],
+    variant: Recipe,
+    row: str,
+    is_hopeless: IsHopeless | None,
+) -> TrialRecord:
+    """Returns the trial whose networks are trained, or one that was stopped."""
+    networks = []
+    tasks: tuple[TaskMetric, ...] = ()
+    for seed in searched(searching.recipe).seeds or (variant.seed,):
+        seeded = variant.model_copy(update={"seed": seed})
+        base = _base(seeded, searching.recipe.model_copy(update={"seed": seed, "search": None}))
+        run = _run_name(base, searching.recipe)
+        try:
+            result = _network_trained(searching, base, searching.run_dir / run, row, seeded, is_hopeless)
+        except StoppedError:
+            epochs = load_checkpoint(searching.run_dir / run / row / CHECKPOINT)["position"]["epoch"]
+            return TrialRecord(slot=slot, point=dict(point), row=row, stopped_after=epochs)
+        tasks = tuple(TaskMetric(**task.model_dump()) for task in result.tasks)
+        networks.append(_network(searching, result, run, row, seeded))
+        is_hopeless = None
+    return TrialRecord(slot=slot, point=dict(point), row=row, tasks=tasks, networks=tuple(networks))
 
 
 def row_name(variant: Recipe) -> str:
@@ -141,7 +167,9 @@ def _single_parts(recipe: Recipe) -> dict[str, Any]:
     return parts
 
 
-def _network_trained(searching: Searching, base: Recipe, run_dir: Path, row: str, variant: Recipe) -> RunResult:
+def _network_trained(
+    searching: Searching, base: Recipe, run_dir: Path, row: str, variant: Recipe, is_hopeless: IsHopeless | None
+) -> RunResult:
     """Returns the result of a run in which a network and its baselines are trained."""
     _train_baselines(searching, base, run_dir)
     result = load_result(run_dir)
@@ -151,8 +179,23 @@ def _network_trained(searching: Searching, base: Recipe, run_dir: Path, row: str
     def waiting(holder: str) -> None:
         searching.say(f"waiting for {run_dir / row}, which {holder} trains")
 
-    train_beside_others(base, run_dir, row, variant, waiting=waiting, progress=searching.progress)
+    watch = None if is_hopeless is None else _watch(result, run_dir, is_hopeless)
+    train_beside_others(base, run_dir, row, variant, waiting=waiting, progress=searching.progress, watch=watch)
     return load_result(run_dir)
+
+
+def _watch(result: RunResult, run_dir: Path, is_hopeless: IsHopeless) -> Callable[[LogRow], bool]:
+    """Returns what tells whether a trial is hopeless from the row of an epoch."""
+    names = {task.name: f"val/{task.name}" for task in result.tasks}
+    separate = {}
+    for task, column in names.items():
+        separate[task] = load_checkpoint(run_dir / "separate" / task / CHECKPOINT)["position"]["log"][-1][column]
+
+    def watch(row: LogRow) -> bool:
+        gains = _gains(result, {task: row[column] for task, column in names.items()}, separate)
+        return bool(gains) and is_hopeless(int(row["epoch"]), mean(gains))
+
+    return watch
 
 
 def _train_baselines(searching: Searching, base: Recipe, run_dir: Path) -> None:
@@ -205,23 +248,29 @@ def _network(searching: Searching, result: RunResult, run: str, row: str, recipe
         separate=_measured(result, rows["separate"]),
         shared=_measured(result, rows["shared"]),
         latency_ms=latency_ms,
+        gates=rows[row].gates,
     )
 
 
 def _measured(result: RunResult, row: ResultRow) -> Measured:
     separate = next(other for other in result.rows if other.name == "separate").metrics
-    gains = [
-        (1 if task.higher_is_better else -1) * (row.metrics[task.name] - separate[task.name]) / separate[task.name]
-        for task in result.tasks
-        if separate[task.name]
-    ]
     return Measured(
         metrics=row.metrics,
         delta_mtl=row.delta_mtl,
-        worst_task=min(gains) if len(gains) == len(result.tasks) else None,
+        worst_task=min(_gains(result, row.metrics, separate), default=None),
         macs=row.macs,
         parameters=row.parameters,
     )
+
+
+def _gains(result: RunResult, metrics: Mapping[str, float], separate: Mapping[str, float]) -> list[float]:
+    """Returns every task's relative gain over its single-task network; none where one of these metrics is 0."""
+    if not all(separate[task.name] for task in result.tasks):
+        return []
+    return [
+        (1 if task.higher_is_better else -1) * (metrics[task.name] - separate[task.name]) / separate[task.name]
+        for task in result.tasks
+    ]
 
 
 def digest(parts: Mapping[str, Any], length: int) -> str:

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, TypeVar
 
 from optuna.study import Study
@@ -22,6 +23,7 @@ from gate2static.search.study import (
     draw,
     end,
     give_back,
+    is_hopeless,
     is_spare,
     lost,
     patiently,
@@ -147,9 +149,14 @@ class Worker:
         searching.say(f"trial {slot + 1} of {self._count}: {words}")
         try:
             with signs_of_life(trial):
-                record = run_trial(searching, slot, point)
+                watch = partial(is_hopeless, trial) if searched(searching.recipe).stop_early else None
+                record = run_trial(searching, slot, point, watch)
             values = means(record, objectives)
-            error = "" if values else "a metric of the single-task networks is 0, so Δ_MTL and gains have no value"
+            error = ""
+            if record.stopped_after:
+                searching.say(f"trial {slot + 1} of {self._count} is stopped early: others are better")
+            elif not values:
+                error = "a metric of the single-task networks is 0, so Δ_MTL and gains have no value"
         except _OF_THE_TRIAL as failure:
             values, error = None, str(failure)
         except BaseException:

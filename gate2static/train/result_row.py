@@ -3,7 +3,7 @@
 from typing import Literal
 
 from gate2static.budget import BudgetReport
-from gate2static.gates import GatedModel
+from gate2static.gates import GatedModel, gate_shares
 from gate2static.prune import prune
 from gate2static.recipe import Recipe
 from gate2static.tasks import Task, delta_i, delta_mtl, eta, main_scores, relative_gains
@@ -75,6 +75,7 @@ def add_row(
         budget=budget,
         tests={task: of_task for task, of_task in tests.items() if task not in of_their_own},
         safety=safety,
+        gates={} if is_architecture or _kind(name) != "gated" else gate_shares(gated, per_unit=True),
     )
     return result.with_row(row)
 

@@ -57,6 +57,7 @@ class ResultRow(_Frozen):
         tests: Task -> metric -> the paired test against the single-task network on the test split; tasks that have the
             encoder of that network have none.
         safety: How a network was made safe; None for others.
+        gates: Unit -> task -> the share of the unit's channels that are the task's own, for gated networks.
     """
 
     name: RowName
@@ -74,6 +75,7 @@ class ResultRow(_Frozen):
     budget: BudgetReport | None = None
     tests: dict[str, dict[str, PairedTest]] = {}
     safety: Safety | None = None
+    gates: dict[str, dict[str, float]] = {}
 
 
 class RunResult(_Frozen):

@@ -17,7 +17,7 @@ from gate2static.train.architectures.retraining import with_policies
 from gate2static.train.deciding import decide_gates
 from gate2static.train.loop.checkpoints import FILE as CHECKPOINT
 from gate2static.train.loop.checkpoints import kept, load_checkpoint
-from gate2static.train.loop.loop import train_network
+from gate2static.train.loop.loop import Watch, train_network
 from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.networks import (
@@ -75,6 +75,7 @@ class Rows:
         fabric: The processes and devices, launched.
         resume: Whether to continue what is in the folder.
         progress: Shows how far the training is.
+        watch: May stop the training of a network; None lets all be.
     """
 
     recipe: Recipe
@@ -84,6 +85,7 @@ class Rows:
     fabric: "Fabric"
     resume: bool
     progress: TrainingProgress
+    watch: Watch | None = None
 
     def train(self, name: str, recipe: Recipe, wanted: ArchitectureRecipe | None) -> TrainedRow:
         """Trains the networks of a row, or goes on with them.
@@ -107,7 +109,14 @@ class Rows:
                 decide_gates(
                     network.model, recipe, self.run_dir, self.tasks, self.splits, device=self.fabric.device
                 )
-            train_network(network, self.splits, fabric=self.fabric, go_on=self.resume, progress=self.progress)
+            train_network(
+                network,
+                self.splits,
+                fabric=self.fabric,
+                go_on=self.resume,
+                progress=self.progress,
+                watch=self.watch,
+            )
             checkpoints.append(f"{network.name}/{kept(self.recipe)}")
         is_gated = wanted is None and name != "separate" and not is_shared(name)
         return TrainedRow(

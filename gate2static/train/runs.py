@@ -20,6 +20,7 @@ from gate2static.train.loop.baselines import check_baselines, take_baselines
 from gate2static.train.loop.batches import length
 from gate2static.train.loop.checkpoints import FILE as CHECKPOINT
 from gate2static.train.loop.event_files import check_tensorboard
+from gate2static.train.loop.loop import Watch
 from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.networks import (
     build_architecture,
@@ -176,6 +177,7 @@ def train_beside_others(
     *,
     waiting: Callable[[str], None],
     progress: bool = True,
+    watch: Watch | None = None,
 ) -> ResultRow:
     """Trains one more gated network of a run whose baselines are trained, or goes on with it.
 
@@ -188,17 +190,19 @@ def train_beside_others(
         variant: The network's recipe, which may differ from `recipe` as for `train_variants`.
         waiting: Is called where another process trains this network, and is waited for.
         progress: Whether to show progress bars on stderr.
+        watch: May stop the network's training, as for `train_network`.
 
     Returns:
         The network's row.
 
     Raises:
+        StoppedError: `watch` stopped the training.
         Gate2StaticError: As for `train`.
     """
     plugins.allow(variant.code_names)
     fabric = _checked(recipe, {name: variant})
     with locked(run_dir / name, waiting=waiting):
-        launch(fabric, _run_in_process, recipe, run_dir, {name: variant}, {}, True, progress)
+        launch(fabric, _run_in_process, recipe, run_dir, {name: variant}, {}, True, progress, watch)
     return next(row for row in load_result(run_dir).rows if row.name == name)
 
 
@@ -224,6 +228,7 @@ def _run_in_process(
     resume: bool,
     show: bool,
     baselines: Path | None = None,
+    watch: Watch | None = None,
 ) -> None:
     """Runs the part of a run that every training process has."""
     # Arguments are pickled for other processes, so each process loads data and builds networks itself.
@@ -253,6 +258,7 @@ def _run_in_process(
             # Networks that were taken are gone on with, which only measures those that are complete.
             resume=resume or baselines is not None,
             progress=progress,
+            watch=watch,
         )
         for name, variant in recipes.items():
             if name in safe:

@@ -5,15 +5,18 @@ import random
 import re
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from gate2static.cli.commands import app
 from gate2static.errors import SearchError
 from gate2static.front.pareto import as_json, pick_network, read_front
 from gate2static.front.records import TrialRecord
+from gate2static.front.table import front_table
 from tests.front.conftest import network, write
 
 
@@ -115,6 +118,18 @@ def test_a_trials_file_cannot_lead_out_of_the_search(searched: Path) -> None:
     path.write_text(path.read_text().replace('"run":"seed-0"', '"run":"../seed-0"'))
     with pytest.raises(SearchError, match="no path inside"):
         read_front([searched])
+
+
+def test_trials_that_were_stopped_are_in_the_table_and_never_on_the_front(searched: Path) -> None:
+    TrialRecord(slot=7, point={"sparsity_weight": 9}, row="gated-x", stopped_after=2).save(searched)
+    front = read_front([searched])
+    assert len(front.points) == 3
+    assert as_json(front)["stopped"] == {"sparsity_weight=9": 2}
+    terminal = Console(width=200, file=StringIO())
+    terminal.print(front_table(front))
+    shown = terminal.file.getvalue()
+    assert "2 of 3 points are on the front; 1 stopped early" in shown
+    assert re.search(r"sparsity_weight=9 +. +stopped after 2 epochs", shown)
 
 
 def test_the_command_prints_a_table_writes_a_page_and_json(searched: Path) -> None:

@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,6 +31,10 @@ class _Elements(HTMLParser):
         return [a for t, a in self.found if t == tag and all(a.get(k) == v for k, v in attributes.items())]
 
 
+def _script(page: str, name: str) -> list[Any]:
+    return json.loads(re.findall(rf"const {name} = (.*);\n", page)[0])
+
+
 def test_the_page_loads_nothing(front: Front) -> None:
     page = render_front(front)
     assert not {"src", "href", "srcset"} & {key for _, attributes in _Elements(page).found for key in attributes}
@@ -52,7 +57,7 @@ def test_every_point_is_in_the_chart_with_its_bars_and_can_be_read_aloud(front: 
 
 def test_a_point_says_its_recipe_its_metrics_and_the_commands_of_every_seed(front: Front, searched: Path) -> None:
     page = render_front(front)
-    points = json.loads(re.findall(r"const POINTS = (.*);\n", page)[0])
+    points = _script(page, "POINTS")
     assert points[0]["words"] == "sparsity_weight=0, gating.group_size=layer"
     assert ["seg: mIoU ↑", "0.5150 ± 0.0071"] in points[0]["rows"]
     folder = searched / "seed-0/gated-good"
@@ -60,6 +65,30 @@ def test_a_point_says_its_recipe_its_metrics_and_the_commands_of_every_seed(fron
         f"gate2static prune {folder}/ckpt.pt -o {folder}/static && gate2static export {folder}/static"
     )
     assert [network["seed"] for network in points[0]["networks"]] == [0, 1]
+
+
+def test_a_point_shows_the_gates_of_every_unit_as_the_mean_of_its_seeds(front: Front) -> None:
+    first, *others = front.points
+    assert _script(render_front(front), "POINTS")[0]["gates"] is None  # as older versions wrote it
+    units = [("conv1", 0.25), ("conv2", 1.0)]
+    networks = []
+    for network in first.networks:
+        gates = {unit: {"seg": share * network.record.seed, "depth": share} for unit, share in units}
+        networks.append(replace(network, record=network.record.model_copy(update={"gates": gates})))
+    point = replace(first, networks=tuple(networks))
+    page = render_front(replace(front, points=(point, *others, point)))
+    points = _script(page, "POINTS")
+    assert points[0]["gates"] == {"units": 0, "shares": {"seg": [12, 50], "depth": [25, 100]}}
+    assert points[-1]["gates"]["units"] == 0
+    assert _script(page, "UNIT_LISTS") == [["conv1", "conv2"]]
+
+
+def test_trials_that_were_stopped_are_listed_and_no_points(front: Front) -> None:
+    page = render_front(replace(front, stopped={"sparsity_weight=<7>": 2}))
+    assert "1 stopped early" in page
+    assert '<td>sparsity_weight=&lt;7&gt;</td><td class="number">2</td>' in page
+    assert len(_script(page, "POINTS")) == len(front.points)
+    assert "topped early" not in render_front(front)
 
 
 def test_values_from_files_cannot_put_markup_on_the_page(front: Front) -> None:

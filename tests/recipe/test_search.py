@@ -33,6 +33,7 @@ def _space(entry: str, rest: str = "trials: 2"):
         ("sparsity_weight: [1]", "trials: 1, objectives: [latency_ms]", "latency_ms needs a device"),
         ("sparsity_weight: [1]", "trials: 1, device: a100", "device is for the objective latency_ms"),
         ("sparsity_weight: [1]", "trials: 1, seeds: [1, 1]", "seeds must be different"),
+        ("sparsity_weight: [1]", "trials: 1, stop_early: true", "stop_early needs objectives: [delta_mtl], since a"),
         ("sparsity_weight: [1]", "trails: 1", "unknown key search.trails; did you mean trials?"),
         # What only a whole recipe can say of a point:
         ("sparsity_wieght: [1]", "trials: 1", "unknown key sparsity_wieght; did you mean sparsity_weight?"),

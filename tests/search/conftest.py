@@ -10,7 +10,7 @@ import pytest
 from gate2static.front.records import Measured, NetworkRecord, TaskMetric, TrialRecord
 from gate2static.recipe import Recipe, load_recipe, recipe_at
 from gate2static.search import study, worker
-from gate2static.search.trial import Searching, row_name
+from gate2static.search.trial import IsHopeless, Searching, row_name
 
 TINY = Path("recipes/digits_tiny.yaml")
 SPACE = "{sparsity_weight: {log: [1, 100]}, gating.group_size: [1, 4, layer]}"
@@ -40,11 +40,18 @@ def trials_without_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callab
     monkeypatch.setattr(study, "PAUSES_S", (0.05, 0.05))
 
     def replace(within: Callable[[int], None] = lambda slot: None) -> None:
-        def run(searching: Searching, slot: int, point: dict[str, Any]) -> TrialRecord:
+        def run(
+            searching: Searching, slot: int, point: dict[str, Any], is_hopeless: IsHopeless | None
+        ) -> TrialRecord:
             with (searching.run_dir / "begun").open("a") as file:
                 file.write(f"{slot} {os.getpid()}\n")
             within(slot)
             record = record_of(searching.recipe, slot, point)
+            gain = record.networks[0].gated.delta_mtl
+            for epoch in range(1, 3) if is_hopeless is not None else ():
+                if is_hopeless(epoch, gain):
+                    record = TrialRecord(slot=slot, point=point, row=record.row, stopped_after=epoch)
+                    break
             record.save(searching.run_dir)
             return record
 

@@ -1,94 +1,45 @@
 """Searches that really train: whoever works on them and whoever is killed, the networks are the same to the bit."""
 
-import json
-import signal
+import csv
+import re
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from gate2static.bench import NETWORK_BACKENDS
 from gate2static.cli.commands import app
-from gate2static.front.pareto import as_json, read_front
 from gate2static.front.records import load_trials
-from gate2static.recipe import Recipe, load_recipe
+from gate2static.recipe import load_recipe
 from gate2static.report.run_folder import read_content
-from gate2static.search import search
 from gate2static.search.trial import Searching, latency_measure, run_trial
 from gate2static.train import load_result
-from gate2static.train.loop.checkpoints import load_checkpoint
-from tests.search.conftest import recipe_with, record_of
+from tests.search.conftest import TINY, recipe_with, record_of
 
-TINY = Path("recipes/digits_tiny.yaml")
-SMALL = [
+SMALL = (
     "data.options={train_images: 32, val_images: 10, test_images: 10}",
-    "tasks=[{name: left, kind: classification}, {name: mask, kind: mask}]",
+    "tasks=[{name: left, kind: classification}]",
     "training.single={epochs: 1, batch_size: 16}",
     "training.shared={epochs: 1, batch_size: 16}",
-    "training.gated={epochs: 1, batch_size: 16}",
-    "training.checkpoint_steps=1",
-]
-STARTED = """
-import torch
-from gate2static.cli import main
-torch.set_num_threads(1)
-main()
-"""
-
-
-def _recipe(search_part: str) -> Recipe:
-    return load_recipe(TINY, [*SMALL, f"search={search_part}"])
-
-
-def _start(folder: Path, search_part: str) -> "subprocess.Popen[str]":
-    overrides = [word for override in [*SMALL, f"search={search_part}"] for word in ("--set", override)]
-    command = [sys.executable, "-c", STARTED, "search", str(TINY), "--run-dir", str(folder), *overrides]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def _front(folder: Path) -> object:
-    front = as_json(read_front([folder]))
-    for point in front["points"]:
-        for network in point["networks"]:
-            del network["folder"]
-    return front
+)
+ONE_POINT = "{space: {gating.group_size: [layer]}, sampler: grid, objectives: [delta_mtl], stop_early: true}"
 
 
 @pytest.mark.slow
-def test_two_workers_one_of_them_killed_end_with_the_networks_of_an_undisturbed_search(tmp_path: Path) -> None:
+def test_workers_that_are_killed_end_with_the_networks_of_an_undisturbed_search(tmp_path: Path) -> None:
     """The first trial has another shared network than the two others, which are equal."""
     space = "{training.shared.epochs: [1, 2], gating.group_size: [4, layer]}"
-    part = f"{{space: {space}, sampler: random, trials: 3, seeds: [3]}}"
-    shared, alone = tmp_path / "shared", tmp_path / "alone"
-    doomed = _start(shared, part)
-    while not (shared / "search.journal").exists():
-        assert doomed.poll() is None, doomed.communicate()[0]
-        time.sleep(0.05)
-    killer = threading.Thread(target=_kill_within_a_trial, args=(doomed, shared))
-    killer.start()
-    lines: list[str] = []
-    search(_recipe(part), shared, say=lines.append, progress=False)
-    killer.join()
-    assert doomed.returncode == -signal.SIGKILL
-    assert sum("is given back: its worker is gone" in line for line in lines) == 1
-    search(_recipe(part), alone, progress=False)
+    command = [sys.executable, "-m", "benchmarks.search.chaos", "--folder", str(tmp_path), "--space", space]
+    ended = subprocess.run([*command, "--trials", "3", "--kills", "3"], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"3 workers killed in \d search(es)?, 0 of which ended otherwise", ended.stdout)
 
+    shared = tmp_path / "disturbed-0"
     trials = load_trials(shared)
     assert [trial.slot for trial in trials] == [0, 1, 2]
     assert len({trial.row for trial in trials}) == 2
-    assert trials == load_trials(alone)
-    assert _front(shared) == _front(alone)
-    files = sorted(path.relative_to(alone) for path in alone.glob("seed-*/**/ckpt.pt"))
-    assert len(files) == 2 * (2 + 1 + 1)
-    for file in files:
-        ours, theirs = (load_checkpoint(folder / file)["model"] for folder in (shared, alone))
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs), file
-
     runs = sorted({trial.networks[0].run for trial in trials})
     assert (len(runs), runs[0]) == (2, "seed-3")
     rows = [{row.name: row for row in load_result(shared / run).rows} for run in runs]
@@ -102,16 +53,26 @@ def test_two_workers_one_of_them_killed_end_with_the_networks_of_an_undisturbed_
     assert trials[-1].row in {row.name for row in read_content(shared / runs[0]).rows}
 
 
-def _kill_within_a_trial(worker: "subprocess.Popen[str]", folder: Path) -> None:
-    """Kills a worker once it has saved a step of a gated network."""
-    while True:
-        for file in folder.glob("seed-3*/gated-*/.gate2static.lock"):
-            holder = json.loads(file.read_text() or "{}").get("gate2static", {}).get("process")
-            if holder == worker.pid and file.with_name("ckpt.pt").exists():
-                worker.send_signal(signal.SIGKILL)
-                worker.communicate()
-                return
-        time.sleep(0.02)
+@pytest.mark.slow
+def test_a_hopeless_trial_ends_after_the_epoch_that_shows_it(tmp_path: Path) -> None:
+    recipe = load_recipe(TINY, [*SMALL, "training.gated={epochs: 3, batch_size: 16}", f"search={ONE_POINT}"])
+    searching = Searching(recipe=recipe, run_dir=tmp_path, measure_ms=None, say=print, progress=False)
+    gains: list[float] = []
+
+    def is_hopeless(epochs: int, gain: float) -> bool:
+        gains.append(gain)
+        return epochs == 2
+
+    trial = run_trial(searching, 0, {"gating.group_size": "layer"}, is_hopeless)
+    assert trial.stopped_after == 2
+    assert trial.networks == ()
+    assert load_trials(tmp_path) == (trial,)
+    assert [row.name for row in load_result(tmp_path / "seed-0").rows] == ["separate", "shared"]
+    with (tmp_path / "seed-0" / trial.row / "log.csv").open() as file:
+        ours = [float(row["val/left"]) for row in csv.DictReader(file)]
+    with (tmp_path / "seed-0/separate/left/log.csv").open() as file:
+        separate = [float(row["val/left"]) for row in csv.DictReader(file)][-1]
+    assert gains == pytest.approx([(value - separate) / separate for value in ours])
 
 
 def test_a_trial_with_the_recipe_of_a_finished_one_takes_its_result(tmp_path: Path) -> None:

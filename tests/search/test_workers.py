@@ -14,10 +14,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from gate2static.errors import DivergenceError, MissingDependencyError, SearchError, TrainingError
-from gate2static.front.records import load_trials
+from gate2static.errors import DivergenceError, MissingDependencyError, RecipeError, SearchError, TrainingError
+from gate2static.front.pareto import read_front
+from gate2static.front.records import TrialRecord, load_trials
 from gate2static.runtimes import optional
 from gate2static.search import liveness, running, search, worker
+from gate2static.search.space import checked_space
 from gate2static.search.study import lost
 from tests.forking import exit_code_of_fork
 from tests.search.conftest import SPACE, TINY, recipe_with
@@ -179,6 +181,39 @@ def test_a_trial_that_diverges_fails_alone(tmp_path: Path, trials_without_traini
     bad = {0, 1}
     with pytest.raises(SearchError, match="all 2 trials failed, the first one so: the loss is inf"):
         search(recipe_with("trials: 2"), tmp_path / "all")
+
+
+def test_trials_that_are_worse_than_others_are_stopped_early(tmp_path: Path, trials_without_training: Replace) -> None:
+    trials_without_training()
+    recipe = recipe_with("trials: 12, sampler: random, objectives: [delta_mtl], stop_early: true")
+    lines: list[str] = []
+    records = search(recipe, tmp_path, say=lines.append)
+    stopped = [record for record in records if record.stopped_after]
+    finished = [record for record in records if record.networks]
+    assert len(stopped) + len(finished) == 12
+    assert len(finished) < 8
+    weights = [record.point["sparsity_weight"] for record in stopped]
+    assert max(weights) > min(record.point["sparsity_weight"] for record in finished)
+    assert sum("is stopped early" in line for line in lines) == len(stopped)
+    assert search(recipe, tmp_path) == records
+    assert set(_begun(tmp_path).values()) == {1}
+    front = read_front([tmp_path])
+    assert {point.row for point in front.points} == {record.row for record in finished}
+    assert set(front.stopped.values()) == {1}
+    plain = search(recipe_with("trials: 12, sampler: random, objectives: [delta_mtl]"), tmp_path / "all")
+    assert not any(record.stopped_after for record in plain)
+    assert max(map(_gain, plain)) == max(map(_gain, finished))
+
+
+def _gain(record: TrialRecord) -> float:
+    return record.networks[0].gated.delta_mtl or 0.0
+
+
+def test_several_processes_per_network_cannot_be_stopped_early() -> None:
+    recipe = recipe_with("trials: 1, objectives: [delta_mtl], stop_early: true")
+    training = recipe.training.model_copy(update={"devices": 2})
+    with pytest.raises(RecipeError, match=r"training\.devices: found 2, and search\.stop_early"):
+        checked_space(recipe.model_copy(update={"training": training}))
 
 
 def test_what_stops_a_worker_gives_its_trial_back(tmp_path: Path, trials_without_training: Replace) -> None:

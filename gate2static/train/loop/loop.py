@@ -1,11 +1,12 @@
 """The training loop of one network, epoch by epoch, from its last checkpoint on."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from gate2static.architectures import Architecture
 from gate2static.budget import project_to_budget
 from gate2static.data import Splits
+from gate2static.errors import StoppedError
 from gate2static.gates import GatedModel
 from gate2static.train.evaluation import evaluate
 from gate2static.train.loop import batches, random_state
@@ -25,9 +26,18 @@ from gate2static.train.processes.devices import on_first_process
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
+Watch = Callable[[LogRow], bool]
+"""Is called with the row of an epoch; True stops the training."""
+
 
 def train_network(
-    run: NetworkRun, splits: Splits, *, fabric: "Fabric", go_on: bool, progress: TrainingProgress
+    run: NetworkRun,
+    splits: Splits,
+    *,
+    fabric: "Fabric",
+    go_on: bool,
+    progress: TrainingProgress,
+    watch: Watch | None = None,
 ) -> None:
     """Trains one network to its last epoch, and writes its checkpoints and its log.
 
@@ -39,10 +49,12 @@ def train_network(
         fabric: The processes and devices, launched.
         go_on: Whether to start from the network's last checkpoint, if there is one.
         progress: Shows how far the training is.
+        watch: Looks at every epoch but the last, in a training of one process; None lets the training be.
 
     Raises:
         BudgetError: No setting of the gates meets the recipe's budget.
         RecipeError: A process would have no image in some step.
+        StoppedError: `watch` stopped the training; the last checkpoint stays.
         TrainingError: A loss or weight is no longer finite (the last checkpoint stays), or the disk is full.
         CheckpointError: The checkpoint to start from cannot be read or belongs to another recipe.
     """
@@ -68,6 +80,8 @@ def train_network(
             progress.note(note(position.log[-1]))
             save(run, position, fabric=fabric, best=is_best, **training.parts)
             _write_log(run, position, fabric, events)
+            if watch is not None and not _is_over(run, position) and watch(position.log[-1]):
+                raise StoppedError(f"{run.name} was stopped after epoch {position.epoch}: others are better")
     progress.end_network(cost=run.cost)
 
 
