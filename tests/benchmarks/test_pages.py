@@ -63,11 +63,11 @@ def test_copying_the_baselines_can_be_interrupted(
 @pytest.mark.parametrize(
     ("ratios", "tasks", "says"),
     [
-        ([0.54, 0.59], 3, "0.5, and this does not reach it: 0.54 to 0.59. T = 3 leaves 1.6 of 4 streams'"),
-        ([0.5, 0.44], 5, "0.5, and this reaches it: 0.44 to 0.50. T = 5 leaves 2.0 of 6 streams'"),
+        ([0.54, 0.59], 3, "is 0.50; measured were 0.54 to 0.59. With T = 3 the multiplications of 1.6 of 4 streams remain"),
+        ([0.5, 0.44], 5, "is 0.50; measured were 0.44 to 0.50. With T = 5 the multiplications of 2.0 of 6 streams remain"),
     ],
 )
-def test_the_mark_of_settled_gates_is_judged_by_what_was_measured(
+def test_the_goal_of_settled_gates_stands_beside_what_was_measured(
     ratios: list[float], tasks: int, says: str
 ) -> None:
     assert says in " ".join(settled_step._verdict(ratios, tasks).split())
