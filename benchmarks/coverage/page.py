@@ -39,27 +39,30 @@ _TRANSFORMERS = ("ViT", "DeiT", "Swin")
 _ALLOWED = {"timm": 95, "torchvision": 80}
 _INTRODUCTION = """# Coverage
 
-The smallest model of every family of timm, and every classification and segmentation model of torchvision, each gated
-with two tasks and random gates (30 % task-specific), all weights and statistics random and different in every stream.
-Made by `python -m benchmarks.coverage`; {versions}.
+This page says which networks gate2static takes, and how much of them it removes. Look up your backbone here. If it is
+not in the tables, find out in half a minute: [your own backbone](backbones.md).
 
-| column | passes when |
+It tests the smallest model of every family of timm, and every classification and segmentation model of torchvision.
+Each is gated with two tasks and random gates, 30 % of them specific. Weights and statistics are random, and different
+in every stream. Made by `python -m benchmarks.coverage`; {versions}.
+
+| column | what passes |
 |---|---|
-| gate | `gate` traces the network and the lifted one computes the same |
+| gate | `gate` traces the network, and the gated network computes the same |
 | train | one training step: gradients are finite and reach every gate, outputs are finite and depend on the image |
 | prune | `prune` makes a static network |
 | equal | `verify`: float64 within 1e-9, float32 as close to float64 as rounding allows |
 | MACs | `expected_macs` and the manifest equal what fvcore counts on the static network |
-| ONNX | ONNX Runtime as close to float64 as float32 rounding allows |
+| ONNX | ONNX Runtime is as close to float64 as float32 rounding allows |
 | load | a fresh process that imports `load_static` alone gives the same bits |
+| removed | (gated − static) / (gated − perfect), in MACs: 100 % means that nothing is left which could go |
+| barriers | operators without a channel rule, which run whole, and their share of the gated MACs |
+| seconds | time of gate, prune and verify, on one thread beside other work |
 
-*Removed* is (gated − static) / (gated − perfect) in MACs. *Perfect* comes from an oracle that knows no rules: it runs
-the lifted network, propagates random cotangents back from every output, and counts of each operator only the elements
-whose gradient is not exactly zero (whole output channels for layers with weights). Elements of equal value in several
-streams count once. Flat activations and maxima are replaced by smooth ones, so that a zero gradient is never an
-accident. *Barriers* are operators without a channel rule, which run whole, with their share of the gated MACs.
-*Seconds* are those of gate + prune + verify, one thread, other networks running beside. Torch counts nothing for an
-LSTM, so the share of sequencer means nothing.
+*Perfect* is what an oracle counts that knows no rules. It sends random gradients back from every output of the gated
+network, and counts the elements whose gradient is not exactly zero; of layers with weights, whole output channels.
+Elements of equal value in several streams count once. Flat activations and maxima are replaced by smooth ones, so that
+a zero gradient is never an accident. Torch counts no MACs of an LSTM, so the share of sequencer means nothing.
 """
 
 

@@ -69,9 +69,9 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 def _verdict(found: list[float], tasks: int) -> str:
     left = 1 + (1 - _MARKED) * tasks
     return (
-        f"The goal at {100 * _MARKED:.0f} % settled is {_MARK:.2f}; measured were {min(found):.2f} to {max(found):.2f}. "
-        f"With T = {tasks} the\nmultiplications of {left:.1f} of {tasks + 1} streams remain, which is "
-        f"{left / (tasks + 1):.2f}."
+        f"The goal at {100 * _MARKED:.0f} % settled is {_MARK:.2f}; measured were {min(found):.2f} to "
+        f"{max(found):.2f}. With T = {tasks} the\nmultiplications of {left:.1f} of {tasks + 1} streams remain, which "
+        f"is {left / (tasks + 1):.2f}."
     )
 
 
@@ -154,17 +154,18 @@ def _seconds(step: Callable[[], None]) -> float:
 _TEXT = Template("""
 ## Savings
 
-CPU seconds of a training step, relative to a step of the T+1 bare backbones. Both are forward and backward with heads, and
-medians of $rounds rounds. The given share of gates is settled as shared: all gates of a channel together (`channel`), or each
-task's gates on their own (`gate`, where fewer channels are shared by all tasks). No other gate is settled.
+CPU seconds of a training step, relative to a step of the T+1 bare backbones. Both are forward and backward with
+heads, and medians of $rounds rounds. The given share of gates is settled as shared: all gates of a channel together
+(`channel`), or each task's gates on their own (`gate`, where fewer channels are shared by all tasks). No other gate is
+settled.
 
 $steps
 
 $verdict
 
-The next table has forward and backward pass relative to plain multi-task learning, for T = 5, with each task's gates on their
-own. The paper has forward 1.27, 1.70, 1.98 and backward 1.08, 1.26, 1.42 for three gated networks (table 9); it does not state
-how sparse they are.
+The next table has forward and backward pass relative to plain multi-task learning, for T = 5, with each task's gates
+on their own. The paper has forward 1.27, 1.70, 1.98 and backward 1.08, 1.26, 1.42 for three gated networks (table 9);
+it does not state how sparse they are.
 
 $passes
 """)
