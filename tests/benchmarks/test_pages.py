@@ -63,8 +63,8 @@ def test_copying_the_baselines_can_be_interrupted(
 @pytest.mark.parametrize(
     ("ratios", "tasks", "says"),
     [
-        ([0.54, 0.59], 3, "is 0.50; measured were 0.54 to 0.59. With T = 3 the multiplications of 1.6 of 4 streams remain"),
-        ([0.5, 0.44], 5, "is 0.50; measured were 0.44 to 0.50. With T = 5 the multiplications of 2.0 of 6 streams remain"),
+        ([0.54, 0.59], 3, "0.50; measured were 0.54 to 0.59. With T = 3 the multiplications of 1.6 of 4 streams"),
+        ([0.5, 0.44], 5, "0.50; measured were 0.44 to 0.50. With T = 5 the multiplications of 2.0 of 6 streams"),
     ],
 )
 def test_the_goal_of_settled_gates_stands_beside_what_was_measured(
