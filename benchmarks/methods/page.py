@@ -111,12 +111,13 @@ def _what_was_run(recipe: Recipe, summaries: dict[str, Summary], left_out: Seque
         "weights and the order of images, not the data."
     )
     yield ""
+    yield "- ± is the standard deviation over seeds. Δ_MTL is against separate networks of the same seed and settings."
+    yield "- `-features` is the method at features."
     yield (
-        "± is the standard deviation over seeds. Δ_MTL is against separate networks of the same seed and settings. "
-        "`-features`: the method at features; `-sum-scale`: at equal scale, where the shared gradient has the length "
-        f"of plain training's, or the losses' weights add up to T. `{CONTROL}` is plain training at T times the "
-        "learning rate; `mean` is plain training at 1/T of it."
+        "- `-sum-scale` is the method at equal scale: the shared gradient has the length of plain training's, or the "
+        "losses' weights add up to T."
     )
+    yield f"- `{CONTROL}` is plain training at T times the learning rate; `mean` is plain training at 1/T of it."
     yield ""
     if left_out:
         yield f"Not trained yet with as many seeds, and left out: {', '.join(f'`{name}`' for name in left_out)}."
@@ -135,9 +136,9 @@ def _noise_floor(plain: Summary, main: Sequence[str]) -> Iterator[str]:
     floors = ", ".join(f"{plain.spread(score):.3g} ({score})" for score in main)
     yield (
         f"**Noise floor**: `sum` alone has a standard deviation of {floors} over {plain.count(DELTA)} seeds. A number "
-        "is marked with * where it is more than two standard errors of the difference away from `sum`'s; a method's "
-        "own spread counts as the floor at least. Of numbers without any difference about one in twenty would be "
-        "marked, more with so few seeds."
+        "is marked with * if it differs from `sum`'s by more than two standard errors; a method's own spread counts as "
+        "the floor at least. Of numbers without any difference about one in twenty would be marked, more with so few "
+        "seeds."
     )
     yield ""
 
@@ -148,8 +149,8 @@ def _verdict(summaries: dict[str, Summary], main: Sequence[str]) -> Iterator[str
     yield ""
     yield (
         "Robust Analysis finds these two best on all three of its data sets. There, methods have the scales of their "
-        "code: the baseline is the mean of the losses, GradDrop and CosReg work on sums. Below are the places of the "
-        "paper's methods at parameters, 1 being the best, with the places at equal scale beside them."
+        "code: the baseline is the mean of the losses, GradDrop and CosReg work on sums. The table has the places of "
+        "the paper's methods at parameters, and their places at equal scale; 1 is the best."
     )
     yield ""
     own = [summaries[name] for name in OF_PAPER if name in summaries]
@@ -274,9 +275,9 @@ def _rankings(summaries: dict[str, Summary], scores: Sequence[str]) -> Iterator[
     (first, *_) = found.values()
     yield (
         f"Ranking similarity (eq. 9) of the {first.count} networks by the mean conflict in the second half of the "
-        "training and by the final scores: 1 says that a higher measure goes with a better score, 0 the opposite, ½ "
-        f"nothing. The paper prints the larger of S and 1 - S, which is {first.chance:.2f} on average for random "
-        "rankings of as many networks. In brackets the probability of as extreme a value by chance; with "
+        "training and by the final scores: at 1 a higher measure goes with a better score, at 0 with a worse one, and "
+        f"at ½ with neither. The paper prints the larger of S and 1 - S, which is {first.chance:.2f} on average for "
+        "random rankings of as many networks. In brackets the probability of as extreme a value by chance; with "
         f"{len(found)} values, some {0.05 * len(found):.1f} below 0.05 are to be expected. The networks are no random "
         "sample either: most are variants of each other."
     )
