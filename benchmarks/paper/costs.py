@@ -146,27 +146,33 @@ def dpt_table() -> str:
 
 PAGE = """# What the paper's networks cost, beside its tables
 
-Made by `python -m benchmarks.paper.costs`. Two figures stand for STL / MTL: T networks, and one encoder with T
-decoders; all decoders are included. FLOPs are counted as the paper's table in question counts them: two a
-multiply-accumulate (MAC) in the ResNet tables 2, 5 and 7 (NYUD), one in tables 1, 7 (CelebA) and 8. In the DPT tables
-3 and 4, which do not name the input, two for linear layers and convolutions and one for attention's two products, at
-480×640, is the reading that explains both encoders.
+This page says whether our networks are those of the paper, by their costs. They agree within 2 %, with two exceptions
+that are explained below as far as we can: ResNet-20 on CelebA, and the decoders of DPT ViT-base.
+
+Two figures stand for STL / MTL: T separate networks, and one encoder with T decoders. All decoders are included. The
+paper's tables count FLOPs in different ways, and so do we in the column "FLOPs":
+
+| tables | FLOPs per multiply-accumulate (MAC) |
+|---|---|
+| 2, 5, 7 (NYUD) | 2 |
+| 1, 7 (CelebA), 8 | 1 |
+| 3, 4 (DPT), at 480×640, which the tables do not name | 2, but 1 in attention's two products, as the encoders imply |
 
 {costs}
 
-"GatedMTL there": the paper's GatedMTL rows, and where they lie between its MTL (0 %) and its STL (100 %). A gated
+"GatedMTL there" has the paper's GatedMTL rows, and where they lie between its MTL (0 %) and its STL (100 %). A gated
 network costs what its gates pick: exactly our MTL figure when all are shared, our STL figure when all are specific.
 
 ## Where a difference lies
 
-STL and MTL differ by T - 1 encoders, so two figures of the paper give one encoder and all decoders (FLOPs, in the
-table's unit, with what the paper's rounding leaves open):
+STL and MTL differ by T - 1 encoders. So two figures of the paper give one encoder and all decoders. The table has them
+in FLOPs, in the unit of the first table, with what the paper's rounding leaves open:
 
 {split}
 
 - **ResNet-20 (CelebA)** is not explained. The paper's figures are {celeba} times the MACs of the CIFAR
-  ResNet-20 at 32×32, at widths 1, 1/2 and 1/4. Neither two FLOPs a MAC nor a stem of 7×7, which section A.1 could be
-  read to mean, gives them. What can be checked is that STL is three times MTL, here as there: the heads cost nothing.
+  ResNet-20 at 32×32, at widths 1, 1/2 and 1/4. Neither two FLOPs per MAC nor a stem of 7×7, which section A.1 could be
+  read to mean, gives them. STL is three times MTL, here as there: the heads cost nothing.
 - **DPT ViT-base, MTL**: the encoder agrees; the decoders do not. The paper does not say how wide the four reassembled
   maps are. We take those of Ranftl et al. (96, 192, 384, 768), halved for ViT-small, where they agree. With powers of
   two from the decoder's 64 on, a ViT-base decoder would cost what the paper's figures imply, {implied:.1f} GFLOPs:
@@ -178,6 +184,8 @@ table's unit, with what the paper's rounding leaves open):
   figures leave room for. So the class token is not read here ("ignore").
 - **ResNet-50, width 1/4**: the stem is narrowed with the rest. With a stem of 64 the encoder would cost {stem:.1f}
   GFLOPs, more than the table leaves room for.
+
+Made by `python -m benchmarks.paper.costs`.
 """
 
 
