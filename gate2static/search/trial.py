@@ -9,7 +9,7 @@ from statistics import mean
 from typing import Any
 
 from gate2static.bench import NETWORK_BACKENDS, Stopwatch
-from gate2static.errors import StoppedError, TrainingError
+from gate2static.errors import StoppedError
 from gate2static.files import is_file
 from gate2static.front.records import Measured, NetworkRecord, TaskMetric, TrialRecord, load_trials
 from gate2static.latency import latency_model
