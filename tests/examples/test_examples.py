@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 import gate2static as g2s
-from examples import accelerate_loop, lightning_two_optimisers, plain_loop
+from examples import accelerate_loop, lightning_two_optimisers, plain_loop, quantisation_aware
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -60,7 +62,36 @@ def test_a_plain_loop_meets_its_budget_logs_its_gates_and_trains_on_after_prunin
     assert {"gates", "static MACs"} <= tags(tmp_path / "run")
 
 
-@pytest.mark.parametrize("name", ["accelerate_loop", "lightning_two_optimisers", "plain_loop"])
+def filters(file: Path) -> dict[str, np.ndarray]:
+    """The filters of each convolution of an ONNX file by its name; those of int8 files times their scales."""
+    graph = onnx.load(file).graph
+    values = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    writer = {name: node for node in graph.node for name in node.output}
+    found = {}
+    for node in graph.node:
+        if node.op_type == "Conv":
+            source = writer.get(node.input[1])
+            number, scale = (values[name] for name in source.input[:2]) if source else (values[node.input[1]], None)
+            found[node.name] = number if scale is None else number * scale[:, None, None, None]
+    return found
+
+
+def test_quantisation_aware_training_leaves_weights_that_int8_does_not_change(tmp_path: Path) -> None:
+    def change(*, rounding: bool) -> float:
+        torch.manual_seed(0)
+        network, report = quantisation_aware.train(tmp_path / str(rounding), epochs=2, rounding=rounding)
+        assert not any("parametrizations" in name for name in network.state_dict())
+        assert max(report.rms_errors.values()) < 0.05
+        whole, rounded = (filters(tmp_path / str(rounding) / name) for name in ("model.onnx", "model.int8.onnx"))
+        assert len(whole) >= 4
+        assert whole.keys() == rounded.keys()
+        return max(float(abs(whole[name] - rounded[name]).max() / abs(whole[name]).max()) for name in whole)
+
+    assert change(rounding=True) < 1e-5
+    assert change(rounding=False) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["accelerate_loop", "lightning_two_optimisers", "plain_loop", "quantisation_aware"])
 def test_examples_fit_on_a_page(name: str) -> None:
     lines = Path(__file__).parents[2].joinpath("examples", f"{name}.py").read_text().splitlines()
     assert len(lines) <= 80
