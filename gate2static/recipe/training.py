@@ -122,6 +122,8 @@ class TrainingRecipe(Strict):
     T backward passes. Where a batch is divided (`accumulate`), its first part is measured. None measures nothing."""
     tensorboard: bool = False
     """Whether the rows of `log.csv` and `conflict.csv` are written as TensorBoard's event files too, beside them."""
+    wandb: bool = False
+    """Whether each network is a run of Weights & Biases that gets these rows, in a group of the run folder's name."""
     checkpoint_steps: Count | None = None
     """Steps between two checkpoints within an epoch; None saves at the end of every epoch only."""
     keep: Literal["last", "best"] = "last"

@@ -21,6 +21,7 @@ _FIXES = {
     "tensorboard": "pip install tensorboard",
     "tensorrt": "pip install tensorrt --extra-index-url https://pypi.nvidia.com",
     "tensorrt_rtx": "pip install tensorrt-rtx",
+    "wandb": "pip install wandb",
 }
 
 _ENVIRONMENT = {"onnxruntime": {"ORT_DISABLE_TELEMETRY": "1"}}

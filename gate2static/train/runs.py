@@ -19,7 +19,7 @@ from gate2static.train.loop.balanced import check_recipe
 from gate2static.train.loop.baselines import check_baselines, take_baselines
 from gate2static.train.loop.batches import length
 from gate2static.train.loop.checkpoints import FILE as CHECKPOINT
-from gate2static.train.loop.event_files import check_tensorboard
+from gate2static.train.loop.loggers import check_loggers
 from gate2static.train.loop.loop import Watch
 from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.networks import (
@@ -208,8 +208,7 @@ def train_beside_others(
 
 def _checked(recipe: Recipe, variants: dict[str, Recipe]) -> "Fabric":
     """Finds errors of recipes, and missing libraries, before any process is started; returns the processes."""
-    if recipe.training.tensorboard:
-        check_tensorboard()
+    check_loggers(recipe.training)
     build_tasks(recipe.tasks, describe_data(recipe.data))
     fabric = start_fabric(recipe)
     for name, variant in variants.items():

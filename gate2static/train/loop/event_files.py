@@ -1,16 +1,11 @@
 """The rows of `log.csv` and `conflict.csv` as TensorBoard's event files, beside them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gate2static.errors import TrainingError
 from gate2static.runtimes.optional import require
+from gate2static.train.loop.log import LogRow
 from gate2static.train.loop.network_run import NetworkRun
-from gate2static.train.loop.position import Position
-
-if TYPE_CHECKING:
-    from lightning_fabric import Fabric
 
 _SUFFIX = ".gate2static"
 """The end of our event files' names, which tells them from those that somebody else wrote."""
@@ -29,68 +24,51 @@ class EventFiles:
     """
 
     def __init__(self, run: NetworkRun) -> None:
-        summary_writer = _summary_writer()
+        writer = summary_writer()
         folder = run.checkpoint.parent
         try:
             for older in folder.glob(f"events.out.tfevents.*{_SUFFIX}"):
                 older.unlink()
-            self._writer = summary_writer(str(folder), filename_suffix=_SUFFIX)
+            self._writer = writer(str(folder), filename_suffix=_SUFFIX)
         except OSError as error:
             raise _failure(run, error) from error
         self._run = run
-        self._epochs = 0
-        self._steps = 0
 
-    def write(self, position: Position) -> None:
-        """Adds the rows that are new: those of the log by epoch, those of conflict by step, as `conflict/<column>`.
+    def write(self, row: LogRow, axis: str) -> None:
+        """Adds the numbers of a row; the column `axis` is where they stand.
 
         Raises:
             TrainingError: The disk is full.
         """
         try:
-            for row in position.log[self._epochs :]:
-                self._add(row, step=int(row["epoch"]), without="epoch", prefix="")
-            for row in position.conflict[self._steps :]:
-                self._add(row, step=int(row["step"]), without="step", prefix="conflict/")
+            for name, value in row.items():
+                if name != axis:
+                    self._writer.add_scalar(name, value, int(row[axis]))
+        except OSError as error:
+            raise _failure(self._run, error) from error
+
+    def flush(self) -> None:
+        """Writes everything that was added.
+
+        Raises:
+            TrainingError: The disk is full.
+        """
+        try:
             self._writer.flush()
         except OSError as error:
             raise _failure(self._run, error) from error
-        self._epochs = len(position.log)
-        self._steps = len(position.conflict)
 
     def close(self) -> None:
         """Closes the files."""
         self._writer.close()
 
-    def _add(self, row: dict[str, float], *, step: int, without: str, prefix: str) -> None:
-        for name, value in row.items():
-            if name != without:
-                self._writer.add_scalar(f"{prefix}{name}", value, step)
 
-
-@contextmanager
-def event_files(run: NetworkRun, fabric: "Fabric") -> Iterator[EventFiles | None]:
-    """Opens the event files of a network on the first process; None elsewhere, and where the recipe wants none."""
-    if not (run.recipe.training.tensorboard and fabric.is_global_zero):
-        yield None
-        return
-    files = EventFiles(run)
-    try:
-        yield files
-    finally:
-        files.close()
-
-
-def check_tensorboard() -> None:
-    """Imports what event files are written with.
+def summary_writer() -> Any:
+    """Imports and returns the class that writes event files.
 
     Raises:
         MissingDependencyError: `tensorboard` is not installed; the message says how to install it.
     """
-    _summary_writer()
-
-
-def _summary_writer() -> Any:
     # Torch's own import error would name torch.
     require("tensorboard")
     return require("torch.utils.tensorboard").SummaryWriter

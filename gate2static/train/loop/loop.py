@@ -11,10 +11,10 @@ from gate2static.gates import GatedModel
 from gate2static.train.evaluation import evaluate
 from gate2static.train.loop import batches, random_state
 from gate2static.train.loop.beginning import begin
-from gate2static.train.loop.event_files import EventFiles, event_files
 from gate2static.train.loop.log import CONFLICT_FILE, LogRow, write_log
 from gate2static.train.loop.log import FILE as LOG_FILE
 from gate2static.train.loop.log_columns import budget_columns, gate_columns, is_better, metric_columns, note
+from gate2static.train.loop.loggers import Loggers, open_loggers
 from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.optimisers import set_learning_rates
 from gate2static.train.loop.position import Position, check_weights
@@ -70,28 +70,27 @@ def train_network(
             training.controller.load_state_dict(position.budget["controller"])
     steps_done = position.epoch * len(order) + position.step
     progress.start_network(run.name, steps=run.settings.epochs * len(order), done=steps_done, cost=run.cost)
-    with event_files(run, fabric) as events:
+    with open_loggers(run, fabric) as loggers:
         # A process that was killed behind its checkpoint has not written the log's last row.
-        _write_log(run, position, fabric, events)
+        _write_log(run, position, fabric, loggers)
         while not _is_over(run, position):
             _train_epoch(training, splits, position, progress)
             is_best = _close_epoch(training, splits, position)
             # The row is in the position before it is saved, so a resumed run writes the same log.
             progress.note(note(position.log[-1]))
             save(run, position, fabric=fabric, best=is_best, **training.parts)
-            _write_log(run, position, fabric, events)
+            _write_log(run, position, fabric, loggers)
             if watch is not None and not _is_over(run, position) and watch(position.log[-1]):
                 raise StoppedError(f"{run.name} was stopped after epoch {position.epoch}: others are better")
     progress.end_network(cost=run.cost)
 
 
-def _write_log(run: NetworkRun, position: Position, fabric: "Fabric", events: EventFiles | None) -> None:
+def _write_log(run: NetworkRun, position: Position, fabric: "Fabric", loggers: Loggers) -> None:
     if position.log:
         on_first_process(fabric, lambda: write_log(run.checkpoint.with_name(LOG_FILE), position.log))
     if position.conflict:
         on_first_process(fabric, lambda: write_log(run.checkpoint.with_name(CONFLICT_FILE), position.conflict))
-    if events is not None:
-        events.write(position)
+    loggers.write(position)
 
 
 def _order(run: NetworkRun, splits: Splits, epoch: int) -> list[list[int]]:

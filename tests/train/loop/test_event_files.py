@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 from torch import nn
@@ -13,6 +14,7 @@ from gate2static.errors import MissingDependencyError, TrainingError
 from gate2static.recipe import Recipe
 from gate2static.train import train
 from gate2static.train.loop.event_files import EventFiles
+from gate2static.train.loop.loggers import Loggers
 from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.position import Position
 
@@ -45,8 +47,9 @@ def position(epochs: int) -> Position:
 
 def test_rows_stand_at_their_epochs_and_steps(read: Read, run: NetworkRun, tmp_path: Path) -> None:
     files = EventFiles(run)
+    loggers = Loggers(files)
     for epochs in (1, 2):
-        files.write(position(epochs))
+        loggers.write(position(epochs))
     files.close()
     assert read(tmp_path / "shared") == {
         "loss/total": [(1, 0.5), (2, 1.0)],
@@ -56,11 +59,12 @@ def test_rows_stand_at_their_epochs_and_steps(read: Read, run: NetworkRun, tmp_p
 
 def test_a_step_that_a_killed_process_wrote_shows_once(read: Read, run: NetworkRun, tmp_path: Path) -> None:
     killed = EventFiles(run)
-    killed.write(position(3))
+    Loggers(killed).write(position(3))
     (tmp_path / "shared" / "events.out.tfevents.1.host.1.0").write_bytes(b"")  # somebody else's
     resumed = EventFiles(run)
+    loggers = Loggers(resumed)
     for epochs in (2, 3):
-        resumed.write(position(epochs))
+        loggers.write(position(epochs))
     resumed.close()
     assert [step for step, _ in read(tmp_path / "shared")["loss/total"]] == [1, 2, 3]
     assert (tmp_path / "shared" / "events.out.tfevents.1.host.1.0").exists()
@@ -77,7 +81,7 @@ def test_a_folder_that_cannot_be_written_is_named(
 
     monkeypatch.setattr(files._writer, "flush", full)
     with pytest.raises(TrainingError, match="shared: cannot write TensorBoard's event files: No space left on device"):
-        files.write(position(1))
+        Loggers(files).write(position(1))
     files.close()
 
 
@@ -93,8 +97,13 @@ def test_a_missing_tensorboard_is_noticed_before_training(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_resumed_shows_what_its_logs_say(read: Read, small: Recipe, tmp_path: Path) -> None:
-    training = small.training.model_copy(update={"tensorboard": True, "conflict_steps": 1})
+def test_a_run_that_is_resumed_shows_what_its_logs_say(
+    read: Read, small: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A second logger, which gets the same rows.
+    library = MagicMock(Error=OSError)
+    monkeypatch.setitem(sys.modules, "wandb", library)
+    training = small.training.model_copy(update={"tensorboard": True, "wandb": True, "conflict_steps": 1})
     wants = small.model_copy(update={"training": training})
     for resume in (False, True):
         train(wants, tmp_path, resume=resume, progress=False)
@@ -106,3 +115,8 @@ def test_a_run_that_is_resumed_shows_what_its_logs_say(read: Read, small: Recipe
     with (tmp_path / "shared" / "conflict.csv").open(newline="") as file:
         steps = [int(row["step"]) for row in csv.DictReader(file)]
     assert [step for step, _ in read(tmp_path / "shared")["conflict/gds"]] == steps
+    log = library.init.return_value.log
+    rows = [call.args[0] for call in log.call_args_list if "epoch" in call.args[0]]
+    with (tmp_path / "gated-60" / "log.csv").open(newline="") as file:
+        assert {name: float(value) for name, value in list(csv.DictReader(file))[-1].items()} == rows[-1]
+    assert library.init.return_value.finish.call_count == library.init.call_count
