@@ -2,6 +2,8 @@
 
 from gate2static.data.contract import DataSpec, OwnData, PixelSpec, Sample, Splits, TargetSpec
 from gate2static.data.registry import DATA_SETS, describe_data, load_data
+from gate2static.data.shards.index import index_shards
+from gate2static.data.shards.writing import write_shards
 
 __all__ = [
     "DATA_SETS",
@@ -12,5 +14,7 @@ __all__ = [
     "Splits",
     "TargetSpec",
     "describe_data",
+    "index_shards",
     "load_data",
+    "write_shards",
 ]

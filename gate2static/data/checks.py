@@ -1,28 +1,27 @@
 """Checks of every decoded sample; their errors name the broken file."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from gate2static.data.contract import IGNORE, TargetSpec
+from gate2static.data.decoding import Source
 from gate2static.errors import DataError
 
 
-def check_image(image: Tensor, path: Path) -> None:
-    """Checks that an image is (3, H, W) with finite values in [0, 1].
+def check_image(image: Tensor, path: Source, channels: int = 3) -> None:
+    """Checks that an image is (channels, H, W) with finite values in [0, 1].
 
     Raises:
         DataError: The image has another shape or other values.
     """
-    if image.dim() != 3 or len(image) != 3 or not image.numel():
-        raise DataError(f"{path}: found an image of shape {tuple(image.shape)}; allowed: (3, H, W)")
+    if image.dim() != 3 or len(image) != channels or not image.numel():
+        raise DataError(f"{path}: found an image of shape {tuple(image.shape)}; allowed: ({channels}, H, W)")
     low, high = (float(value) for value in image.aminmax())
     if not (low >= 0 and high <= 1):  # also true for NaN
         raise DataError(f"{path}: found image values from {low:g} to {high:g}; allowed: 0 to 1")
 
 
-def check_size(image: Tensor, path: Path, size: tuple[int, int]) -> None:
+def check_size(image: Tensor, path: Source, size: tuple[int, int]) -> None:
     """Checks the height and width of an image (C, H, W).
 
     Raises:
@@ -33,7 +32,7 @@ def check_size(image: Tensor, path: Path, size: tuple[int, int]) -> None:
         raise DataError(f"{path}: found an image of {height}×{width} (height × width); allowed: {size[0]}×{size[1]}")
 
 
-def check_target(name: str, target: Tensor, spec: TargetSpec, path: Path, size: tuple[int, int]) -> None:
+def check_target(name: str, target: Tensor, spec: TargetSpec, path: Source, size: tuple[int, int]) -> None:
     """Checks a target against the shape and the values that `data.contract` gives for its kind.
 
     Args:
@@ -59,7 +58,7 @@ def check_target(name: str, target: Tensor, spec: TargetSpec, path: Path, size: 
         raise DataError(f"{path}: {name} holds values that are not finite; unpack the data set again")
 
 
-def _check_classes(name: str, target: Tensor, spec: TargetSpec, path: Path) -> None:
+def _check_classes(name: str, target: Tensor, spec: TargetSpec, path: Source) -> None:
     ignorable = spec.kind == "semantic"
     wrong = (target < 0) | (target >= spec.channels)
     if ignorable:
@@ -70,7 +69,7 @@ def _check_classes(name: str, target: Tensor, spec: TargetSpec, path: Path) -> N
         raise DataError(f"{path}: {name} holds label {labels}; allowed: 0 to {spec.channels - 1}{ignore}")
 
 
-def _check_binary(name: str, target: Tensor, path: Path, *, ignorable: bool) -> None:
+def _check_binary(name: str, target: Tensor, path: Source, *, ignorable: bool) -> None:
     right = (target == 0) | (target == 1)
     if ignorable:
         right |= target == IGNORE

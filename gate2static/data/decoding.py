@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,8 +12,20 @@ from torch import Tensor
 
 from gate2static.errors import DataError
 
-Reader = Callable[[Path], Tensor]
+
+class Source(Protocol):
+    """What can be read: a file's path, or a member of an archive. Its text names it in error messages."""
+
+    def open(self, mode: Literal["rb"], /) -> BinaryIO:
+        """Opens it for reading."""
+
+
+Reader = Callable[[Any], Tensor]
+"""A function that reads a `Source`; readers of one data set may ask for a path."""
 T = TypeVar("T")
+
+_PICTURES = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
+"""The formats of pictures that are read: for others PIL runs programs, such as Ghostscript for EPS."""
 
 SHORTEST_NORMAL = 0.1
 NORMAL_LENGTHS = (0.8, 1.25)
@@ -21,7 +33,7 @@ MOST_ODD_NORMALS = 0.2
 """The largest share of normals far from unit length; maps that were resized hold shorter vectors along edges."""
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Source) -> Tensor:
     """Reads a picture file as RGB: float32 (3, H, W) in [0, 1].
 
     Raises:
@@ -31,7 +43,7 @@ def read_image(path: Path) -> Tensor:
     return torch.from_numpy(array).permute(2, 0, 1).float().div(255)
 
 
-def read_label_image(path: Path) -> Tensor:
+def read_label_image(path: Source) -> Tensor:
     """Reads the stored numbers of a label picture, grey or with a palette: int64 (H, W).
 
     Raises:
@@ -46,13 +58,18 @@ def read_label_image(path: Path) -> Tensor:
     return whole_labels(path, torch.from_numpy(np.array(picture)))
 
 
-def read_npy(path: Path) -> Tensor:
+def read_npy(path: Source) -> Tensor:
     """Reads a `.npy` file of numbers as a tensor of its shape; float16 and double become float32.
 
     Raises:
         DataError: The file is missing, cut off, or holds objects instead of numbers.
     """
-    return _numbers(path, guarded(path, lambda: np.load(path, allow_pickle=False), "an array of numbers (.npy)"))
+
+    def load() -> Any:
+        with path.open("rb") as file:
+            return _plain_array(file)
+
+    return _numbers(path, guarded(path, load, "an array of numbers (.npy)"))
 
 
 def read_mat(path: Path, key: str) -> Tensor:
@@ -88,7 +105,7 @@ def read_mat_file(path: Path, **options: Any) -> dict[str, Any]:
     return guarded(path, load, "a MATLAB file up to version 7")
 
 
-def read_npy_maps(path: Path) -> Tensor:
+def read_npy_maps(path: Source) -> Tensor:
     """Reads a `.npy` file of (H, W, C) or (H, W) numbers as float32 (C, H, W).
 
     Raises:
@@ -106,7 +123,7 @@ def read_mat_maps(path: Path, key: str) -> Tensor:
     return _maps(path, read_mat(path, key))
 
 
-def read_npy_depth(path: Path) -> Tensor:
+def read_npy_depth(path: Source) -> Tensor:
     """Reads depth (1, H, W) from a `.npy` file; values that are not finite become 0.
 
     Raises:
@@ -115,7 +132,7 @@ def read_npy_depth(path: Path) -> Tensor:
     return valid_depth(read_npy_maps(path))
 
 
-def read_npy_normals(path: Path) -> Tensor:
+def read_npy_normals(path: Source) -> Tensor:
     """Reads unit normals (3, H, W) from a `.npy` file.
 
     Raises:
@@ -124,7 +141,7 @@ def read_npy_normals(path: Path) -> Tensor:
     return unit_normals(path, read_npy_maps(path))
 
 
-def read_image_normals(path: Path) -> Tensor:
+def read_image_normals(path: Source) -> Tensor:
     """Reads unit normals (3, H, W) from a picture of (n + 1) / 2.
 
     Raises:
@@ -133,7 +150,7 @@ def read_image_normals(path: Path) -> Tensor:
     return unit_normals(path, read_image(path) * 2 - 1)
 
 
-def whole_labels(path: Path, values: Tensor) -> Tensor:
+def whole_labels(path: Source, values: Tensor) -> Tensor:
     """Converts labels, which may be stored as floating-point numbers, to int64.
 
     Args:
@@ -157,7 +174,7 @@ def valid_depth(depth: Tensor) -> Tensor:
     return depth.nan_to_num(nan=0, posinf=0, neginf=0)
 
 
-def unit_normals(path: Path, vectors: Tensor) -> Tensor:
+def unit_normals(path: Source, vectors: Tensor) -> Tensor:
     """Scales normals (3, H, W) to length 1, and sets unknown ones to zero.
 
     Files hold rounded, compressed or interpolated vectors. A vector shorter than 0.1 comes from a zero vector, and a
@@ -189,25 +206,25 @@ def unit_normals(path: Path, vectors: Tensor) -> Tensor:
     return torch.where(known & ~longer, torch.nn.functional.normalize(vectors, dim=0), 0)
 
 
-def _maps(path: Path, values: Tensor) -> Tensor:
+def _maps(path: Source, values: Tensor) -> Tensor:
     if values.dim() not in (2, 3) or not values.numel():
         raise DataError(f"{path}: found an array of shape {tuple(values.shape)}; allowed: (H, W) or (H, W, C)")
     return (values[None] if values.dim() == 2 else values.permute(2, 0, 1)).float()
 
 
-def _picture(path: Path) -> Image.Image:
+def _picture(path: Source) -> Image.Image:
     def load() -> Image.Image:
         with warnings.catch_warnings():
             # A small file can claim a picture that fills the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
+            with path.open("rb") as file, Image.open(file, formats=_PICTURES) as picture:
                 picture.load()
         return picture
 
     return guarded(path, load, "a picture")
 
 
-def guarded(path: Path, load: Callable[[], T], what: str) -> T:
+def guarded(path: Source, load: Callable[[], T], what: str) -> T:
     """Returns what a decoder makes of a file.
 
     Args:
@@ -230,7 +247,18 @@ def guarded(path: Path, load: Callable[[], T], what: str) -> T:
         raise DataError(f"{path}: cannot be read as {what}: {' '.join(str(error).split())}") from None
 
 
-def _numbers(path: Path, array: Any) -> Tensor:
+def _plain_array(file: BinaryIO) -> Any:
+    """Reads a `.npy` file; `np.load` would reserve whatever memory a small file claims to need."""
+    version = np.lib.format.read_magic(file)
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"format {version} is none of 1.0 and 2.0")
+    shape, is_fortran, dtype = readers[version](file)
+    # Objects, which would be pickles, are refused here.
+    return np.frombuffer(file.read(), dtype).reshape(shape, order="F" if is_fortran else "C")
+
+
+def _numbers(path: Source, array: Any) -> Tensor:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "buif":
         raise DataError(f"{path}: found {getattr(array, 'dtype', type(array).__name__)}; allowed: an array of numbers")
     # Other byte orders and unsigned types that torch lacks are common in such files.

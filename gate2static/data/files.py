@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from gate2static.data.augmented import Augment, with_augmentation
 from gate2static.data.checks import check_image, check_size, check_target
 from gate2static.data.contract import DataSpec, Sample, Splits
-from gate2static.data.decoding import Reader
+from gate2static.data.decoding import Reader, Source
 from gate2static.data.transforms import normalise
 from gate2static.errors import DataError
 from gate2static.recipe import Strict
@@ -50,7 +50,7 @@ class FileSamples(Dataset[Sample]):
     """Samples that are read from files on access.
 
     Args:
-        files: For each sample, the files of `image` and of every target in `spec`.
+        files: For each sample, the files, or members of archives, of `image` and of every target in `spec`.
         readers: By part, the function that reads it: `image` in [0, 1], targets as described in `data.contract`.
             Readers are functions of a module or partials of them, so that worker processes can be started in any way.
         spec: The description that samples must fit.
@@ -60,7 +60,7 @@ class FileSamples(Dataset[Sample]):
 
     def __init__(
         self,
-        files: Sequence[Files],
+        files: Sequence[Mapping[str, Source]],
         readers: Mapping[str, Reader],
         spec: DataSpec,
         *,
@@ -78,13 +78,13 @@ class FileSamples(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         image, targets = self.picture(index)
-        return normalise(image), targets
+        return normalise(image, self.spec.pixels), targets
 
     def picture(self, index: int) -> Sample:
-        """Returns a sample whose image is not normalised yet: RGB in [0, 1]."""
+        """Returns a sample whose image is not normalised yet: colours in [0, 1]."""
         files = self.files[index]
         image = self.readers["image"](files["image"])
-        check_image(image, files["image"])
+        check_image(image, files["image"], self.spec.image_shape[0])
         height, width = image.shape[-2:]
         targets: dict[str, Tensor] = {}
         for name, spec in self.spec.targets.items():

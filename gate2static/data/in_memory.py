@@ -1,24 +1,20 @@
 """Samples that are held in memory, so that a file is decoded once and not once per epoch."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping
 
 import torch
-from rich.progress import Progress
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from gate2static.data.contract import Sample
 from gate2static.data.files import FileSamples
 from gate2static.data.transforms import normalise
-from gate2static.progress import progress_bar
+from gate2static.progress import with_bar
 
 NORMALS_UNIT = 32767
 """The scale of stored normals, which are whole numbers and so take half the memory."""
-_BYTE_KINDS = ("semantic", "edges", "saliency", "mask")
+BYTE_KINDS = ("semantic", "edges", "saliency", "mask")
 """The kinds whose maps are whole numbers up to 255."""
-_PATIENCE_S = 2.0
 
 
 class InMemory(Dataset[Sample]):
@@ -72,7 +68,7 @@ def stack(make: Callable[[int], Mapping[str, Tensor]], count: int, what: str) ->
         what: The work, to the left of the bar.
     """
     stacks: dict[str, Tensor] = {}
-    for index in _with_bar(range(count), what):
+    for index in with_bar(range(count), what):
         for name, value in make(index).items():
             if name not in stacks:
                 stacks[name] = value.new_empty((count, *value.shape))
@@ -82,7 +78,7 @@ def stack(make: Callable[[int], Mapping[str, Tensor]], count: int, what: str) ->
 
 def _stored(kind: str, target: Tensor) -> Tensor:
     """Returns the compact form of a map: bytes for labels, 16 bits for each number of a normal."""
-    if kind in _BYTE_KINDS:
+    if kind in BYTE_KINDS:
         return target.to(torch.uint8)
     if kind == "normals":
         return (target * NORMALS_UNIT).round().to(torch.int16)
@@ -95,17 +91,3 @@ def _restored(kind: str, values: Tensor) -> Tensor:
     if kind == "normals":
         return values / NORMALS_UNIT
     return values.float()
-
-
-def _with_bar(indices: range, what: str) -> Iterator[int]:
-    """Yields the indices, and shows a progress bar on stderr after two seconds."""
-    start = time.monotonic()
-    with ExitStack() as stack:
-        bar: Progress | None = None
-        for index in indices:
-            if bar is None and time.monotonic() - start > _PATIENCE_S:
-                bar = stack.enter_context(progress_bar(visible=True))
-                bar.add_task(what, total=len(indices))
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=index)
-            yield index

@@ -10,6 +10,7 @@ from gate2static.data.nyud import nyud_mt, nyud_mtan
 from gate2static.data.own_data import own_data, own_splits
 from gate2static.data.pairs import digits, multi_fashion
 from gate2static.data.pascal import pascal_context
+from gate2static.data.shards import shards
 from gate2static.data.taskonomy import taskonomy
 from gate2static.recipe import DataRecipe, Strict, parse
 
@@ -26,6 +27,7 @@ DATA_SETS: dict[str, DataSource] = {
     "pascal_context": DataSource(options=HoldOutOptions, describe=pascal_context.describe, load=pascal_context.load),
     "rooms": DataSource(options=rooms.RoomsOptions, describe=rooms.describe, load=rooms.load),
     "scenes": DataSource(options=scenes.ScenesOptions, describe=scenes.describe, load=scenes.load),
+    "shards": DataSource(options=shards.ShardsOptions, describe=shards.describe, load=shards.load),
     "taskonomy": DataSource(options=taskonomy.TaskonomyOptions, describe=taskonomy.describe, load=taskonomy.load),
 }
 

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from gate2static.data.contract import IGNORE, IMAGENET, Sample
+from gate2static.data.contract import IGNORE, IMAGENET, PixelSpec, Sample
 
 IMAGENET_MEAN = IMAGENET.mean
 IMAGENET_STD = IMAGENET.std
@@ -93,11 +93,11 @@ class Augmentation:
         return sample
 
 
-def normalise(image: Tensor) -> Tensor:
-    """Applies ImageNet's normalisation to an RGB image (3, H, W) in [0, 1]."""
+def normalise(image: Tensor, pixels: PixelSpec = IMAGENET) -> Tensor:
+    """Applies a data set's normalisation, by default ImageNet's, to an image (C, H, W) in [0, 1]."""
     from torchvision.transforms.v2 import functional as tv  # takes a second to import, and pruning does not need it
 
-    normalised: Tensor = tv.normalize(image, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    normalised: Tensor = tv.normalize(image, list(pixels.mean), list(pixels.std))
     return normalised
 
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 
-from gate2static.data import Splits
+from gate2static.data import DataSpec, Splits, TargetSpec, load_data, write_shards
+from gate2static.data.contract import SIGNED_GREY
 from gate2static.errors import TrainingError
 from gate2static.gates import GatedModel, gate
 from gate2static.models import MultiTaskNetwork
-from gate2static.recipe import Recipe, load_recipe, parse
+from gate2static.recipe import DataRecipe, Recipe, load_recipe, parse
 from gate2static.tasks import KINDS, Task
 from gate2static.train.loop.loop import train_network
 from gate2static.train.loop.network_run import NetworkRun
@@ -118,7 +120,36 @@ class Steps(TrainingProgress):
 SPLITS = Splits(train=Scenes(27), val=Scenes(11), test=Scenes(1))
 
 
-def fit(fabric: Any, folder: Path, model: nn.Module, *, stop: int = -1, go_on: bool = False, **training: Any) -> None:
+class Printed(Scenes):
+    """The same as pictures have them: from -1 to 1."""
+
+    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        image, targets = super().__getitem__(index)
+        return image.clamp(-1, 1), targets
+
+
+def write_as_shards(folder: Path) -> None:
+    kinds = {"kind": "classification", "depth": "depth", "classes": "semantic", "salient": "saliency"}
+    targets = {task.name: TargetSpec(kind=kinds[task.name], channels=task.channels) for task in TASKS}
+    spec = DataSpec(image_shape=(1, 8, 8), targets=targets, pixels=SIGNED_GREY)
+    write_shards(Splits(train=Printed(27), val=Printed(11), test=Printed(1)), spec, folder)
+
+
+def shards(folder: Path) -> Splits:
+    """Every process opens the tar files itself."""
+    return load_data(parse(DataRecipe, yaml.safe_load((folder / "data.yaml").read_text())["data"], where="test"))
+
+
+def fit(
+    fabric: Any,
+    folder: Path,
+    model: nn.Module,
+    *,
+    splits: Splits = SPLITS,
+    stop: int = -1,
+    go_on: bool = False,
+    **training: Any,
+) -> None:
     gated = isinstance(model, GatedModel)
     kind: Any = "gated" if gated else "shared"
     one = NetworkRun(
@@ -130,13 +161,15 @@ def fit(fabric: Any, folder: Path, model: nn.Module, *, stop: int = -1, go_on: b
         run_dir=folder,
         sparsity_weight=0.5 if gated else 0.0,
     )
-    train_network(one, SPLITS, fabric=fabric, go_on=go_on, progress=Steps(stop))
+    train_network(one, splits, fabric=fabric, go_on=go_on, progress=Steps(stop))
 
 
 def everything(fabric: Any, folder: Path) -> None:
     """Both kinds of network, and a whole run."""
     fit(fabric, folder / "shared", network(gated=False))
     fit(fabric, folder / "gated", network(gated=True))
+    once = {**STAGE, "epochs": 1}
+    fit(fabric, folder / "sharded", network(gated=False), splits=shards(folder.parent / "shards"), shared=once)
     for name, balancing in METHODS.items():
         shared = {**STAGE, "balancing": balancing}
         fit(fabric, folder / name, network(gated=False), shared=shared, conflict_steps=2)
@@ -161,12 +194,13 @@ def in_two(fabric: Any, folder: Path) -> None:
     fit(fabric, folder / "parts", network(gated=True), accumulate=2)
     # One epoch: every epoch starts processes that load, each of which takes seconds to import torch.
     fit(fabric, folder / "loaded", network(gated=False), workers=1, shared={**STAGE, "epochs": 1})
-    fit(fabric, folder / "whole", network(gated=True, drop=0.2), checkpoint_steps=3)
+    sharded: dict[str, Any] = {"splits": shards(folder.parent / "shards"), "checkpoint_steps": 3}
+    fit(fabric, folder / "whole", network(gated=True, drop=0.2), **sharded)
     try:
-        fit(fabric, folder / "cut", network(gated=True, drop=0.2), checkpoint_steps=3, stop=5)
+        fit(fabric, folder / "cut", network(gated=True, drop=0.2), stop=5, **sharded)
     except KeyboardInterrupt:
         torch.manual_seed(7)
-    fit(fabric, folder / "cut", network(gated=True, drop=0.2), checkpoint_steps=3, go_on=True)
+    fit(fabric, folder / "cut", network(gated=True, drop=0.2), go_on=True, **sharded)
     with contextlib.suppress(KeyboardInterrupt):
         fit(fabric, folder / "other", network(gated=True), checkpoint_steps=3, stop=5)
     try:
@@ -179,6 +213,7 @@ def in_two(fabric: Any, folder: Path) -> None:
 
 
 def main(folder: Path) -> None:
+    write_as_shards(folder / "shards")
     alone = start_fabric(recipe(1))
     launch(alone, everything, folder / "one")
     try:

@@ -35,7 +35,7 @@ def content(folder: Path) -> dict[str, Any]:
     return load_checkpoint(folder / "network" / "ckpt.pt")
 
 
-@pytest.mark.parametrize("network", ["shared", "gated"])
+@pytest.mark.parametrize("network", ["shared", "gated", "sharded"])
 def test_two_processes_give_the_weights_of_one(trained: Path, network: str) -> None:
     one, two = (content(trained / processes / network) for processes in ("one", "two"))
     assert largest_difference(one["model"], two["model"]) < 1e-6
