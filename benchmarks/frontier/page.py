@@ -95,7 +95,25 @@ def write_page(path: Path, recipe: Recipe, results: Sequence[Result]) -> None:
         spread = f" ± {summary.spread:.2f}" if len(summary.gains) > 1 else ""
         costs = f"{summary.macs:.2f} | {summary.latency:.2f}"
         lines.append(f"| {name} | {summary.gain:+.2f}{spread} | {costs} | {len(summary.gains)} |")
+    lines += _against_random(results)
     _replace_section(path, recipe.name, lines)
+
+
+def _against_random(results: Sequence[Result]) -> list[str]:
+    """Returns a table of the networks of the same MACs as random gates, compared with these seed by seed."""
+    lines = []
+    for name in dict.fromkeys(result.name for result in results if result.family == "random"):
+        budget = name.removeprefix("random-")
+        random = {result.seed: result.delta_mtl for result in results if result.name == name}
+        for other in dict.fromkeys(result.name for result in results if result.name.endswith(f"-{budget}")):
+            gains = [100 * (r.delta_mtl - random[r.seed]) for r in results if r.name == other and r.seed in random]
+            if other != name and len(gains) > 1:
+                error = stdev(gains) / len(gains) ** 0.5
+                lines.append(f"| {other} | {mean(gains):+.2f} ± {error:.2f} | {len(gains)} |")
+    if not lines:
+        return []
+    head = "**Against random gates at the same MACs**, seed by seed: the mean difference of Δ_MTL, ± its standard error."
+    return ["", head, "", "| network | points | seeds |", "|---|---:|---:|", *lines]
 
 
 def frontier(summaries: Sequence[_Summary]) -> list[_Summary]:
