@@ -112,7 +112,7 @@ def _against_random(results: Sequence[Result]) -> list[str]:
                 lines.append(f"| {other} | {mean(gains):+.2f} ± {error:.2f} | {len(gains)} |")
     if not lines:
         return []
-    head = "**Against random gates of the same MACs**, seed by seed: the mean difference in Δ_MTL, ± its standard error."
+    head = "**Against random gates of the same MACs**, by seed: the mean difference in Δ_MTL, ± its standard error."
     return ["", head, "", "| network | points | seeds |", "|---|---:|---:|", *lines]
 
 
