@@ -95,13 +95,19 @@ def sweep(
 ) -> None:
     """Train the baselines, and a network per sparsity weight, budget, method and architecture of the recipe."""
     from gate2static.cli.option_checks import runs_of_seeds
+    from gate2static.train import check_baselines
     from gate2static.train import sweep as sweep_run
 
-    runs = {}
+    sweeps = []
     for seed_overrides, folder_name in runs_of_seeds(seeds):
         loaded, folder = open_run(recipe, [*(overrides or ()), *seed_overrides], run_dir)
         taken = baselines and baselines / folder_name
-        runs[folder / folder_name] = sweep_run(loaded, folder / folder_name, resume=resume, baselines=taken)
+        if taken is not None:  # of every seed, before the first one is trained
+            check_baselines(loaded, taken)
+        sweeps.append((loaded, folder / folder_name, taken))
+    runs = {
+        folder: sweep_run(loaded, folder, resume=resume, baselines=taken) for loaded, folder, taken in sweeps
+    }
     show_trained(runs, json)
     if deliver:
         from gate2static.delivering import deliver as deliver_run

@@ -210,8 +210,7 @@ def _train_baselines(searching: Searching, base: Recipe, run_dir: Path) -> None:
     with locked(searching.run_dir / f".baselines-{digest(_single_parts(base), 10)}", waiting=waiting):
         if _has_baselines(run_dir):
             return
-        if not (run_dir / "separate").exists():
-            _take_single_networks(searching.run_dir, base, run_dir)
+        _take_single_networks(searching.run_dir, base, run_dir)
         train_variants(base, run_dir, {}, resume=True, progress=searching.progress)
 
 

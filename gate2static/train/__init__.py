@@ -1,6 +1,7 @@
 """Training: from a recipe to trained networks, their checkpoints and their metrics."""
 
 from gate2static.train.evaluation import evaluate
+from gate2static.train.loop.baselines import check_baselines
 from gate2static.train.meaning import with_meaning
 from gate2static.train.networks import gated_baseline, load_gated
 from gate2static.train.projecting import Projected, project_checkpoint, trained_budget
@@ -13,6 +14,7 @@ __all__ = [
     "ResultRow",
     "RunResult",
     "TaskInfo",
+    "check_baselines",
     "evaluate",
     "gated_baseline",
     "load_gated",

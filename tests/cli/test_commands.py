@@ -113,6 +113,7 @@ def test_version_is_printed(run):
         (["train", "nowhere.yaml", "--budget-ms", "8"], "--budget-ms and --device belong together"),
         (["train", str(TINY), "--budget-ms", "1e-5", "--device", "jetson-orin-agx"], "below what can be reached"),
         (["train", str(TINY), "--baselines", "nowhere"], "nowhere/separate/left/ckpt.pt: no such checkpoint"),
+        (["sweep", str(TINY), "--seeds", "1", "--baselines", "runs"], "runs/seed-1/separate/left/ckpt.pt: no such"),
         (["prune", "nowhere.pt", "-o", "out"], "nowhere.pt: no such checkpoint"),
         (["verify", "nowhere.pt", "static"], "static is not a static model"),
         (["export", "nowhere"], "nowhere is not a static model"),
