@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         set_gates,
         sparsity_hinge,
         weight_parameters,
+        with_groups,
         with_tasks,
     )
     from gate2static.prune import GateSummary, expected_macs, prune, summary
@@ -97,6 +98,7 @@ __all__ = [
     "summary",
     "verify",
     "weight_parameters",
+    "with_groups",
     "with_tasks",
 ]
 
@@ -127,6 +129,7 @@ _STAGES = {
         "set_gates",
         "sparsity_hinge",
         "weight_parameters",
+        "with_groups",
         "with_tasks",
     ),
     "prune": ("GateSummary", "expected_macs", "prune", "summary"),

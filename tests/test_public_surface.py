@@ -48,6 +48,7 @@ FUNCTIONS = {
     "summary": "(gated)",
     "verify": "(gated, static, *, inputs=None)",
     "weight_parameters": "(gated)",
+    "with_groups": "(gated, group_size)",
     "with_tasks": "(gated, tasks, *, heads=None)",
 }
 METHODS = {

@@ -4,6 +4,8 @@
 compares the lifted network with the backbone. `sparsity_hinge` pulls gates towards sharing while the model trains.
 """
 
+from gate2static.gates.changing.group_size import with_groups
+from gate2static.gates.changing.task_set import with_tasks
 from gate2static.gates.channel_gate import Gate
 from gate2static.gates.gating import gate
 from gate2static.gates.hinge import sparsity_hinge
@@ -17,7 +19,6 @@ from gate2static.gates.model import (
 )
 from gate2static.gates.optimiser import GateOptimiser, Optimisers, optimisers
 from gate2static.gates.shares import gate_shares
-from gate2static.gates.task_set import with_tasks
 
 __all__ = [
     "Gate",
@@ -33,5 +34,6 @@ __all__ = [
     "set_gates",
     "sparsity_hinge",
     "weight_parameters",
+    "with_groups",
     "with_tasks",
 ]
