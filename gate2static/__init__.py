@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from gate2static.gates import (
         GatedModel,
         GateOptimiser,
+        GateSettling,
         Optimisers,
         gate,
         gate_decisions,
@@ -61,6 +62,7 @@ __all__ = [
     "Conflict",
     "EquivalenceReport",
     "GateOptimiser",
+    "GateSettling",
     "GateSummary",
     "GatedModel",
     "LatencyReport",
@@ -119,6 +121,7 @@ _STAGES = {
     "export": ("build_engine", "export_onnx"),
     "gates": (
         "GateOptimiser",
+        "GateSettling",
         "GatedModel",
         "Optimisers",
         "gate",

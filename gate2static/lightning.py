@@ -8,9 +8,7 @@ from typing import Any
 from gate2static.arguments import require_count
 from gate2static.budget import BudgetController, freeze_gates
 from gate2static.errors import GateError
-from gate2static.gates.model import GatedModel
-from gate2static.gates.settled.settling import GateSettling
-from gate2static.gates.shares import gate_shares
+from gate2static.gates import GatedModel, GateSettling, gate_shares
 from gate2static.prune import summary
 from gate2static.recipe import Budget
 from gate2static.runtimes.optional import require

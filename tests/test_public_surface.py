@@ -81,6 +81,13 @@ METHODS = {
     "Conflict": {"values": "(self)"},
     "EquivalenceReport": {"passed": None, "per_task": None, "require": "(self)"},
     "GateOptimiser": {"step": "(self, closure=None)"},
+    "GateSettling": {
+        "load_state_dict": "(self, state)",
+        "settle_all": "(self)",
+        "share_settled": None,
+        "state_dict": "(self)",
+        "step": "(self)",
+    },
     "GateSummary": {"to_dict": "(self)"},
     "GatedModel": {"forward": "(self, *inputs, **named)", "gates": None},
     "LatencyReport": {"to_json": "(self, path)"},

@@ -18,11 +18,13 @@ from gate2static.gates.model import (
     weight_parameters,
 )
 from gate2static.gates.optimiser import GateOptimiser, Optimisers, optimisers
+from gate2static.gates.settled.settling import GateSettling
 from gate2static.gates.shares import gate_shares
 
 __all__ = [
     "Gate",
     "GateOptimiser",
+    "GateSettling",
     "GatedModel",
     "Optimisers",
     "gate",

@@ -46,6 +46,8 @@ CALLS: dict[str, Callable[[Any, Path], object]] = {
     "set_gates": lambda model, _: g2s.set_gates(model, True),
     "project_to_budget": lambda model, _: g2s.project_to_budget(model, g2s.Budget(macs=0.99), progress=False),
     "freeze_gates": lambda model, _: g2s.freeze_gates(model),
+    "GateSettling": lambda model, _: g2s.GateSettling(model, after_steps=1).step(),
+    "with_groups": lambda model, _: g2s.with_groups(model, 2),
     "optimisers": lambda model, _: g2s.optimisers(model, lr=0.1, steps=10),
     "save_checkpoint": lambda model, path: g2s.save_checkpoint(model, path / "own.pt", model="nets:build"),
 }

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from gate2static.errors import CheckpointError, GateError
-from gate2static.gates.model import GatedModel
+from gate2static.gates.model import GatedModel, gated_model
 from gate2static.gates.settled.lift import lift_settled
 
 _LIFTS = 4
@@ -49,16 +49,17 @@ class GateSettling:
     loading, moving or converting it, unsettles all of them.
 
     Args:
-        gated: The model, which the training loop goes on using. It may be wrapped for distributed training.
+        gated: The model, which the training loop goes on using, or what wraps it for training.
         after_steps: The number of steps in a row for which a gate must have kept its side.
 
     Raises:
-        GateError: `after_steps` is no positive integer.
+        GateError: The model is no gated one, or `after_steps` is no positive integer.
     """
 
     def __init__(self, gated: GatedModel, *, after_steps: int) -> None:
         if not isinstance(after_steps, int) or isinstance(after_steps, bool) or after_steps < 1:
             raise GateError(f"after_steps is {after_steps!r}; it counts training steps and must be at least 1.")
+        gated = gated_model(gated)
         self.gated = gated
         self.after_steps = after_steps
         self._steps = 0
