@@ -202,7 +202,7 @@ def train_beside_others(
     plugins.allow(variant.code_names)
     fabric = _checked(recipe, {name: variant})
     with locked(run_dir / name, waiting=waiting):
-        launch(fabric, _run_in_process, recipe, run_dir, {name: variant}, {}, True, progress, watch)
+        launch(fabric, _run_in_process, recipe, run_dir, {name: variant}, {}, True, progress, None, watch)
     return next(row for row in load_result(run_dir).rows if row.name == name)
 
 
