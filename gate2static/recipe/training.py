@@ -133,6 +133,9 @@ class TrainingRecipe(Strict):
     """The device that trains; `auto` is a GPU where there is one."""
     devices: Count | Literal["auto"] = 1
     """Processes that train together, one per GPU; `auto` uses all GPUs. Under torchrun, torchrun sets the number."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """How processes share a gated network: each holds all of it (`ddp`), or its part of the weights, gradients and
+    optimiser states (`fsdp`), for networks that do not fit into one GPU. Other networks are never divided."""
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     """The number format of training: float32, or mixed precision with bfloat16 or float16."""
     accumulate: Count = 1
@@ -160,4 +163,19 @@ class TrainingRecipe(Strict):
             raise ValueError(
                 "settled gates change the network that trains; remove compile, or gated.settle_steps and freeze_at"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_divided(self) -> "TrainingRecipe":
+        """Everything here reads weights or their gradients as a whole, or puts them in another order in memory."""
+        reads = {
+            "gated.settle_steps": self.gated.settle_steps is not None,
+            "gated.freeze_at": self.gated.freeze_at is not None,
+            "gated.balancing": not self.gated.balancing.is_plain,
+            "conflict_steps": self.conflict_steps is not None,
+            "channels_last": self.channels_last,
+            "precision: 16-mixed": self.precision == "16-mixed",
+        }
+        if self.strategy == "fsdp" and (found := [name for name, is_set in reads.items() if is_set]):
+            raise ValueError(f"strategy: fsdp does not go with {', '.join(found)}; remove either")
         return self

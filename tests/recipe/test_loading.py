@@ -75,6 +75,10 @@ def test_a_recipe_cannot_be_changed(recipe_file: Path) -> None:
         ("tasks.0.name=../left", r"tasks\.0\.name: found '\.\./left'"),
         ("name=null", r"name: found None; .*valid string"),
         ("training={compile: true, gated: {settle_steps: 5}}", "remove compile, or gated.settle_steps"),
+        (
+            "training={strategy: fsdp, conflict_steps: 5, gated: {settle_steps: 5, balancing: mgda}}",
+            r"strategy: fsdp does not go with gated\.settle_steps, gated\.balancing, conflict_steps; remove either",
+        ),
         ("sweep=[0.5, 0.5]", r"sweep must hold different values, found 0\.5, 0\.5"),
         ("tasks.1.weight=2", r"--set tasks\.1\.weight=2: found item 1, allowed: 0 to 0"),
         ("seed.low=1", r"--set seed\.low=1: .*seed is 3, which has no keys below it"),

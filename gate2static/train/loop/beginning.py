@@ -57,7 +57,13 @@ def begin(run: NetworkRun, fabric: "Fabric", *, image: Tensor, epoch_steps: int)
         )
     # What is shared in other architectures is a matter of taste.
     measures = recipe.conflict_steps is not None and run.kind in ("shared", "gated")
-    model = fabric.setup_module(_compiled(run.model) if recipe.compile else run.model)
+    sharding = None
+    if recipe.strategy == "fsdp" and fabric.world_size > 1 and isinstance(run.model, GatedModel):
+        from gate2static.train.processes.sharding import Sharding  # some builds of torch lack what it needs
+
+        sharding = Sharding(run.model)
+    trained = run.model if sharding is None else sharding.model
+    model = fabric.setup_module(_compiled(trained) if recipe.compile else trained, move_to_device=sharding is None)
     settling = None
     if isinstance(run.model, GatedModel) and recipe.gated.settle_steps is not None:
         settling = GateSettling(run.model, after_steps=recipe.gated.settle_steps)
@@ -68,7 +74,7 @@ def begin(run: NetworkRun, fabric: "Fabric", *, image: Tensor, epoch_steps: int)
         fabric=fabric,
         model=model,
         optimisers=build_optimisers(
-            run.model,
+            trained,
             run.settings,
             fused=recipe.precision != "16-mixed",
             search_steps=max(1, math.ceil(run.search * run.settings.epochs * epoch_steps)),
@@ -79,6 +85,7 @@ def begin(run: NetworkRun, fabric: "Fabric", *, image: Tensor, epoch_steps: int)
         settling=settling,
         balance=build_balance(run),
         meter=ConflictMeter(run) if measures else None,
+        sharding=sharding,
     )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import torch
+
 from gate2static.architectures import Architecture
 from gate2static.budget import project_to_budget
 from gate2static.data import Splits
@@ -66,6 +68,8 @@ def train_network(
     training = begin(run, fabric, image=splits.train[0][0], epoch_steps=len(order))
     if go_on and run.checkpoint.exists():
         position = resume(run, **training.parts)
+        if training.sharding is not None:
+            training.sharding.scatter()
         if training.controller is not None and "controller" in position.budget:
             training.controller.load_state_dict(position.budget["controller"])
     steps_done = position.epoch * len(order) + position.step
@@ -82,6 +86,8 @@ def train_network(
             _write_log(run, position, fabric, loggers)
             if watch is not None and not _is_over(run, position) and watch(position.log[-1]):
                 raise StoppedError(f"{run.name} was stopped after epoch {position.epoch}: others are better")
+    if training.sharding is not None:
+        training.sharding.move(fabric.device)
     progress.end_network(cost=run.cost)
 
 
@@ -147,6 +153,8 @@ def _train_epoch(training: Training, splits: Splits, position: Position, progres
         # The end of an epoch saves anyway, after its measurement.
         every = recipe.checkpoint_steps
         if every and position.step % every == 0 and position.step < len(order):
+            if training.sharding is not None:
+                training.sharding.gather()
             check_weights(run, position)
             save(run, position, fabric=training.fabric, **training.parts)
 
@@ -179,6 +187,9 @@ def _close_epoch(training: Training, splits: Splits, position: Position) -> bool
         Whether the epoch is the best so far.
     """
     run = training.run
+    if training.sharding is not None:
+        training.sharding.gather()
+        training.sharding.move(training.fabric.device)
     check_weights(run, position)
     if training.balance is not None:
         training.balance.end_epoch()
@@ -187,6 +198,8 @@ def _close_epoch(training: Training, splits: Splits, position: Position) -> bool
         report = project_to_budget(run.model, run.budget, progress=False)  # the training shows its own bar
         position.budget["report"] = report.model_dump(mode="json")
     row = _log_row(training, splits, position)
+    if training.sharding is not None:
+        training.sharding.move(torch.device("cpu"))
     is_best = not position.best or is_better(row, position.log[int(position.best["epoch"]) - 1], run.tasks)
     position.log.append(row)
     if is_best:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from gate2static.architectures.smtl import SMTL
 from gate2static.balance import Balance
 from gate2static.balance.look_ahead import buffers_kept
+from gate2static.balance.processes import average_gradients
 from gate2static.budget import BudgetController, project_to_budget
 from gate2static.errors import DivergenceError, TrainingError
 from gate2static.gates import GatedModel, GateOptimiser
@@ -26,6 +27,8 @@ from gate2static.train.processes.synchronised_norms import SynchronisedBatchNorm
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
+
+    from gate2static.train.processes.sharding import Sharding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +61,7 @@ class Training:
         settling: Freezes gates that no longer change; None where the recipe does not ask for it.
         balance: Balances the tasks; None for the plain sum of their losses.
         meter: Measures the tasks' conflict; None where the recipe does not ask for it.
+        sharding: The network's division among the processes; None where each has the whole network.
     """
 
     run: NetworkRun
@@ -68,11 +72,15 @@ class Training:
     settling: GateSettling | None
     balance: Balance | None = None
     meter: ConflictMeter | None = None
+    sharding: "Sharding | None" = None
 
     @property
     def parts(self) -> dict[str, Any]:
         """The objects whose state a checkpoint holds besides the model, by name."""
-        parts: dict[str, Any] = {"optimisers": self.optimisers, "precision": self.fabric.strategy.precision}
+        optimisers: dict[str, Any] = dict(self.optimisers)
+        if self.sharding is not None:
+            optimisers["weights"] = self.sharding.state_of(self.optimisers["weights"])
+        parts: dict[str, Any] = {"optimisers": optimisers, "precision": self.fabric.strategy.precision}
         if self.settling is not None:
             parts["settling"] = self.settling
         if self.balance is not None:
@@ -294,10 +302,15 @@ class Training:
 
     def _without_reduction(self, *, enabled: bool) -> AbstractContextManager[Any]:
         """Postpones the sum of gradients over the processes to the last part."""
-        return self.fabric.no_backward_sync(self.model) if enabled and self.fabric.world_size > 1 else nullcontext()
+        # A divided network has no room for the gradients of all parameters, so they are summed after every part.
+        if not enabled or self.fabric.world_size == 1 or self.sharding is not None:
+            return nullcontext()
+        return self.fabric.no_backward_sync(self.model)
 
     def _update(self, *, frozen: bool) -> None:
         """Clips and applies the gradients; those of gates only until these are frozen."""
+        if self.sharding is not None:
+            average_gradients(self.sharding.whole.encoder.get_submodule("gates"))
         if (limit := self.run.recipe.training.clip_norm) is not None:
             weights = self.optimisers["weights"]
             self.fabric.clip_gradients(self.model, weights, max_norm=limit, error_if_nonfinite=False)

@@ -45,10 +45,11 @@ def start_fabric(recipe: Recipe) -> "Fabric":
         raise RecipeError("training.precision: found 16-mixed, which needs a GPU; use bf16-mixed or 32-true")
 
     from lightning_fabric import Fabric  # it takes seconds, and only training needs it
-    from lightning_fabric.strategies.ddp import DDPStrategy
+
+    from gate2static.train.processes.strategy import Strategy
 
     # Batch norm's buffers are equal in all processes (`SynchronisedBatchNorm`), so they need not be sent.
-    ddp = DDPStrategy(start_method="popen" if under_torchrun() else "spawn", forward_sync_buffers=False)
+    ddp = Strategy(start_method="popen" if under_torchrun() else "spawn", forward_sync_buffers=False)
     return Fabric(
         accelerator=kind,
         devices=processes,

@@ -1,14 +1,17 @@
 """Trains tiny networks in one and in two processes, for test_distributed.py to compare; takes a folder to write to."""
 
 import contextlib
+import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from gate2static.data import DataSpec, Splits, TargetSpec, load_data, write_shards
 from gate2static.data.contract import SIGNED_GREY
@@ -17,8 +20,10 @@ from gate2static.gates import GatedModel, gate
 from gate2static.models import MultiTaskNetwork
 from gate2static.recipe import DataRecipe, Recipe, load_recipe, parse
 from gate2static.tasks import KINDS, Task
+from gate2static.train.loop.beginning import begin
 from gate2static.train.loop.loop import train_network
 from gate2static.train.loop.network_run import NetworkRun
+from gate2static.train.loop.position import Position
 from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.processes.devices import launch, start_fabric
 from gate2static.train.runs import _run_in_process
@@ -140,6 +145,45 @@ def shards(folder: Path) -> Splits:
     return load_data(parse(DataRecipe, yaml.safe_load((folder / "data.yaml").read_text())["data"], where="test"))
 
 
+def network_run(fabric: Any, folder: Path, model: nn.Module, **training: Any) -> NetworkRun:
+    gated = isinstance(model, GatedModel)
+    return NetworkRun(
+        name="network",
+        kind="gated" if gated else "shared",
+        model=model,
+        tasks=TASKS,
+        recipe=recipe(fabric.world_size, **training),
+        run_dir=folder,
+        sparsity_weight=0.5 if gated else 0.0,
+    )
+
+
+def held_bytes(fabric: Any, strategy: str) -> int:
+    """The most bytes of weights that a process has while a network of six blocks runs, and those of the optimisers."""
+    blocks = [nn.Sequential(nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()) for _ in range(6)]
+    backbone = nn.Sequential(nn.Conv2d(1, 16, 1), *blocks)
+    heads = {task.name: nn.Conv2d(16, task.channels, 1) for task in TASKS[1:]}
+    gated = gate(backbone, tasks=list(heads), example_inputs=(torch.zeros(2, 1, 8, 8),), heads=heads)
+    one = network_run(fabric, Path(), gated, strategy=strategy, gated=STAGE)
+    training = begin(replace(one, tasks=TASKS[1:]), fabric, image=Scenes(1)[0][0], epoch_steps=1)
+    seen: list[int] = []
+
+    def look(*_: Any) -> None:
+        seen.append(sum(local(parameter).nbytes for parameter in training.model.parameters()))
+
+    for module in training.model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(look)
+    batch: Any = torch.utils.data.default_collate([Scenes(4)[index] for index in range(4)])
+    training.step(batch, Position(), images=8, number=0)
+    states = [state for optimiser in training.optimisers.values() for state in optimiser.state.values()]
+    return max(seen) + sum(local(value).nbytes for state in states for value in state.values())
+
+
+def local(value: Tensor) -> Tensor:
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
 def fit(
     fabric: Any,
     folder: Path,
@@ -150,17 +194,7 @@ def fit(
     go_on: bool = False,
     **training: Any,
 ) -> None:
-    gated = isinstance(model, GatedModel)
-    kind: Any = "gated" if gated else "shared"
-    one = NetworkRun(
-        name="network",
-        kind=kind,
-        model=model,
-        tasks=TASKS,
-        recipe=recipe(fabric.world_size, **training),
-        run_dir=folder,
-        sparsity_weight=0.5 if gated else 0.0,
-    )
+    one = network_run(fabric, folder, model, **training)
     train_network(one, splits, fabric=fabric, go_on=go_on, progress=Steps(stop))
 
 
@@ -203,6 +237,13 @@ def in_two(fabric: Any, folder: Path) -> None:
     fit(fabric, folder / "cut", network(gated=True, drop=0.2), go_on=True, **sharded)
     with contextlib.suppress(KeyboardInterrupt):
         fit(fabric, folder / "other", network(gated=True), checkpoint_steps=3, stop=5)
+    plain: dict[str, Any] = {"gated": {**STAGE, "epochs": 1}, "clip_norm": 1.0, "accumulate": 2, "checkpoint_steps": 3}
+    fit(fabric, folder / "undivided", network(gated=True), **plain)
+    with contextlib.suppress(KeyboardInterrupt):
+        fit(fabric, folder / "divided", network(gated=True), strategy="fsdp", stop=3, **plain)
+    fit(fabric, folder / "divided", network(gated=True), strategy="fsdp", go_on=True, **plain)
+    held = {strategy: held_bytes(fabric, strategy) for strategy in ("ddp", "fsdp")}
+    (folder / f"held{fabric.global_rank}.json").write_text(json.dumps(held))
     try:
         fit(fabric, folder / "poisoned", network(gated=False, poison=True))
     except TrainingError as error:

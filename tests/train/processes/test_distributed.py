@@ -1,5 +1,6 @@
 """Two processes train the network that one trains: `distributed_script.py` does both."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -79,6 +80,22 @@ def test_two_processes_go_on_bit_for_bit(trained: Path, assert_same: Callable[[A
     assert_same(cut, whole)
     (other,) = whole["random_of_others"]
     assert not other["torch"].equal(whole["random"]["torch"])
+
+
+def test_a_divided_network_that_was_interrupted_gives_the_checkpoint_of_a_whole_one(trained: Path) -> None:
+    whole, divided = (content(trained / "two" / name) for name in ("undivided", "divided"))
+    assert largest_difference(whole["model"], divided["model"]) < 1e-6
+    for name, states in whole["optimisers"]["weights"]["state"].items():
+        found = divided["optimisers"]["weights"]["state"][name]
+        assert largest_difference(states, found) < 1e-6
+    for expected, found in zip(whole["position"]["log"], divided["position"]["log"], strict=True):
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_holds_its_part_of_a_divided_network(trained: Path, rank: int) -> None:
+    held = json.loads((trained / "two" / f"held{rank}.json").read_text())
+    assert held["fsdp"] < 0.65 * held["ddp"]
 
 
 def test_one_process_goes_on_where_two_stopped(trained: Path) -> None:
