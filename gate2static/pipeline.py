@@ -4,8 +4,8 @@ The command line and the demo call these functions. They return values and print
 """
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from gate2static.train import (
 )
 from gate2static.verify import EquivalenceReport, refuse_fine_tuned, verify
 from gate2static.verify.inputs_file import read_inputs
+from gate2static.verify.task_metrics import Evaluation, evaluate_files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -270,7 +271,13 @@ def verify_folder(
 
 
 def export_folder(
-    static_dir: Path, output: Path | None = None, *, tasks: Sequence[str] | None = None, **options: Any
+    static_dir: Path,
+    output: Path | None = None,
+    *,
+    tasks: Sequence[str] | None = None,
+    judge: Callable[[Evaluation], None] | None = None,
+    data: Mapping[str, Any] | None = None,
+    **options: Any,
 ) -> Exported:
     """Exports a static network as a folder that can be deployed without gate2static.
 
@@ -278,6 +285,9 @@ def export_folder(
         static_dir: The static network's folder.
         output: The export folder; None takes `exports/<name>`.
         tasks: The tasks to export; None exports all.
+        judge: Is given the task metrics of the static network and the ONNX files, and raises where these shall not be
+            deployed: they never get their place in the folder then. None measures nothing.
+        data: The data to measure on: `recipe`, `split` and `images` of `evaluate_files`.
         options: The other arguments of `export_package`.
 
     Raises:
@@ -292,8 +302,19 @@ def export_folder(
         static = for_tasks(static, tasks)
         latencies = ()  # those of the whole network
     folder = output or default_folder(static_dir, tasks or ())
-    reports, description = export_package(static, folder, latencies=latencies, **options)
+
+    def accept(files: list[Path]) -> None:
+        if judge is not None:
+            judge(_named_alone(evaluate_files([static_dir, *files], **(data or {}))))
+
+    reports, description = export_package(static, folder, latencies=latencies, accept=accept, **options)
     return Exported(folder=folder, reports=reports, description=description)
+
+
+def _named_alone(evaluation: Evaluation) -> Evaluation:
+    """Returns an evaluation whose files have no folder in their names, since they are still in a temporary one."""
+    reference, *files = evaluation.networks
+    return replace(evaluation, networks=(reference, *(replace(file, name=Path(file.name).name) for file in files)))
 
 
 def _stopwatch(budget: Budget, threads: int | None) -> Stopwatch | None:

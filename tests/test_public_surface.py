@@ -25,7 +25,10 @@ FUNCTIONS = {
     "conflict": "(losses, *, shared, features=None, temperature=None)",
     "decide_by_saliency": "(gated, batches, losses, *, prefix=False)",
     "expected_macs": "(gated, *, align=1)",
-    "export_onnx": "(static, path, *, opset=None, fold_norms=True, precision='fp32', batch_size=None)",
+    "export_onnx": (
+        "(static, path, *, opset=None, fold_norms=True, precision='fp32', batch_size=None, preprocess=False, "
+        "argmax=False)"
+    ),
     "freeze_gates": "(gated, budget=None, *, measure=None, target='any')",
     "gate": (
         "(backbone, *, tasks, example_inputs, heads, preset='paper', group_size=None, gate_init=None, "

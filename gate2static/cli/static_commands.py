@@ -1,7 +1,7 @@
 """The commands from a checkpoint to a network that can be deployed."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -20,6 +20,9 @@ from gate2static.cli.arguments import (
     write_json,
 )
 from gate2static.terminal import say
+
+if TYPE_CHECKING:
+    from gate2static.verify.task_metrics import Evaluation
 
 
 def prune(
@@ -183,12 +186,44 @@ def export(
     tasks: Annotated[
         str | None, typer.Option("--tasks", metavar="A,B", help="Only these tasks; what only others need is left out.")
     ] = None,
+    preprocess: Annotated[
+        bool, typer.Option("--preprocess", help="Take pictures as bytes (N, H, W, C), normalised inside.")
+    ] = False,
+    argmax: Annotated[bool, typer.Option("--argmax", help="Give the index of a class instead of logits.")] = False,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(
+            "--max-drop",
+            metavar="SHARE",
+            help="Write nothing, with exit status 1, if a task gets worse in an ONNX file by more, such as 1%.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option("--recipe", help="For --max-drop: the recipe with the data; the run's by default.")
+    ] = None,
+    overrides: Overrides = None,
+    split: Annotated[SplitName, typer.Option("--split", help="For --max-drop: the split to measure on.")] = "test",
+    images: Annotated[
+        int | None, typer.Option("--images", min=1, help="For --max-drop: only the first images of the split.")
+    ] = None,
     json: Json = None,
 ) -> None:
     """Write a static network as ONNX with a description and examples, and as .pt2 or engines; compared with torch."""
-    from gate2static.cli.option_checks import batch_sizes, engine_backends
+    from gate2static.cli.option_checks import batch_sizes, engine_backends, evaluation_recipe, share
     from gate2static.export import export_table
     from gate2static.pipeline import export_folder
+    from gate2static.report.evaluation_table import evaluation_table
+
+    most = None if max_drop is None else share(max_drop, option="--max-drop")
+    data = {"recipe": evaluation_recipe(recipe, overrides), "split": split, "images": images}
+    if most is None and (recipe or images or split != "test"):
+        raise typer.BadParameter("--recipe, --split and --images say what --max-drop is measured on; add --max-drop 1%")
+
+    def judge(evaluation: "Evaluation") -> None:
+        if json != Path("-"):
+            show(evaluation_table(evaluation))
+        say_cautions(evaluation.cautions())
+        evaluation.require(most or 0.0)
 
     engines = engine_backends(
         trt=trt, trt_rtx=trt_rtx, fp16=fp16, int8=int8, compute_capability=compute_capability
@@ -205,6 +240,10 @@ def export(
         compute_capabilities=compute_capability,
         timing_cache=timing_cache,
         opset=opset,
+        preprocess=preprocess,
+        argmax=argmax,
+        judge=None if most is None else judge,
+        data=data,
         **batch_sizes(batch),
     )
     show(export_table(exported.reports), json, {"folder": str(exported.folder), **exported.description})

@@ -9,6 +9,7 @@ import torch
 
 from gate2static.errors import ExportError, VerificationError
 from gate2static.messages import brief
+from gate2static.runtimes.onnx_file import ENDS
 from gate2static.runtimes.onnxruntime import open_session
 from gate2static.static.draws import draw_inputs, other_sizes, uncertain_batches
 from gate2static.verify.difference import difference
@@ -127,6 +128,11 @@ def onnx_errors(
         ExportError: The file cannot be read as ONNX, or has inputs and outputs that are not the static network's.
     """
     session = open_session(model)
+    if ENDS in session.get_modelmeta().custom_metadata_map:
+        raise ExportError(
+            "the ONNX model has preprocessing or argmax inside, and was compared when it was exported; compare one "
+            "without, or measure this one with `gate2static evaluate`"
+        )
     names = [value.name for value in session.get_inputs()]
     tasks = [value.name for value in session.get_outputs()]
     expected = [spec.name for spec in static.manifest.inputs]

@@ -1,7 +1,7 @@
 """Everything that `gate2static export` writes, in the order in which one file is made from another."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -12,10 +12,14 @@ from gate2static.errors import ExportError
 from gate2static.export.calibration_data import calibration_data, check_calibration
 from gate2static.export.engine_from_onnx import EngineReport, build_engine
 from gate2static.export.int8_from_onnx import Int8Report, quantize_onnx
+from gate2static.export.onnx_ends import ends_of, with_ends
 from gate2static.export.onnx_from_static import OnnxReport, export_onnx
 from gate2static.export.pt2_from_static import Pt2Report, export_pt2
+from gate2static.files import sha256_of, write_atomically
 from gate2static.progress import progress_bar
+from gate2static.runtimes.onnx_file import read_onnx
 from gate2static.runtimes.tensorrt import TrtBackend, trt_library
+from gate2static.static.meaning import Ends
 
 if TYPE_CHECKING:
     from gate2static.static import StaticModel
@@ -47,6 +51,8 @@ def export_static(
     opset: int | None = None,
     batch_size: int | None = None,
     with_fp32: bool = False,
+    preprocess: bool = False,
+    argmax: bool = False,
     timing_cache: str | Path | None = None,
     progress: bool = True,
 ) -> tuple[FileReport, ...]:
@@ -68,6 +74,8 @@ def export_static(
         opset: The opset of ONNX files; None takes the exporter's own.
         batch_size: The only batch size of ONNX files and engines; None for any.
         with_fp32: Whether `model.onnx` is written too where fp16 is asked for.
+        preprocess: As in `export_onnx`, for ONNX files and engines.
+        argmax: As in `export_onnx`, for ONNX files and engines.
         timing_cache: as in `build_engine`, for TensorRT.
         progress: show a bar on stderr, where that is a terminal.
 
@@ -81,6 +89,9 @@ def export_static(
     """
     folder = Path(folder)
     _check(static, precision, calibration, nothing=not (onnx or pt2 or engines))
+    ends = ends_of(static, preprocess=preprocess, argmax=argmax)
+    if pt2 and ends != Ends():
+        raise ExportError("an archive of torch.export holds the network alone: leave out pt2, or preprocess and argmax")
     for backend in engines:
         trt_library(backend)
     stem = "model" if precision == "fp32" else f"model.{precision}"
@@ -93,20 +104,34 @@ def export_static(
         steps.append(_Step(says=path.name, make=partial(export_onnx, static, path, **form)))
     if onnx or engines:
         steps += _reduced_steps(static, folder, precision, calibration, form)
+    engine_steps = []
     for backend in engines:
         path = folder / f"{stem}.{_SUFFIXES[backend]}.engine"
         options: dict[str, Any] = {"backend": backend, "compute_capabilities": compute_capabilities, "batch": batch}
         if backend == "tensorrt":
             options |= {"timing_cache": timing_cache, "compute_capabilities": None}
-        steps.append(_Step(says=path.name, make=partial(build_engine, folder / f"{stem}.onnx", path, **options)))
+        engine_steps.append(_Step(says=path.name, make=partial(build_engine, folder / f"{stem}.onnx", path, **options)))
     with progress_bar(visible=progress) as bar:
-        task = bar.add_task("exporting", total=len(steps))
-        reports = []
-        for step in steps:
-            bar.update(task, description=step.says)
-            reports.append(step.make())
-            bar.advance(task)
-    return tuple(reports)
+        task = bar.add_task("exporting", total=len(steps) + len(engine_steps))
+
+        def reports_of(steps: Sequence[_Step]) -> Iterator[FileReport]:
+            for step in steps:
+                bar.update(task, description=step.says)
+                yield step.make()
+                bar.advance(task)
+
+        made = list(reports_of(steps))  # all of them: int8 is made from the plain file
+        files = [_with_ends(report, static, ends) for report in made]
+        return (*files, *reports_of(engine_steps))
+
+
+def _with_ends(report: FileReport, static: "StaticModel", ends: Ends) -> FileReport:
+    """Adds to an ONNX file what it shall do besides the network."""
+    if ends == Ends() or not isinstance(report, (OnnxReport, Int8Report)):
+        return report
+    data = with_ends(read_onnx(report.path), static, ends)
+    write_atomically(report.path, data)
+    return replace(report, size_bytes=len(data), sha256=sha256_of(data))
 
 
 def export_table(reports: Sequence[FileReport]) -> Table:

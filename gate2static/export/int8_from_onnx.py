@@ -16,7 +16,7 @@ from gate2static.arguments import require_path
 from gate2static.errors import ExportError
 from gate2static.export.onnx_tracing import opset_of
 from gate2static.files import open_regular, sha256_of, write_atomically
-from gate2static.runtimes.onnx_file import load_onnx, precision_of, read_onnx
+from gate2static.runtimes.onnx_file import ENDS, load_onnx, precision_of, read_onnx
 from gate2static.runtimes.onnxruntime import open_session
 from gate2static.runtimes.optional import require
 
@@ -66,6 +66,11 @@ def quantize_onnx(
     proto = load_onnx(source, path)
     if precision_of(proto) != "fp32":
         raise ExportError(f"{path} is {precision_of(proto)}; int8 is made from an fp32 file: export that first")
+    if any(entry.key == ENDS for entry in proto.metadata_props):
+        raise ExportError(
+            f"{path} has preprocessing or argmax inside, which would be quantised too: quantise a file without, or "
+            "export int8 with both by `export_static` or `gate2static export`"
+        )
     session = open_session(source)
     feeds = _feeds(calibration, session.get_inputs())
     data = _quantise(proto, feeds)

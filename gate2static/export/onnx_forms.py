@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, fx
 from torch.nn import functional as F
 
-from gate2static.export.convolution_forms import convolution_by_sample, transposed_convolution_by_sample
-from gate2static.export.pooling_forms import adaptive_average_pool, adaptive_maximum_pool, average_pool, maximum_pool
+from gate2static.export.forms.convolutions import convolution_by_sample, transposed_convolution_by_sample
+from gate2static.export.forms.pooling import adaptive_average_pool, adaptive_maximum_pool, average_pool, maximum_pool
 
 _aten = torch.ops.aten
 _CONVOLUTIONS = {_aten.conv1d.default: 1, _aten.conv2d.default: 2, _aten.conv3d.default: 3}

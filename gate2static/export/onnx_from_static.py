@@ -20,6 +20,7 @@ from gate2static.export.equality import (
     onnx_tolerances,
     reference_outputs,
 )
+from gate2static.export.onnx_ends import ends_of, with_ends
 from gate2static.export.onnx_tracing import opset_of, root_cause, trace_onnx
 from gate2static.files import sha256_of, write_atomically
 from gate2static.runtimes.optional import require
@@ -63,6 +64,8 @@ def export_onnx(
     fold_norms: bool = True,
     precision: Precision = "fp32",
     batch_size: int | None = None,
+    preprocess: bool = False,
+    argmax: bool = False,
 ) -> OnnxReport:
     """Writes a static network as one ONNX file, with a dynamic batch dimension unless a batch size is given.
 
@@ -77,9 +80,12 @@ def export_onnx(
         fold_norms: fold norms into convolutions first, as deployment wants.
         precision: "fp16" stores weights and computes in float16; inputs and outputs stay float32.
         batch_size: The only batch size that the file takes; None for any.
+        preprocess: Whether the file takes pictures as bytes (N, H, W, C) and normalises them itself.
+        argmax: Whether outputs that are logits of classes become the index of a class.
 
     Raises:
-        ExportError: an argument the format cannot hold, or a network the exporter cannot trace.
+        ExportError: An argument the format cannot hold, a network the exporter cannot trace, or one that does not say
+            what its pictures or classes are where that is asked for.
         VerificationError: the ONNX model does not compute what the static network computes.
     """
     from gate2static.static.model import static_model  # a type above; loading one needs more than this stage
@@ -87,6 +93,7 @@ def export_onnx(
     static = static_model(static, error=ExportError)
     path = require_path(path, name="the ONNX file's path", error=ExportError)
     _check_arguments(static, opset, precision, batch_size)
+    ends = ends_of(static, preprocess=preprocess, argmax=argmax)
     reference = deepcopy(static).cpu().float().eval()
     network = reference.deployed() if fold_norms else deepcopy(reference)
     try:
@@ -100,6 +107,7 @@ def export_onnx(
     errors = onnx_errors(reference, data, batch_sizes=(1, 3) if batch_size is None else (batch_size,))
     tolerances = onnx_tolerances(reference, precision, errors)
     check_equal(errors, tolerances)
+    data = with_ends(data, static, ends)
     write_atomically(path, data)
     return OnnxReport(
         path=path,

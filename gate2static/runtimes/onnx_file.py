@@ -8,6 +8,8 @@ from gate2static.files import open_regular, read_bytes
 from gate2static.messages import brief
 from gate2static.runtimes.optional import require
 
+ENDS = "gate2static.ends"
+"""The metadata property of a file that has more than its network inside, with the JSON of `static.meaning.Ends`."""
 _EXTERNAL = 1  # TensorProto.EXTERNAL
 
 

@@ -89,3 +89,15 @@ class Meaning(_Frozen):
             if prediction.classes and outputs[name][:1] != (len(prediction.classes),):
                 return f"the output {name} {outputs[name]} has not {len(prediction.classes)} classes"
         return None
+
+
+class Ends(_Frozen):
+    """What an exported file computes besides the network: preprocessing before it, and the choice of classes behind it.
+
+    Attributes:
+        pictures: Name of an input that is bytes (N, H, W, C) -> how they become the network's numbers.
+        classes: Name of an output that is the index of a class -> the number of classes.
+    """
+
+    pictures: dict[str, Picture] = {}
+    classes: dict[str, Annotated[int, Field(ge=1, le=_MOST)]] = {}

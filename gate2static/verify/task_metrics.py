@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor, nn
+from torch.nn.functional import one_hot
 from torch.utils.data import Subset
 
 from gate2static.data import describe_data, load_data
-from gate2static.errors import DataError, VerificationError
+from gate2static.errors import DataError, ExportError, VerificationError
 from gate2static.files import is_file
 from gate2static.recipe import Recipe, parse
 from gate2static.restore import load_checkpoint
-from gate2static.runtimes.onnx_file import load_onnx, precision_of, read_onnx
+from gate2static.runtimes.onnx_file import ENDS, load_onnx, precision_of, read_onnx
 from gate2static.runtimes.onnxruntime import open_session
 from gate2static.static import StaticModel, load_static
+from gate2static.static.meaning import Ends, Picture
+from gate2static.strict_json import first_problem
 from gate2static.tasks import Task, build_tasks, main_scores
 from gate2static.train.evaluation import evaluate
 from gate2static.train.loop.batches import evaluation_loader, length, loaded
@@ -245,8 +249,8 @@ class _ForImages(nn.Module):
 class OnnxNetwork(nn.Module):
     """An ONNX file of one input as a network.
 
-    An int8 file is computed as it is written, in dequantised numbers: the 8-bit products of a processor may saturate,
-    which is no property of the file.
+    A file that takes bytes is given those that became the image. An int8 file is computed as it is written, in
+    dequantised numbers: the 8-bit products of a processor may saturate, which is no property of the file.
 
     Args:
         path: The file.
@@ -262,7 +266,9 @@ class OnnxNetwork(nn.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         data = read_onnx(path)
-        self.precision = precision_of(load_onnx(data, path))
+        proto = load_onnx(data, path)
+        self.precision = precision_of(proto)
+        self._ends = _ends(proto, path)
         self._session = open_session(data, label=str(path), as_written=self.precision == "int8")
         self.output_names = tuple(output.name for output in self._session.get_outputs())
         (self._input, *_) = self._session.get_inputs()
@@ -278,8 +284,31 @@ class OnnxNetwork(nn.Module):
         count = len(images)
         # A file of one batch size takes no smaller batch: the last image stands in for those that are missing.
         padded = torch.cat([images, images[-1:].expand(size - count, *images.shape[1:])])
-        values = self._session.run(None, {self._input.name: padded.float().numpy()})
-        return {name: torch.from_numpy(value)[:count] for name, value in zip(self.output_names, values, strict=True)}
+        picture = self._ends.pictures.get(self._input.name)
+        numbers = padded.float() if picture is None else _as_bytes(padded, picture)
+        values = self._session.run(None, {self._input.name: numbers.numpy()})
+        outputs = zip(self.output_names, map(torch.from_numpy, values), strict=True)
+        return {name: _as_logits(value, self._ends.classes.get(name))[:count] for name, value in outputs}
+
+
+def _ends(proto: Any, path: Path) -> Ends:
+    """Returns what an ONNX file does besides its network."""
+    text = next((entry.value for entry in proto.metadata_props if entry.key == ENDS), "{}")
+    try:
+        return Ends.model_validate_json(text)
+    except ValidationError as error:
+        raise ExportError(f"{path} says wrongly what it does besides its network: {first_problem(error)}") from error
+
+
+def _as_bytes(images: Tensor, picture: Picture) -> Tensor:
+    """Returns the bytes (N, H, W, C) that became the numbers (N, C, H, W) of a data set."""
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (picture.mean, picture.std))
+    return ((images * std + mean) * 255).round().clamp(0, 255).byte().movedim(1, -1).contiguous()
+
+
+def _as_logits(output: Tensor, classes: int | None) -> Tensor:
+    """Returns outputs as tasks take them: 1 for the chosen class and 0 for the others, where a file gives its index."""
+    return output if classes is None else one_hot(output.long(), classes).movedim(-1, 1).float()
 
 
 def _plain(scores: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:

@@ -47,6 +47,19 @@ def pruned() -> StaticModel:
         return prune(gated.eval())
 
 
+@pytest.fixture(scope="session")
+def described(pruned: StaticModel) -> StaticModel:
+    static = deepcopy(pruned)
+    static.describe(
+        inputs={"image": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.25, 0.5]}},
+        outputs={
+            "a": {"kind": "classification", "activation": "softmax", "classes": ["cat", "dog", "cow", "owl", "fly"]},
+            "b": {"kind": "depth", "unit": "m"},
+        },
+    )
+    return static
+
+
 @pytest.fixture
 def static(pruned: StaticModel) -> StaticModel:
     """A copy that a test may change."""

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from gate2static.report.tables.evaluation_table import evaluation_table
 from gate2static.static import StaticModel
 from gate2static.terminal import console
 from gate2static.train import RunResult, evaluate
+from gate2static.train.meaning import meaning
 from gate2static.train.networks import build_untrained
 from gate2static.verify import task_metrics
 from gate2static.verify.task_metrics import evaluate_files, relative_drop
@@ -77,6 +79,22 @@ def test_a_part_of_the_tasks_at_a_fixed_batch_size_is_measured_on_each_image_onc
     assert found.images == 10
     assert set(found.networks[1].scores) == {"mask"}
     assert found.networks[1].scores["mask"] == pytest.approx(found.networks[0].scores["mask"], abs=1e-4)
+
+
+def test_a_file_with_preprocessing_and_argmax_inside_has_the_metrics_of_the_plain_one(
+    forms: dict[str, Path], static: StaticModel, tmp_path: Path
+) -> None:
+    manifest = static.manifest.model_copy(update={"meaning": meaning(RECIPE, static.manifest)})
+    described = StaticModel(static.network, manifest)
+    export_onnx(described, tmp_path / "ends.onnx", preprocess=True, argmax=True)
+    plain, ends = evaluate_files([forms["exported"] / "model.onnx", tmp_path / "ends.onnx"], recipe=RECIPE).networks
+    for task, scores in ends.scores.items():  # the digits' images are no bytes, and are rounded to some
+        assert dict(scores) == pytest.approx(plain.scores[task], abs=2e-3)
+    proto = onnx.load(tmp_path / "ends.onnx")
+    onnx.helper.set_model_props(proto, {"gate2static.ends": '{"classes": {"left": -1}}'})
+    onnx.save(proto, tmp_path / "ends.onnx")
+    with pytest.raises(ExportError, match="says wrongly what it does besides its network"):
+        evaluate_files([tmp_path / "ends.onnx"], recipe=RECIPE)
 
 
 @pytest.mark.parametrize(
@@ -150,3 +168,25 @@ def test_an_empty_split_is_refused(forms, monkeypatch) -> None:
     monkeypatch.setattr(task_metrics, "length", lambda data: 0)
     with pytest.raises(DataError, match="holds no image"):
         evaluate_files([forms["static"]])
+
+
+def test_an_export_whose_tasks_drop_too_much_leaves_nothing_behind(run, forms, tmp_path, monkeypatch) -> None:
+    command = ("export", forms["static"], "-o", tmp_path / "net", "--fp16", "--images", "4", "--max-drop", "1%")
+    monkeypatch.setattr(task_metrics, "relative_drop", lambda before, after, higher_is_better: 0.02)
+    result = run(*command, code=1)
+    assert "model.fp16.onnx: accuracy of left drops by 2.00 %" in result.stderr
+    assert "Task metrics" in result.stdout
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    run(*command)
+    names = ["example.cpp", "example.py", "model.fp16.onnx", "model.json", "model.onnx"]
+    assert [path.name for path in sorted((tmp_path / "net").iterdir())] == names
+    # A file of an earlier export is not lost with the new ones.
+    (tmp_path / "net" / "model.fp16.onnx").write_bytes(b"earlier")
+    monkeypatch.setattr(task_metrics, "relative_drop", lambda before, after, higher_is_better: 0.02)
+    run(*command, code=1)
+    assert (tmp_path / "net" / "model.fp16.onnx").read_bytes() == b"earlier"
+
+
+def test_what_a_drop_is_measured_on_needs_a_drop(run, forms) -> None:
+    assert "add --max-drop 1%" in run("export", forms["static"], "--images", "4", code=2).stderr

@@ -1,13 +1,18 @@
 """An export folder: everything that somebody needs who deploys a network and does not have gate2static."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from gate2static.errors import ExportError
 from gate2static.export.engine_from_onnx import EngineReport
 from gate2static.export.formats import FileReport, export_static
 from gate2static.export.int8_from_onnx import Int8Report
+from gate2static.export.onnx_ends import ends_of
 from gate2static.export.onnx_from_static import OnnxReport
 from gate2static.export.package.examples import CPP_FILE, PYTHON_FILE, write_examples
 from gate2static.export.package.model_json import Entry, description, is_export, kept_files, write_description
@@ -43,6 +48,9 @@ def export_package(
     *,
     latencies: Sequence[Mapping[str, Any]] = (),
     batch: tuple[int, int, int] = (1, 1, 8),
+    preprocess: bool = False,
+    argmax: bool = False,
+    accept: Callable[[list[Path]], None] | None = None,
     **options: Any,
 ) -> tuple[tuple[FileReport, ...], Entry]:
     """Exports a static network with `model.json` and examples beside it; `model.onnx` is always among the files.
@@ -52,6 +60,9 @@ def export_package(
         folder: The export folder. Files of an earlier export of the same network stay.
         latencies: Measured latencies for `model.json`.
         batch: The smallest, the usual and the largest batch size of engines.
+        preprocess: As in `export_onnx`.
+        argmax: As in `export_onnx`.
+        accept: Is called with the ONNX files before they get their place in the folder; where it raises, they never do.
         options: The other arguments of `export_static`.
 
     Returns:
@@ -63,14 +74,39 @@ def export_package(
         VerificationError: An ONNX file does not compute what the static network computes.
     """
     _check_examples(folder)
-    reports = export_static(static, folder, with_fp32=True, batch=batch, **options)
+    ends = ends_of(static, preprocess=preprocess, argmax=argmax)
+    options |= {"preprocess": preprocess, "argmax": argmax}
+    with _staging(folder) as staging:
+        staged = export_static(static, staging, with_fp32=True, batch=batch, **options)
+        if accept is not None:
+            accept([report.path for report in staged if report.path.suffix == ".onnx"])
+        for path in staging.iterdir():
+            path.replace(folder / path.name)
+    reports = tuple(replace(report, path=folder / report.path.name) for report in staged)
     written = [_entry(report) for report in reports]
-    names = [entry["file"] for entry in written]
-    kept = kept_files(folder, static.manifest.digest, names)
-    content = description(static, [*written, *kept], batch=batch, latencies=latencies)
+    described = partial(description, static, ends=ends, batch=batch, latencies=latencies)
+    kept = kept_files(folder, described(written))
+    content = described([*written, *kept])
     write_description(folder, content)
-    write_examples(folder, static)
+    write_examples(folder, static, ends)
     return reports, content
+
+
+@contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Makes a folder inside the export folder, which nobody takes for a deployable, and removes it afterwards."""
+    try:
+        is_new = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        staging = TemporaryDirectory(prefix=".export-", dir=folder)
+    except OSError as error:
+        raise ExportError(f"cannot write the export folder {folder}: {error.strerror or error}") from error
+    try:
+        with staging as path:
+            yield Path(path)
+    finally:
+        if is_new and not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def _check_examples(folder: Path) -> None:

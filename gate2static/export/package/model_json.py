@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from gate2static.errors import ExportError, Gate2StaticError
+from gate2static.export.onnx_ends import input_specs, output_specs
 from gate2static.export.package.trtexec import PRECISIONS, trtexec_line
 from gate2static.files import is_file, read_bytes, write_atomically
 from gate2static.static import StaticModel, TensorSpec
+from gate2static.static.meaning import Ends
 from gate2static.strict_json import read_json
 
 FILE = "model.json"
+_NETWORK_ALONE = Ends()
 _FORMAT = {"format": "gate2static.export", "version": 1}
 Entry = dict[str, Any]
 
@@ -21,6 +24,7 @@ def description(
     static: StaticModel,
     files: Sequence[Entry],
     *,
+    ends: Ends = _NETWORK_ALONE,
     batch: tuple[int, int, int] = (1, 1, 8),
     latencies: Sequence[Mapping[str, Any]] = (),
 ) -> Entry:
@@ -29,6 +33,7 @@ def description(
     Args:
         static: The network that was exported.
         files: One entry per exported file.
+        ends: What the ONNX files do besides the network.
         batch: The smallest, the usual and the largest batch size of an engine.
         latencies: Measured latencies, one entry per network, backend and machine.
     """
@@ -38,14 +43,14 @@ def description(
         **_FORMAT,
         "digest": manifest.digest,
         "tasks": list(manifest.tasks),
-        "inputs": [_input(static, spec) for spec in manifest.inputs],
-        "outputs": [_output(static, spec) for spec in manifest.outputs],
+        "inputs": [_input(static, spec, ends) for spec in input_specs(manifest.inputs, ends)],
+        "outputs": [_output(static, spec, ends) for spec in output_specs(manifest.outputs, ends)],
         "macs": manifest.macs.static,
         "parameters": manifest.parameters.static,
         "files": list(files),
         "trtexec": {
             file["file"]: trtexec_line(
-                manifest.inputs,
+                input_specs(manifest.inputs, ends),
                 file["file"],
                 batch=None if file["batch_size"] else batch,
                 precision=file["precision"],
@@ -67,20 +72,20 @@ def is_export(folder: Path) -> bool:
     return isinstance(content, dict) and content.get("format") == _FORMAT["format"]
 
 
-def kept_files(folder: Path, digest: str, written: Sequence[str]) -> list[Entry]:
-    """Returns the entries of files that an earlier export of the same network left in a folder.
+def kept_files(folder: Path, content: Entry) -> list[Entry]:
+    """Returns the entries of files that an earlier export of the same network left in a folder, for the same numbers.
 
     Args:
         folder: The export folder, which need not be there.
-        digest: The network's digest.
-        written: The names of files that have been written anew.
+        content: The new content of `model.json`, of the files that have been written anew.
     """
     if not is_file(folder / FILE):
         return []
     try:
         old = read_json(folder / FILE, what="description", error=ExportError)
-        if old["digest"] != digest:
+        if any(json.dumps(old[key]) != json.dumps(content[key]) for key in ("digest", "inputs", "outputs")):
             return []
+        written = [entry["file"] for entry in content["files"]]
         return [entry for entry in old["files"] if entry["file"] not in written and _is_there(folder, entry)]
     except (Gate2StaticError, OSError, KeyError, TypeError, ValueError):  # somebody else's file of this name
         return []
@@ -106,10 +111,13 @@ def write_description(folder: Path, content: Entry) -> None:
     write_atomically(folder / FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def _input(static: StaticModel, spec: TensorSpec) -> Entry:
+def _input(static: StaticModel, spec: TensorSpec, ends: Ends) -> Entry:
     meaning = static.manifest.meaning
     picture = None if meaning is None else meaning.inputs.get(spec.name)
     entry = _tensor(spec)
+    if spec.name in ends.pictures:
+        byte = {"formula": "byte", "colours": ends.pictures[spec.name].colours}
+        return {**entry, "layout": "NHWC", "value_range": spec.values, "picture": byte}
     if picture is None:
         layout = "NCHW" if len(spec.shape) == 3 else None
         return {**entry, "layout": layout, "value_range": spec.values, "picture": None}
@@ -117,14 +125,18 @@ def _input(static: StaticModel, spec: TensorSpec) -> Entry:
     return {**entry, "layout": "NCHW", "value_range": list(picture.value_range), "picture": picture_entry}
 
 
-def _output(static: StaticModel, spec: TensorSpec) -> Entry:
+def _output(static: StaticModel, spec: TensorSpec, ends: Ends) -> Entry:
     meaning = static.manifest.meaning
     prediction = None if meaning is None else meaning.outputs.get(spec.name)
     entry = {**_tensor(spec), "task": spec.name.partition(".")[0]}
     if prediction is None:
-        return {**entry, "kind": None, "activation": None, "is_logits": None, "unit": None, "classes": []}
+        unknown = {"kind": None, "activation": None, "unit": None, "classes": []}
+        return {**entry, **unknown, "is_logits": None, "is_class": False}
+    is_class = spec.name in ends.classes
+    if is_class:
+        prediction = prediction.model_copy(update={"activation": "none"})
     is_logits = prediction.activation in ("softmax", "sigmoid")
-    return {**entry, **prediction.model_dump(mode="json"), "is_logits": is_logits}
+    return {**entry, **prediction.model_dump(mode="json"), "is_logits": is_logits, "is_class": is_class}
 
 
 def _tensor(spec: TensorSpec) -> Entry:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gate2static.export.pooling_forms import each_dimension
+from gate2static.export.forms.pooling import each_dimension
 
 _aten = torch.ops.aten
 
