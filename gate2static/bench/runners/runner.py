@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from gate2static.bench.report import Transfers
 
 
@@ -15,10 +17,13 @@ class Runner:
     Attributes:
         run: Makes one run, or a few runs queued back to back, and returns their latencies in ms without transfers.
         transfer: Times the copies of inputs to the device and of outputs to the host; None on the CPU.
+        tensors: The inputs and outputs of an engine, in the order of its sidecar; None for other networks. A run
+            overwrites the outputs.
     """
 
     run: Callable[[], Sequence[float]]
     transfer: Callable[[], Transfers] | None = None
+    tensors: tuple[list[Tensor], list[Tensor]] | None = None
 
 
 class OpenRunner(Protocol):

@@ -56,7 +56,8 @@ def open_tensorrt(source: EngineSource, *, batch_size: int, threads: int) -> Ite
             raise BenchError(f"{source.path.name} failed while running: {library.reason()}")
 
     launch = enqueue if _captures_itself(library) else captured(enqueue, stream)
-    yield Runner(run=event_timer(launch, stream), transfer=transfer_timer(inputs, outputs, stream))
+    transfer = transfer_timer(inputs, outputs, stream)
+    yield Runner(run=event_timer(launch, stream), transfer=transfer, tensors=(inputs, outputs))
     stream.synchronize()
 
 
