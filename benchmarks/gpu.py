@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import gate2static as g2s
 from benchmarks.latency_fidelity.cases import SIZE, TASKS, Gates, draw
@@ -55,7 +55,7 @@ of 224×224 on a ResNet-50, update included."""
 def latencies(name: str, device: str, *, quick: bool) -> Iterator[Row]:
     """Yields the latencies of a network's three structures on every runner, and how engines compare with torch."""
     timing = _QUICK_TIMING if quick else _TIMING
-    networks = statics(name)
+    networks = statics(gated_network(name))
     macs = {structure: static.manifest.macs.static for structure, static in networks.items()}
 
     def timed(targets: Mapping[str, Any], backend: str) -> Iterator[Row]:
@@ -110,31 +110,29 @@ def training(device: str, *, quick: bool) -> Iterator[Row]:
 
     As in table 9 of the paper, plain multi-task learning is one backbone with a head per task.
     """
-    gated = gated_network("tiny" if quick else "resnet50").to(device).train()
-    stream = gated.branches[TASKS[0]]
+    gated = gated_network("tiny" if quick else "resnet50")
+    networks = statics(gated)
+    trained: dict[str, nn.Module] = {
+        "plain multi-task learning": networks["shared"].trainable(),
+        "one network per task": networks["separate"].trainable(),
+        "gated": gated,  # a step computes every stream, whatever its gates say
+    }
     x = torch.randn((2, 3, 16, 16) if quick else (16, 3, SIZE, SIZE), device=device)
-
-    def one_stream() -> None:
-        features = stream(x)
-        sum(head(features).square().mean() for head in gated.heads.values()).backward()
-
-    def every_stream() -> None:
-        for task in TASKS:
-            gated.heads[task](gated.branches[task](x)).square().mean().backward()
-
-    def gated_step() -> None:
-        loss = sum(y.square().mean() for y in gated(x).values())
-        (loss + g2s.sparsity_hinge(gated, targets=dict.fromkeys(TASKS, 0.5))).backward()
-
-    steps = {"plain multi-task learning": one_stream, "one network per task": every_stream, "gated": gated_step}
     reference: float | None = None
-    for what, step in steps.items():
-        step_ms = _step_ms(step, gated, quick)
+    for what, network in trained.items():
+        network.to(device).train()
+
+        def loss(network: nn.Module = network) -> Tensor:
+            error = torch.stack([y.square().mean() for y in network(x).values()]).sum()
+            hinge = g2s.sparsity_hinge(gated, targets=dict.fromkeys(TASKS, 0.5))
+            return error + hinge if network is gated else error
+
+        step_ms = _step_ms(network, loss, quick)
         reference = reference or step_ms
         yield {"kind": "training", "what": what, "step_ms": step_ms, "over_plain": step_ms / reference}
 
 
-def _step_ms(step: Callable[[], None], network: nn.Module, quick: bool) -> float:
+def _step_ms(network: nn.Module, loss: Callable[[], Tensor], quick: bool) -> float:
     """Returns the median time of forward, backward and update."""
     optimiser = torch.optim.SGD(network.parameters(), lr=1e-3)
     has_gpu = next(network.parameters()).is_cuda
@@ -142,7 +140,7 @@ def _step_ms(step: Callable[[], None], network: nn.Module, quick: bool) -> float
     for _ in range(4 if quick else 40):
         start = time.perf_counter()
         optimiser.zero_grad()
-        step()
+        loss().backward()
         optimiser.step()
         if has_gpu:
             torch.cuda.synchronize()
@@ -165,9 +163,8 @@ def gated_network(name: str) -> GatedModel:
     return gated.eval()
 
 
-def statics(name: str) -> dict[str, StaticModel]:
-    """Returns the network with separate streams, with one shared stream, and as its gates say."""
-    gated = gated_network(name)
+def statics(gated: GatedModel) -> dict[str, StaticModel]:
+    """Returns a network with separate streams, with one shared stream, and as its gates say; these are changed."""
     mixed = g2s.prune(gated)
     found = {}
     for structure, is_specific in (("separate", True), ("shared", False)):
@@ -214,12 +211,9 @@ def page(content: Mapping[str, Any]) -> str:
         if rows:
             columns = list(rows[0])[1:]
             lines += ["", f"## {title}", "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-            lines += [f"| {' | '.join(_cell(row[column]) for column in columns)} |" for row in rows]
+            cells = [[f"{x:.3g}" if isinstance(x, float) else str(x) for x in row.values()][1:] for row in rows]
+            lines += [f"| {' | '.join(row)} |" for row in cells]
     return "\n".join(lines) + "\n"
-
-
-def _cell(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value).replace("|", "/")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
