@@ -182,7 +182,7 @@ def _or_failure(what: str, rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def _failure(what: str, reason: str) -> Row:
-    return {"kind": "failure", "what": what, "reason": brief(reason, 160)}
+    return {"kind": "failure", "what": what, "reason": brief(reason.replace("|", "/"), 160)}
 
 
 def measured(part: str, limit_s: float, arguments: Sequence[str]) -> list[Row]:

@@ -37,6 +37,32 @@ def test_the_form_is_the_one_tensorrt_reads(onnx_file: Path, tmp_path: Path, bat
     assert all(np.all(constants[node.input[2]] == 0) for node in nodes)
 
 
+def test_outputs_are_not_rounded_and_their_layers_stay_in_floating_point(
+    onnx_file: Path, tmp_path: Path, batches: list[Any]
+) -> None:
+    quantize_onnx(onnx_file, tmp_path / "int8.onnx", batches)
+    graph = onnx.load(tmp_path / "int8.onnx").graph
+    weights = {tensor.name for tensor in graph.initializer}
+    writers = {name: node for node in graph.node for name in node.output}
+    last = {value.name: writers[value.name] for value in graph.output}
+    assert {name: node.op_type for name, node in last.items()} == {"a": "Gemm", "b": "Conv"}
+    assert all(node.input[1] in weights for node in last.values())
+    others = [node for node in graph.node if node.op_type == "Conv" and node.output[0] not in last]
+    assert others
+    assert all(writers[node.input[1]].op_type == "DequantizeLinear" for node in others)
+
+
+def test_a_network_of_nothing_but_last_layers_is_refused(tmp_path: Path) -> None:
+    helper = onnx.helper
+    value, result = (helper.make_tensor_value_info(name, 1, ["batch", 4]) for name in ("x", "y"))
+    weight = helper.make_tensor("w", 1, [4, 4], np.eye(4, dtype=np.float32).ravel())
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], name="n")
+    graph = helper.make_graph([node], "g", [value], [result], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "x.onnx")
+    with pytest.raises(ExportError, match="every layer of the network writes an output"):
+        quantize_onnx(tmp_path / "x.onnx", tmp_path / "int8.onnx", [np.ones((2, 4), np.float32)])
+
+
 def test_metadata_survives_and_names_the_precision(
     static: StaticModel, onnx_file: Path, tmp_path: Path, batches: list[Any]
 ) -> None:
