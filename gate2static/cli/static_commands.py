@@ -212,7 +212,7 @@ def export(
     from gate2static.cli.option_checks import batch_sizes, engine_backends, evaluation_recipe, share
     from gate2static.export import export_table
     from gate2static.pipeline import export_folder
-    from gate2static.report.evaluation_table import evaluation_table
+    from gate2static.report.tables.evaluation_table import evaluation_table
 
     most = None if max_drop is None else share(max_drop, option="--max-drop")
     data = {"recipe": evaluation_recipe(recipe, overrides), "split": split, "images": images}

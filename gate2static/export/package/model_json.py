@@ -130,7 +130,7 @@ def _output(static: StaticModel, spec: TensorSpec, ends: Ends) -> Entry:
     prediction = None if meaning is None else meaning.outputs.get(spec.name)
     entry = {**_tensor(spec), "task": spec.name.partition(".")[0]}
     if prediction is None:
-        unknown = {"kind": None, "activation": None, "unit": None, "classes": []}
+        unknown: Entry = {"kind": None, "activation": None, "unit": None, "classes": []}
         return {**entry, **unknown, "is_logits": None, "is_class": False}
     is_class = spec.name in ends.classes
     if is_class:
