@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from gate2static.recipe import Recipe
@@ -150,7 +149,7 @@ def _summaries(results: Sequence[Result]) -> list[_Summary]:
 
 def _draw(path: Path, summaries: Sequence[_Summary], best: Sequence[_Summary]) -> None:
     figure = style.new_figure(7.4, 4.8)
-    with mpl.rc_context({**style.RC, "axes.grid.axis": "both"}):
+    with style.context({"axes.grid.axis": "both"}):
         axes = figure.subplots()
         for index, family in enumerate(_COLOURS):
             members = [s for s in summaries if s.family == family]

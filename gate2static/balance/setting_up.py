@@ -1,16 +1,15 @@
 """`balance`: a method, a network and the part of it that tasks share become a `Balance`."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
-from torchjd.aggregation import Aggregator
 
 from gate2static import plugins
 from gate2static.arguments import described, require_count, require_kind
 from gate2static.balance import processes
 from gate2static.balance.aggregation.cosreg import CosReg
-from gate2static.balance.aggregation.torchjd_aggregators import OfRows
+from gate2static.balance.aggregation.torchjd_aggregators import OfRows, aggregation
 from gate2static.balance.balancing import Balance
 from gate2static.balance.direction import Direction, Scale
 from gate2static.balance.features import FeatureTap
@@ -22,11 +21,14 @@ from gate2static.balance.weighting.gradnorm import GradNorm
 from gate2static.errors import BalanceError
 from gate2static.gates import GatedModel
 
+if TYPE_CHECKING:
+    from torchjd.aggregation import Aggregator
+
 _MOST_TASKS = 256
 
 
 def balance(
-    method: str | Aggregator,
+    method: "str | Aggregator",
     model: nn.Module,
     *,
     tasks: int | Sequence[str] | None = None,
@@ -57,19 +59,22 @@ def balance(
 
     Raises:
         BalanceError: An argument does not fit; the message says what does.
+        MissingDependencyError: The method is TorchJD's, which is not installed.
     """
     require_kind(model, nn.Module, name="model", allowed="the network that is trained", error=BalanceError)
     allowed = "a method's name, such as 'pcgrad', or an aggregator of TorchJD"
-    require_kind(method, (str, Aggregator), name="method", allowed=allowed, error=BalanceError)
+    if not isinstance(method, str):
+        require_kind(method, aggregation().Aggregator, name="method", allowed=allowed, error=BalanceError)
     require_count(seed, name="seed", error=BalanceError, least=0, most=2**63 - 1)
     names, count = _tasks(tasks, model)
-    name = method if isinstance(method, str) else type(method).__name__
-    if isinstance(method, Aggregator):
-        built: Method = OfRows(count, method, seed=seed)
-    else:
+    if isinstance(method, str):
         # Who writes the call names the code.
         plugins.allow([method])
+        name = method
         built = build_method(method, count, options, seed=seed)
+    else:
+        name = type(method).__name__
+        built = OfRows(count, method, seed=seed)
     level = _level(name, built, at, model)
     if scale is None:
         scale = "sum" if level is None and isinstance(model, GatedModel) else "method"

@@ -42,6 +42,7 @@ def diagnose() -> tuple[Finding, ...]:
         Finding(item="CPU", found=cpu, state="ok"),
         _torch(),
         _gpu(),
+        _library("training", "lightning_fabric", "needed for `train`, `sweep`, `search` and `demo`"),
         _library("ONNX export", "onnxscript", "needed for `export --onnx`"),
         _onnxruntime_cpu(),
         _library("OpenVINO", "openvino", "needed to time networks with OpenVINO"),

@@ -9,11 +9,13 @@ principal point with it. Resizing a whole picture changes no value: it is the sa
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from gate2static.data.contract import IGNORE, IMAGENET, PixelSpec, Sample
+from gate2static.runtimes.optional import require
 
 IMAGENET_MEAN = IMAGENET.mean
 IMAGENET_STD = IMAGENET.std
@@ -95,10 +97,8 @@ class Augmentation:
 
 def normalise(image: Tensor, pixels: PixelSpec = IMAGENET) -> Tensor:
     """Applies a data set's normalisation, by default ImageNet's, to an image (C, H, W) in [0, 1]."""
-    from torchvision.transforms.v2 import functional as tv  # takes a second to import, and pruning does not need it
-
-    normalised: Tensor = tv.normalize(image, list(pixels.mean), list(pixels.std))
-    return normalised
+    mean = torch.tensor(pixels.mean)[:, None, None]
+    return (image - mean) / torch.tensor(pixels.std)[:, None, None]
 
 
 def mirror(sample: Sample, kinds: Kinds) -> Sample:
@@ -127,17 +127,16 @@ def warp(
         degrees: The angle; positive is clockwise.
         move: Pixels to the right and down.
     """
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as tv
+    tv = require("torchvision.transforms.v2.functional")
 
-    def affine(value: Tensor, mode: InterpolationMode, fill: list[float]) -> Tensor:
+    def affine(value: Tensor, mode: Any, fill: list[float]) -> Tensor:
         moved: Tensor = tv.affine(value, degrees, list(move), zoom, [0.0, 0.0], interpolation=mode, fill=fill)
         return moved
 
     image, targets = sample
     # In a normalised image 0 is ImageNet's mean colour.
-    warped = affine(image, InterpolationMode.BILINEAR, [0.0] * len(image))
-    turned = _on_maps(targets, kinds, lambda maps, fill: affine(maps, InterpolationMode.NEAREST, fill))
+    warped = affine(image, tv.InterpolationMode.BILINEAR, [0.0] * len(image))
+    turned = _on_maps(targets, kinds, lambda maps, fill: affine(maps, tv.InterpolationMode.NEAREST, fill))
     for name in _named(kinds, "depth", turned):
         turned[name] = turned[name] / zoom
     for name in _named(kinds, "normals", turned):
@@ -151,11 +150,9 @@ def resize(sample: Sample, kinds: Kinds, size: tuple[int, int]) -> Sample:
     """Resizes a whole sample to (H, W): the image is interpolated, targets take their nearest pixel."""
     if tuple(sample[0].shape[-2:]) == tuple(size):
         return sample
-    from torchvision.transforms.v2 import InterpolationMode
-    from torchvision.transforms.v2 import functional as tv
-
+    tv = require("torchvision.transforms.v2.functional")
     image, targets = sample
-    nearest = InterpolationMode.NEAREST_EXACT
+    nearest = tv.InterpolationMode.NEAREST_EXACT
     resized = _on_maps(targets, kinds, lambda maps, _: tv.resize(maps, list(size), interpolation=nearest))
     return tv.resize(image, list(size), antialias=True), resized
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from torch import Size, Tensor, nn
 
 from gate2static.models.heads import resize
+from gate2static.runtimes.optional import require
 
 RATES = (12, 24, 36)
 WIDTH = 256
@@ -23,11 +24,10 @@ class AsppHead(nn.Module):
     """
 
     def __init__(self, shapes: Sequence[Size], outputs: int, image_size: tuple[int, int]) -> None:
-        from torchvision.models.segmentation.deeplabv3 import ASPP
-
         super().__init__()
+        deeplab = require("torchvision.models.segmentation.deeplabv3")
         self.layers = nn.Sequential(
-            ASPP(shapes[-1][1], RATES, WIDTH),
+            deeplab.ASPP(shapes[-1][1], RATES, WIDTH),
             nn.Conv2d(WIDTH, WIDTH, 3, padding=1, bias=False),
             nn.BatchNorm2d(WIDTH),
             nn.ReLU(),

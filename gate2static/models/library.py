@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from gate2static.errors import RecipeError
 from gate2static.models.weights import LibraryOptions, fit, read_weights, take_normalised
+from gate2static.runtimes.optional import require
 
 
 @contextlib.contextmanager
@@ -42,8 +43,9 @@ def create(name: str, *, in_channels: int, start: LibraryOptions, **options: Any
     Raises:
         RecipeError: The weights are not in timm's cache and cannot be downloaded, their file does not fit the network,
             or the network cannot take the data sets' normalisation.
+        MissingDependencyError: timm is not installed.
     """
-    import timm  # takes seconds
+    timm = require("timm")
 
     if start.weights is not None:
         state = read_weights(start.weights)

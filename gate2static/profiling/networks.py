@@ -12,6 +12,7 @@ from gate2static.gates import GatedModel, set_gates
 from gate2static.latency import LatencyTable, calibrated
 from gate2static.profiling.measuring import Network, check_profilable, profile
 from gate2static.prune import prune
+from gate2static.runtimes.optional import require
 from gate2static.static import StaticModel, load_static
 
 _MIXED = (0.1, 0.4)
@@ -93,12 +94,9 @@ def _profile_whole(statics: Sequence[StaticModel], *, backend: str, threads: int
 
 def _common() -> list[Network]:
     """Returns three common backbones, and the operators between the layers of pruned networks."""
-    import timm
-    import torchvision
-
     image = torch.empty(1, 3, 224, 224)
-    names = torchvision.models
-    backbones = (names.resnet18(), names.mobilenet_v3_large(), timm.create_model("vit_tiny_patch16_224"))
+    names = require("torchvision.models")
+    backbones = (names.resnet18(), names.mobilenet_v3_large(), require("timm").create_model("vit_tiny_patch16_224"))
     shapes = [(1, channels, side, side) for side in (7, 14, 28, 56, 112) for channels in (16, 64)]
     views: list[Network] = [(_Views(), (torch.empty(shape),)) for shape in (*shapes, (1, 197, 192))]
     return [*((_NormsFolded(backbone.eval()), (image,)) for backbone in backbones), *views]

@@ -8,14 +8,17 @@ from gate2static.errors import MissingDependencyError
 from gate2static.messages import brief
 
 # By the libraries' own names, which are installed the same way wherever gate2static came from.
+_TRAINING = ("lightning_fabric", "matplotlib", "sklearn", "timm", "torchjd", "torchmetrics", "torchvision")
 _FIXES = {
+    # pip finds the extra in what is installed, whether an index has this package or not.
+    **dict.fromkeys(_TRAINING, "pip install 'gate2static[train]'"),
     "faster_coco_eval": "pip install h5py faster-coco-eval",
     "h5py": "pip install h5py faster-coco-eval",
     "lightning": "pip install lightning",
     "onnx": "pip install onnx",
     "onnx_ir": "pip install onnx-ir",
     "onnxscript": "pip install onnxscript",
-    "onnxruntime": "pip install onnxruntime (or onnxruntime-gpu on Linux x86-64)",
+    "onnxruntime": "pip install onnxruntime (or, for NVIDIA GPUs, onnxruntime-gpu)",
     "optuna": "pip install optuna",
     "openvino": "pip install openvino",
     "tensorboard": "pip install tensorboard",

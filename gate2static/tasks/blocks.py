@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gate2static.runtimes.optional import require
 from gate2static.tasks.task import Task
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Blocks:
 
 def new_metrics(task: Task) -> "dict[str, Metric]":
     """Returns a task's metrics with states in float64, which this process alone computes from."""
+    require("torchmetrics")
     metrics = {name: metric.set_dtype(torch.float64) for name, metric in task.kind.metrics(task.channels).items()}
     for metric in metrics.values():
         metric.distributed_available_fn = _alone

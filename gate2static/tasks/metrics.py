@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from gate2static.errors import DataError, TrainingError
+from gate2static.runtimes.optional import require
 from gate2static.tasks.task import Task
 
 
@@ -21,11 +22,9 @@ class TaskMetrics:
     """
 
     def __init__(self, task: Task, device: torch.device | str = "cpu") -> None:
-        from torchmetrics import SumMetric
-
         self.task = task
         # In float64, because float32 stops counting at 2^24: the pixels of a few dozen images.
-        self._count = SumMetric().to(device).set_dtype(torch.float64)
+        self._count = require("torchmetrics").SumMetric().to(device).set_dtype(torch.float64)
         metrics = task.kind.metrics(task.channels)
         self._metrics = {name: metric.to(device).set_dtype(torch.float64) for name, metric in metrics.items()}
 

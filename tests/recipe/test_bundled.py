@@ -1,9 +1,6 @@
 """Recipes that come with the package have names that reach them from any folder."""
 
 import shutil
-import subprocess
-import sys
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -83,26 +80,3 @@ def test_a_headline_is_the_first_sentence_of_the_first_comment(tmp_path: Path) -
 
 def test_every_bundled_recipe_has_a_headline() -> None:
     assert all(headline(path) for path in bundled_recipes().values())
-
-
-def test_recipes_are_reached_from_an_installed_wheel(tmp_path: Path) -> None:
-    """The package is laid out as in a wheel, and used from a folder that is no clone."""
-    wheel, elsewhere = tmp_path / "site-packages", tmp_path / "elsewhere"
-    settings = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    skip = shutil.ignore_patterns("__pycache__")
-    for package in settings["packages"]:
-        shutil.copytree(package, wheel / package, ignore=skip)
-    for source, target in settings["force-include"].items():
-        shutil.copytree(source, wheel / target)
-    elsewhere.mkdir()
-    code = f"""
-import sys
-sys.path.insert(0, {str(wheel)!r})
-import gate2static
-assert gate2static.__file__.startswith({str(wheel)!r}), gate2static.__file__
-from gate2static.cli import main
-sys.argv = ["gate2static", "recipes", "--copy", "digits_tiny"]
-main()
-"""
-    subprocess.run([sys.executable, "-c", code], cwd=elsewhere, check=True)
-    assert load_recipe(elsewhere / "digits_tiny.yaml").name == "digits-tiny"

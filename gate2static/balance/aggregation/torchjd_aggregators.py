@@ -1,21 +1,33 @@
 """The stateless aggregators that TorchJD implements."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torchjd import aggregation
 
 from gate2static.arguments import require_count, require_number
 from gate2static.balance.method import GramianMethod, RowsMethod, choice
 from gate2static.errors import BalanceError
 from gate2static.messages import brief
+from gate2static.runtimes.optional import require
+
+if TYPE_CHECKING:
+    from torchjd.aggregation import Aggregator
+
+
+def aggregation() -> Any:
+    """Returns the module of TorchJD's aggregators.
+
+    Raises:
+        MissingDependencyError: TorchJD is not installed.
+    """
+    return require("torchjd.aggregation")
 
 
 class _OfGramian(GramianMethod):
     """A weighting of TorchJD that needs the Gramian alone."""
 
-    def __init__(self, count: int, weighting: "aggregation.Weighting[Any]", *, seed: int = 0) -> None:
+    def __init__(self, count: int, weighting: Any, *, seed: int = 0) -> None:
         super().__init__(count, seed=seed)
         self._weighting = weighting
 
@@ -30,7 +42,7 @@ class PCGrad(_OfGramian):
     """Takes from every gradient what opposes another, in random order, and adds all up (Yu et al. 2020, alg. 1)."""
 
     def __init__(self, count: int, *, seed: int = 0) -> None:
-        super().__init__(count, aggregation.PCGradWeighting(), seed=seed)
+        super().__init__(count, aggregation().PCGradWeighting(), seed=seed)
 
 
 class AlignedMTL(_OfGramian):
@@ -44,7 +56,7 @@ class AlignedMTL(_OfGramian):
 
     def __init__(self, count: int, *, scale_mode: str = "min", seed: int = 0) -> None:
         mode: Any = choice(scale_mode, ("min", "median", "rmse"), name="scale_mode of aligned")
-        super().__init__(count, aggregation.AlignedMTLWeighting(scale_mode=mode), seed=seed)
+        super().__init__(count, aggregation().AlignedMTLWeighting(scale_mode=mode), seed=seed)
 
     def weights_of_present(self, gramian: Tensor) -> Tensor:
         """Returns the weights of a sum over the tasks, as in the official code; TorchJD's are those of a mean."""
@@ -55,7 +67,7 @@ class ImpartialGradients(_OfGramian):
     """IMTL-G: the direction whose projections on all gradients are equal, with weights of sum 1 (Liu et al. 2021)."""
 
     def __init__(self, count: int, *, seed: int = 0) -> None:
-        super().__init__(count, aggregation.IMTLGWeighting(), seed=seed)
+        super().__init__(count, aggregation().IMTLGWeighting(), seed=seed)
 
     def weights_of_present(self, gramian: Tensor) -> Tensor:
         """Returns TorchJD's weights of the gradients without a unit: its solver's tolerance is absolute."""
@@ -73,7 +85,7 @@ class FairGrad(_OfGramian):
 
     def __init__(self, count: int, *, alpha: float = 1.0, seed: int = 0) -> None:
         number = require_number(alpha, name="alpha of fairgrad", error=BalanceError, least=1e-6)
-        super().__init__(count, aggregation.FairGradWeighting(number), seed=seed)
+        super().__init__(count, aggregation().FairGradWeighting(number), seed=seed)
 
 
 class Krum(_OfGramian):
@@ -89,7 +101,7 @@ class Krum(_OfGramian):
         require_count(outliers, name="outliers of krum", error=BalanceError, least=0)
         if count < outliers + 3:
             raise BalanceError(f"krum needs {outliers + 3} tasks for {outliers} outliers, and there are {count}.")
-        super().__init__(count, aggregation.KrumWeighting(outliers), seed=seed)
+        super().__init__(count, aggregation().KrumWeighting(outliers), seed=seed)
         self._least = outliers + 3
 
     def weights_of_present(self, gramian: Tensor) -> Tensor:
@@ -108,7 +120,7 @@ class OfRows(RowsMethod):
         seed: Seeds what it draws.
     """
 
-    def __init__(self, count: int, aggregator: aggregation.Aggregator, *, seed: int = 0) -> None:
+    def __init__(self, count: int, aggregator: "Aggregator", *, seed: int = 0) -> None:
         super().__init__(count, seed=seed)
         self._aggregator = aggregator
 
@@ -131,7 +143,7 @@ class ConFIG(OfRows):
     """The direction that has the same angle to all gradients (Liu et al. 2024)."""
 
     def __init__(self, count: int, *, seed: int = 0) -> None:
-        super().__init__(count, aggregation.ConFIG(), seed=seed)
+        super().__init__(count, aggregation().ConFIG(), seed=seed)
 
     def aggregate(self, rows: Tensor) -> Tensor:
         """Returns the direction of the gradients that are not zero, which have angles."""
@@ -152,4 +164,4 @@ class TrimmedMean(OfRows):
         require_count(trimmed, name="trimmed of trimmed_mean", error=BalanceError, least=0)
         if count <= 2 * trimmed:
             raise BalanceError(f"trimmed_mean leaves out {2 * trimmed} values of {count}; give trimmed below T/2.")
-        super().__init__(count, aggregation.TrimmedMean(trimmed), seed=seed)
+        super().__init__(count, aggregation().TrimmedMean(trimmed), seed=seed)

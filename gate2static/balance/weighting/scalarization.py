@@ -1,18 +1,23 @@
 """Losses joined by a function that TorchJD has: the weights are its derivatives."""
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
-from torchjd import scalarization
 
 from gate2static.arguments import require_number
 from gate2static.balance.method import Method
 from gate2static.errors import BalanceError
+from gate2static.runtimes.optional import require
+
+if TYPE_CHECKING:
+    from torchjd.scalarization import Scalarizer
 
 
 class _Scalarization(Method):
     needs_losses = True
 
-    def __init__(self, count: int, scalarizer: scalarization.Scalarizer, *, seed: int = 0) -> None:
+    def __init__(self, count: int, scalarizer: "Scalarizer", *, seed: int = 0) -> None:
         super().__init__(count, seed=seed)
         self._scalarizer = scalarizer
 
@@ -28,7 +33,7 @@ class GeometricMean(_Scalarization):
     """GLS: minimises the geometric mean of the losses, which must be positive (Chennupati et al. 2019)."""
 
     def __init__(self, count: int, *, seed: int = 0) -> None:
-        super().__init__(count, scalarization.GeometricMean(), seed=seed)
+        super().__init__(count, require("torchjd.scalarization").GeometricMean(), seed=seed)
 
 
 class SmoothTchebycheff(_Scalarization):
@@ -42,4 +47,4 @@ class SmoothTchebycheff(_Scalarization):
 
     def __init__(self, count: int, *, mu: float = 1.0, seed: int = 0) -> None:
         smoothness = require_number(mu, name="mu of stch", error=BalanceError, least=1e-6)
-        super().__init__(count, scalarization.STCH(smoothness), seed=seed)
+        super().__init__(count, require("torchjd.scalarization").STCH(smoothness), seed=seed)

@@ -25,6 +25,7 @@ from gate2static.data.decoding import read_image, valid_depth
 from gate2static.data.files import require_files
 from gate2static.data.metagraspnet.reading import Array, names_in, read_array, read_categories
 from gate2static.data.transforms import normalise
+from gate2static.runtimes.optional import require
 from gate2static.errors import DataError
 
 CATEGORIES = 97
@@ -116,12 +117,10 @@ class MetaGraspNet(Dataset[tuple[Tensor, Objects]]):
     def _resized(
         self, image: Tensor, depth: Tensor, visible: Array, amodal: Array, labels: Tensor
     ) -> tuple[Tensor, Objects]:
-        from torchvision.ops import masks_to_boxes
-        from torchvision.transforms.v2 import InterpolationMode
-        from torchvision.transforms.v2 import functional as tv
+        tv = require("torchvision.transforms.v2.functional")
 
         def nearest(maps: Tensor) -> Tensor:
-            resized: Tensor = tv.resize(maps, list(self.size), interpolation=InterpolationMode.NEAREST_EXACT)
+            resized: Tensor = tv.resize(maps, list(self.size), interpolation=tv.InterpolationMode.NEAREST_EXACT)
             return resized
 
         colours = normalise(tv.resize(image, list(self.size), antialias=True).clamp(0, 1))
@@ -133,7 +132,7 @@ class MetaGraspNet(Dataset[tuple[Tensor, Objects]]):
         visible_masks = visible_masks[found]
         amodal_masks = amodal_masks[found]
         hidden = 1 - visible_masks.flatten(1).sum(dim=1) / amodal_masks.flatten(1).sum(dim=1).clamp(min=1)
-        boxes = masks_to_boxes(amodal_masks).float()
+        boxes = require("torchvision.ops").masks_to_boxes(amodal_masks).float()
         # The corner of the last pixel and not its number, so that a mask of one pixel has an area.
         boxes += torch.tensor([0.0, 0.0, 1.0, 1.0])
         objects = {

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from gate2static.data.contract import SIGNED_GREY, DataSpec, Splits, TargetSpec
 from gate2static.data.pairs.pairs import PairOptions, Pairs, place
+from gate2static.runtimes.optional import require
 
 SIDE = 32
 INK_MAX = 16.0
@@ -43,9 +44,7 @@ def describe(options: DigitsOptions) -> DataSpec:
 
 def load(options: DigitsOptions, spec: DataSpec) -> Splits:
     """Splits the scans and builds the images of every split; equal options give equal bytes."""
-    from sklearn.datasets import load_digits  # takes a second to import, and only training needs it
-
-    bunch = load_digits()
+    bunch = require("sklearn.datasets").load_digits()
     scans = torch.from_numpy(bunch.images).float().div(INK_MAX)
     labels = torch.from_numpy(bunch.target).long()
     generator = torch.Generator().manual_seed(options.seed)

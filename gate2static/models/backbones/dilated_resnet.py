@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from gate2static.models.library import create
 from gate2static.models.weights import LibraryOptions
+from gate2static.runtimes.optional import require
 
 OUTPUT_STRIDE = 8
 WEIGHTS = "tv_in1k"  # torchvision's first weights, which existed when the paper was written, and not timm's default
@@ -37,9 +38,8 @@ class DilatedResNet(nn.Module):
     """
 
     def __init__(self, depth: Literal[18, 50], in_channels: int = 3, width: float = 1.0) -> None:
-        from timm.models import resnet
-
         super().__init__()
+        resnet = require("timm.models.resnet")
         block = resnet.BasicBlock if depth == 18 else resnet.Bottleneck
         blocks = (2, 2, 2, 2) if depth == 18 else (3, 4, 6, 3)
         channels = tuple(max(1, round(count * width)) for count in (64, 128, 256, 512))

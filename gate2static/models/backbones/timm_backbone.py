@@ -1,6 +1,5 @@
 """A timm network as a backbone that returns the feature maps that timm names, finest first."""
 
-import timm
 import torch
 from torch import nn
 
@@ -8,6 +7,7 @@ from gate2static.errors import RecipeError
 from gate2static.models.library import create
 from gate2static.models.weights import LibraryOptions
 from gate2static.recipe.parsing import suggest
+from gate2static.runtimes.optional import require
 
 
 def timm_backbone(name: str, image_shape: tuple[int, int, int], start: LibraryOptions) -> nn.Module:
@@ -22,7 +22,7 @@ def timm_backbone(name: str, image_shape: tuple[int, int, int], start: LibraryOp
         RecipeError: The name is unknown, the weights cannot be had, or the network has no feature maps
             (N, C, H, W).
     """
-    known = timm.list_models()
+    known = require("timm").list_models()
     if name not in known:
         near = suggest(name, known).partition("allowed:")[0]
         raise RecipeError(f"model.name: found timm/{name}; {near}allowed: what timm.list_models() names")

@@ -1,7 +1,6 @@
 """A torchvision classifier as a backbone that returns its last feature map at every resolution, finest first."""
 
 import torch
-import torchvision
 from torch import fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 
@@ -9,6 +8,7 @@ from gate2static.errors import RecipeError
 from gate2static.models.library import fetching
 from gate2static.models.weights import LibraryOptions, load_into
 from gate2static.recipe.parsing import suggest
+from gate2static.runtimes.optional import require
 
 # The feature maps of these networks are tokens or have the channels last.
 NOT_CONVOLUTIONAL = ("maxvit", "swin_", "vit_")
@@ -27,7 +27,7 @@ def torchvision_backbone(name: str, image_shape: tuple[int, int, int], start: Li
     Raises:
         RecipeError: The name is unknown, the weights cannot be had, or the images are not RGB.
     """
-    models = torchvision.models
+    models = require("torchvision.models")
     known = [n for n in models.list_models(module=models) if not n.startswith(NOT_CONVOLUTIONAL)]
     if name not in known:
         raise RecipeError(f"model.name: found torchvision/{name}; {suggest(name, known)}")

@@ -5,9 +5,13 @@ has another number of them: `DetectionHeads` stays a torch module, and reads the
 alike. docs/metagraspnet.md has the whole road.
 """
 
-from gate2static.models.detection.heads import GROUPS, LOSSES, DetectionHeads, Detections
-from gate2static.models.detection.mean_precision import MeanPrecision
-from gate2static.models.detection.rgbd_pyramid import LEVELS, RGBDPyramid, rgbd_resnet18_fpn
+from gate2static.runtimes.optional import require
+
+require("torchvision")  # the modules below import it while they are read
+
+from gate2static.models.detection.heads import GROUPS, LOSSES, DetectionHeads, Detections  # noqa: E402
+from gate2static.models.detection.mean_precision import MeanPrecision  # noqa: E402
+from gate2static.models.detection.rgbd_pyramid import LEVELS, RGBDPyramid, rgbd_resnet18_fpn  # noqa: E402
 
 __all__ = [
     "GROUPS",

@@ -3,16 +3,18 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gate2static.errors import CheckpointError
 from gate2static.report.figures import style
 from gate2static.report.figures.log_file import read_columns
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FILE = "conflict.csv"
 MEASURES = {
@@ -58,7 +60,9 @@ def read_conflict(path: Path, name: str) -> ConflictCurves:
     return ConflictCurves(name=name, steps=columns["step"], values=values)
 
 
-def conflict_figure(curves: Sequence[ConflictCurves], title: str, *, baseline: ConflictCurves | None = None) -> Figure:
+def conflict_figure(
+    curves: Sequence[ConflictCurves], title: str, *, baseline: ConflictCurves | None = None
+) -> "Figure":
     """Draws one panel per measure and one line per network: moving averages over a tenth of the training.
 
     Args:
@@ -68,7 +72,7 @@ def conflict_figure(curves: Sequence[ConflictCurves], title: str, *, baseline: C
     """
     measures = [key for key in MEASURES if any(key in one.values for one in curves)]
     figure = style.new_figure(3.7 * len(measures), 3.6 + 0.16 * len(curves) / 3)
-    with mpl.rc_context(style.RC):
+    with style.context():
         panels = figure.subplots(1, len(measures), squeeze=False)[0]
         for axes, measure in zip(panels, measures, strict=True):
             _draw(axes, curves, measure, baseline)
@@ -78,7 +82,7 @@ def conflict_figure(curves: Sequence[ConflictCurves], title: str, *, baseline: C
     return figure
 
 
-def _draw(axes: Axes, curves: Sequence[ConflictCurves], measure: str, baseline: ConflictCurves | None) -> None:
+def _draw(axes: "Axes", curves: Sequence[ConflictCurves], measure: str, baseline: ConflictCurves | None) -> None:
     for index, one in enumerate(curves):
         steps, values = one.steps, one.values.get(measure, np.full(len(one.steps), np.nan))
         if baseline is not None:

@@ -3,15 +3,17 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gate2static.errors import CheckpointError
 from gate2static.report.figures import style
 from gate2static.report.figures.log_file import read_columns
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILE = "log.csv"
 _LINES = ("-", "--", ":", "-.")
@@ -55,7 +57,7 @@ def read_curves(row_dir: Path, name: str, tasks: Sequence[str]) -> LearningCurve
     return LearningCurves(name=name, curves=curves)
 
 
-def curves_figure(networks: Sequence[LearningCurves], metrics: Mapping[str, str]) -> Figure:
+def curves_figure(networks: Sequence[LearningCurves], metrics: Mapping[str, str]) -> "Figure":
     """Draws one panel per task and one line per network.
 
     Args:
@@ -65,7 +67,7 @@ def curves_figure(networks: Sequence[LearningCurves], metrics: Mapping[str, str]
     columns = min(_ABREAST, len(metrics))
     rows = -(-len(metrics) // columns)
     figure = style.new_figure(3.7 * columns, 2.9 * rows + 0.16 * len(networks) / 3)
-    with mpl.rc_context(style.RC):
+    with style.context():
         panels = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, (task, metric) in zip(panels, metrics.items(), strict=False):
             for index, one in enumerate(networks):

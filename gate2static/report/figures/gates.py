@@ -3,17 +3,18 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.ticker import PercentFormatter
 
 from gate2static.gates import GatedModel, gate_shares, gated_model
 from gate2static.report.figures import style
+from gate2static.runtimes.optional import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
 _MOST_NAMES = 60
 """The number of units above which only stages are named, because names would touch."""
@@ -58,7 +59,7 @@ class GatePattern:
         return cls(tasks=tuple(tasks), units=tuple(shares), specific_share=share, contribution=contribution)
 
 
-def plot_gates(gated: GatedModel, *, title: str = "gates") -> Figure:
+def plot_gates(gated: GatedModel, *, title: str = "gates") -> "Figure":
     """Draws the gates as they are decided now: each task's own channels, and its share in the shared stream.
 
     Args:
@@ -70,6 +71,7 @@ def plot_gates(gated: GatedModel, *, title: str = "gates") -> Figure:
 
     Raises:
         GateError: The argument is no gated model.
+        MissingDependencyError: matplotlib is not installed.
     """
     gated = gated_model(gated)
     shares = {unit: list(by_task.values()) for unit, by_task in gate_shares(gated, per_unit=True).items()}
@@ -77,7 +79,7 @@ def plot_gates(gated: GatedModel, *, title: str = "gates") -> Figure:
     return gate_figure(GatePattern.of_units(gated.tasks, shares, contributions), title)
 
 
-def gate_figure(pattern: GatePattern, title: str) -> Figure:
+def gate_figure(pattern: GatePattern, title: str) -> "Figure":
     """Draws two heat maps with a line per task and a column per unit, input first.
 
     Above, dark cells are channels of the task's own branch; tasks that are white in a column share there.
@@ -87,7 +89,7 @@ def gate_figure(pattern: GatePattern, title: str) -> Figure:
     width_inch = min(_WIDEST_INCH, max(7.0, 0.22 * layers + 2.0))
     names_inch = 0.075 * max(map(len, _labels(pattern.units).values()))
     figure = style.new_figure(width_inch, 1.5 + 0.6 * len(pattern.tasks) + names_inch)
-    with mpl.rc_context({**style.RC, "axes.grid": False}):
+    with style.context({"axes.grid": False}):
         top, bottom = figure.subplots(2, 1, sharex=True)
         cells = _heat_map(top, pattern.specific_share, pattern)
         top.set_title("Channels of a task's own (white: shared)", **_TITLE)
@@ -95,15 +97,16 @@ def gate_figure(pattern: GatePattern, title: str) -> Figure:
         bottom.set_title("Shared ones where it weighs most (grey: unread)", **_TITLE)
         labels = _labels(pattern.units)
         bottom.set_xticks(list(labels), list(labels.values()), rotation=90, fontsize=8)
+        per_cent = require("matplotlib.ticker").PercentFormatter(1.0)
         # On the left, where it is seen without scrolling.
-        figure.colorbar(cells, ax=[top, bottom], location="left", format=PercentFormatter(1.0), shrink=0.8, aspect=30)
+        figure.colorbar(cells, ax=[top, bottom], location="left", format=per_cent, shrink=0.8, aspect=30)
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     return figure
 
 
-def _heat_map(axes: Axes, shares: np.ndarray, pattern: GatePattern) -> AxesImage:
+def _heat_map(axes: "Axes", shares: np.ndarray, pattern: GatePattern) -> "AxesImage":
     """Draws shares, (L, T) in [0, 1] or NaN, with lines where another stage of the network begins."""
-    colours = mpl.colormaps["Blues"].with_extremes(bad="#DDDDDD")
+    colours = require("matplotlib").colormaps["Blues"].with_extremes(bad="#DDDDDD")
     masked = np.ma.masked_invalid(shares.T)  # (tasks, units)
     cells = axes.imshow(masked, cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
     axes.set_yticks(range(len(pattern.tasks)), pattern.tasks)

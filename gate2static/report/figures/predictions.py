@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load
@@ -16,6 +14,11 @@ from gate2static.errors import CheckpointError
 from gate2static.files import read_bytes
 from gate2static.messages import brief
 from gate2static.report.figures import style
+from gate2static.runtimes.optional import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FILE = "predictions.safetensors"
 _LONGEST_SIDE = 512
@@ -80,7 +83,7 @@ def _is_drawable(values: Values, images: Values) -> bool:
     return values.dtype.kind == "f" and values.ndim == 4 and values.shape[1] <= 3
 
 
-def predictions_figure(networks: Sequence[Predictions], task: str) -> Figure:
+def predictions_figure(networks: Sequence[Predictions], task: str) -> "Figure":
     """Draws one row per image: the image, the label of a task, and the prediction of every network.
 
     Args:
@@ -92,7 +95,7 @@ def predictions_figure(networks: Sequence[Predictions], task: str) -> Figure:
     titles = ("image", "label", *(one.name for one in networks))
     height_inch = _WIDTH_INCH * images.shape[2] / images.shape[3]
     figure = style.new_figure(_WIDTH_INCH * len(titles), height_inch * len(images) + 0.55)
-    with mpl.rc_context(style.RC):
+    with style.context():
         panels = figure.subplots(len(images), len(titles), squeeze=False)
         for row, of_image in zip(panels, range(len(images)), strict=True):
             label = labels[of_image]
@@ -106,7 +109,7 @@ def predictions_figure(networks: Sequence[Predictions], task: str) -> Figure:
     return figure
 
 
-def _show(axes: Axes, picture: NDArray[np.float64]) -> None:
+def _show(axes: "Axes", picture: NDArray[np.float64]) -> None:
     axes.imshow(picture, interpolation="nearest")
     axes.set_axis_off()
 
@@ -124,12 +127,12 @@ def _photograph(image: Values) -> NDArray[np.float64]:
 def _picture(values: Values, label: Values) -> NDArray[np.float64]:
     """Returns class numbers or a map as RGB (H, W, 3), in the colours and the range of the label."""
     if values.dtype.kind == "i":
-        colours = mpl.colormaps["tab20"](np.arange(_MOST_CLASSES) % 20)[:, :3]
+        colours = require("matplotlib").colormaps["tab20"](np.arange(_MOST_CLASSES) % 20)[:, :3]
         return np.where((values < 0)[..., None], _ABSENT, colours[np.maximum(values, 0)])
     maps = values.astype(np.float64)
     absent = np.expand_dims(~np.isfinite(maps).all(axis=0), -1)
     if len(maps) == 1:
-        picture = mpl.colormaps["viridis"](_within_the_range_of(maps[0], label))[..., :3]
+        picture = require("matplotlib").colormaps["viridis"](_within_the_range_of(maps[0], label))[..., :3]
     else:
         # Vectors: x, y and z become red, green and blue; 0 is the middle.
         largest = np.nanmax(np.abs(label), initial=0.0) or 1.0

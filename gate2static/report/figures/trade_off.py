@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Literal
-
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.text import Annotation, Text
-from matplotlib.transforms import Bbox
+from typing import TYPE_CHECKING, Any, Literal
 
 from gate2static.report.figures import style
+from gate2static.runtimes.optional import require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.text import Annotation
+    from matplotlib.transforms import Bbox
 
 _LOOKS: dict[str, dict[str, Any]] = {
     "separate": {"marker": "s", "color": style.TASK_COLOURS[5], "label": "separate networks (STL)"},
@@ -61,11 +62,11 @@ def pareto_front(points: Sequence[TradeOffPoint]) -> list[TradeOffPoint]:
     return front
 
 
-def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str) -> Figure:
+def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str) -> "Figure":
     """Draws Δ_MTL against cost, with the Pareto front of all networks; up and left is better."""
     # Small, so that its words can be read where a telephone shows it whole.
     figure = style.new_figure(4.6, 3.8)
-    with mpl.rc_context({**style.RC, "axes.grid.axis": "both"}):
+    with style.context({"axes.grid.axis": "both"}):
         axes = figure.subplots()
         for kind, look in _LOOKS.items():
             of_kind = sorted((p for p in points if p.kind == kind), key=lambda p: p.cost)
@@ -107,13 +108,14 @@ def tradeoff_figure(points: Sequence[TradeOffPoint], cost_label: str, title: str
     return figure
 
 
-def name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[TradeOffPoint]) -> None:
+def name_points(axes: "Axes", named: Sequence[TradeOffPoint], points: Sequence[TradeOffPoint]) -> None:
     """Writes each name where it covers the fewest points and other names, and least of the Pareto front.
 
     A few places around its point are tried.
     """
     figure = axes.figure
-    canvas = FigureCanvasAgg(figure.get_figure(root=True))
+    box = require("matplotlib.transforms").Bbox.from_extents
+    canvas: FigureCanvasAgg = require("matplotlib.backends.backend_agg").FigureCanvasAgg(figure.get_figure(root=True))
     canvas.draw()  # the positions of points are known only after a draw
     occupied: list[Bbox] = []
     for point in points:
@@ -126,9 +128,9 @@ def name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[Tra
             - (x, y)
         )
         occupied += [
-            Bbox.from_extents(x - 9, y - 9, x + 9, y + 9),
-            Bbox.from_extents(x - 5, y - upright, x + 5, y + upright),
-            Bbox.from_extents(x - across, y - 5, x + across, y + 5),
+            box(x - 9, y - 9, x + 9, y + 9),
+            box(x - 5, y - upright, x + 5, y + upright),
+            box(x - across, y - 5, x + across, y + 5),
         ]
     # From left to right, so that a name makes room for the next one.
     named = sorted(named, key=lambda p: p.cost)
@@ -140,7 +142,7 @@ def name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[Tra
         )
         for start, end in pairwise([axes.transData.transform(place) for place in places]):
             line = (start + (end - start) * step / _LINE_STEPS for step in range(_LINE_STEPS))
-            occupied += [Bbox.from_extents(x - 1, y - 1, x + 1, y + 1) for x, y in line]
+            occupied += [box(x - 1, y - 1, x + 1, y + 1) for x, y in line]
     for point in named:
         label = axes.annotate(
             point.name,
@@ -153,7 +155,7 @@ def name_points(axes: Axes, named: Sequence[TradeOffPoint], points: Sequence[Tra
         occupied.append(_place(label, occupied, axes.bbox, canvas))
 
 
-def _place(label: Annotation, occupied: Sequence[Bbox], inside: Bbox, canvas: FigureCanvasAgg) -> Bbox:
+def _place(label: "Annotation", occupied: "Sequence[Bbox]", inside: "Bbox", canvas: "FigureCanvasAgg") -> "Bbox":
     best: tuple[int, Bbox, tuple[int, int]] | None = None
     for offset in _OFFSETS_POINTS:
         box = _moved(label, offset, canvas)
@@ -164,13 +166,15 @@ def _place(label: Annotation, occupied: Sequence[Bbox], inside: Bbox, canvas: Fi
     return _moved(label, best[2], canvas)
 
 
-def _moved(label: Annotation, offset: tuple[int, int], canvas: FigureCanvasAgg) -> Bbox:
+def _moved(label: "Annotation", offset: tuple[int, int], canvas: "FigureCanvasAgg") -> "Bbox":
     side: Literal["left", "center", "right"] = "center" if offset[0] == 0 else "left" if offset[0] > 0 else "right"
     label.set_horizontalalignment(side)
     label.xyann = offset
     label.update_positions(canvas.get_renderer())
-    return Text.get_window_extent(label, canvas.get_renderer())
+    # Without the arrow, which an annotation's own extent has.
+    extent: Bbox = require("matplotlib.text").Text.get_window_extent(label, canvas.get_renderer())
+    return extent
 
 
-def _within(box: Bbox, inside: Bbox) -> bool:
+def _within(box: "Bbox", inside: "Bbox") -> bool:
     return bool(box.x0 >= inside.x0 and box.x1 <= inside.x1 and box.y0 >= inside.y0 and box.y1 <= inside.y1)

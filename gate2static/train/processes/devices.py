@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from gate2static import errors
 from gate2static.errors import Gate2StaticError, MissingDependencyError, RecipeError, TrainingError
 from gate2static.recipe import Recipe
+from gate2static.runtimes.optional import require
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -31,7 +32,8 @@ def start_fabric(recipe: Recipe) -> "Fabric":
     """Returns Fabric for the processes that a recipe asks for, or that torchrun has started.
 
     Raises:
-        MissingDependencyError: The machine has fewer devices than the recipe asks for.
+        MissingDependencyError: Lightning Fabric is not installed, or the machine has fewer devices than the recipe
+            asks for.
         RecipeError: Batches cannot be divided evenly, or the device cannot compute in the requested way.
     """
     training = recipe.training
@@ -44,13 +46,12 @@ def start_fabric(recipe: Recipe) -> "Fabric":
     if training.precision == "16-mixed" and kind == "cpu":
         raise RecipeError("training.precision: found 16-mixed, which needs a GPU; use bf16-mixed or 32-true")
 
-    from lightning_fabric import Fabric  # it takes seconds, and only training needs it
-
+    fabric_class: type[Fabric] = require("lightning_fabric").Fabric
     from gate2static.train.processes.strategy import Strategy
 
     # Batch norm's buffers are equal in all processes (`SynchronisedBatchNorm`), so they need not be sent.
     ddp = Strategy(start_method="popen" if under_torchrun() else "spawn", forward_sync_buffers=False)
-    return Fabric(
+    return fabric_class(
         accelerator=kind,
         devices=processes,
         num_nodes=nodes,
