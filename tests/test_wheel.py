@@ -1,4 +1,4 @@
-"""Every command line of README.md and docs/install.md works in an empty folder, from a package laid out as in a wheel."""
+"""Command lines of README.md and docs/install.md work in an empty folder, from a package laid out as in a wheel."""
 
 import re
 import shutil
