@@ -25,8 +25,8 @@ from gate2static.data.decoding import read_image, valid_depth
 from gate2static.data.files import require_files
 from gate2static.data.metagraspnet.reading import Array, names_in, read_array, read_categories
 from gate2static.data.transforms import normalise
-from gate2static.runtimes.optional import require
 from gate2static.errors import DataError
+from gate2static.runtimes.optional import require
 
 CATEGORIES = 97
 """The largest category; the published list names 96 of the numbers from 1 to 97."""
