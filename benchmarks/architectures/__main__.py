@@ -2,12 +2,13 @@
 
     python -m benchmarks.architectures benchmarks/architectures/scenes.yaml --page docs/architectures_results.md
 
-Goes on where it was interrupted. Runs are kept under `runs/architectures/`, results under
-`benchmarks/results/architectures/`.
+Goes on where it was interrupted, and trains rows that the recipe has got since. Runs are kept under
+`runs/architectures/`, results under `benchmarks/results/architectures/`.
 """
 
 import argparse
 import json
+from operator import itemgetter
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -16,11 +17,20 @@ import torch
 
 import gate2static as g2s
 from benchmarks import RESULTS, ROOT
-from gate2static.recipe import load_recipe
+from gate2static.errors import Gate2StaticError
+from gate2static.files import write_atomically
+from gate2static.recipe import Recipe, load_recipe
 from gate2static.train import RunResult, gated_baseline, load_gated, sweep
+from gate2static.train.variants import gated_variants, shared_variants
 
 _ROUNDS = 7
 _TARGET = "ort-cpu"
+
+
+def row_names(recipe: Recipe) -> set[str]:
+    """Returns the names of the rows of a recipe's sweep."""
+    labels = [wanted.label for wanted in recipe.architectures]
+    return {"separate", "shared", *shared_variants(recipe), *gated_variants(recipe), *labels}
 
 
 def latencies(run_dir: Path, result: RunResult) -> dict[str, float]:
@@ -100,21 +110,23 @@ def main() -> None:
     parser.add_argument("--set", nargs="*", default=[], help="changes to the recipe, as for `gate2static train`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, help="where runs are kept; runs/architectures/NAME by default")
+    parser.add_argument("--results", type=Path, help="the file of results; benchmarks/results/architectures/NAME.json")
     parser.add_argument("--page", type=Path, help="write a page of all results of this recipe there")
     options = parser.parse_args()
     torch.set_num_threads(1)
     recipe = load_recipe(options.recipe, options.set)
     folder = options.folder or ROOT / "runs" / "architectures" / recipe.name
-    path = RESULTS / "architectures" / f"{recipe.name}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = options.results or RESULTS / "architectures" / f"{recipe.name}.json"
     entries: list[dict[str, Any]] = json.loads(path.read_text()) if path.exists() else []
     for seed in options.seeds:
-        if any(entry["seed"] == seed for entry in entries):
+        # A seed is measured as a whole: latencies of rows are compared with one another.
+        if row_names(recipe) <= {entry["name"] for entry in entries if entry["seed"] == seed}:
             continue
         run_dir = folder / f"seed-{seed}"
         result = sweep(recipe.model_copy(update={"seed": seed}), run_dir, resume=run_dir.exists())
-        entries += measure(run_dir, result, seed)
-        path.write_text(json.dumps(entries, indent=1) + "\n")
+        others = [entry for entry in entries if entry["seed"] != seed]
+        entries = sorted([*others, *measure(run_dir, result, seed)], key=itemgetter("seed"))
+        write_atomically(path, (json.dumps(entries, indent=1) + "\n").encode(), error=Gate2StaticError)
     if options.page:
         shared = recipe.training.shared
         images = recipe.data.options.get("train_images")
