@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from gate2static.architectures.architecture import Architecture, Values, run
 from gate2static.architectures.stages import Stages
-from gate2static.arguments import require_number
+from gate2static.arguments import require_kind, require_number
 from gate2static.errors import ArchitectureError
 from gate2static.graphs import copied
 from gate2static.program.structures import take_apart, tensors_of
@@ -29,20 +29,29 @@ class SMTL(Architecture):
 
     Attributes:
         held_out: As the argument.
+        unrolled: As the argument.
 
     Args:
         stages: The backbone; it need not be cut.
         heads: Task -> head.
         held_out: The share of the training images that α is trained on, in turns with everything else on the others
-            (eq. 6, to first order); 0 trains everything on all of them. Recipes follow it; a loop of your own has to.
+            (eq. 6); 0 trains everything on all of them. Recipes follow it; a loop of your own has to.
+        unrolled: Whether α's gradient looks one step of the weights ahead, as in DARTS, and is not of first order.
     """
 
-    def __init__(self, stages: Stages, heads: Mapping[str, nn.Module], *, held_out: float = 0.0) -> None:
+    def __init__(
+        self, stages: Stages, heads: Mapping[str, nn.Module], *, held_out: float = 0.0, unrolled: bool = False
+    ) -> None:
         if PUBLIC in heads:
             raise ArchitectureError(f"no task may be called {PUBLIC!r}: the public encoder has that name.")
         super().__init__(stages, heads, streams=(*heads, PUBLIC))
         self.logits = nn.Parameter(torch.zeros(len(heads)))
         self.held_out = require_number(held_out, name="held_out", error=ArchitectureError, least=0, most=0.9)
+        self.unrolled = require_kind(unrolled, bool, name="unrolled", allowed="a bool", error=ArchitectureError)
+        if unrolled and not held_out:
+            raise ArchitectureError(
+                "unrolled looks ahead at held-out images, and held_out is 0; give held_out, such as 0.2."
+            )
 
     def weights(self) -> Tensor:
         """Returns α, (T,): the weights of the public encoder."""
@@ -70,10 +79,13 @@ class SMTLc(SMTL):
         stages: The backbone; it need not be cut.
         heads: Task -> head; the public decoders start as copies.
         held_out: As for `SMTL`.
+        unrolled: As for `SMTL`.
     """
 
-    def __init__(self, stages: Stages, heads: Mapping[str, nn.Module], *, held_out: float = 0.0) -> None:
-        super().__init__(stages, heads, held_out=held_out)
+    def __init__(
+        self, stages: Stages, heads: Mapping[str, nn.Module], *, held_out: float = 0.0, unrolled: bool = False
+    ) -> None:
+        super().__init__(stages, heads, held_out=held_out, unrolled=unrolled)
         self.public_heads = copied(nn.ModuleDict(dict(heads.items())))
 
     def outputs(self, tensors: Values) -> dict[str, Any]:
@@ -99,6 +111,7 @@ class _Choosing(SMTL):
         temperature: τ of eq. 4 at the start, for which the paper says "a small value".
         last_temperature: τ at the end, towards which it falls by equal factors; None keeps it.
         held_out: As for `SMTL`.
+        unrolled: As for `SMTL`.
     """
 
     name: ClassVar[str]
@@ -111,8 +124,9 @@ class _Choosing(SMTL):
         temperature: float = 0.5,
         last_temperature: float | None = None,
         held_out: float = 0.0,
+        unrolled: bool = False,
     ) -> None:
-        super().__init__(stages, heads, held_out=held_out)
+        super().__init__(stages, heads, held_out=held_out, unrolled=unrolled)
         self.first_temperature = self._temperature(temperature, "temperature")
         self.last_temperature = self.first_temperature
         if last_temperature is not None:

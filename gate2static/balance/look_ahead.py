@@ -1,4 +1,4 @@
-"""The gradient of losses' weights through a virtual step, for Auto-λ."""
+"""Gradients through a virtual step of the weights: of Auto-λ's weights, and of α in unrolled Safe MTL."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,8 +10,11 @@ from gate2static.arguments import described
 from gate2static.balance import processes
 from gate2static.errors import BalanceError
 
+Gradients = Callable[[Sequence[nn.Parameter]], list[Tensor]]
+"""Computes the gradients of a loss with respect to parameters, one tensor per parameter."""
 _EPSILON = 0.01
-"""The length of the finite difference's step in the space of the parameters, as in the official code."""
+"""The length of the finite difference's step in the space of float32 parameters, as in the official codes of Auto-λ and
+of DARTS."""
 
 
 def gradient_of_weights(
@@ -34,25 +37,76 @@ def gradient_of_weights(
         lr: The length of the virtual step.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    kept = [parameter.detach().clone() for parameter in trained]
-    with buffers_kept(model), _put_back(trained, kept):
-        losses_here = _losses(here, len(weights))
-        weighted = [weight * loss for weight, loss in zip(weights.tolist(), losses_here, strict=True)]
-        step = _gradients(weighted, trained)
-        _move(trained, kept, step, -lr)
-        direction = _gradients(_losses(there, len(weights)), trained)
+
+    def step() -> list[Tensor]:
+        losses = _losses(here, len(weights))
+        return _gradients([weight * loss for weight, loss in zip(weights.tolist(), losses, strict=True)], trained)
+
+    def look() -> Tensor:
+        with torch.no_grad():
+            losses = torch.stack([loss.double() for loss in _losses(here, len(weights))])
+        return processes.mean(losses).cpu()
+
+    with buffers_kept(model):
+        return _through_step(trained, step, lambda: _gradients(_losses(there, len(weights)), trained), look, lr=lr)
+
+
+def unrolled_gradient(
+    alpha: nn.Parameter, weights: Sequence[nn.Parameter], here: Gradients, there: Gradients, *, lr: float
+) -> Tensor:
+    """Returns d L'(w - lr ∇_w L(w, α), α) / dα, in the shape of α, as DARTS approximates it (Liu et al. 2019, eq. 8).
+
+    Args:
+        alpha: α.
+        weights: w; they are as before afterwards.
+        here: Computes the gradients of L, of the images that w is trained on, with respect to some parameters.
+        there: The same of L', of held-out images.
+        lr: The length of the virtual step; with 0 this is the gradient of L' alone, to first order.
+    """
+    direct: list[Tensor] = []
+
+    def judge() -> list[Tensor]:
+        *direction, of_alpha = there([*weights, alpha])
+        direct.append(of_alpha)
+        return direction
+
+    through_weights = _through_step(weights, lambda: here(weights), judge, lambda: here([alpha])[0], lr=lr)
+    return direct[0] + through_weights
+
+
+def _through_step(
+    weights: Sequence[nn.Parameter],
+    step: Callable[[], list[Tensor]],
+    judge: Callable[[], list[Tensor]],
+    look: Callable[[], Tensor],
+    *,
+    lr: float,
+) -> Tensor:
+    """Returns the derivative of L'(w - lr ∇_w L(w, a)) with respect to a, which is -lr ∇_a ⟨∇_w L(w, a), ∇L'⟩.
+
+    The product is the derivative of ∇_a L along ∇L', a central difference: no second derivatives are needed, which
+    some operators do not have.
+
+    Args:
+        weights: w; they are as before afterwards.
+        step: Computes ∇_w L.
+        judge: Computes ∇L', behind the virtual step.
+        look: Computes ∇_a L.
+        lr: The length of the virtual step.
+    """
+    kept = [weight.detach().clone() for weight in weights]
+    with _put_back(weights, kept):
+        _move(weights, kept, step(), -lr)
+        direction = judge()
         length = float(torch.stack([part.double().square().sum() for part in direction]).sum().sqrt())
-        if length == 0:
-            return torch.zeros_like(weights)
-        size = _EPSILON / length
-        losses = []
+        # Curvature and rounding err least together at a length that goes with the cube root of the precision.
+        precision = torch.finfo(kept[0].dtype).eps / torch.finfo(torch.float32).eps
+        size = _EPSILON * precision ** (1 / 3) / (length or 1.0)
+        ends = []
         for sign in (1, -1):
-            _move(trained, kept, direction, sign * size)
-            with torch.no_grad():
-                losses.append(
-                    processes.mean(torch.stack([loss.double() for loss in _losses(here, len(weights))])).cpu()
-                )
-        return -lr * (losses[0] - losses[1]) / (2 * size)
+            _move(weights, kept, direction, sign * size)
+            ends.append(look())
+    return -lr * (ends[0] - ends[1]) / (2 * size)
 
 
 @contextmanager
@@ -87,7 +141,7 @@ def _gradients(losses: list[Tensor], parameters: list[nn.Parameter]) -> list[Ten
     return [processes.mean(part) for part in whole]
 
 
-def _move(parameters: list[nn.Parameter], start: list[Tensor], direction: list[Tensor], size: float) -> None:
+def _move(parameters: Sequence[nn.Parameter], start: list[Tensor], direction: list[Tensor], size: float) -> None:
     with torch.no_grad():
         for parameter, value, part in zip(parameters, start, direction, strict=True):
             parameter.copy_(value + size * part)

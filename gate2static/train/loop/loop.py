@@ -22,7 +22,7 @@ from gate2static.train.loop.optimisers import set_learning_rates
 from gate2static.train.loop.position import Position, check_weights
 from gate2static.train.loop.progress import TrainingProgress
 from gate2static.train.loop.resume import resume, save
-from gate2static.train.loop.step import Training
+from gate2static.train.loop.step import SizedBatch, Training
 from gate2static.train.processes.devices import on_first_process
 
 if TYPE_CHECKING:
@@ -145,9 +145,10 @@ def _train_epoch(training: Training, splits: Splits, position: Position, progres
         set_learning_rates(
             training.optimisers, run.settings, epoch=position.epoch, progress=share_done, steps=steps_done
         )
-        training.step(batch, position, images=len(order[position.step]), number=steps_done)
+        images = len(order[position.step])
         if run.held_out:
-            training.step_on_held_out(*next(held_out))
+            training.step_on_held_out(next(held_out), (batch, images))
+        training.step(batch, position, images=images, number=steps_done)
         position.step += 1
         progress.advance(cost=run.cost)
         # The end of an epoch saves anyway, after its measurement.
@@ -161,7 +162,7 @@ def _train_epoch(training: Training, splits: Splits, position: Position, progres
 
 def _held_out_batches(
     training: Training, splits: Splits, position: Position, *, steps: int
-) -> Iterator[tuple[batches.Batch, int]]:
+) -> Iterator[SizedBatch]:
     """Yields a process's share of one batch of held-out images per step, and the size of the batch."""
     run = training.run
     _, indices = _parts(run, splits)

@@ -1,23 +1,25 @@
 """One optimiser step over a batch that is divided among processes and parts, equal to a step on the whole batch."""
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from gate2static.architectures.smtl import SMTL
 from gate2static.balance import Balance
-from gate2static.balance.look_ahead import buffers_kept
+from gate2static.balance.look_ahead import buffers_kept, unrolled_gradient
 from gate2static.balance.processes import average_gradients
 from gate2static.budget import BudgetController, project_to_budget
 from gate2static.errors import DivergenceError, TrainingError
 from gate2static.gates import GatedModel, GateOptimiser
 from gate2static.gates.settled.settling import GateSettling
+from gate2static.train.loop import random_state
 from gate2static.train.loop.balanced import ConflictMeter, backward_of
 from gate2static.train.loop.batches import Batch
 from gate2static.train.loop.losses import Means, Weights, cut, losses, other_terms, shares, task_terms
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from gate2static.train.processes.sharding import Sharding
+
+SizedBatch = tuple[Batch, int]
+"""This process's share of a batch, and the number of images in the whole batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,34 +139,59 @@ class Training:
             self._look_back(parts[0], {**part_weights[0], **common}, means)
         self._note_balance(position, conflict, number)
 
-    def step_on_held_out(self, batch: Batch, images: int) -> None:
-        """Trains α of Safe MTL alone, on this process's share of a batch of held-out images (eq. 6, to first order).
+    def step_on_held_out(self, held_out: SizedBatch, following: SizedBatch) -> None:
+        """Trains α of Safe MTL alone, on this process's share of a batch of held-out images (eq. 6).
 
         Running statistics stay those of the other images.
 
         Args:
-            batch: The share.
-            images: The number of images in the whole batch.
+            held_out: The share, and the number of images in the whole batch.
+            following: The same of the batch of the others that the weights are trained on next, to which an unrolled
+                gradient looks ahead.
         """
         model = self.run.model
         assert isinstance(model, SMTL)
-        parts = cut(batch, self._part_count(images))
+        optimiser = self.optimisers["weights"]
+        with buffers_kept(model):
+            if model.unrolled:
+                gradient = self._unrolled_gradient(model, held_out, following)
+            else:
+                (gradient,) = self._gradients(held_out, [model.logits])
+        optimiser.zero_grad()  # to None, so that the optimiser passes all else over
+        model.logits.grad = gradient
+        optimiser.step()
+
+    def _unrolled_gradient(self, model: SMTL, held_out: SizedBatch, following: SizedBatch) -> Tensor:
+        # The virtual step is the one that follows, with the same choices and the same dropout.
+        draws = random_state.capture()
+
+        def here(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+            random_state.restore(draws)
+            return self._gradients(following, parameters)
+
+        weights = [p for p in model.parameters() if p.requires_grad and p is not model.logits]
+        lr: float = self.optimisers["weights"].param_groups[0]["lr"]
+        gradient = unrolled_gradient(model.logits, weights, here, partial(self._gradients, held_out), lr=lr)
+        random_state.restore(draws)
+        return gradient
+
+    def _gradients(self, batch: SizedBatch, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        """Returns the gradients of the loss of the batch of all processes."""
+        share, images = batch
+        parts = cut(share, self._part_count(images))
         part_weights, means = shares(self.fabric, self.run.tasks, parts)
         common = {"sparsity": 1 / (len(parts) * self.fabric.world_size)}
-        gradient = torch.zeros_like(model.logits)
-        # Gradients of one tensor are averaged by hand: DistributedDataParallel would wait for those of all.
-        with self._without_reduction(enabled=True), buffers_kept(model):
+        sums = [torch.zeros_like(parameter) for parameter in parameters]
+        # Gradients of some tensors are added up by hand: DistributedDataParallel would wait for those of all.
+        with self._without_reduction(enabled=True):
             for part, weights in zip(parts, part_weights, strict=True):
                 common["distillation"] = len(part[0]) / images
-                loss = self._loss(part, {**weights, **common}, means)
-                gradient += torch.autograd.grad(loss.total, model.logits)[0]
-        summed = self.fabric.all_reduce(gradient, reduce_op="sum")
-        assert isinstance(summed, Tensor)
-        optimiser = self.optimisers["weights"]
-        optimiser.zero_grad()  # to None, so that the optimiser passes all else over
-        model.logits.grad = summed
-        optimiser.step()
-        optimiser.zero_grad()
+                total = self._loss(part, {**weights, **common}, means).total
+                gradients = torch.autograd.grad(total, list(parameters), materialize_grads=True)
+                for summed, gradient in zip(sums, gradients, strict=True):
+                    summed += gradient
+        reduced: list[Tensor] = self.fabric.all_reduce(sums, reduce_op="sum")
+        return reduced
 
     def freeze(self, position: Position) -> None:
         """Projects the gates onto the budget, if there is one, and freezes them for the rest of the training.

@@ -1,6 +1,8 @@
 """Bi-level training of Safe MTL: α learns from held-out images, everything else from the others."""
 
 import copy
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 from gate2static.architectures import Architecture, architecture
 from gate2static.architectures.smtl import SMTL
+from gate2static.balance.look_ahead import unrolled_gradient
 from gate2static.data import Splits
 from gate2static.errors import ArchitectureError, RecipeError
 from gate2static.recipe import ArchitectureRecipe, Recipe, load_recipe, parse
@@ -21,6 +24,7 @@ from gate2static.train.loop.checkpoints import load_checkpoint
 from gate2static.train.loop.loop import train_network
 from gate2static.train.loop.network_run import NetworkRun
 from gate2static.train.loop.progress import TrainingProgress
+from gate2static.train.loop.step import Training
 from gate2static.train.processes.devices import start_fabric
 
 TASKS = tuple(Task(name=name, kind=KINDS["depth"], channels=1) for name in ("near", "far"))
@@ -82,11 +86,21 @@ def fit(folder: Path, model: Architecture, one: Recipe, count: int, *, go_on: bo
     return load_checkpoint(run.checkpoint)
 
 
-def loss_of(model: Architecture, indices: list[int]) -> Tensor:
+def loss_of(model: Callable[[Tensor], dict[str, Tensor]], indices: list[int], dtype: Any = torch.float32) -> Tensor:
     images, targets = zip(*(Depths(99)[index] for index in indices), strict=True)
-    outputs = model(torch.stack(images))
-    losses = [task.loss(outputs[task.name], torch.stack([t[task.name] for t in targets])) for task in TASKS]
+    outputs = model(torch.stack(images).to(dtype))
+    losses = [task.loss(outputs[task.name], torch.stack([t[task.name] for t in targets]).to(dtype)) for task in TASKS]
     return torch.stack(losses).sum()
+
+
+def exact_gradient(model: SMTL, here: list[int], there: list[int], lr: float, dtype: Any = torch.float32) -> Tensor:
+    """That of the held-out loss with respect to α, through a step of the weights, by autograd."""
+    model = copy.deepcopy(model)
+    weights = {name: weight for name, weight in model.named_parameters() if name != "logits"}
+    steps = torch.autograd.grad(loss_of(model, here, dtype), list(weights.values()), create_graph=True)
+    moved = {name: weight - lr * step for (name, weight), step in zip(weights.items(), steps, strict=True)}
+    later = loss_of(lambda images: torch.func.functional_call(model, moved, (images,)), there, dtype)
+    return torch.autograd.grad(later, model.logits)[0]
 
 
 def test_parts_are_disjoint_and_whatever_the_epoch() -> None:
@@ -109,25 +123,66 @@ def test_passes_over_held_out_images_go_on_over_the_ends_of_epochs() -> None:
     assert len({tuple(one) for one in passes}) > 1
 
 
-def test_a_step_trains_the_weights_on_the_rest_and_then_alpha_on_what_is_held_out(tmp_path: Path) -> None:
-    model = network(held_out=3 / 11)
+def test_the_unrolled_gradient_is_that_of_autograd_and_of_first_order_at_rate_0() -> None:
+    model = network(held_out=0.5, unrolled=True).double().train()
+    assert isinstance(model, SMTL)
+    weights = [parameter for name, parameter in model.named_parameters() if name != "logits"]
+    before = [weight.detach().clone() for weight in weights]
+
+    def gradients(indices: list[int], parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+        return list(torch.autograd.grad(loss_of(model, indices, torch.float64), list(parameters)))
+
+    def found(lr: float) -> Tensor:
+        here, there = (partial(gradients, indices) for indices in ([0, 1, 2], [3, 4, 5]))
+        return unrolled_gradient(model.logits, weights, here, there, lr=lr)
+
+    exact = exact_gradient(model, [0, 1, 2], [3, 4, 5], 0.1, torch.float64)
+    assert torch.allclose(found(0.1), exact, rtol=1e-6, atol=0)
+    (first_order,) = gradients([3, 4, 5], [model.logits])
+    assert torch.allclose(found(0.0), first_order, rtol=1e-12, atol=0)
+    assert not torch.allclose(exact, first_order, rtol=0.1)  # it is no no-op
+    assert all(map(torch.equal, weights, before))
+
+
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_a_step_trains_alpha_on_what_is_held_out_and_then_the_weights_on_the_rest(
+    unrolled: bool, tmp_path: Path
+) -> None:
+    model = network(held_out=3 / 11, unrolled=unrolled)
     assert isinstance(model, SMTL)
     expected = copy.deepcopy(model).train()
     trained = fit(tmp_path, model, recipe(), 11)["model"]
     rest, held = held_out(11, 3 / 11, seed=0)
-    first = expected.logits.detach().clone()
-    gradients = dict(expected.named_parameters())
+    batch = [rest[index] for index in epoch_order(8, 8, seed=0, epoch=0)[0]]
     optimiser = torch.optim.SGD(expected.parameters(), lr=0.1, weight_decay=1e-4)
-    loss_of(expected, [rest[index] for index in epoch_order(8, 8, seed=0, epoch=0)[0]]).backward()
-    gradients["logits"].grad = None
+    expected.logits.grad = exact_gradient(expected, batch, held, lr=0.1 * unrolled)
     optimiser.step()
-    statistics = {name: value.clone() for name, value in expected.named_buffers()}
     optimiser.zero_grad()
-    (gradients["logits"].grad,) = torch.autograd.grad(loss_of(expected, held), expected.logits)
+    assert float(expected.logits.detach().abs().max()) > 5e-4
+    loss_of(expected, batch).backward()
+    expected.logits.grad = None
     optimiser.step()
-    assert not torch.equal(expected.logits, first)
-    for name, value in {**expected.state_dict(), **statistics}.items():
-        assert torch.allclose(trained[name], value, rtol=1e-5, atol=1e-7), name
+    for name, value in expected.state_dict().items():
+        # The finite difference of float32 is a hundredth as far off as the gradient of first order.
+        assert torch.allclose(trained[name], value, rtol=1e-5, atol=2e-5 if unrolled else 1e-7), name
+
+
+def test_choices_are_drawn_once_for_all_looks_at_a_batch_and_for_the_step_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draws = []
+    loss = Training._loss
+
+    def noted(*arguments: Any) -> Any:
+        draws.append(torch.get_rng_state())
+        return loss(*arguments)
+
+    monkeypatch.setattr(Training, "_loss", noted)
+    fit(tmp_path, network("l_smtl", held_out=3 / 11, unrolled=True), recipe(), 11)
+    here, there, *looks, step = draws
+    assert len(looks) == 2
+    assert not torch.equal(here, there)
+    assert all(torch.equal(here, other) for other in (*looks, step))
 
 
 def test_without_held_out_images_alpha_trains_with_everything_else(tmp_path: Path) -> None:
@@ -141,12 +196,12 @@ def test_without_held_out_images_alpha_trains_with_everything_else(tmp_path: Pat
     assert torch.allclose(trained["logits"], expected.logits, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", ["smtl", "l_smtl"])
+@pytest.mark.parametrize(("name", "unrolled"), [("smtl", False), ("l_smtl", True)])
 def test_an_interrupted_training_goes_on_bit_for_bit(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, unrolled: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = recipe(shared={"epochs": 2, "batch_size": 4}, checkpoint_steps=1, workers=0)
-    whole = fit(tmp_path / "whole", network(name, held_out=0.3), one, 17)
+    whole = fit(tmp_path / "whole", network(name, held_out=0.3, unrolled=unrolled), one, 17)
     save = loop.save
     for kept in (1, 3, 4, 5):
         left = kept
@@ -162,8 +217,8 @@ def test_an_interrupted_training_goes_on_bit_for_bit(
         with monkeypatch.context() as patch:
             patch.setattr(loop, "save", killed)
             with pytest.raises(KeyboardInterrupt):
-                fit(folder, network(name, held_out=0.3), one, 17)
-        again = fit(folder, network(name, held_out=0.3), one, 17, go_on=True)
+                fit(folder, network(name, held_out=0.3, unrolled=unrolled), one, 17)
+        again = fit(folder, network(name, held_out=0.3, unrolled=unrolled), one, 17, go_on=True)
         assert again["position"] == whole["position"]
         assert all(torch.equal(again["model"][key], value) for key, value in whole["model"].items())
 
@@ -173,6 +228,10 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         ArchitectureError, match=r"held_out is 1; allowed is a finite number at least 0 and at most 0\.9"
     ):
         network(held_out=1)
+    with pytest.raises(ArchitectureError, match=r"unrolled looks ahead at held-out images, and held_out is 0; give held"):
+        network(unrolled=True)
+    with pytest.raises(ArchitectureError, match="unrolled is 1; allowed is a bool"):
+        network(held_out=0.3, unrolled=1)
     changes = ["sweep=[]", "architectures=[{name: smtl, options: {held_out: 0.2}}]", "training.precision=bf16-mixed"]
     with pytest.raises(RecipeError, match=r"training\.precision: smtl-held_out0\.2 takes gradients"):
         sweep(load_recipe(Path("recipes/digits_tiny.yaml"), changes), tmp_path / "run", progress=False)
