@@ -20,8 +20,9 @@ class SafeRecipe(Strict):
     the margin on the validation split as it is."""
     epochs: Count | None = None
     """Epochs for which the tasks that still share are trained on behind each change; None is as many as the gated
-    network had."""
+    network had. Safe architectures are not trained on."""
     rounds: Count | None = None
     """The most changes; None allows one per task, behind which every task has its own encoder."""
     budget: Budget | None = None
-    """The most that the safe network may cost; None is the gated network's own budget, if it has one."""
+    """The most that the safe network may cost; None is the gated network's own budget, if it has one, and no limit for
+    architectures."""

@@ -154,8 +154,8 @@ class Recipe(Strict):
     architectures: Annotated[tuple[ArchitectureRecipe, ...], Field(max_length=1000)] = ()
     """Architectures that `sweep` trains as the shared network is trained, each in a row of its own."""
     safe: SafeRecipe | None = None
-    """Whether every gated network gets a safe one beside it, in a row of its own: tasks that are not shown to be as
-    good as their single-task networks take the encoders of these. `true` has the defaults."""
+    """Whether every gated network and architecture gets a safe one beside it, in a row of its own: tasks that are not
+    shown to be as good as their single-task networks take the encoders of these. `true` has the defaults."""
     search: SearchRecipe | None = None
     """What the command `search` tries."""
     runs_dir: str = "runs"

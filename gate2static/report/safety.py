@@ -47,7 +47,7 @@ def safety_sentences(row: ResultRow) -> tuple[str, ...]:
         sentences.append(_unsafe(safety))
     before, after = safety.macs_before / 1e6, safety.macs_after / 1e6
     sentences.append(f"MACs: {before:.2f} M before, {after:.2f} M after ({100 * (after / before - 1):+.0f} %)")
-    if passed and safety.opened:
+    if passed and safety.further_epochs:
         sentences.append(f"{', '.join(passed)} trained for {safety.epochs} epochs more behind each round")
     return tuple(f"{row.name}: {sentence}" for sentence in sentences)
 

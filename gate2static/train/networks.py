@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gate2static.architectures import Architecture, architecture, as_gated, check_options
+from gate2static.architectures.with_own_networks import WithOwnNetworks
 from gate2static.errors import ArchitectureError, CheckpointError, RecipeError
 from gate2static.gates import GatedModel, gate, set_gates
 from gate2static.models import MultiTaskNetwork, build_model
@@ -17,9 +18,9 @@ State = dict[str, Tensor]
 """A state dict."""
 
 
-def build_single(recipe: Recipe, task: str) -> MultiTaskNetwork:
+def build_single(recipe: Recipe, task: str, *, initial_weights: bool = True) -> MultiTaskNetwork:
     """Builds the single-task network of one task with its first weights; all tasks start from the same backbone."""
-    backbone, heads, _ = build_model(recipe)
+    backbone, heads, _ = build_model(recipe, initial_weights=initial_weights)
     return MultiTaskNetwork(backbone, {task: heads[task]})
 
 
@@ -108,8 +109,7 @@ def single_networks(recipe: Recipe, run_dir: Path) -> dict[str, MultiTaskNetwork
     networks = {}
     for task in recipe.tasks:
         path = run_dir / "separate" / task.name / checkpoints.kept(recipe)
-        backbone, heads, _ = build_model(recipe, initial_weights=False)
-        networks[task.name] = MultiTaskNetwork(backbone, {task.name: heads[task.name]})
+        networks[task.name] = build_single(recipe, task.name, initial_weights=False)
         checkpoints.load_weights(networks[task.name], _plain_state(path), where=str(path))
     return networks
 
@@ -162,7 +162,8 @@ def load_gated(path: str | Path) -> tuple[GatedModel, Recipe]:
     if content["kind"] == "shared":
         return _all_shared(recipe, content["model"]), recipe
     if content["kind"] == "architecture":
-        return _deployed(recipe, content, path), recipe
+        _, _, examples = build_model(recipe, initial_weights=False)
+        return as_gated(architecture_of(recipe, content, path), examples), recipe
     if content["kind"] != "gated":
         raise CheckpointError(f"{path}: holds a single-task network; give the checkpoint of a gated or shared network")
     gated = _gate(recipe, None, {}, stored=content["model"], where=str(path))
@@ -252,13 +253,24 @@ def _all_shared(recipe: Recipe, state: State) -> GatedModel:
     return gated.eval()
 
 
-def _deployed(recipe: Recipe, content: dict[str, Any], path: Path) -> GatedModel:
-    """Rebuilds a trained architecture, as a gated network whose gates are all shared."""
+def architecture_of(recipe: Recipe, content: dict[str, Any], path: Path) -> Architecture:
+    """Rebuilds a trained architecture, with the networks that tasks took where it was made safe.
+
+    Args:
+        recipe: The recipe of the checkpoint.
+        content: The checkpoint's content.
+        path: The checkpoint, for messages.
+
+    Raises:
+        CheckpointError: The weights do not fit the architecture.
+    """
     wanted = parse(ArchitectureRecipe, content["identity"].get("architecture", {}), where=f"{path}: its architecture")
     network = build_architecture(recipe, wanted)
+    tasks = [task.name for task in recipe.tasks]
+    if own := [task for task in tasks if any(key.startswith(f"own.{task}.") for key in content["model"])]:
+        network = WithOwnNetworks(network, {task: build_single(recipe, task, initial_weights=False) for task in own})
     checkpoints.load_weights(network, content["model"], where=str(path))
-    _, _, examples = build_model(recipe, initial_weights=False)
-    return as_gated(network, examples)
+    return network
 
 
 def _plain_state(path: Path) -> State:

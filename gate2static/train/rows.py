@@ -32,6 +32,7 @@ from gate2static.train.networks import (
 from gate2static.train.processes.devices import on_first_process
 from gate2static.train.result_row import add_row
 from gate2static.train.results import RunResult
+from gate2static.train.safety.architectures import make_architecture_safe
 from gate2static.train.safety.comparison import Comparison
 from gate2static.train.safety.outcome import Safety
 from gate2static.train.safety.rounds import SafeRun, make_safe, read_safety
@@ -127,24 +128,29 @@ class Rows:
             is_architecture=wanted is not None,
         )
 
-    def make_safe(self, name: str, recipe: Recipe, *, before: str) -> TrainedRow:
-        """Makes a trained gated network safe, or goes on with that.
+    def make_safe(self, name: str, recipe: Recipe, *, before: str, is_architecture: bool) -> TrainedRow:
+        """Makes a trained gated network or architecture safe, or goes on with that.
 
         Args:
             name: The name of the safe network's row.
-            recipe: The gated network's recipe.
-            before: The gated network's folder.
+            recipe: The network's recipe.
+            before: The network's folder.
+            is_architecture: Whether it is an architecture.
 
         Raises:
             Gate2StaticError: As for `safety.rounds.make_safe`.
         """
         run = SafeRun(name=name, before=before, recipe=recipe, tasks=self.tasks, run_dir=self.run_dir)
-        make_safe(run, self.splits, fabric=self.fabric, go_on=self.resume, progress=self.progress)
+        if is_architecture:
+            make_architecture_safe(run, self.splits, fabric=self.fabric, go_on=self.resume)
+        else:
+            make_safe(run, self.splits, fabric=self.fabric, go_on=self.resume, progress=self.progress)
         return TrainedRow(
             name=name,
             recipe=recipe,
             checkpoints=(f"{name}/{CHECKPOINT}",),
-            gated=before,
+            gated=None if is_architecture else before,
+            is_architecture=is_architecture,
             safety=read_safety(run.checkpoint),
         )
 

@@ -145,7 +145,7 @@ def train_variants(
     plugins.allow(recipe.code_names)
     fabric = _checked(recipe, {"shared": recipe, **variants})
     if recipe.safe is not None:
-        _check_safe(recipe, variants)
+        _check_safe(recipe, variants, architectures)
     if architectures and not recipe.training.shared.balancing.is_plain:
         raise RecipeError(
             "training.shared.balancing: methods train shared and gated networks only, and architectures would train "
@@ -242,11 +242,11 @@ def _run_in_process(
     fabric.barrier()  # no process writes before all have read the folder
     if baselines is not None:
         on_first_process(fabric, partial(take_baselines, recipe, run_dir, baselines))
-    gated = {name: variant for name, variant in recipes.items() if _is_gated(name, architectures)}
-    safe = safe_rows(gated)
+    safe = safe_rows({name: variant for name, variant in recipes.items() if name != "separate"})
     recipes = _with_safe(recipes, safe)
     total_cost = _total_cost(recipe, length(splits.train), recipes.keys() - safe.keys(), architectures)
-    total_cost += sum(safe_cost(recipes[name], length(splits.train)) for name in safe)
+    trained_on = [name for name, before in safe.items() if before not in architectures]
+    total_cost += sum(safe_cost(recipes[name], length(splits.train)) for name in trained_on)
     with TrainingProgress(enabled=show and fabric.is_global_zero, total_cost=total_cost) as progress:
         rows = Rows(
             recipe=recipe,
@@ -261,18 +261,14 @@ def _run_in_process(
         )
         for name, variant in recipes.items():
             if name in safe:
-                row = rows.make_safe(name, variant, before=safe[name])
+                before = safe[name]
+                row = rows.make_safe(name, variant, before=before, is_architecture=before in architectures)
             else:
                 row = rows.train(name, variant, architectures.get(name))
             if any(measured.name == name for measured in result.rows):
                 continue  # measured before an interruption
             result = rows.measure(row, result)
             on_first_process(fabric, partial(_save, result, run_dir, beside_others="separate" not in recipes))
-
-
-def _is_gated(name: str, architectures: Collection[str]) -> bool:
-    """Returns whether a row is that of a gated network, made safe or not."""
-    return name != "separate" and name not in architectures and not is_shared(name)
 
 
 def _save(result: RunResult, run_dir: Path, *, beside_others: bool) -> None:
@@ -284,16 +280,20 @@ def _save(result: RunResult, run_dir: Path, *, beside_others: bool) -> None:
         load_result(run_dir).with_row(result.rows[-1]).save(run_dir)
 
 
-def _check_safe(recipe: Recipe, variants: dict[str, Recipe]) -> None:
+def _check_safe(recipe: Recipe, variants: dict[str, Recipe], architectures: Sequence[ArchitectureRecipe]) -> None:
     """Raises where there is nothing to make safe, or no network meets the budget of safe ones."""
-    if not safe_rows(variants):
+    if not architectures and not safe_rows(variants):
         raise RecipeError(
-            "safe: gives tasks of gated networks their own encoders, and no gated network is trained; give a value in "
-            "sweep or sweep_budgets, or remove safe"
+            "safe: gives tasks of gated networks and architectures their own encoders, and none is trained; give a "
+            "value in sweep, sweep_budgets or architectures, or remove safe"
         )
     assert recipe.safe is not None
-    if recipe.safe.budget is not None:
-        check_budget(build_untrained(recipe), recipe.safe.budget)
+    budget = recipe.safe.budget
+    if budget is None:
+        return
+    if architectures and isinstance(budget.macs, dict):
+        raise RecipeError("safe.budget.macs: limits by task are for gated networks; give one number for architectures")
+    check_budget(build_untrained(recipe), budget)
 
 
 def _with_safe(variants: dict[str, Recipe], safe: dict[str, str]) -> dict[str, Recipe]:

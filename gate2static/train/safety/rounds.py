@@ -122,8 +122,8 @@ def make_safe(run: SafeRun, splits: Splits, *, fabric: "Fabric", go_on: bool, pr
     rounds: list[SafetyRound] = []
     stopped: Literal["safe", "budget", "rounds"] | None = None
     while stopped is None:
-        tests = _tests(run, comparison, gated, sharing)
-        worse = _worse(run, tests)
+        tests = tests_of(run, comparison, gated, sharing)
+        worse = not_shown(run, tests)
         may_change = run.wanted.rounds is None or len(rounds) < run.wanted.rounds
         opened = _open(gated, networks, worse, meter) if may_change else None
         rounds.append(SafetyRound(tests=tests, worse=worse, opened=opened))
@@ -171,7 +171,7 @@ def read_safety(path: Path) -> Safety:
         raise CheckpointError(f"{path}: damaged: its record of safety does not fit; use another copy") from None
 
 
-def _tests(run: SafeRun, comparison: Comparison, gated: GatedModel, sharing: Sequence[str]) -> Tests:
+def tests_of(run: SafeRun, comparison: Comparison, gated: GatedModel, sharing: Sequence[str]) -> Tests:
     """Returns the tests of the tasks that share, on the validation split."""
     _, measured = comparison.measure(prune(gated))
     for task in sharing:
@@ -184,7 +184,7 @@ def _tests(run: SafeRun, comparison: Comparison, gated: GatedModel, sharing: Seq
     return {task: tests[task] for task in sharing}
 
 
-def _worse(run: SafeRun, tests: Tests) -> tuple[str, ...]:
+def not_shown(run: SafeRun, tests: Tests) -> tuple[str, ...]:
     """Returns the tasks that are not shown to be safe, the largest loss first."""
     losses = {}
     for task in run.tasks:
