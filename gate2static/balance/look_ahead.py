@@ -106,7 +106,8 @@ def _through_step(
         for sign in (1, -1):
             _move(weights, kept, direction, sign * size)
             ends.append(look())
-    return -lr * (ends[0] - ends[1]) / (2 * size)
+    derivative: Tensor = -lr * (ends[0] - ends[1]) / (2 * size)
+    return derivative
 
 
 @contextmanager

@@ -190,7 +190,8 @@ class Training:
                 gradients = torch.autograd.grad(total, list(parameters), materialize_grads=True)
                 for summed, gradient in zip(sums, gradients, strict=True):
                     summed += gradient
-        reduced: list[Tensor] = self.fabric.all_reduce(sums, reduce_op="sum")
+        reduced = self.fabric.all_reduce(sums, reduce_op="sum")
+        assert isinstance(reduced, list)
         return reduced
 
     def freeze(self, position: Position) -> None:

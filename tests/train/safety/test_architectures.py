@@ -1,7 +1,8 @@
 """Safe architectures: tasks that lose have their single-task networks, and what they no longer need is gone."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,10 @@ import torch
 
 from gate2static.data import describe_data, load_data
 from gate2static.errors import CheckpointError, RecipeError
-from gate2static.prune import prune
 from gate2static.recipe import Recipe, load_recipe
 from gate2static.tasks import PairedTest, build_tasks
-from gate2static.train import RunResult, load_gated, sweep
-from gate2static.train.networks import single_networks
+from gate2static.train import RunResult, sweep
+from gate2static.train.loop.checkpoints import load_checkpoint
 from gate2static.train.processes.devices import start_fabric
 from gate2static.train.safety.architectures import make_architecture_safe
 from gate2static.train.safety.comparison import Comparison, Tests
@@ -72,42 +72,38 @@ def test_tasks_that_lose_take_their_networks_the_worst_first(run: tuple[Path, Ru
     assert branching.macs < separate.macs
 
 
-def test_what_is_loaded_computes_the_single_task_networks(run: tuple[Path, RunResult]) -> None:
+def test_their_networks_are_those_of_the_run(run: tuple[Path, RunResult]) -> None:
     folder, _ = run
-    gated, one = load_gated(folder / "branching-safe" / "ckpt.pt")
-    images = torch.randn(2, 1, 36, 36)
-    with torch.no_grad():
-        outputs = prune(gated)(images)
-        for task in ("mask", "left"):
-            expected = single_networks(one, folder)[task].eval()(images)[task]
-            torch.testing.assert_close(outputs[task], expected, rtol=1e-5, atol=1e-6)
+    stored = load_checkpoint(folder / "branching-safe" / "ckpt.pt")["model"]
+    for task in ("mask", "left"):
+        single = load_checkpoint(folder / "separate" / task / "ckpt.pt")["model"]
+        assert {f"own.{task}.{key}" for key in single} == {key for key in stored if key.startswith(f"own.{task}.")}
+        assert all(torch.equal(value, stored[f"own.{task}.{key}"]) for key, value in single.items())
 
 
-@pytest.mark.parametrize(
-    ("wanted", "stopped", "opened"),
-    [
-        ("safe={budget: {macs: 0.99}}", "budget", ("mask",)),
-        ("safe={rounds: 1}", "rounds", ("mask",)),
-        ("safe={margin: 0.01}", None, ()),
-    ],
-)
-def test_budget_rounds_and_other_recipes_are_heeded(
-    run: tuple[Path, RunResult], tmp_path: Path, wanted: str, stopped: str | None, opened: tuple[str, ...]
-) -> None:
-    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+def safe_run(folder: Path, wanted: str) -> tuple[SafeRun, Callable[..., None]]:
+    """Returns the safe network of a run's folder, and what makes it."""
     one = recipe(wanted, "architectures=[branching]")
     tasks = build_tasks(one.tasks, describe_data(one.data))
-    safe = SafeRun(name="branching-safe", before="branching", recipe=one, tasks=tasks, run_dir=tmp_path)
+    safe = SafeRun(name="branching-safe", before="branching", recipe=one, tasks=tasks, run_dir=folder)
     splits = load_data(one.data, [task.name for task in tasks])
     fabric = start_fabric(one)
     fabric.launch()
-    if stopped is None:
-        with pytest.raises(CheckpointError, match="another safe: margin"):
-            make_architecture_safe(safe, splits, fabric=fabric, go_on=True)
-        return
-    make_architecture_safe(safe, splits, fabric=fabric, go_on=False)
+    return safe, partial(make_architecture_safe, safe, splits, fabric=fabric)
+
+
+def test_a_task_that_the_budget_does_not_allow_stays(run: tuple[Path, RunResult], tmp_path: Path) -> None:
+    shutil.copytree(run[0], tmp_path, dirs_exist_ok=True)
+    safe, make = safe_run(tmp_path, "safe={budget: {macs: 0.99}}")
+    make(go_on=False)
     safety = read_safety(safe.checkpoint)
-    assert (safety.stopped, safety.opened, safety.unsafe) == (stopped, opened, ("left",))
+    assert (safety.stopped, safety.opened, safety.unsafe) == ("budget", ("mask",), ("left",))
+
+
+def test_a_safe_network_of_another_margin_is_not_taken_for_this_one(run: tuple[Path, RunResult]) -> None:
+    _, make = safe_run(run[0], "safe={margin: 0.01}")
+    with pytest.raises(CheckpointError, match="another safe: margin"):
+        make(go_on=True)
 
 
 def test_limits_by_task_are_refused(tmp_path: Path) -> None:
