@@ -3,8 +3,8 @@
     python -m benchmarks.gpu                                         # at most 8 minutes; docs/gpu.md, results/gpu.json
     python -m benchmarks.gpu --device cpu --quick --out FOLDER       # the script itself, on tiny networks, in a minute
 
-Needs `pip install 'gate2static[gpu]'`. Each part runs in a process of its own, with a limit of its own, and writes its
-rows as they come: what fails or takes too long is a row that says why, and costs no other row.
+Needs `pip install 'gate2static[gpu,trt,train]'`. Each part runs in a process of its own, with a limit of its own, and
+writes its rows as they come: what fails or takes too long is a row that says why, and costs no other row.
 """
 
 import argparse
