@@ -309,12 +309,13 @@ def give_back(study: Study, number: int, slot: int) -> bool:
 def is_hopeless(trial: Trial, epochs: int, gain: float) -> bool:
     """Returns whether Optuna's pruner stops a trial whose gain after so many epochs is this.
 
-    A storage that is gone stops no trial.
+    A storage that is gone stops no trial, and neither does one in which the trial belongs to another worker by now:
+    that one waits for this training.
     """
     try:
         trial.report(gain, epochs)
         return trial.should_prune()
-    except _GONE:
+    except (*_GONE, UpdateFinishedTrialError):
         return False
 
 

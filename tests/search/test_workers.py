@@ -20,7 +20,7 @@ from gate2static.front.records import TrialRecord, load_trials
 from gate2static.runtimes import optional
 from gate2static.search import liveness, running, search, worker
 from gate2static.search.space import checked_space
-from gate2static.search.study import lost
+from gate2static.search.study import is_hopeless, lost
 from tests.forking import exit_code_of_fork
 from tests.search.conftest import SPACE, TINY, recipe_with
 
@@ -214,6 +214,14 @@ def test_several_processes_per_network_cannot_be_stopped_early() -> None:
     training = recipe.training.model_copy(update={"devices": 2})
     with pytest.raises(RecipeError, match=r"training\.devices: found 2, and search\.stop_early"):
         checked_space(recipe.model_copy(update={"training": training}))
+
+
+def test_a_trial_that_was_given_away_meanwhile_is_trained_to_its_end() -> None:
+    study = optuna.create_study(pruner=optuna.pruners.SuccessiveHalvingPruner(bootstrap_count=1))
+    trials = [study.ask() for _ in range(2)]
+    assert is_hopeless(trials[0], 1, 0.5)
+    study.tell(trials[1], state=TrialState.FAIL)
+    assert not is_hopeless(trials[1], 1, 0.5)
 
 
 def test_what_stops_a_worker_gives_its_trial_back(tmp_path: Path, trials_without_training: Replace) -> None:
