@@ -7,6 +7,7 @@ installed.
 """
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -183,7 +184,8 @@ def opened_study(
 
 def _pruner(epochs: int) -> BasePruner:
     # Hyperband hides the trials of other brackets from the sampler, which counts them for its slots.
-    return SuccessiveHalvingPruner(min_resource=max(1, epochs // 9), reduction_factor=3)
+    # Rounded up, or else a third look would come shortly before the end.
+    return SuccessiveHalvingPruner(min_resource=math.ceil(epochs / 9), reduction_factor=3)
 
 
 def _opened(storage: str) -> BaseStorage:

@@ -20,7 +20,7 @@ from gate2static.front.records import TrialRecord, load_trials
 from gate2static.runtimes import optional
 from gate2static.search import liveness, running, search, worker
 from gate2static.search.space import checked_space
-from gate2static.search.study import is_hopeless, lost
+from gate2static.search.study import _pruner, is_hopeless, lost
 from tests.forking import exit_code_of_fork
 from tests.search.conftest import SPACE, TINY, recipe_with
 
@@ -216,8 +216,19 @@ def test_several_processes_per_network_cannot_be_stopped_early() -> None:
         checked_space(recipe.model_copy(update={"training": training}))
 
 
+@pytest.mark.parametrize(("epochs", "looks"), [(3, [1]), (9, [1, 3]), (10, [2, 6]), (30, [4, 12])])
+def test_trials_are_looked_at_twice_and_not_shortly_before_their_end(epochs: int, looks: list[int]) -> None:
+    study = optuna.create_study(direction="maximize", pruner=_pruner(epochs))
+    trial = study.ask()
+    first_seen: dict[int, int] = {}
+    for epoch in range(1, epochs):  # nobody looks at the last one
+        assert not is_hopeless(trial, epoch, 1.0)
+        first_seen.setdefault(len(study.trials[0].system_attrs), epoch)
+    assert [epoch for count, epoch in first_seen.items() if count] == looks
+
+
 def test_a_trial_that_was_given_away_meanwhile_is_trained_to_its_end() -> None:
-    study = optuna.create_study(pruner=optuna.pruners.SuccessiveHalvingPruner(bootstrap_count=1))
+    study = optuna.create_study(pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, bootstrap_count=1))
     trials = [study.ask() for _ in range(2)]
     assert is_hopeless(trials[0], 1, 0.5)
     study.tell(trials[1], state=TrialState.FAIL)
