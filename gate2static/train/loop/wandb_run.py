@@ -24,11 +24,13 @@ class WandbRun:
 
     def __init__(self, run: NetworkRun) -> None:
         wandb = library()
+        folder = run.checkpoint.parent
         try:
+            folder.mkdir(parents=True, exist_ok=True)  # W&B would write to the system's temporary folder
             self._run = wandb.init(
                 name=run.name,
                 group=run.run_dir.name,
-                dir=run.checkpoint.parent,
+                dir=folder,
                 config=run.recipe.model_dump(mode="json"),
                 reinit="create_new",
             )

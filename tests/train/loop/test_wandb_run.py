@@ -30,6 +30,7 @@ class Library:
     def init(self, **options: Any) -> SimpleNamespace:
         if self.failure:
             raise self.Error(self.failure)
+        assert options["dir"].is_dir()  # W&B takes another folder where this one is missing
         run = {**options, "rows": [], "axes": {}, "finished": False}
         self.runs.append(run)
         return SimpleNamespace(
