@@ -12,9 +12,16 @@ from gate2static.files import open_regular
 LARGEST_MEMBER = 2**28
 """The most bytes of a member: 256 MiB."""
 _MOST_OPEN = 64
-_Reader = tuple[int, int, Path]
-_open_files: dict[_Reader, BinaryIO] = {}
-"""The files that were read last, the latest at the end: on shared storage, opening takes longer than reading."""
+
+
+class _OpenFiles(threading.local):
+    """The files that a thread read last, the latest one last: on shared storage, opening takes longer than reading."""
+
+    def __init__(self) -> None:
+        self.by_reader: dict[tuple[int, Path], BinaryIO] = {}
+
+
+_open_files = _OpenFiles()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +58,11 @@ class Member:
 
 
 def _opened(tar: Path) -> BinaryIO:
-    # A forked worker or another thread must not move this one's position in the file.
-    key = (os.getpid(), threading.get_ident(), tar)
-    file = _open_files.pop(key, None) or open_regular(tar)
-    _open_files[key] = file
-    if len(_open_files) > _MOST_OPEN:
-        _open_files.pop(next(iter(_open_files))).close()
+    files = _open_files.by_reader
+    # A forked worker must not move the position in the file of the process that it is a copy of.
+    key = (os.getpid(), tar)
+    file = files.pop(key, None) or open_regular(tar)
+    files[key] = file
+    if len(files) > _MOST_OPEN:
+        files.pop(next(iter(files))).close()
     return file
