@@ -70,7 +70,7 @@ class Front:
         baseline: The shared networks as a point, one per seed and run.
         latency: How latencies came about, in words; empty without latencies.
         failed: The number of trials that failed.
-        stopped: The recipe of every trial that was stopped early, in words -> its epochs.
+        stopped: The recipe of every network that was stopped early, in words -> its epochs.
     """
 
     title: str
@@ -112,12 +112,12 @@ def read_front(run_dirs: Sequence[Path]) -> Front:
     networks: dict[str, dict[int, Network]] = {}
     tasks: tuple[TaskMetric, ...] = ()
     failed = 0
-    stopped = {}
+    stopped: dict[str, tuple[str, int]] = {}
     for run_dir in run_dirs:
         for trial in load_trials(run_dir):
             failed += bool(trial.error)
             if trial.stopped_after:
-                stopped[_words(trial.point)] = trial.stopped_after
+                stopped[trial.row] = (_words(trial.point), trial.stopped_after)
             tasks = tasks or trial.tasks
             for record in trial.networks:
                 folder = run_dir / record.run / Path(record.checkpoint).parent
@@ -135,7 +135,8 @@ def read_front(run_dirs: Sequence[Path]) -> Front:
         baseline=_shared([network.record for by_seed in networks.values() for network in by_seed.values()]),
         latency=" and ".join(dict.fromkeys(info.latency for info in infos if info.latency)),
         failed=failed,
-        stopped=stopped,
+        # The same recipe may come again, go on where it was stopped, and then pass.
+        stopped={words: epochs for row, (words, epochs) in stopped.items() if row not in networks},
     )
 
 

@@ -122,6 +122,8 @@ def test_a_trials_file_cannot_lead_out_of_the_search(searched: Path) -> None:
 
 def test_trials_that_were_stopped_are_in_the_table_and_never_on_the_front(searched: Path) -> None:
     TrialRecord(slot=7, point={"sparsity_weight": 9}, row="gated-x", stopped_after=2).save(searched)
+    # Its recipe came again, and passed.
+    TrialRecord(slot=8, point={"sparsity_weight": 1}, row="gated-good", stopped_after=1).save(searched)
     front = read_front([searched])
     assert len(front.points) == 3
     assert as_json(front)["stopped"] == {"sparsity_weight=9": 2}
