@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from gate2static.cli.commands import Target
+from gate2static.cli.arguments import Target
 from gate2static.errors import PruneError
 from gate2static.gates import GatedModel, gate
 from gate2static.prune import TARGETS, expected_macs, plan, prune
