@@ -135,7 +135,8 @@ def verify(
     if verification.report is None:
         say(
             "fine-tuned since it was pruned: compared with its ONNX file only, since it is not meant to compute what "
-            f"{checkpoint} computes"
+            f"{checkpoint} computes",
+            error=json == Path("-"),  # JSON on stdout stays alone
         )
     try:
         # The manifest says of a failure too.

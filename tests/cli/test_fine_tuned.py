@@ -1,5 +1,6 @@
 """`verify` on a network that was trained since it was pruned."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -25,6 +26,9 @@ def test_verify_compares_a_fine_tuned_network_with_its_onnx_file_alone(run, tmp_
     told = run("verify", "gated.pt", tmp_path / "static", "--onnx", onnx)
     assert "compared with its ONNX file only" in " ".join(told.stdout.split())
     assert not was_verified(read_manifest(tmp_path / "static"))
+    told = run("verify", "gated.pt", tmp_path / "static", "--onnx", onnx, "--json", "-")
+    assert json.loads(told.stdout)["passed"]
+    assert "compared with its ONNX file only" in told.stderr
     # The ONNX file of another network is noticed as ever.
     export_onnx(static, tmp_path / "other.onnx")
     run("verify", "gated.pt", tmp_path / "static", "--onnx", tmp_path / "other.onnx", code=1)
