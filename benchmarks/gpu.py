@@ -124,8 +124,9 @@ def training(device: str, *, quick: bool) -> Iterator[Row]:
 
         def loss(network: nn.Module = network) -> Tensor:
             error = torch.stack([y.square().mean() for y in network(x).values()]).sum()
-            hinge = g2s.sparsity_hinge(gated, targets=dict.fromkeys(TASKS, 0.5))
-            return error + hinge if network is gated else error
+            if network is not gated:
+                return error
+            return error + g2s.sparsity_hinge(gated, targets=dict.fromkeys(TASKS, 0.5))
 
         step_ms = _step_ms(network, loss, quick)
         reference = reference or step_ms
