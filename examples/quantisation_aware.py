@@ -1,6 +1,6 @@
 """Quantisation-aware training of a pruned network, and its int8 ONNX file.
 
-Run:  python examples/quantisation_aware.py [FOLDER]
+Run:  python -m examples.quantisation_aware [FOLDER]
 In training, weights and the inputs of convolutions and linear layers are rounded as `quantize_onnx` rounds them: to 8
 bits, symmetric, weights by output channel. So the file has the weights that were trained, without another rounding.
 """
