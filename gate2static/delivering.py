@@ -34,10 +34,12 @@ class Step:
     Attributes:
         verb: The action in words, for a progress bar: "prune".
         run: Does the step, or nothing where its file is newer than the files it is made from.
+        is_optional: Whether the delivery goes on where a library for the step is missing.
     """
 
     verb: str
     run: Callable[[], None]
+    is_optional: bool = False
 
 
 def deliver(run_dir: Path, *, engines: bool = False, threads: int | None = None) -> WrittenReport:
@@ -73,6 +75,8 @@ def _make_networks(run_dir: Path, result: RunResult, *, engines: bool) -> None:
                 try:
                     step.run()
                 except MissingDependencyError as error:
+                    if not step.is_optional:
+                        raise
                     bar.console.print(f"{name}: cannot {step.verb}: {error}", style="yellow")
                 bar.advance(bar_task)
 
@@ -118,6 +122,7 @@ def delivery(run_dir: Path, row: ResultRow, *, engines: bool) -> tuple[Step, ...
     build = Step(
         verb=f"build an engine for compute capability {engine_capability()}",
         run=partial(_build_if_older, folder / ONNX_FILE, folder / ENGINE_FILE),
+        is_optional=True,
     )
     return (*steps, build)
 

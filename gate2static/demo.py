@@ -6,6 +6,7 @@ from pathlib import Path
 from gate2static.delivering import deliver
 from gate2static.recipe import bundled_recipe, load_recipe
 from gate2static.report import WrittenReport
+from gate2static.runtimes.onnxruntime import onnxruntime
 from gate2static.train import sweep, train
 from gate2static.train.run_lock import locked
 
@@ -22,9 +23,11 @@ def run_demo(run_dir: Path, *, overrides: Sequence[str] = ()) -> WrittenReport:
         overrides: Changes to the recipe, as `key.sub=value`.
 
     Raises:
+        MissingDependencyError: ONNX Runtime, or what training needs, is not installed.
         VerificationError: A static network does not compute the function of its gated network.
         Gate2StaticError: A stage cannot do its work; the message says which stage and why.
     """
+    onnxruntime()  # what the last steps need is missed before minutes of training
     recipe = load_recipe(bundled_recipe(RECIPE), overrides)
     with locked(run_dir):
         (sweep if recipe.budget is None or recipe.sweep_budgets else train)(recipe, run_dir, resume=True)

@@ -81,7 +81,7 @@ def test_what_was_made_from_an_older_file_is_made_again(demo_copy, done_again, t
     assert sorted(done_again) == sorted(["prune", "verify", "export_onnx", "export_onnx", "benchmark"])
 
 
-def test_a_missing_library_costs_a_line_and_no_more(demo_copy, tiny, monkeypatch, capsys):
+def test_a_library_that_only_engines_need_costs_a_line_and_no_more(demo_copy, tiny, monkeypatch, capsys):
     def missing(*args, **kwargs):
         raise MissingDependencyError("tensorrt_rtx cannot be imported; pip install tensorrt-rtx")
 
@@ -90,6 +90,16 @@ def test_a_missing_library_costs_a_line_and_no_more(demo_copy, tiny, monkeypatch
     demo.run_demo(demo_copy, overrides=tiny)
     said = " ".join(capsys.readouterr().err.split())
     assert "shared: cannot build an engine for compute capability 8.9: tensorrt_rtx cannot" in said
+
+
+def test_a_library_that_every_network_needs_ends_the_delivery(demo_copy, monkeypatch):
+    def missing(*args, **kwargs):
+        raise MissingDependencyError("onnxruntime cannot be imported; pip install onnxruntime")
+
+    monkeypatch.setattr(delivering, "export_onnx", missing)
+    (demo_copy / "shared" / "model.onnx").unlink()
+    with pytest.raises(MissingDependencyError, match="pip install onnxruntime"):
+        delivering.deliver(demo_copy)
 
 
 def test_a_static_network_that_differs_stops_the_demo_and_says_so_in_its_manifest(demo_copy, tiny, monkeypatch):
