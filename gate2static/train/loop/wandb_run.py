@@ -29,7 +29,7 @@ class WandbRun:
             folder.mkdir(parents=True, exist_ok=True)  # W&B would write to the system's temporary folder
             self._run = wandb.init(
                 name=run.name,
-                group=run.run_dir.name,
+                group=run.run_dir.resolve().name,  # `.` has no name
                 dir=folder,
                 config=run.recipe.model_dump(mode="json"),
                 reinit="create_new",
