@@ -13,9 +13,6 @@ if TYPE_CHECKING:
 TASK_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 """The palette of Okabe and Ito, reordered so that the first three colours also differ in lightness."""
 
-TASK_HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "ooo", "+++")
-"""Hatches that distinguish tasks in print without colour."""
-
 _RC: dict[str, Any] = {
     "axes.axisbelow": True,
     "axes.grid": True,
