@@ -43,7 +43,7 @@ def diagnose() -> tuple[Finding, ...]:
         _torch(),
         _gpu(),
         _library("training", "lightning_fabric", "needed for `train`, `sweep`, `search` and `demo`"),
-        _library("ONNX export", "onnxscript", "needed for `export --onnx`"),
+        _library("ONNX export", "onnxscript", "needed for `export`"),
         _onnxruntime_cpu(),
         _library("OpenVINO", "openvino", "needed to time networks with OpenVINO"),
         _compiler(),
