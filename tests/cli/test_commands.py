@@ -38,6 +38,7 @@ COMMANDS = {
     "export": {
         *("STATIC_DIR", "-o", "--output", "--onnx", "--pt2", "--trt", "--trt-rtx", "--compute-capability"),
         *("--fp16", "--int8", "--calibration", "--timing-cache", "--opset", "--batch", "--tasks", "--json"),
+        *("--preprocess", "--argmax", "--max-drop", "--recipe", "--set", "--split", "--images"),
     },
     "evaluate": {
         *("NETWORKS", "--recipe", "--set", "--split", "--images", "--max-drop", "--threads", "--json"),

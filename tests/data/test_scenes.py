@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from gate2static.data import describe_data, in_memory, load_data, scenes
+from gate2static import progress
+from gate2static.data import describe_data, load_data, scenes
 from gate2static.data.augmented import Augmented
 from gate2static.data.contract import Sample, Splits
 from gate2static.data.scenes import CLASSES, TARGETS, TEST, TRAIN, ScenesOptions, describe
@@ -339,7 +340,7 @@ def test_workers_can_be_started_in_any_way() -> None:
 def test_long_rendering_shows_how_far_it_is(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(in_memory, "_PATIENCE_S", 0.0)
+    monkeypatch.setattr(progress, "_PATIENCE_S", 0.0)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
     load(ScenesOptions(**SMALL))

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -23,6 +24,8 @@ EXPORTS = Path("exports")
 """The folder of all exports, if no other one is named."""
 RUN_FILE = "run.json"
 """The file that every folder of a run has."""
+_STAGING = ".export-"
+"""The start of the name of the folder in which an export's files are made."""
 
 
 def default_folder(static_dir: Path, tasks: Sequence[str] = ()) -> Path:
@@ -95,18 +98,22 @@ def export_package(
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """Makes a folder inside the export folder, which nobody takes for a deployable, and removes it afterwards."""
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        is_new = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        staging = TemporaryDirectory(prefix=".export-", dir=folder)
+        for left in folder.glob(f"{_STAGING}*"):  # by an export that was killed
+            rmtree(left)
+        staging = TemporaryDirectory(prefix=_STAGING, dir=folder)
     except OSError as error:
         raise ExportError(f"cannot write the export folder {folder}: {error.strerror or error}") from error
     try:
         with staging as path:
             yield Path(path)
     finally:
-        if is_new and not any(folder.iterdir()):
-            folder.rmdir()
+        for path in made:
+            if any(path.iterdir()):
+                break
+            path.rmdir()
 
 
 def _check_examples(folder: Path) -> None:
