@@ -98,7 +98,7 @@ def export_package(
 @contextmanager
 def _staging(folder: Path) -> Iterator[Path]:
     """Makes a folder inside the export folder, which nobody takes for a deployable, and removes it afterwards."""
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    made = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for left in folder.glob(f"{_STAGING}*"):  # by an export that was killed
@@ -110,10 +110,10 @@ def _staging(folder: Path) -> Iterator[Path]:
         with staging as path:
             yield Path(path)
     finally:
-        for path in made:
-            if any(path.iterdir()):
+        for parent in made:
+            if any(parent.iterdir()):
                 break
-            path.rmdir()
+            parent.rmdir()
 
 
 def _check_examples(folder: Path) -> None:
