@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from gate2static.errors import Gate2StaticError
 from gate2static.report.content import Content, TableRow, TaskColumn
 from gate2static.strict_json import RowName, read_model
+from gate2static.tasks import relative_gain
 
 _ADVICE = "docs/sweeps.md says what it holds"
 Size = Annotated[int, Field(ge=0, lt=2**63)]
@@ -84,7 +85,7 @@ def _delta_mtl_percent(
     if baseline is None or not all(baseline.values()):
         return None
     gains = [
-        (1 if column.higher_is_better else -1) * (metrics[column.task] / baseline[column.task] - 1)
+        relative_gain(metrics[column.task], baseline[column.task], higher_is_better=column.higher_is_better)
         for column in columns
     ]
     return 100 * mean(gains)

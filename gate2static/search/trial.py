@@ -17,6 +17,7 @@ from gate2static.prune import prune
 from gate2static.recipe import Recipe, parse, recipe_at
 from gate2static.search.space import searched
 from gate2static.static import StaticModel
+from gate2static.tasks import relative_gain
 from gate2static.train import ResultRow, RunResult, load_gated, load_result
 from gate2static.train.loop.baselines import take_networks
 from gate2static.train.loop.checkpoints import FILE as CHECKPOINT
@@ -267,7 +268,7 @@ def _gains(result: RunResult, metrics: Mapping[str, float], separate: Mapping[st
     if not all(separate[task.name] for task in result.tasks):
         return []
     return [
-        (1 if task.higher_is_better else -1) * (metrics[task.name] - separate[task.name]) / separate[task.name]
+        relative_gain(metrics[task.name], separate[task.name], higher_is_better=task.higher_is_better)
         for task in result.tasks
     ]
 

@@ -6,7 +6,7 @@ from gate2static.tasks.kinds import KINDS
 from gate2static.tasks.metrics import TaskMetrics
 from gate2static.tasks.paired import PairedTest, Replicates, paired_tests
 from gate2static.tasks.safety import delta_i, eta, relative_gains
-from gate2static.tasks.scores import delta_mtl, main_scores, mean_rank
+from gate2static.tasks.scores import delta_mtl, main_scores, mean_rank, relative_gain
 from gate2static.tasks.suggest import Suggestion, suggest_targets
 from gate2static.tasks.task import Task, build_tasks
 
@@ -27,6 +27,7 @@ __all__ = [
     "main_scores",
     "mean_rank",
     "paired_tests",
+    "relative_gain",
     "relative_gains",
     "suggest_targets",
 ]

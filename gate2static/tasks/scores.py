@@ -17,6 +17,13 @@ def main_scores(scores: Mapping[str, Mapping[str, float]], tasks: Sequence[Task]
     return {task.name: scores[task.name][task.kind.metric_name] for task in tasks}
 
 
+def relative_gain(value: float, baseline: float, *, higher_is_better: bool) -> float:
+    """Returns by how much a metric is better than a baseline that is not 0, relative to it; 0.01 is one per cent."""
+    gain = (value - baseline) / baseline
+    # A lower error is a gain.
+    return gain if higher_is_better else -gain
+
+
 def delta_mtl(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks: Sequence[Task]) -> float:
     """Returns Δ_MTL (eq. 6), the mean relative gain over the single-task networks; 0.01 is one per cent better.
 
@@ -37,9 +44,8 @@ def delta_mtl(metrics: Mapping[str, float], baseline: Mapping[str, float], tasks
                 f"delta_mtl: the single-task {task.kind.metric_name} of {task.name} is 0, so no gain can be relative "
                 "to it; train the single-task networks longer, in another folder"
             )
-        gain = (metrics[task.name] - baseline[task.name]) / baseline[task.name]
-        # A lower error is a gain.
-        gains.append(gain if task.kind.higher_is_better else -gain)
+        higher_is_better = task.kind.higher_is_better
+        gains.append(relative_gain(metrics[task.name], baseline[task.name], higher_is_better=higher_is_better))
     return mean(gains)
 
 
