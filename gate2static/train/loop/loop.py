@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 import torch
 
 from gate2static.architectures import Architecture
-from gate2static.budget import project_to_budget
 from gate2static.data import Splits
 from gate2static.errors import StoppedError
 from gate2static.gates import GatedModel
@@ -195,9 +194,8 @@ def _close_epoch(training: Training, splits: Splits, position: Position) -> bool
     if training.balance is not None:
         training.balance.end_epoch()
     is_last = position.epoch + 1 == run.settings.epochs
-    if is_last and run.budget is not None and isinstance(run.model, GatedModel) and not position.frozen:
-        report = project_to_budget(run.model, run.budget, progress=False)  # the training shows its own bar
-        position.budget["report"] = report.model_dump(mode="json")
+    if is_last and not position.frozen:
+        training.project(position)
     row = _log_row(training, splits, position)
     if training.sharding is not None:
         training.sharding.move(torch.device("cpu"))

@@ -203,14 +203,24 @@ class Training:
         Raises:
             BudgetError: No setting of the gates meets the budget.
         """
-        gated = self.run.model
-        assert isinstance(gated, GatedModel)
         assert self.settling is not None
-        if self.run.budget is not None:
-            report = project_to_budget(gated, self.run.budget, progress=False)  # the training shows its own bar
-            position.budget["report"] = report.model_dump(mode="json")
+        self.project(position)
         self.settling.settle_all()
         position.frozen = True
+
+    def project(self, position: Position) -> None:
+        """Projects the gates onto the budget, if there is one.
+
+        Args:
+            position: The training's position; it gets the projection's report.
+
+        Raises:
+            BudgetError: No setting of the gates meets the budget.
+        """
+        if self.run.budget is not None and isinstance(self.run.model, GatedModel):
+            # The training shows its own bar.
+            report = project_to_budget(self.run.model, self.run.budget, progress=False)
+            position.budget["report"] = report.model_dump(mode="json")
 
     def _part_count(self, images: int) -> int:
         """Returns the number of parts that this process divides its share into."""
