@@ -50,7 +50,8 @@ def search(
             "give training.devices for several GPUs per network"
         )
     require("optuna")
-    from gate2static.search.study import opened_study, shown
+    from gate2static.search.storage import shown
+    from gate2static.search.study import opened_study
     from gate2static.search.worker import Worker
 
     run_dir = Path(run_dir)

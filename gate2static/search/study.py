@@ -1,4 +1,4 @@
-"""The search as a study of Optuna: where it is stored, who proposes points, and who has which trial.
+"""The search as a study of Optuna: who proposes points, and who has which trial.
 
 A *slot* is the number of a trial, from 0. A trial that its worker gave back or died with has failed in Optuna's sense,
 and stands in the queue again under the same slot. Optuna lets one process alone fail a running trial, and one alone
@@ -8,24 +8,19 @@ installed.
 
 import json
 import math
-import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import OptunaError, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages import RDBStorage
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from gate2static.errors import SearchError
@@ -33,6 +28,7 @@ from gate2static.front.objectives import KINDS
 from gate2static.messages import brief
 from gate2static.recipe import SearchRecipe
 from gate2static.search.space import Space, Span, grid_points
+from gate2static.search.storage import GONE, opened, shown, unusable
 
 SLOT = "slot"
 """The attribute of a trial that takes another one's place: its slot."""
@@ -42,101 +38,8 @@ BEAT = "beat"
 """The attribute of a running trial that counts its worker's signs of life."""
 WORKER = "worker"
 """The attribute of a running trial that says who its worker is."""
-PAUSES_S: tuple[float, ...] = (1, 2, 4, 8, 15, 30, 30, 30)
-"""Seconds between two tries to reach a storage that is gone: two minutes in all."""
-_GONE = (StorageInternalError, SQLAlchemyError, OSError)
-"""What storages raise while a server, a network or a disk is away."""
 _HOLDING = (TrialState.RUNNING, TrialState.WAITING, TrialState.COMPLETE, TrialState.PRUNED)
 """The states of trials that have their slot; a trial that failed for good has it too."""
-_Result = TypeVar("_Result")
-_OPENINGS = 3
-"""How often a data base is opened: two workers that create its tables at once disturb each other."""
-
-
-class _Lock(JournalFileSymlinkLock):
-    """The lock on a journal, which removes half a line: Optuna refuses a journal for good once it goes on behind it."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path))
-        self._path = path
-
-    def acquire(self) -> bool:
-        """Locks the journal; half a line at its end then belongs to a worker that was killed."""
-        acquired = super().acquire()
-        try:
-            with self._path.open("r+b") as file:
-                size = file.seek(0, os.SEEK_END)
-                end = size
-                while end and not _ends_a_line(file, end):
-                    end -= 1
-                if end < size:
-                    file.truncate(end)
-        except BaseException:
-            self.release()
-            raise
-        return acquired
-
-
-def _ends_a_line(file: Any, end: int) -> bool:
-    file.seek(end - 1)
-    return bool(file.read(1) == b"\n")
-
-
-def patiently(
-    action: Callable[[], _Result], storage: str, *, say: Callable[[str], None], back: Callable[[], None]
-) -> _Result:
-    """Returns what an action on the storage returns; a storage that is gone is waited for.
-
-    Args:
-        action: Reads and writes the storage, and may be repeated from its beginning wherever it was interrupted.
-        storage: The storage in words.
-        say: Is called once where the storage is gone, and once where it is back.
-        back: Is called before the action is tried again.
-
-    Raises:
-        SearchError: The storage stays away.
-    """
-    pauses = iter(PAUSES_S)
-    is_gone = False
-    while True:
-        try:
-            result = action()
-            break
-        except _GONE as error:
-            pause_s = next(pauses, None)
-            if pause_s is None:
-                raise _unusable(storage, error) from error
-            if not is_gone:
-                say(f"the search's storage {storage} is gone: {_reason(error)}; waiting for it")
-                is_gone = True
-        time.sleep(pause_s)
-        back()
-    if is_gone:
-        say(f"the search's storage {storage} is back")
-    return result
-
-
-def _unusable(storage: str, error: Exception) -> SearchError:
-    return SearchError(
-        f"the search's storage {storage} cannot be used: {_reason(error)}; what is trained is kept: start the same "
-        "command again once it is there"
-    )
-
-
-def _reason(error: Exception) -> str:
-    return brief(getattr(error.__cause__, "orig", None) or getattr(error, "orig", None) or error.__cause__ or error)
-
-
-def shown(storage: str) -> str:
-    """Returns a storage for messages, without the password in it."""
-    if "://" not in storage:
-        return storage
-    try:
-        return make_url(storage).render_as_string(hide_password=True)
-    except (SQLAlchemyError, ValueError):
-        return storage.partition("://")[0] + "://…"
-
-
 @contextmanager
 def opened_study(
     name: str, storage: str, search: SearchRecipe, space: Space, seed: int, epochs: int
@@ -161,10 +64,10 @@ def opened_study(
     ]
     sampler = SlotSampler(search, space, seed)
     try:
-        opened = _opened(storage)
+        reached = opened(storage)
         study = optuna.create_study(
             study_name=name,
-            storage=opened,
+            storage=reached,
             sampler=sampler,
             pruner=_pruner(epochs) if search.stop_early else NopPruner(),
             directions=directions,
@@ -172,38 +75,20 @@ def opened_study(
         )
     # Addresses are read by several libraries, a driver may be missing, and tables may be those of another Optuna.
     except (OptunaError, SQLAlchemyError, OSError, ImportError, RuntimeError, ValueError) as error:
-        raise _unusable(shown(storage), error) from error
+        raise unusable(shown(storage), error) from error
     try:
         yield study
     finally:
-        if isinstance(opened, RDBStorage):
+        if isinstance(reached, RDBStorage):
             with suppress(SQLAlchemyError):  # a server that is gone has closed its connections
-                opened.remove_session()
-            opened.engine.dispose()
+                reached.remove_session()
+            reached.engine.dispose()
 
 
 def _pruner(epochs: int) -> BasePruner:
     # Hyperband hides the trials of other brackets from the sampler, which counts them for its slots.
     # Rounded up, or else a third look would come shortly before the end.
     return SuccessiveHalvingPruner(min_resource=math.ceil(epochs / 9), reduction_factor=3)
-
-
-def _opened(storage: str) -> BaseStorage:
-    if "://" not in storage:
-        # The lock is a link to the journal, and a link to a relative path would lead elsewhere.
-        path = Path(storage).absolute()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
-        return JournalStorage(JournalFileBackend(str(path), _Lock(path)))
-    for _ in range(_OPENINGS - 1):
-        with suppress(SQLAlchemyError):
-            return _data_base(storage)
-    return _data_base(storage)
-
-
-def _data_base(url: str) -> RDBStorage:
-    # Between two trials lie hours, after which a connection may be closed.
-    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
 
 class SlotSampler(BaseSampler):
@@ -317,7 +202,7 @@ def is_hopeless(trial: Trial, epochs: int, gain: float) -> bool:
     try:
         trial.report(gain, epochs)
         return trial.should_prune()
-    except (*_GONE, UpdateFinishedTrialError):
+    except (*GONE, UpdateFinishedTrialError):
         return False
 
 

@@ -16,6 +16,7 @@ from gate2static.front.records import TrialRecord
 from gate2static.recipe import recipe_at
 from gate2static.search.liveness import SILENCE_S, identity, is_alive, signs_of_life
 from gate2static.search.space import Space, searched
+from gate2static.search.storage import patiently
 from gate2static.search.study import (
     BEAT,
     SLOT,
@@ -26,7 +27,6 @@ from gate2static.search.study import (
     is_hopeless,
     is_spare,
     lost,
-    patiently,
     slots,
     trials_of,
 )

@@ -9,7 +9,7 @@ import pytest
 
 from gate2static.front.records import Measured, NetworkRecord, TaskMetric, TrialRecord
 from gate2static.recipe import Recipe, load_recipe, recipe_at
-from gate2static.search import study, worker
+from gate2static.search import storage, worker
 from gate2static.search.trial import IsHopeless, Searching, row_name
 
 TINY = Path("recipes/digits_tiny.yaml")
@@ -37,7 +37,7 @@ def record_of(recipe: Recipe, slot: int, point: dict[str, Any], seed: int = 0) -
 def trials_without_training(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], None]], None]:
     """Replaces training; the argument is called with every trial's slot before the trial ends."""
     monkeypatch.setattr(worker, "POLL_S", 0.05)
-    monkeypatch.setattr(study, "PAUSES_S", (0.05, 0.05))
+    monkeypatch.setattr(storage, "PAUSES_S", (0.05, 0.05))
 
     def replace(within: Callable[[int], None] = lambda slot: None) -> None:
         def run(
